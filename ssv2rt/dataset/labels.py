@@ -1,0 +1,77 @@
+"""Class names: read from SSv2's JSON, and what a mirror image makes of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ssv2rt.errors import UserError
+
+NEVER = -1
+"""In `mirrored_labels`: a clip of this class may not be mirrored."""
+
+_SIDES = {"left": "right", "right": "left"}
+_SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Class names in the order of their numbers, from a file `{"name": "number", ...}`.
+
+    Raises:
+        UserError: the file is not such a list, or the numbers are not 0 to n-1.
+    """
+    table = read_json(path)
+    if not isinstance(table, dict) or not table:
+        raise UserError(f"{path}: not SSv2's label list; expected {{\"label text\": \"number\", ...}}")
+    try:
+        numbers = {int(number): str(name) for name, number in table.items()}
+    except (TypeError, ValueError):
+        raise UserError(f"{path}: not SSv2's label list; every label needs a whole number, as a string") from None
+    if sorted(numbers) != list(range(len(table))):
+        raise UserError(f"{path}: label numbers must be 0 to {len(table) - 1}, each once")
+    return tuple(numbers[index] for index in range(len(numbers)))
+
+
+def class_of_template(template: str) -> str:
+    """The class name of an annotation's `template`: the text without its square brackets.
+
+    >>> class_of_template("Pushing [something] from left to right")
+    'Pushing something from left to right'
+    """
+    return template.replace("[", "").replace("]", "")
+
+
+def mirrored_labels(names: Sequence[str]) -> np.ndarray:
+    """What each class becomes when its clip is mirrored left to right.
+
+    A class that mentions neither side stays what it is. One that does becomes the class whose text has the sides
+    exchanged, or `NEVER` if the list has no such class.
+
+    Returns:
+        int32 (classes,): a class number, or `NEVER`.
+    """
+    index = {name.lower(): number for number, name in enumerate(names)}
+    result = np.arange(len(names), dtype=np.int32)
+    for number, name in enumerate(names):
+        if _SIDE.search(name):
+            twin = _SIDE.sub(lambda match: _SIDES[match.group().lower()], name).lower()
+            result[number] = index.get(twin, NEVER)
+    return result
+
+
+def read_json(path: Path) -> object:
+    """The content of a JSON file.
+
+    Raises:
+        UserError: it is missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror}; check the path") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not JSON: {error}; download it again") from None

@@ -1,0 +1,220 @@
+"""A synthetic data set in SSv2's layout, made of twins: every clip exists forwards under one label and backwards under
+its opposite, so the set of a clip's frames says nothing about which of the two it is.
+
+By default every frame is a VP9 key frame. The backward twin is then the forward one's packets in reverse order, and the
+two have *exactly* the same decoded frames. With `key_frames="first"` clips are coded as SSv2's are, one key frame and
+differences after it; the twins then share their frames up to coding noise.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import av
+import numpy as np
+
+from ssv2rt.dataset.annotations import SPLITS
+from ssv2rt.dataset.scenes import PAIRS, draw_clip
+from ssv2rt.errors import UserError
+from ssv2rt.recipes import Synthetic
+from ssv2rt.runs import whole_file, write_json, write_text
+
+LABELS = tuple(label for pair in PAIRS for label in pair)
+RATE = 12
+SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
+
+KeyFrames = Literal["all", "first"]
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Two clips that are each other's reversal. `labels` are class numbers of the forward and the backward one."""
+
+    number: int
+    split: str
+    ids: tuple[str, str]
+    labels: tuple[int, int]
+
+
+def plan(spec: Synthetic) -> list[Twins]:
+    """Every pair of the set. Classes take turns within a split; no pair spans two splits; ids say nothing."""
+    pairs = spec.clips // 2
+    ids = np.random.Generator(np.random.Philox(key=spec.seed)).permutation(2 * pairs) + 1
+    splits: list[str] = []
+    for split in ("test", "validation"):
+        splits += [split] * max(1, round(SHARES[split] * pairs / len(PAIRS))) * len(PAIRS)
+    splits += ["train"] * (pairs - len(splits))
+    result = []
+    for number, split in enumerate(splits):
+        kind = number % len(PAIRS)
+        forward, backward = (str(ids[2 * number]), str(ids[2 * number + 1]))
+        result.append(Twins(number, split, (forward, backward), (2 * kind, 2 * kind + 1)))
+    return result
+
+
+def synthesize(
+    folder: Path,
+    spec: Synthetic,
+    *,
+    key_frames: KeyFrames = "all",
+    workers: int = 0,
+    progress: Callable[[int], None] = lambda clips: None,
+) -> None:
+    """Writes the set to `folder`: labels/train/validation/test JSON, test-answers.csv, twins.json, videos/ID.webm.
+
+    Clips that are there already are kept, so an interrupted call is continued by the same call. The same spec gives
+    the same files, byte for byte, with any number of workers.
+
+    Args:
+        folder: new, empty, or the place of an interrupted call with the same spec.
+        spec: number, size, length and seed.
+        key_frames: 'all' for exact twins, 'first' for clips coded like SSv2's.
+        workers: processes; 0 for one a core.
+        progress: called with the number of clips just written.
+
+    Raises:
+        UserError: `folder` holds something else, or cannot be written.
+    """
+    stamp = {"synthetic": spec.model_dump(mode="json"), "key_frames": key_frames, "format": 1}
+    _claim(folder, stamp)
+    twins = plan(spec)
+    missing = [t for t in twins if not all(_clip_path(folder, clip).exists() for clip in t.ids)]
+    progress(2 * (len(twins) - len(missing)))
+    for written in _write_all(folder, spec, key_frames, missing, workers or os.cpu_count() or 1):
+        progress(written)
+    _write_annotations(folder, twins)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether `synthesize` has finished there. The annotations are written last."""
+    return (folder / "train.json").is_file()
+
+
+def _claim(folder: Path, stamp: dict[str, object]) -> None:
+    mark = folder / "synthetic.json"
+    try:
+        if mark.is_file():
+            if json.loads(mark.read_text()) != stamp:
+                raise UserError(f"'{folder}' holds a synthetic set made with other settings; choose another folder")
+        elif folder.is_dir() and any(folder.iterdir()):
+            raise UserError(f"'{folder}' is not empty; choose a new folder")
+        (folder / "videos").mkdir(parents=True, exist_ok=True)
+        write_json(mark, stamp)
+    except OSError as error:
+        raise UserError(f"cannot write to '{folder}': {error.strerror}; choose another folder") from None
+
+
+def _write_all(
+    folder: Path, spec: Synthetic, key_frames: KeyFrames, twins: list[Twins], workers: int
+) -> Iterator[int]:
+    if workers == 1 or len(twins) < 8:
+        for pair in twins:
+            yield _write_twins(folder, spec, key_frames, [pair])
+        return
+    jobs = [twins[start : start + 4] for start in range(0, len(twins), 4)]
+    # Fresh processes: forking one that runs threads may hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
+        futures = [pool.submit(_write_twins, folder, spec, key_frames, job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _write_twins(folder: Path, spec: Synthetic, key_frames: KeyFrames, twins: list[Twins]) -> int:
+    for pair in twins:
+        rng = np.random.Generator(np.random.Philox(key=spec.seed, counter=pair.number << 64))
+        frames = int(rng.integers(spec.frames[0], spec.frames[1] + 1))
+        clip = draw_clip(rng, pair.labels[0] // 2, frames, spec.width, spec.height)
+        packets = encode_vp9(clip, key_frames)
+        backwards = packets[::-1] if key_frames == "all" else encode_vp9(clip[::-1], key_frames)
+        for clip_id, coded in zip(pair.ids, (packets, backwards), strict=True):
+            with whole_file(_clip_path(folder, clip_id)) as path:
+                path.write_bytes(mux_webm(coded, spec.width, spec.height, key_frames))
+    return 2 * len(twins)
+
+
+def encode_vp9(clip: np.ndarray, key_frames: KeyFrames) -> list[bytes]:
+    """VP9 packets, one per frame, of a uint8 RGB clip (T, H, W, 3)."""
+    encoder = av.CodecContext.create("libvpx-vp9", "w")
+    assert isinstance(encoder, av.VideoCodecContext)
+    encoder.height, encoder.width = clip.shape[1:3]
+    encoder.pix_fmt = "yuv420p"
+    encoder.time_base, encoder.framerate = Fraction(1, RATE), Fraction(RATE)
+    encoder.thread_count = 1  # the same bytes on every machine
+    encoder.options = {
+        "deadline": "realtime",
+        "cpu-used": "8",
+        "lag-in-frames": "0",
+        "auto-alt-ref": "0",
+        "crf": "24",
+        "b": "0",
+        "g": "1" if key_frames == "all" else "9999",
+    }
+    packets: list[bytes] = []
+    for picture in clip:
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        packets += [bytes(packet) for packet in encoder.encode(frame)]
+    packets += [bytes(packet) for packet in encoder.encode(None)]
+    assert len(packets) == len(clip)
+    return packets
+
+
+def mux_webm(packets: list[bytes], width: int, height: int, key_frames: KeyFrames) -> bytes:
+    """A WebM file of VP9 packets, one frame each, `RATE` frames a second."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="webm", options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream("libvpx-vp9", rate=RATE)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.time_base = Fraction(1, RATE)
+        container.start_encoding()
+        for number, data in enumerate(packets):
+            packet = av.Packet(data)
+            packet.stream = stream
+            packet.time_base = Fraction(1, RATE)
+            packet.pts = packet.dts = number
+            packet.duration = 1
+            packet.is_keyframe = key_frames == "all" or number == 0
+            container.mux(packet)
+    return buffer.getvalue()
+
+
+def _write_annotations(folder: Path, twins: list[Twins]) -> None:
+    rows: dict[str, list[tuple[str, int]]] = {split: [] for split in SPLITS}
+    for pair in twins:
+        rows[pair.split] += zip(pair.ids, pair.labels, strict=True)
+    for entries in rows.values():
+        entries.sort(key=lambda entry: int(entry[0]))
+    write_json(folder / "labels.json", {name: str(number) for number, name in enumerate(LABELS)})
+    write_json(folder / "twins.json", {a: b for pair in twins for a, b in (pair.ids, pair.ids[::-1])})
+    write_json(folder / "test.json", [{"id": clip} for clip, _ in rows["test"]])
+    write_text(folder / "test-answers.csv", "".join(f"{clip};{LABELS[label]}\n" for clip, label in rows["test"]))
+    for split in ("validation", "train"):
+        write_json(folder / f"{split}.json", [_entry(clip, LABELS[label]) for clip, label in rows[split]])
+
+
+def _entry(clip: str, name: str) -> dict[str, object]:
+    """An annotation as SSv2 writes it: the placeholders of the template, filled in."""
+    count = name.lower().count("something")
+    things = ["a thing", "another thing"][:count]
+    template = name.replace("Something", "[Something]").replace("something", "[something]")
+    text = name
+    for thing in things:
+        text = text.replace("something", thing, 1)
+    return {"id": clip, "label": text.lower(), "template": template, "placeholders": things}
+
+
+def _clip_path(folder: Path, clip: str) -> Path:
+    return folder / "videos" / f"{clip}.webm"

@@ -1,0 +1,325 @@
+"""Recipes: every setting of a run or of an engine, typed, read from TOML, changed by `--set section.key=value`.
+
+A recipe is found by name in `./pipelines` or `./engines`, in the repository that this package is run from, and in the
+installed package, in that order; or by the path of a `.toml` file.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tomlkit
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ssv2rt.errors import UsageError, nearest
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+R = TypeVar("R", bound="BaseModel")
+
+
+class Section(BaseModel):
+    """One table of a recipe. An unknown key is an error; values do not change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Synthetic(Section):
+    """A synthetic set of time-reversed twins, written to the user's cache on first use."""
+
+    clips: Annotated[int, Field(ge=30)] = 1000
+    """Clips in all three splits together. Even: clips come in pairs of twins."""
+    width: Annotated[int, Field(ge=32, le=4096)] = 427
+    """Pixels."""
+    height: Annotated[int, Field(ge=32, le=4096)] = 240
+    """Pixels."""
+    frames: tuple[Annotated[int, Field(ge=2)], Annotated[int, Field(ge=2)]] = (24, 60)
+    """The fewest and the most frames of a clip."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Synthetic:
+        if self.clips % 2:
+            raise ValueError(f"clips = {self.clips}: clips come in pairs of twins; take an even number")
+        if self.frames[0] > self.frames[1]:
+            raise ValueError(f"frames = {list(self.frames)}: the fewest comes first; swap the two")
+        return self
+
+
+class Data(Section):
+    """Where the clips come from, and how they are read."""
+
+    root: str = ""
+    """Folder with `videos/` and SSv2's JSON files. Empty only with `synthetic`."""
+    synthetic: Synthetic | None = None
+    """Make this set in the user's cache and train on it. Excludes `root`."""
+    test_videos: str = ""
+    """With `synthetic`: put the held-out test clips into this folder, if it does not exist, to have something to score."""
+    max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Largest share of missing and undecodable clips; above it the run stops."""
+    decoder: Literal["auto", "pyav", "dali", "nvdec"] = "auto"
+    """auto: NVDEC through DALI on a GPU, PyAV on CPU. dali: DALI's CPU decoder (VP8, VP9, MJPEG; PyAV for the rest)."""
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Threads for reading and decoding. 0: as many as there are cores."""
+    read_ahead: Positive = 3
+    """Batches that are read or decoded before they are asked for."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Data:
+        if self.root and self.synthetic:
+            raise ValueError(f"root = '{self.root}' and synthetic exclude each other; remove one of them")
+        return self
+
+
+class Clip(Section):
+    """What the network sees of a video. Goes into every engine bundle."""
+
+    frames: Annotated[int, Field(ge=1, le=1024)] = 16
+    size: Annotated[int, Field(ge=16, le=1024)] = 224
+    """Height and width of a clip in pixels."""
+    sampling: Literal["segments"] = "segments"
+    """segments: the video is cut into `frames` equal parts and one frame taken of each (TSN, Wang et al. 2016)."""
+    center_crop: Fraction = 0.875
+    """Evaluation and scoring look at a centred square of this share of the shorter side."""
+
+
+class Augment(Section):
+    """Random changes to training clips; every draw is keyed by (seed, epoch, clip)."""
+
+    crop_scale: tuple[Fraction, Fraction] = (0.4, 1.0)
+    """Smallest and largest area of the random crop, as a share of the frame."""
+    crop_ratio: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (3 / 4, 4 / 3)
+    """Narrowest and widest aspect ratio (width over height) of the random crop."""
+    flip: Literal["label-aware", "never"] = "label-aware"
+    """label-aware: mirror half of the clips, swapping labels that mention left and right."""
+    color: Annotated[float, Field(ge=0, le=1)] = 0.4
+    """Strength of the brightness, contrast and saturation change; hue turns by a quarter of it, in half turns."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Augment:
+        for name in ("crop_scale", "crop_ratio"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} = [{low}, {high}]: the smaller comes first; swap the two")
+        return self
+
+
+class Model(Section):
+    """The network. Its number of classes comes from the labels."""
+
+    name: str = "resnet3d18"
+    width: Annotated[int, Field(ge=4, le=512)] = 64
+    """Channels after the stem; the later stages have 2, 4 and 8 times as many."""
+    temporal_strides: tuple[Literal[1, 2], Literal[1, 2], Literal[1, 2], Literal[1, 2]] = (1, 1, 1, 1)
+    """Stride in time of the four stages. All 1 keeps time to the end; (1, 2, 2, 2) is torchvision's r3d_18."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Dropout before the classifier."""
+
+
+class Train(Section):
+    """The optimisation."""
+
+    epochs: Positive = 50
+    batch_size: Positive = 8
+    """Clips per step and device."""
+    accumulate: Positive = 1
+    """Steps whose gradients are summed for one change of the weights."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 where the device computes it natively, else fp16 on a GPU and fp32 on a CPU."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd is SGD with Nesterov momentum."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    """Peak rate, reached after the warm-up, for a batch of batch_size * accumulate clips."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """Not applied to biases and norms."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    clip_norm: Annotated[float, Field(ge=0)] = 0.0
+    """Largest norm of the gradient; 0 leaves it as it is."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Train:
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"warmup_epochs = {self.warmup_epochs:g} is longer than the run of {self.epochs} epochs; shorten it"
+            )
+        return self
+
+
+class Recipe(Section):
+    """A training run: `pipelines/NAME.toml`."""
+
+    data: Data = Data()
+    clip: Clip = Clip()
+    augment: Augment = Augment()
+    model: Model = Model()
+    train: Train = Train()
+
+
+class BatchProfile(Section):
+    """Batch sizes of an engine: the range it takes, and the one it is tuned for."""
+
+    min: Positive = 1
+    best: Positive = 8
+    max: Positive = 16
+
+    @model_validator(mode="after")
+    def _check(self) -> BatchProfile:
+        if not self.min <= self.best <= self.max:
+            raise ValueError(f"min = {self.min}, best = {self.best}, max = {self.max}: they must not decrease")
+        return self
+
+
+class Engine(Section):
+    precision: Literal["fp32", "fp16", "int8"] = "fp16"
+    batch: BatchProfile = BatchProfile()
+    workspace_gib: Annotated[float, Field(gt=0)] = 4.0
+    """TensorRT: memory that tactics may use."""
+    optimization_level: Annotated[int, Field(ge=0, le=5)] = 3
+    """TensorRT: builder effort."""
+
+
+class Calibration(Section):
+    """Clips that set the INT8 ranges. Taken from the training split, spread over the classes."""
+
+    clips: Positive = 512
+    method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class Gate(Section):
+    """What an engine must reach beside the PyTorch model, on validation clips, to be installed."""
+
+    clips: Positive = 200
+    """Validation clips used; all of them if there are fewer."""
+    min_agreement: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Clips, in percent, on which the two name the same class first."""
+    max_top1_drop: Annotated[float, Field(ge=0, le=100)] = 100.0
+    """Points of top-1 accuracy that may be lost."""
+
+
+class EngineRecipe(Section):
+    """An engine: `engines/NAME.toml`."""
+
+    engine: Engine = Engine()
+    calibration: Calibration = Calibration()
+    gate: Gate = Gate()
+
+
+def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
+    """The training recipe called `name`, or in the file `name`, with `section.key=value` overrides applied.
+
+    Raises:
+        UsageError: no such recipe, a key that does not exist, a value out of range.
+    """
+    return _load("pipelines", name, overrides, Recipe)
+
+
+def load_engine_recipe(name: str, overrides: tuple[str, ...] = ()) -> EngineRecipe:
+    """The engine recipe called `name`, or in the file `name`; as `load_recipe`."""
+    return _load("engines", name, overrides, EngineRecipe)
+
+
+def dump_recipe(recipe: BaseModel) -> str:
+    """TOML that gives `recipe` when read again, every setting written out."""
+    return tomlkit.dumps(_plain(recipe.model_dump(mode="json", exclude_none=True)))
+
+
+def recipe_folders(kind: Literal["pipelines", "engines"]) -> list[Path]:
+    """Folders in which recipes of a kind are looked for, the first one first."""
+    package = Path(__file__).parent
+    candidates = [Path(kind), package.parent / kind, package / "shipped" / kind]
+    return [folder for folder in candidates if folder.is_dir() and any(folder.glob("*.toml"))]
+
+
+def recipe_names(kind: Literal["pipelines", "engines"]) -> list[str]:
+    """Names of all recipes of a kind, sorted."""
+    return sorted({path.stem for folder in recipe_folders(kind) for path in folder.glob("*.toml")})
+
+
+def _load(kind: Literal["pipelines", "engines"], name: str, overrides: tuple[str, ...], model: type[R]) -> R:
+    path = _find(kind, name)
+    try:
+        settings = tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
+    except (tomlkit.exceptions.ParseError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not a TOML file: {error}") from None
+    for override in overrides:
+        _override(settings, override)
+    try:
+        return model.model_validate(settings)
+    except ValidationError as error:
+        raise UsageError(f"{path}: {_explain(error, model)}") from None
+
+
+def _find(kind: Literal["pipelines", "engines"], name: str) -> Path:
+    if name.endswith(".toml") or "/" in name:
+        path = Path(name)
+        if not path.is_file():
+            raise UsageError(f"no recipe file '{name}'; give the path of a .toml file, or a name: {_names(kind)}")
+        return path
+    for folder in recipe_folders(kind):
+        if (folder / f"{name}.toml").is_file():
+            return folder / f"{name}.toml"
+    raise UsageError(f"no recipe '{name}'{nearest(name, recipe_names(kind))} There are: {_names(kind)}")
+
+
+def _names(kind: Literal["pipelines", "engines"]) -> str:
+    return ", ".join(recipe_names(kind))
+
+
+def _override(settings: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts) or len(parts) < 2:
+        raise UsageError(f"--set {override}: write section.key=value, for example --set train.epochs=10")
+    try:
+        value = tomlkit.parse(f"value = {text}").unwrap()["value"]
+    except tomlkit.exceptions.ParseError:
+        value = text.strip()  # a bare word: a string without its quotes
+    table = settings
+    for part in parts[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise UsageError(f"--set {override}: '{part}' is a value, not a section")
+    table[parts[-1]] = value
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first of pydantic's complaints as `section.key = value: what is allowed`."""
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        section: Any = model
+        for part in problem["loc"][:-1]:
+            section = _section(section, str(part))
+        allowed = list(section.model_fields)
+        last = str(problem["loc"][-1])
+        hint = nearest(last, allowed) or f"; there are: {', '.join(allowed)}"
+        return f"'{where}' is not a setting{hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message.replace("Input should be", "must be")
+    value = problem["input"]
+    if isinstance(value, (dict, BaseModel)):
+        return f"{where}: {message}"
+    if isinstance(value, float) and not math.isfinite(value):
+        message = "must be a finite number"
+    return f"{where} = {value!r}: {message}"
+
+
+def _section(model: Any, key: str) -> Any:
+    annotation = model.model_fields[key].annotation
+    options = [annotation, *getattr(annotation, "__args__", ())]
+    return next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, for TOML."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,187 @@
+"""Run directories, `runs/latest`, and files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssv2rt.errors import UserError, nearest
+from ssv2rt.recipes import Recipe, load_recipe
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory: recipe.toml, environment.json, metrics.jsonl, checkpoints/, engines/."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.path / "recipe.toml"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def engines(self) -> Path:
+        return self.path / "engines"
+
+    def recipe(self) -> Recipe:
+        return load_recipe(str(self.recipe_file))
+
+    def make_latest(self) -> None:
+        point_to(self.path.parent / "latest", self.path.name)
+
+
+def create_run(recipe_name: str, name: str = "", root: Path = RUNS) -> Run:
+    """A new run directory `root/name`, by default named after the recipe and the time; `root/latest` points to it.
+
+    Raises:
+        UserError: the name is taken, or `root` cannot be written.
+    """
+    stem = name or f"{recipe_name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if Path(stem).name != stem or stem in ("latest", ".", ".."):
+        raise UserError(f"run name '{stem}': a run name is a plain folder name other than 'latest'")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        path = root / stem
+        for attempt in range(2, 100):
+            try:
+                path.mkdir()
+                break
+            except FileExistsError:
+                if name:
+                    raise UserError(f"run '{path}' exists; choose another --name, or remove it") from None
+                path = root / f"{stem}-{attempt}"
+    except OSError as error:
+        raise UserError(f"cannot write run directory under '{root}': {error.strerror}; run where you may write") from None
+    run = Run(path)
+    run.make_latest()
+    return run
+
+
+def find_run(name: str | None = None, root: Path = RUNS) -> Run:
+    """The run at the path or with the name `name`; without one, the newest.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name is None:
+        if (root / "latest").is_dir():
+            return Run(root / os.readlink(root / "latest"))
+        raise UserError(f"no run yet in '{root}/'; make one with `ssv2rt train`")
+    for path in (Path(name), root / name):
+        if (path / "recipe.toml").is_file():
+            return Run(root / os.readlink(path) if path.is_symlink() else path)
+    known = sorted(p.parent.name for p in root.glob("*/recipe.toml") if p.parent.name != "latest")
+    raise UserError(f"no run '{name}'{nearest(name, known)} There are: {', '.join(known) or 'none; run `ssv2rt train`'}")
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to it when the block ends well and removed when it does not.
+
+    What readers see under `path` is the old file or the new one, complete and on disk.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".partial", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    temporary.chmod(0o666 & ~_umask())
+    try:
+        yield temporary
+        flush_to_disk(temporary)
+        os.replace(temporary, path)
+        flush_to_disk(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """As `whole_file`, for a folder. A folder that was at `path` is replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    temporary.chmod(0o777 & ~_umask())
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            flush_to_disk(file)
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+            os.replace(path, old / "old")
+            os.replace(temporary, path)
+            remove_tree(old)
+        else:
+            os.replace(temporary, path)
+        flush_to_disk(path.parent)
+    finally:
+        remove_tree(temporary)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def point_to(link: Path, target: str) -> None:
+    """Makes `link` a symbolic link to `target` (relative to it), replacing an older link in one step."""
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.link")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    os.replace(temporary, link)
+
+
+def flush_to_disk(path: Path) -> None:
+    """fsync of a file or a folder; a file system that cannot is not an error."""
+    flags = os.O_RDONLY | (os.O_DIRECTORY if path.is_dir() else 0)
+    descriptor = os.open(path, flags)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_tree(path: Path) -> None:
+    import shutil
+
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def cache_folder() -> Path:
+    """Where synthetic sets live: `$SSV2RT_CACHE`, or the user's cache folder."""
+    import platformdirs
+
+    return Path(os.environ.get("SSV2RT_CACHE") or platformdirs.user_cache_dir("ssv2rt"))
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
