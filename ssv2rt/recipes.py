@@ -181,6 +181,8 @@ class Engine(Section):
     """TensorRT: memory that tactics may use."""
     optimization_level: Annotated[int, Field(ge=0, le=5)] = 3
     """TensorRT: builder effort."""
+    targets: tuple[str, ...] = ()
+    """TensorRT for RTX: GPU architectures to build for, such as sm89; none means the GPU that is here."""
 
 
 class Calibration(Section):
@@ -222,6 +224,18 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
 def load_engine_recipe(name: str, overrides: tuple[str, ...] = ()) -> EngineRecipe:
     """The engine recipe called `name`, or in the file `name`; as `load_recipe`."""
     return _load("engines", name, overrides, EngineRecipe)
+
+
+def validated(model: type[R], settings: dict[str, Any]) -> R:
+    """A section from plain values.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+    try:
+        return model.model_validate(settings)
+    except ValidationError as error:
+        raise UsageError(_explain(error, model)) from None
 
 
 def dump_recipe(recipe: BaseModel) -> str:

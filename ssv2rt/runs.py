@@ -115,25 +115,34 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """A new folder in `parent`, removed when the block ends unless `put_in_place` has moved it."""
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".", suffix=".partial", dir=parent))
+    folder.chmod(0o777 & ~_umask())
+    try:
+        yield folder
+    finally:
+        remove_tree(folder)
+
+
+def put_in_place(folder: Path, path: Path) -> None:
+    """Renames a complete folder to `path`, beside it, replacing what was there."""
+    for file in folder.rglob("*"):
+        flush_to_disk(file)
+    with scratch_folder(path.parent) as old:
+        if path.is_dir():
+            os.replace(path, old / path.name)
+        os.replace(folder, path)
+    flush_to_disk(path.parent)
+
+
+@contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """As `whole_file`, for a folder. A folder that was at `path` is replaced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-    temporary.chmod(0o777 & ~_umask())
-    try:
+    with scratch_folder(path.parent) as temporary:
         yield temporary
-        for file in temporary.rglob("*"):
-            flush_to_disk(file)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-            os.replace(path, old / "old")
-            os.replace(temporary, path)
-            remove_tree(old)
-        else:
-            os.replace(temporary, path)
-        flush_to_disk(path.parent)
-    finally:
-        remove_tree(temporary)
+        put_in_place(temporary, path)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,9 +1,12 @@
 """Clips by PyAV: decode, and let libswscale cut, scale and convert only the frames that are asked for.
 
-One pass over YUV pictures makes the RGB window, so nothing is converted that is not kept. Letters: T frames, S size.
+One pass over YUV pictures makes the RGB window, so nothing is converted that is not kept, and where a key frame lets
+the decoder begin anew, nothing is decoded that no frame asked for depends on. Letters: T frames, S size.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import av
 import av.error
@@ -30,32 +33,50 @@ def decode_clip(source: VideoSource, request: ClipRequest, *, size: int) -> np.n
     """
     wanted = request.frames
     clip = np.empty((len(wanted), size, size, 3), np.uint8)
-    done = 0  # rows of the clip that are filled
+    cutter = _Cutter(request, size)
+    done, last = 0, -1  # rows of the clip that are filled; number of the last frame seen
     with open_video(source) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "NONE"  # clips are decoded side by side
-        cutter = _Cutter(request, size)
-        count = 0
         try:
-            for frame in container.decode(stream):
-                if count == wanted[done]:
-                    cutter.cut(frame, clip[done])
+            for number, frame in _frames(container, wanted):
+                last = number
+                if number < wanted[done]:
+                    continue
+                cutter.cut(frame, clip[done])
+                done += 1
+                while done < len(wanted) and wanted[done] == number:
+                    clip[done] = clip[done - 1]
                     done += 1
-                    while done < len(wanted) and wanted[done] == count:
-                        clip[done] = clip[done - 1]
-                        done += 1
-                    if done == len(wanted):
-                        return clip
-                count += 1
+                if done == len(wanted):
+                    return clip
         except av.error.FFmpegError as error:
             raise BadVideo(reason_of(error)) from None
     # Some containers count a packet or two that show no picture; anything more is a file that lost its end.
-    if count and wanted[-1] < count + 2 + count // 50:
-        if done == 0:
-            raise BadVideo("truncated")
+    if done and wanted[-1] <= last + 2 + last // 50:
         clip[done:] = clip[done - 1]
         return clip
-    raise BadVideo("truncated" if count else "unreadable")
+    raise BadVideo("truncated" if last >= 0 else "unreadable")
+
+
+_INDEPENDENT = frozenset({"vp8", "vp9", "mjpeg"})
+"""Codecs in which a packet is a frame, in display order, and a key frame forgets all that was before it."""
+
+
+def _frames(container: av.container.InputContainer, wanted: np.ndarray) -> Iterator[tuple[int, av.VideoFrame]]:
+    """The frames of the first video stream with their numbers, from 0, less some that nothing wanted depends on."""
+    stream = container.streams.video[0]
+    stream.thread_type = "NONE"  # clips are decoded side by side
+    if stream.codec_context.name not in _INDEPENDENT:
+        yield from enumerate(container.decode(stream))
+        return
+    packets = [packet for packet in container.demux(stream) if packet.size]
+    needed = np.zeros(len(packets), bool)
+    keys = np.flatnonzero([packet.is_keyframe for packet in packets])
+    for number in np.unique(wanted[wanted < len(packets)]):
+        at = np.searchsorted(keys, number, side="right") - 1
+        needed[keys[at] if at >= 0 else 0 : number + 1] = True
+    for number in np.flatnonzero(needed):
+        for frame in stream.codec_context.decode(packets[number]):
+            yield int(number), frame
 
 
 class _Cutter:

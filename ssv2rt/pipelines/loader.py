@@ -16,7 +16,7 @@ from ssv2rt.dataset.probe import BadVideo, probe, reason_of
 from ssv2rt.errors import UsageError
 from ssv2rt.pipelines.decode import decode_clip
 from ssv2rt.pipelines.graph import ClipGraph, Decoder, Fetched, GraphFailed
-from ssv2rt.pipelines.source import ClipRequest
+from ssv2rt.pipelines.source import ClipRequest, VideoRequest
 from ssv2rt.recipes import Data
 
 CODECS: dict[Decoder, frozenset[str]] = {
@@ -31,7 +31,7 @@ CODECS: dict[Decoder, frozenset[str]] = {
 class BadClip:
     """A request that could not be fulfilled, and the word for why."""
 
-    request: ClipRequest
+    request: ClipRequest | VideoRequest
     reason: str
 
 
@@ -82,7 +82,7 @@ class ClipLoader:
         self._decoder = choose_decoder(data, device)
         self._graph = self._build()
 
-    def batches(self, batches: Iterable[Sequence[ClipRequest]]) -> Iterator[ClipBatch]:
+    def batches(self, batches: Iterable[Sequence[ClipRequest | VideoRequest]]) -> Iterator[ClipBatch]:
         """Makes every batch, in order, working ahead while the caller uses the last one."""
         source = iter(batches)
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="fetch")
@@ -111,17 +111,18 @@ class ClipLoader:
             gpu=(self._device.index or 0) if self._device.type == "cuda" else None,
         )
 
-    def _fetch(self, request: ClipRequest) -> Fetched | BadClip:
+    def _fetch(self, wanted: ClipRequest | VideoRequest) -> Fetched | BadClip:
         """Reads a clip's file, and decodes it here unless the graph can."""
-        if self._decoder == "none":
-            return self._decode(request)
         try:
+            request = wanted.probed() if isinstance(wanted, VideoRequest) else wanted
+            if self._decoder == "none":
+                return self._decode(request)
             data = request.path.read_bytes()
             info = probe(data)  # DALI would show black frames where a file has lost its end
-            if info.frames <= int(request.frames[-1]):
-                return BadClip(request, "truncated")
         except (BadVideo, OSError) as error:
-            return BadClip(request, reason_of(error))
+            return BadClip(wanted, reason_of(error))
+        if info.frames <= int(request.frames[-1]):
+            return BadClip(request, "truncated")
         if info.codec in CODECS[self._decoder]:
             return Fetched(request, encoded=np.frombuffer(data, np.uint8))
         return self._decode(request, data)
@@ -148,8 +149,7 @@ class ClipLoader:
                 self._graph.feed(_good(later))
         bad = [c for c in flight if isinstance(c, BadClip)]
         if clips is None:
-            length = len(bad[0].request.frames) if bad else 0
-            clips = torch.empty((0, length, self._size, self._size, 3), dtype=torch.uint8, device=self._device)
+            clips = torch.empty((0, 0, self._size, self._size, 3), dtype=torch.uint8, device=self._device)
         return ClipBatch(clips, [c.request for c in _good(flight)], bad)
 
     def _retry(self, clip: Fetched | BadClip) -> tuple[Fetched | BadClip, torch.Tensor | None]:

@@ -9,18 +9,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from ssv2rt.dataset.labels import NEVER
 from ssv2rt.dataset.manifest import Split
+from ssv2rt.dataset.probe import probe
 from ssv2rt.pipelines import windows
 from ssv2rt.pipelines.sampling import segments
 from ssv2rt.pipelines.windows import Window
 from ssv2rt.recipes import Augment, Clip
 
 NO_LABEL = -1
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +52,26 @@ class ClipRequest:
     window: Window
     coded_size: tuple[int, int]
     """Width and height of the frames that `window` refers to, in pixels."""
+    video_frames: int
+    """How many frames the video has."""
     label: int = NO_LABEL
     """Class number, after mirroring."""
     flip: bool = False
     colour: Colour = Colour()
+
+
+@dataclass(frozen=True, slots=True)
+class VideoRequest:
+    """The plain clip of a video of which nothing is known but where it is. It is probed when it is read."""
+
+    id: str
+    path: Path
+    clip: Clip
+
+    def probed(self) -> ClipRequest:
+        """Raises BadVideo or OSError."""
+        info = probe(self.path)
+        return plain_request(self.id, self.path, frames=info.frames, size=(info.width, info.height), clip=self.clip)
 
 
 def clip_rng(seed: int, epoch: int, clip: str) -> np.random.Generator:
@@ -79,7 +99,17 @@ def train_request(split: Split, row: int, *, clip: Clip, augment: Augment, seed:
     flip = bool(rng.random() < 0.5) and augment.flip == "label-aware" and mirrored != NEVER
     shake = rng.uniform(-augment.color, augment.color, 4)
     colour = Colour(*(float(1 + s) for s in shake[:3]), hue=float(shake[3] * 45)) if augment.color else Colour()
-    return ClipRequest(name, split.path(row), frames, window, size, mirrored if flip else label, flip, colour)
+    return ClipRequest(
+        id=name,
+        path=split.path(row),
+        frames=frames,
+        window=window,
+        coded_size=size,
+        video_frames=int(split.frames[row]),
+        label=mirrored if flip else label,
+        flip=flip,
+        colour=colour,
+    )
 
 
 def plain_request(
@@ -97,7 +127,7 @@ def plain_request(
     """
     index = segments(frames=frames, length=clip.frames)
     window = windows.centre(width=size[0], height=size[1], share=clip.center_crop)
-    return ClipRequest(name, path, index, window, size, label)
+    return ClipRequest(name, path, index, window, size, frames, label)
 
 
 def plain_requests(split: Split, *, clip: Clip, rows: np.ndarray | None = None) -> Iterator[ClipRequest]:
@@ -112,3 +142,9 @@ def plain_requests(split: Split, *, clip: Clip, rows: np.ndarray | None = None) 
             clip=clip,
             label=int(split.classes[row]),
         )
+
+
+def in_batches(requests: Iterator[R], size: int) -> Iterator[list[R]]:
+    """Lists of `size` requests; the last may be shorter."""
+    while batch := list(islice(requests, size)):
+        yield batch

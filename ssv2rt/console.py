@@ -1,0 +1,105 @@
+"""What a person sees while something runs: progress on stderr, live on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+FIRST_LINE = 2.0
+"""Seconds before the first plain line."""
+NEXT_LINE = 10.0
+"""Seconds between plain lines."""
+
+
+def say(text: str) -> None:
+    """One line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """Progress of one piece of work.
+
+        with Progress("training", total=1600) as progress:
+            progress.show(512, loss="1.21")
+
+    On a terminal a live bar; elsewhere a line now and then, and none for work of under two seconds.
+
+    Args:
+        what: a few words.
+        total: units in all; None if not known yet.
+        unit: what is counted.
+    """
+
+    def __init__(self, what: str, total: int | None = None, unit: str = "clips") -> None:
+        self._what, self._total, self._unit = what, total, unit
+        self._start = time.monotonic()
+        self._next = self._start + FIRST_LINE
+        self._done = 0
+        self._live = _live_bar(what, total, unit) if sys.stderr.isatty() else None
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            self._live[0].start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live[0].stop()
+        elif self._next > self._start + FIRST_LINE and kind is None:
+            say(f"{self._line()}, done in {_clock(time.monotonic() - self._start)}")
+
+    def show(self, done: int, total: int | None = None, **facts: str) -> None:
+        """Says that `done` units are done, with figures to show beside it."""
+        self._done = done
+        self._total = total if total is not None else self._total
+        text = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
+        if self._live:
+            bar, task = self._live
+            bar.update(task, completed=done, total=self._total, facts=text, rate=f"{self._rate():.0f} {self._unit}/s")
+            return
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + NEXT_LINE
+            say(self._line() + (f", {text}" if text else "") + self._left())
+
+    def add(self, units: int, **facts: str) -> None:
+        """As `show`, for `units` more."""
+        self.show(self._done + units, **facts)
+
+    def _rate(self) -> float:
+        return self._done / max(1e-9, time.monotonic() - self._start)
+
+    def _line(self) -> str:
+        of = f"{self._done}/{self._total}" if self._total else str(self._done)
+        return f"{self._what}: {of} {self._unit}, {self._rate():.0f}/s"
+
+    def _left(self) -> str:
+        if not self._total or not self._done:
+            return ""
+        return f", {_clock((self._total - self._done) / self._rate())} left"
+
+
+def _live_bar(what: str, total: int | None, unit: str):  # type: ignore[no-untyped-def]  # rich is imported late
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    bar = Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[facts]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    return bar, bar.add_task(what, total=total, rate=f"{unit}", facts="")
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,56 @@
+"""From a recipe's `[data]` to a manifest, making the synthetic set on first use."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+from ssv2rt.console import Progress, say
+from ssv2rt.dataset.manifest import Manifest, open_manifest
+from ssv2rt.dataset.synthetic import is_complete, synthesize
+from ssv2rt.errors import UsageError
+from ssv2rt.recipes import Data, Synthetic
+from ssv2rt.runs import cache_folder, whole_folder
+
+
+def prepare(data: Data) -> Manifest:
+    """The manifest of a recipe's data.
+
+    Raises:
+        UsageError: the recipe names no data.
+        UserError: the folder is not a data set.
+    """
+    if data.synthetic:
+        root = _synthetic(data.synthetic)
+    elif data.root:
+        root = Path(data.root)
+    else:
+        raise UsageError("no data: give --data DIR, or set data.root in the recipe")
+    with Progress(f"looking at the videos of {root}") as progress:
+        return open_manifest(root, progress=progress.show)
+
+
+def with_root(data: Data, root: Path | None) -> Data:
+    """The same settings for the data set in `root`, if one is given."""
+    return data.model_copy(update={"root": str(root), "synthetic": None, "test_videos": ""}) if root else data
+
+
+def offer_test_videos(manifest: Manifest, folder: Path) -> None:
+    """Copies the held-out test clips to `folder`, unless something of that name exists."""
+    if folder.exists() or folder.is_symlink():
+        return
+    split = manifest.split("test")
+    with whole_folder(folder) as temporary:
+        for row in range(len(split)):
+            shutil.copyfile(split.path(row), temporary / split.path(row).name)
+    say(f"wrote the {len(split)} held-out test clips to '{folder}', to have something to score")
+
+
+def _synthetic(spec: Synthetic) -> Path:
+    digest = hashlib.blake2b(spec.model_dump_json().encode(), digest_size=6).hexdigest()
+    root = cache_folder() / f"synthetic-{spec.clips}x{spec.width}x{spec.height}-{digest}"
+    if not is_complete(root):
+        with Progress(f"making the synthetic set in {root}", spec.clips) as progress:
+            synthesize(root, spec, progress=progress.add)
+    return root

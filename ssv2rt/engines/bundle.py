@@ -1,0 +1,131 @@
+"""Engine bundles: everything `score` needs, in one folder, and the checks before any of it is used.
+
+    runs/NAME/engines/PRECISION/
+      model.onnx        the graph
+      engine.*          what the backend made of it
+      bundle.json       what it is, for which machine, and the SHA-256 of each file
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ssv2rt.errors import UserError, nearest
+from ssv2rt.recipes import BatchProfile, Clip
+from ssv2rt.runs import Run
+
+INFO = "bundle.json"
+FORMAT = 1
+
+
+class BundleInfo(BaseModel):
+    """`bundle.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int = FORMAT
+    backend: str
+    backend_version: str
+    precision: str
+    target: str
+    """What the engine was built for: a GPU architecture such as sm90, or the CPU's name."""
+    model: str
+    input: str
+    input_shape: tuple[str | int, ...]
+    batch: BatchProfile
+    clip: Clip
+    labels: tuple[str, ...]
+    weights_sha256: str
+    """Of the checkpoint that the engine was built from."""
+    files: dict[str, str]
+    """SHA-256 of each file of the bundle, by name."""
+    onnx_file: str
+    engine_file: str
+    settings: dict[str, Any] = {}
+    """What the backend needs to know to run the engine as it was verified."""
+    calibration: dict[str, Any] | None = None
+    verification: dict[str, Any] | None = None
+    rebuild: str
+    """The command that makes this bundle again."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose files are what `info` says."""
+
+    path: Path
+    info: BundleInfo
+
+    @property
+    def engine_file(self) -> Path:
+        return self.path / self.info.engine_file
+
+    @property
+    def onnx_file(self) -> Path:
+        return self.path / self.info.onnx_file
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Reads `bundle.json` and checks every file against it. Nothing is deserialised before that.
+
+    Raises:
+        UserError: it is not a bundle, a file is missing or altered, or the format is not known.
+    """
+    if not (path / INFO).is_file():
+        raise UserError(f"no engine bundle in '{path}'; make one with `ssv2rt build-engine`")
+    try:
+        raw = json.loads((path / INFO).read_text(encoding="utf-8"))
+        if isinstance(raw, dict) and raw.get("format", FORMAT) != FORMAT:
+            raise UserError(f"{path / INFO}: format {raw['format']} is not {FORMAT}, which this version reads; rebuild it")
+        info = BundleInfo.model_validate(raw)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path / INFO} is damaged ({reason}); rebuild it with `ssv2rt build-engine`") from None
+    for name, expected in info.files.items():
+        file = path / name
+        if Path(name).name != name or not file.is_file():
+            raise UserError(f"{path}: '{name}' is missing; rebuild it with `{info.rebuild}`")
+        if sha256(file) != expected:
+            raise UserError(f"{file} is not the file that was built: its SHA-256 differs; rebuild it with `{info.rebuild}`")
+    for name in (info.engine_file, info.onnx_file):
+        if name not in info.files:
+            raise UserError(f"{path / INFO}: no hash for '{name}'; rebuild it with `{info.rebuild}`")
+    return Bundle(path, info)
+
+
+def find_bundle(run: Run, precision: str | None = None) -> Path:
+    """The folder of a run's newest engine, or of the one with the given precision.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = {p.parent.name: p for p in run.engines.glob(f"*/{INFO}") if not p.parent.name.startswith(".")}
+    if precision is not None:
+        if precision not in found:
+            has = ", ".join(sorted(found)) or "none"
+            raise UserError(
+                f"run '{run.path}' has no engine '{precision}'{nearest(precision, list(found))} There are: {has}; "
+                f"make it with `ssv2rt build-engine --{precision}`"
+            )
+        return found[precision].parent
+    if not found:
+        raise UserError(f"run '{run.path}' has no engine yet; make one with `ssv2rt build-engine --fp16`")
+    return max(found.values(), key=lambda path: path.stat().st_mtime_ns).parent
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+
+
+def _sha256(file: Any) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,92 @@
+"""From a trained model to an ONNX graph: uint8 `frames` (batch, T, H, W, 3) in, fp32 `logits` (batch, classes) out.
+
+The graph is fp32, with batch norms folded into their convolutions; `precision` makes the others of it.
+Letters: N clips, T frames, S size, K classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import warnings
+from pathlib import Path
+
+import onnx
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ssv2rt.models.clipmodel import ClipModel
+from ssv2rt.recipes import Clip
+
+INPUT, OUTPUT = "frames", "logits"
+OPSET = 20
+
+
+class EngineModel(nn.Module):
+    """A model as an engine computes it: in fp32, without dropout and batch norms. The model itself is not changed."""
+
+    def __init__(self, model: ClipModel) -> None:
+        super().__init__()
+        self.normalise = copy.deepcopy(model.normalise).float()
+        self.backbone = fold_batch_norms(copy.deepcopy(model.backbone).float().eval())
+        self.head = copy.deepcopy(model.head).float()
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        """uint8 (N, T, S, S, 3) to float32 (N, K)."""
+        logits: torch.Tensor = self.head(self.backbone(self.normalise(frames)))
+        return logits
+
+
+def fold_batch_norms(module: nn.Module) -> nn.Module:
+    """Replaces, in place, every convolution followed by a batch norm in a Sequential by one convolution.
+
+    Raises:
+        AssertionError: a batch norm is left that follows no convolution.
+    """
+    for part in module.modules():
+        if not isinstance(part, nn.Sequential):
+            continue
+        for number in range(len(part) - 1):
+            first, second = part[number], part[number + 1]
+            if isinstance(first, (nn.Conv2d, nn.Conv3d)) and isinstance(second, (nn.BatchNorm2d, nn.BatchNorm3d)):
+                part[number] = fuse_conv_bn_eval(first, second)
+                part[number + 1] = nn.Identity()
+    left = [name for name, part in module.named_modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    assert not left, f"batch norms that follow no convolution: {left}"
+    return module
+
+
+def export_onnx(model: ClipModel, path: Path, *, clip: Clip, labels: tuple[str, ...]) -> None:
+    """Writes the model as ONNX with a dynamic batch, checked by `onnx.checker`.
+
+    Args:
+        model: trained, any layout.
+        path: the file to write.
+        clip: T and S, fixed in the graph.
+        labels: K names, stored in the file's metadata.
+    """
+    engine = EngineModel(model.cpu()).eval()
+    example = torch.zeros(2, clip.frames, clip.size, clip.size, 3, dtype=torch.uint8)
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        logging.getLogger("onnxscript").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            engine,
+            (example,),
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes={INPUT: {0: torch.export.Dim("batch", min=1, max=4096)}},
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    graph = program.model_proto
+    graph.producer_name = "ssv2rt"
+    facts = {"labels": json.dumps(labels), "clip": clip.model_dump_json(), "precision": "fp32"}
+    onnx.helper.set_model_props(graph, facts)
+    onnx.checker.check_model(graph, full_check=True)
+    onnx.save(graph, path)

@@ -1,0 +1,99 @@
+"""OpenVINO: engines for CPUs.
+
+The engine file is OpenVINO's own form of the graph, which fits every CPU. The arithmetic of what is not int8 is a hint
+to the plugin, and which one is fastest depends on the network and the CPU: it is measured when the engine is built.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ssv2rt.engines.backends import Built
+from ssv2rt.engines.bundle import Bundle
+from ssv2rt.engines.export import INPUT
+from ssv2rt.hardware import cpu_name
+from ssv2rt.recipes import Engine
+
+WANTS_HALF = False
+
+_CAPABILITY = {"f32": "FP32", "f16": "FP16", "bf16": "BF16"}
+_ALLOWED = {"fp32": ("f32",), "fp16": ("f16", "bf16", "f32"), "int8": ("f32", "f16", "bf16")}
+"""Arithmetic that an engine of a precision may use where the graph says float."""
+
+
+def missing() -> str:
+    try:
+        import openvino  # noqa: F401
+    except ImportError as error:
+        return f"openvino cannot be imported ({error}); install it with `pip install openvino`"
+    return ""
+
+
+def cannot_build() -> str:
+    return missing()
+
+
+def version() -> str:
+    import openvino
+
+    return str(openvino.__version__).partition("-")[0]
+
+
+def target() -> str:
+    return cpu_name()
+
+
+def build(onnx_file: Path, settings: Engine) -> Built:
+    import openvino as ov
+
+    core = ov.Core()
+    model = core.read_model(onnx_file)
+    file = onnx_file.with_name("engine.xml")
+    ov.save_model(model, file, compress_to_fp16=False)  # the graph's precision is already what was asked for
+    native = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    choices = [name for name in _ALLOWED[settings.precision] if _CAPABILITY[name] in native]
+    timing = {name: _seconds(core, model, name, settings.batch.best) for name in choices} if len(choices) > 1 else {}
+    fastest = min(timing, key=lambda name: timing[name]) if timing else choices[0]
+    rates = {name: round(settings.batch.best / seconds, 2) for name, seconds in timing.items()}
+    return Built(file.name, target(), ("engine.bin",), {"arithmetic": fastest, "clips_per_second": rates})
+
+
+class OpenVinoRunner:
+    """A compiled engine. Several batches can be in flight: see `start`."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        import openvino as ov
+
+        arithmetic = bundle.info.settings.get("arithmetic", "f32")
+        self._compiled = _compile(ov.Core(), bundle.engine_file, arithmetic)
+        self._request = self._compiled.create_infer_request()
+
+    def __call__(self, clips: torch.Tensor) -> torch.Tensor:
+        result = self._request.infer({INPUT: clips.numpy()}, share_inputs=True)
+        return torch.from_numpy(np.array(result[0], np.float32))
+
+
+def load(bundle: Bundle) -> OpenVinoRunner:
+    return OpenVinoRunner(bundle)
+
+
+def _compile(core: Any, model: Any, arithmetic: str) -> Any:
+    return core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": arithmetic, "PERFORMANCE_HINT": "LATENCY"})
+
+
+def _seconds(core: Any, model: Any, arithmetic: str, batch: int) -> float:
+    """The shortest of three runs of a batch."""
+    shape = [batch, *list(model.input(0).partial_shape)[1:]]
+    clips = np.random.default_rng(0).integers(0, 256, [int(str(size)) for size in shape], np.uint8)
+    request = _compile(core, model, arithmetic).create_infer_request()
+    runs = []
+    for _ in range(4):
+        start = time.perf_counter()
+        request.infer({INPUT: clips}, share_inputs=True)
+        runs.append(time.perf_counter() - start)
+    return min(runs[1:])

@@ -1,0 +1,99 @@
+"""An engine beside the PyTorch model it was made from, on real clips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssv2rt.engines.backends import Runner
+from ssv2rt.engines.export import INPUT, OUTPUT
+from ssv2rt.models.clipmodel import ClipModel
+from ssv2rt.pipelines.loader import ClipBatch
+from ssv2rt.recipes import Gate
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How an engine compares with the fp32 PyTorch model on the same clips. Shares in percent."""
+
+    clips: int
+    agreement: float
+    """Clips on which both name the same class first."""
+    top1_model: float
+    top1_engine: float
+    largest_difference: float
+    """Of two probabilities of the same class."""
+    mean_difference: float
+    finite: bool
+
+    @property
+    def top1_drop(self) -> float:
+        """Points of accuracy that the engine loses; negative if it gains."""
+        return self.top1_model - self.top1_engine
+
+    def failures(self, gate: Gate) -> list[str]:
+        """What the gate does not accept, one sentence each."""
+        found = []
+        if not self.finite:
+            found.append("the engine's logits are not all finite")
+        if self.agreement < gate.min_agreement:
+            found.append(f"it agrees on {self.agreement:.2f}% of the clips, and gate.min_agreement = {gate.min_agreement:g}")
+        if self.top1_drop > gate.max_top1_drop:
+            found.append(f"top-1 falls by {self.top1_drop:.2f} points, and gate.max_top1_drop = {gate.max_top1_drop:g}")
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "top1_drop": self.top1_drop}
+
+
+class OnnxRunner:
+    """The graph itself, run by ONNX Runtime on the CPU.
+
+    Without its optimisations, which are wrong for Q/DQ graphs with fp16 scales.
+    """
+
+    def __init__(self, onnx_file: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._session = onnxruntime.InferenceSession(onnx_file, options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, clips: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(self._session.run([OUTPUT], {INPUT: clips.numpy()})[0])
+
+
+def verify(runner: Runner, model: ClipModel, batches: Iterable[ClipBatch]) -> Verification:
+    """Runs both over the clips.
+
+    Args:
+        runner: the engine.
+        model: fp32, in evaluation mode, on the CPU.
+        batches: labelled clips, on the CPU.
+    """
+    ours, theirs, labels = [], [], []
+    with torch.inference_mode():
+        for batch in batches:
+            if batch.requests:
+                ours.append(runner(batch.clips))
+                theirs.append(model(batch.clips).float())
+                labels.append(batch.labels)
+    engine, reference, label = torch.cat(ours), torch.cat(theirs), torch.cat(labels)
+    difference = (engine.softmax(1) - reference.softmax(1)).abs()
+    return Verification(
+        clips=len(label),
+        agreement=_percent(engine.argmax(1) == reference.argmax(1)),
+        top1_model=_percent(reference.argmax(1) == label),
+        top1_engine=_percent(engine.argmax(1) == label),
+        largest_difference=difference.max().item(),
+        mean_difference=difference.mean().item(),
+        finite=bool(engine.isfinite().all()),
+    )
+
+
+def _percent(hits: torch.Tensor) -> float:
+    return 100 * hits.double().mean().item()

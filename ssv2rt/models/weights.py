@@ -1,0 +1,62 @@
+"""Weights on disk: safetensors, with label names and recipe in the header."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ssv2rt.errors import UserError
+from ssv2rt.models.clipmodel import ClipModel
+from ssv2rt.models.registry import build_model
+from ssv2rt.recipes import Recipe, dump_recipe
+from ssv2rt.runs import Run
+
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model read from a checkpoint, in evaluation mode, on the CPU, in fp32."""
+
+    model: ClipModel
+    labels: tuple[str, ...]
+    recipe: Recipe
+    epoch: int
+    path: Path
+    """The weights file."""
+
+
+def save_weights(path: Path, model: ClipModel, *, labels: tuple[str, ...], recipe: Recipe, epoch: int) -> None:
+    """Writes a model's weights with the names of its classes, in order, and the settings that it was trained with."""
+    header = {"labels": json.dumps(labels), "recipe": dump_recipe(recipe), "epoch": str(epoch)}
+    save_file({name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}, path, header)
+
+
+def load_trained(run: Run, which: str = "best") -> Trained:
+    """The model of a run's `best` or `last` checkpoint.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    path = run.checkpoints / which / WEIGHTS
+    if not path.is_file():
+        raise UserError(f"run '{run.path}' has no '{which}' checkpoint yet; let `ssv2rt train` finish an epoch")
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata()
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+        labels = tuple(json.loads(header["labels"]))
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a checkpoint of ssv2rt, or damaged ({error}); train again") from None
+    recipe = run.recipe()
+    model = build_model(recipe.model, len(labels))
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        first = str(error).splitlines()[-1].strip()
+        raise UserError(f"{path} does not fit {run.recipe_file}: {first}") from None
+    return Trained(model.eval(), labels, recipe, int(header["epoch"]), path)

@@ -1,0 +1,56 @@
+"""Which videos the user means: files as they are named, and the videos in folders and below."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ssv2rt.errors import UsageError, UserError
+
+EXTENSIONS = frozenset(
+    "3gp asf avi divx f4v flv gif h264 h265 ivf m2ts m4v mjpg mkv mov mp4 mpeg mpg mts mxf ogv ts vob webm wmv y4m".split()
+)
+
+
+def discover(inputs: Iterable[str]) -> Iterator[Path]:
+    """Every video, once: a file whatever it is called, a folder's videos by extension, sorted, without hidden ones.
+
+    Raises:
+        UsageError: an input does not exist.
+        UserError: the inputs hold no video.
+    """
+    seen: set[Path] = set()
+    found = False
+    for name in inputs:
+        path = Path(name)
+        if path.is_dir():
+            files: Iterable[Path] = _below(path)
+        elif path.exists() or path.is_symlink():
+            files = [path]
+        else:
+            raise UsageError(f"no file or folder '{name}'; check the path")
+        for file in files:
+            where = file.resolve()
+            if where not in seen:
+                seen.add(where)
+                found = True
+                yield file
+    if not found:
+        names = ", ".join(f"'{name}'" for name in inputs)
+        raise UserError(f"no videos in {names}; looked for .webm, .mp4, .avi, .mkv, .mov and other video extensions")
+
+
+def _below(root: Path) -> Iterator[Path]:
+    """Videos below a folder, each folder's own first. Links are followed; a loop of links ends."""
+    seen: set[Path] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = Path(folder).resolve()
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and Path(name).suffix.lower().lstrip(".") in EXTENSIONS:
+                yield Path(folder) / name

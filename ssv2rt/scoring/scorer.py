@@ -1,0 +1,94 @@
+"""Videos through an engine: one row each, whatever happens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ssv2rt.console import Progress
+from ssv2rt.engines.backends import Runner, load_runner
+from ssv2rt.engines.bundle import Bundle
+from ssv2rt.hardware import choose_device
+from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
+from ssv2rt.pipelines.source import VideoRequest, in_batches
+from ssv2rt.recipes import Data
+from ssv2rt.scoring.sinks import Row, Sink
+
+OK = "ok"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What scoring did."""
+
+    videos: int
+    errors: int
+
+
+class Scorer:
+    """Scores videos with an engine.
+
+    Args:
+        bundle: checked; its engine is loaded.
+        top_k: how many labels a row names, at most the number of classes.
+        data: decoder, threads and read-ahead.
+    """
+
+    def __init__(self, bundle: Bundle, *, top_k: int, data: Data) -> None:
+        info = bundle.info
+        self._labels, self._clip, self._top_k = info.labels, info.clip, top_k
+        self._batch = info.batch.best
+        device = choose_device() if info.backend != "openvino" else torch.device("cpu")
+        self._runner: Runner = load_runner(bundle)
+        self._loader = ClipLoader(size=info.clip.size, batch=self._batch, data=data, device=device)
+
+    def score(self, videos: Iterable[Path], sink: Sink, total: int | None = None) -> Summary:
+        """Writes one row for every video, in order."""
+        done = errors = 0
+        with Progress("scoring", total, unit="videos") as progress:
+            for rows in self._rows(videos):
+                sink.write(rows)
+                done += len(rows)
+                errors += sum(row["status"] != OK for row in rows)
+                progress.show(done, errors=str(errors))
+        return Summary(done, errors)
+
+    def _rows(self, videos: Iterable[Path]) -> Iterator[list[Row]]:
+        requests = (VideoRequest(str(video), video, self._clip) for video in videos)
+        batches: list[list[str]] = []  # names in order, of batches under way
+
+        def remembered() -> Iterator[list[VideoRequest]]:
+            for batch in in_batches(requests, self._batch):
+                batches.append([request.id for request in batch])
+                yield batch
+
+        for batch in self._loader.batches(remembered()):
+            rows = {row["video"]: row for row in self._score_batch(batch)}
+            yield [rows[name] for name in batches.pop(0)]
+
+    def _score_batch(self, batch: ClipBatch) -> Iterator[Row]:
+        for clip in batch.bad:
+            yield {"video": clip.request.id, "status": f"error: {clip.reason}"}
+        if not batch.requests:
+            return
+        # A batch is always full, with black clips if need be: an engine may compute a smaller one by other kernels, and
+        # a video's score must not depend on its neighbours.
+        clips = batch.clips
+        if len(clips) < self._batch:
+            clips = torch.cat([clips, clips.new_zeros(self._batch - len(clips), *clips.shape[1:])])
+        logits = self._runner(clips)[: len(batch.requests)]
+        probabilities, classes = logits.softmax(1).topk(self._top_k)
+        finite = logits.isfinite().all(1)
+        for number, request in enumerate(batch.requests):
+            row: Row = {"video": request.id, "status": OK, "frames": request.video_frames}
+            if not finite[number]:
+                row["status"] = "error: not finite"
+            else:
+                for rank in range(self._top_k):
+                    end = "" if rank == 0 else f"_{rank + 1}"
+                    row[f"label{end}"] = self._labels[int(classes[number, rank])]
+                    row[f"probability{end}"] = float(probabilities[number, rank])
+            yield row

@@ -1,0 +1,183 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+
+import torch
+from torch.nn import functional as F
+
+from ssv2rt.console import Progress, say
+from ssv2rt.dataset.manifest import Manifest
+from ssv2rt.errors import UserError
+from ssv2rt.hardware import choose_device, choose_precision, describe
+from ssv2rt.models.registry import build_model
+from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
+from ssv2rt.pipelines.source import ClipRequest, epoch_order, train_request
+from ssv2rt.recipes import Recipe, dump_recipe
+from ssv2rt.runs import Run, write_json, write_text
+from ssv2rt.training.checkpoint import save_checkpoint
+from ssv2rt.training.evaluate import DTYPES, Evaluation, evaluate, evaluation_loader
+from ssv2rt.training.optimiser import build_optimiser, learning_rate
+
+
+class Trainer:
+    """Trains one model, from fresh weights to `run.checkpoints`.
+
+    Args:
+        recipe: every setting.
+        manifest: the data; its labels become the classes.
+        run: an empty run directory.
+
+    Raises:
+        UserError: the data is not enough for the recipe, or a setting does not fit the machine.
+    """
+
+    def __init__(self, recipe: Recipe, manifest: Manifest, run: Run) -> None:
+        self.recipe, self.run = recipe, run
+        self.device = choose_device()
+        self.precision = choose_precision(recipe.train.precision, self.device)
+        self.train = manifest.split("train", recipe.data.max_bad)
+        self.validation = manifest.split("validation", recipe.data.max_bad)
+        self.clips_per_update = recipe.train.batch_size * recipe.train.accumulate
+        self.updates_per_epoch = len(self.train) // self.clips_per_update
+        if not self.updates_per_epoch:
+            raise UserError(
+                f"{len(self.train)} training clips do not fill one update of {recipe.train.batch_size} x "
+                f"{recipe.train.accumulate} clips (train.batch_size x train.accumulate); lower one of them"
+            )
+        torch.manual_seed(recipe.train.seed)
+        self.model = build_model(recipe.model, len(manifest.labels)).channels_last().to(self.device)
+        self.optimiser = build_optimiser(self.model, recipe.train)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self.loader = ClipLoader(
+            size=recipe.clip.size,
+            batch=recipe.train.batch_size,
+            data=recipe.data,
+            device=self.device,
+            augment=recipe.augment.flip != "never" or recipe.augment.color > 0,
+        )
+        self.validation_loader = evaluation_loader(recipe, self.device)
+        self.epoch = self.update = self.bad = 0
+        self.best = -1.0
+
+    def fit(self) -> Evaluation:
+        """Runs every epoch. Returns the best epoch's evaluation."""
+        settings = self.recipe.train
+        write_text(self.run.recipe_file, dump_recipe(self.recipe))
+        write_json(self.run.path / "environment.json", describe(self.device))
+        say(f"training {self.recipe.model.name} on {len(self.train)} clips, {self.device}, {self.precision}")
+        for self.epoch in range(1, settings.epochs + 1):
+            clips = self.updates_per_epoch * self.clips_per_update
+            with Progress(f"epoch {self.epoch}/{settings.epochs}", clips) as progress:
+                loss, top1 = self._train_epoch(progress)
+            evaluation = evaluate(
+                self.model,
+                self.validation,
+                self.recipe,
+                device=self.device,
+                precision=self.precision,
+                loader=self.validation_loader,
+            )
+            say(
+                f"epoch {self.epoch}/{settings.epochs}: loss {loss:.3f}, top-1 {top1:.1f}%; validation loss "
+                f"{evaluation.loss:.3f}, top-1 {evaluation.top1:.1f}%, top-5 {evaluation.top5:.1f}%"
+            )
+            if evaluation.top1 > self.best:
+                self.best, result = evaluation.top1, evaluation
+            self._log(train_loss=loss, train_top1=top1, bad=self.bad, validation=evaluation.as_dict())
+            self._save(best=result is evaluation)
+        return result
+
+    def _train_epoch(self, progress: Progress) -> tuple[float, float]:
+        """One pass over the training clips. Returns mean loss and top-1 in percent, as seen while training."""
+        self.model.train()
+        accumulate = self.recipe.train.accumulate
+        losses, right, seen = 0.0, 0, 0
+        for number, batch in enumerate(self.loader.batches(self._requests()), start=1):
+            self._count_bad(batch)
+            if batch.requests:
+                loss, hits = self._backward(batch)
+                losses, right, seen = losses + loss * len(batch.requests), right + hits, seen + len(batch.requests)
+            if number % accumulate == 0:
+                self._update_weights()
+            if seen:
+                progress.show(seen, loss=f"{losses / seen:.3f}", top_1=f"{100 * right / seen:.1f}%")
+        return losses / max(1, seen), 100 * right / max(1, seen)
+
+    def _backward(self, batch: ClipBatch) -> tuple[float, int]:
+        """Adds a batch's gradient. Returns its mean loss, and how many clips were right."""
+        settings, labels = self.recipe.train, batch.labels
+        with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
+            logits = self.model(batch.clips)
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise UserError(f"loss is {value} at {self._where()}; the weights are untouched since; {_REMEDY}")
+        self.scaler.scale(loss / settings.accumulate).backward()
+        return value, int((logits.argmax(1) == labels).sum().item())
+
+    def _update_weights(self) -> None:
+        settings = self.recipe.train
+        self.scaler.unscale_(self.optimiser)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm or math.inf).item()
+        if not math.isfinite(norm) and not self.scaler.is_enabled():  # the scaler skips such steps by itself
+            raise UserError(f"the gradient is not finite at {self._where()}; the weights are untouched; {_REMEDY}")
+        rate = learning_rate(
+            self.update,
+            steps=self.updates_per_epoch * settings.epochs,
+            warmup=round(self.updates_per_epoch * settings.warmup_epochs),
+            peak=settings.learning_rate,
+        )
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.update += 1
+
+    def _requests(self) -> Iterator[list[ClipRequest]]:
+        """The epoch's batches: a permutation of the whole set, less what does not fill an update."""
+        recipe, size = self.recipe, self.recipe.train.batch_size
+        order = epoch_order(len(self.train), seed=recipe.train.seed, epoch=self.epoch)
+        for start in range(0, self.updates_per_epoch * self.clips_per_update, size):
+            yield [
+                train_request(
+                    self.train, int(row), clip=recipe.clip, augment=recipe.augment, seed=recipe.train.seed, epoch=self.epoch
+                )
+                for row in order[start : start + size]
+            ]
+
+    def _count_bad(self, batch: ClipBatch) -> None:
+        for clip in batch.bad:
+            self.bad += 1
+            say(f"skipped {clip.request.path}: {clip.reason}")
+        allowed = max(1, self.recipe.data.max_bad * len(self.train))
+        if self.bad > allowed * self.epoch:
+            raise UserError(
+                f"{self.bad} clips could not be decoded by {self._where()}, more than data.max_bad = "
+                f"{self.recipe.data.max_bad:g} allows; look at the videos, or raise it"
+            )
+
+    def _where(self) -> str:
+        return f"epoch {self.epoch}, update {self.update}"
+
+    def _log(self, **facts: object) -> None:
+        line = {"epoch": self.epoch, "update": self.update, **facts}
+        with self.run.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _save(self, *, best: bool) -> None:
+        state = {
+            "epoch": self.epoch,
+            "update": self.update,
+            "best": self.best,
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        save_checkpoint(self.run, self.model, state, labels=self.train.labels, recipe=self.recipe, best=best)
+
+
+_REMEDY = "lower train.learning_rate, lengthen train.warmup_epochs, or set train.clip_norm"
