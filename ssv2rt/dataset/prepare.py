@@ -37,13 +37,14 @@ def with_root(data: Data, root: Path | None) -> Data:
 
 
 def offer_test_videos(manifest: Manifest, folder: Path) -> None:
-    """Copies the held-out test clips to `folder`, unless something of that name exists."""
+    """Copies the held-out test clips, and their labels, to `folder`, unless something of that name exists."""
     if folder.exists() or folder.is_symlink():
         return
     split = manifest.split("test")
     with whole_folder(folder) as temporary:
         for row in range(len(split)):
             shutil.copyfile(split.path(row), temporary / split.path(row).name)
+        shutil.copyfile(manifest.folder.parent / "test-answers.csv", temporary / "test-answers.csv")
     say(f"wrote the {len(split)} held-out test clips to '{folder}', to have something to score")
 
 

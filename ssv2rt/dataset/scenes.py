@@ -50,10 +50,10 @@ def draw_clip(rng: np.random.Generator, pair: int, frames: int, width: int, heig
     """
     wide = width / height / 2
     time = _progress(rng, frames)
-    jitter = _smooth(rng, frames, 2) * rng.uniform(0.0, 0.012)
+    jitter = _smooth(rng, frames, 2) * rng.uniform(0.0, 0.008)
     shift, zoom = jitter, np.ones(frames)
-    background = _texture(rng, rng.uniform(0.15, 0.6), detail=rng.uniform(0.3, 1.0))
-    things = [_resting(rng, frames, wide) for _ in range(rng.integers(0, 4))]
+    background = _texture(rng, rng.uniform(0.15, 0.6), detail=rng.uniform(0.3, 1.0), contrast=rng.uniform(0.3, 0.9))
+    things = [_resting(rng, frames, wide) for _ in range(rng.integers(0, 3))]
 
     hero_size = rng.uniform(0.10, 0.19, 2)
     hero = _thing(rng, frames, rng.uniform(-0.15, 0.15, 2) * (wide * 2, 1.0), hero_size)
@@ -82,7 +82,7 @@ def draw_clip(rng: np.random.Generator, pair: int, frames: int, width: int, heig
 
     clip = _render(background, things, shift, zoom, width, height)
     light = 1 + _smooth(rng, frames, 1) * rng.uniform(0, 0.05)
-    noise = rng.standard_normal((8, height, width, 1), dtype=np.float32) * rng.uniform(0.0, 0.02)
+    noise = rng.standard_normal((8, height, width, 1), dtype=np.float32) * rng.uniform(0.0, 0.015)
     clip = clip * light[:, :, None, None].astype(np.float32) + noise[rng.integers(0, 8, frames)]
     return (np.clip(clip, 0, 1) * 255).astype(np.uint8)
 
@@ -102,7 +102,7 @@ def _smooth(rng: np.random.Generator, frames: int, channels: int) -> Array:
     return np.stack([np.interp(at, np.arange(len(knots)), knots[:, c]) for c in range(channels)], axis=1)
 
 
-def _texture(rng: np.random.Generator, level: float, detail: float) -> Array:
+def _texture(rng: np.random.Generator, level: float, detail: float, contrast: float = 1.0) -> Array:
     """A tile that repeats without a seam: a base colour, and cloudy noise of several octaves."""
     base = np.clip(level + rng.normal(0, 0.18, 3), 0.05, 0.95)
     tile = np.zeros((_TEXTURE, _TEXTURE, 3), np.float32)
@@ -113,7 +113,7 @@ def _texture(rng: np.random.Generator, level: float, detail: float) -> Array:
         mix = (at - low)[:, None, None]
         rows = grid[low] * (1 - mix) + grid[(low + 1) % cells] * mix
         mix = (at - low)[None, :, None]
-        tile += weight * 0.22 * (rows[:, low] * (1 - mix) + rows[:, (low + 1) % cells] * mix).astype(np.float32)
+        tile += weight * 0.22 * contrast * (rows[:, low] * (1 - mix) + rows[:, (low + 1) % cells] * mix).astype(np.float32)
     return np.clip(tile + base, 0, 1).astype(np.float32)
 
 

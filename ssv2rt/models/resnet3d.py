@@ -99,14 +99,10 @@ class ResNet3D(nn.Module):
 
 
 def initialise(backbone: nn.Module) -> None:
-    """He et al. 2015 for convolutions; residual branches begin at zero (Goyal et al. 2017, section 5.1)."""
+    """He et al. 2015, for convolutions."""
     for module in backbone.modules():
         if isinstance(module, (nn.Conv2d, nn.Conv3d)):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    for module in backbone.modules():
-        last = getattr(module, "conv3", None) or getattr(module, "conv2", None)
-        if isinstance(last, nn.Sequential):
-            nn.init.zeros_(last[-1].weight)  # type: ignore[arg-type]
 
 
 def _conv(channels_in: int, channels: int, kernel: int, stride: Strides = (1, 1, 1)) -> nn.Conv3d:

@@ -1,0 +1,118 @@
+"""Shared pieces: small real data, a run trained on it, and an engine of that run."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from ssv2rt.recipes import Synthetic
+
+REAL = Path(__file__).resolve().parents[2] / "shared"
+"""Real clips and SSv2's label list, where the machine has them."""
+
+TINY = Synthetic(clips=80, width=64, height=48, frames=(10, 14))
+TINY_SETTINGS = (
+    "clip.frames=4",
+    "clip.size=32",
+    "clip.center_crop=1.0",
+    "model.width=4",
+    "model.temporal_strides=[1,2,2,1]",
+    "model.dropout=0.0",
+    "train.epochs=1",
+    "train.warmup_epochs=0",
+    "train.batch_size=8",
+    "train.precision=fp32",
+)
+"""Overrides that make any recipe train in seconds."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing is read from or written to the user's cache."""
+    os.environ["SSV2RT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def _gpu_marker(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            if os.environ.get("SSV2RT_REQUIRE_GPU") == "1":
+                pytest.fail("SSV2RT_REQUIRE_GPU=1, and there is no GPU")
+            pytest.skip("needs a GPU")
+
+
+@pytest.fixture(scope="session")
+def real_videos() -> Path:
+    folder = REAL / "videos"
+    if not folder.is_dir():
+        pytest.skip("no real clips on this machine")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """80 synthetic clips of 64x48; not to be changed by a test."""
+    from ssv2rt.dataset.synthetic import synthesize
+
+    folder = tmp_path_factory.mktemp("data") / "tiny"
+    synthesize(folder, TINY, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_set: Path):  # type: ignore[no-untyped-def]
+    """A run trained for an epoch on the tiny set."""
+    from ssv2rt.dataset.manifest import open_manifest
+    from ssv2rt.recipes import load_recipe
+    from ssv2rt.runs import create_run
+    from ssv2rt.training.trainer import Trainer
+
+    recipe = load_recipe("ssv2-resnet3d18", (f"data.root='{tiny_set}'", *TINY_SETTINGS))
+    run = create_run("tiny", root=tmp_path_factory.mktemp("work") / "runs")
+    Trainer(recipe, open_manifest(tiny_set), run).fit()
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_run, tiny_set: Path):  # type: ignore[no-untyped-def]
+    """An fp16 engine of the tiny run."""
+    from ssv2rt.dataset.manifest import open_manifest
+    from ssv2rt.engines.build import build_engine
+    from ssv2rt.recipes import load_engine_recipe
+
+    bundle, failures = build_engine(
+        tiny_run, load_engine_recipe("fp16", ("gate.clips=10",)), "openvino", open_manifest(tiny_set)
+    )
+    assert not failures
+    return bundle
+
+
+def numbered_video(path: Path, codec: str, *, frames: int, width: int = 64, height: int = 48, gop: int = 100) -> Path:
+    """A video whose frame k is grey of value 20 + 7k, so that a decoded frame tells its number (to 32, then anew)."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=12)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.time_base = Fraction(1, 12)
+        stream.codec_context.gop_size = gop
+        if codec == "mjpeg":
+            stream.pix_fmt = "yuvj420p"
+        for number in range(frames):
+            picture = np.full((height, width, 3), 20 + 7 * (number % 32), np.uint8)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 12)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def frame_numbers(clip: np.ndarray) -> list[int]:
+    """Which frames of a `numbered_video` a clip (T, H, W, 3) consists of."""
+    return [round((float(frame.mean()) - 20) / 7) for frame in clip]

@@ -1,0 +1,72 @@
+"""Annotation files of both generations."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ssv2rt.dataset.annotations import UNLABELLED, read_annotations
+from ssv2rt.errors import UserError
+
+LABELS = {"Moving something up": "0", "Turning the camera left while filming something": "1"}
+TRAIN = [{"id": "7", "label": "moving a cup up", "template": "Moving [something] up", "placeholders": ["a cup"]}]
+VALIDATION = [{"id": "8", "template": "Turning the camera left while filming [something]"}]
+TEST = [{"id": "9"}, {"id": "10"}]
+
+
+def write(root: Path, prefix: str = "", folder: str = "", **changes: object) -> Path:
+    files = {"labels": LABELS, "train": TRAIN, "validation": VALIDATION, "test": TEST} | changes
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / "videos").mkdir(exist_ok=True)
+    for name, content in files.items():
+        (root / folder / f"{prefix}{name}.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.mark.parametrize("folder", ["", "labels", "annotations"])
+@pytest.mark.parametrize("prefix", ["", "something-something-v2-"])
+def test_both_generations_in_every_place(tmp_path: Path, prefix: str, folder: str) -> None:
+    found = read_annotations(write(tmp_path, prefix, folder))
+    assert found.labels == tuple(LABELS)
+    assert found.splits == {
+        "train": [("7", 0)],
+        "validation": [("8", 1)],
+        "test": [("9", UNLABELLED), ("10", UNLABELLED)],
+    }
+    assert found.videos == tmp_path / "videos"
+
+
+def test_answers_of_the_second_generation(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "test-answers.csv").write_text("9;Moving something up\n")
+    assert read_annotations(tmp_path).splits["test"] == [("9", 0), ("10", UNLABELLED)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"train": {"a": 1}}, "train.json: not SSv2's annotations"),
+        ({"train": []}, "names no clips"),
+        ({"train": [{"template": "Moving [something] up"}]}, "not SSv2's annotations"),
+        ({"train": [{"id": "7", "template": "Moving [something] upp"}]}, "labels.json lacks; did you mean"),
+        ({"train": TRAIN + TRAIN}, "clip '7' is named twice"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, object], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        read_annotations(write(tmp_path, **changes))
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no data folder"):
+        read_annotations(tmp_path / "no")
+    with pytest.raises(UserError, match="no labels.json"):
+        read_annotations(tmp_path)
+    write(tmp_path)
+    (tmp_path / "train.json").unlink()
+    with pytest.raises(UserError, match="training needs train.json"):
+        read_annotations(tmp_path)
+    write(tmp_path)
+    (tmp_path / "videos").rmdir()
+    with pytest.raises(UserError, match="no videos in"):
+        read_annotations(tmp_path)

@@ -1,0 +1,64 @@
+"""Label lists and what a mirror makes of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssv2rt.dataset.labels import NEVER, class_of_template, mirrored_labels, read_labels
+from ssv2rt.dataset.scenes import PAIRS
+from ssv2rt.errors import UserError
+from tests.conftest import REAL
+
+needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="no SSv2 label list on this machine")
+
+
+@needs_real
+def test_the_official_list_has_exactly_three_mirrored_pairs() -> None:
+    names = read_labels(REAL / "ssv2" / "labels.json")
+    mirrored = mirrored_labels(names)
+    assert len(names) == 174
+    moved = {(a, int(b)) for a, b in enumerate(mirrored) if b not in (a, NEVER)}
+    assert moved == {(86, 87), (87, 86), (93, 94), (94, 93), (166, 167), (167, 166)}
+
+
+@needs_real
+def test_the_synthetic_classes_are_ssv2s() -> None:
+    names = read_labels(REAL / "ssv2" / "labels.json")
+    assert {name for pair in PAIRS for name in pair} <= set(names)
+
+
+def test_a_side_without_a_twin_is_never_mirrored() -> None:
+    assert mirrored_labels(["Poking a hole", "Turning left", "Lifting upright", "Leftover"]).tolist() == [0, NEVER, 2, 3]
+
+
+words = st.lists(st.sampled_from(["left", "Right", "up", "thing", "bright", "to"]), min_size=1, max_size=5)
+
+
+@given(st.lists(words.map(" ".join), unique_by=str.lower, max_size=12))
+def test_mirroring_twice_changes_nothing(names: list[str]) -> None:
+    mirrored = mirrored_labels(names)
+    allowed = np.flatnonzero(mirrored != NEVER)
+    assert (mirrored[mirrored[allowed]] == allowed).all()
+
+
+def test_templates_lose_their_brackets() -> None:
+    assert class_of_template("Covering [something] with [something]") == "Covering something with something"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("[1, 2]", "not SSv2's label list"),
+        ("{}", "not SSv2's label list"),
+        ('{"a": "x"}', "needs a whole number"),
+        ('{"a": "0", "b": "2"}', "must be 0 to 1"),
+        ("{", "not JSON"),
+    ],
+)
+def test_what_is_not_a_label_list_is_refused(tmp_path: Path, content: str, says: str) -> None:
+    (tmp_path / "labels.json").write_text(content)
+    with pytest.raises(UserError, match=says):
+        read_labels(tmp_path / "labels.json")

@@ -1,0 +1,122 @@
+"""Networks: published shapes and sizes, layout, and what a frame average cannot see."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ssv2rt.dataset.probe import probe
+from ssv2rt.errors import UsageError
+from ssv2rt.models.clipmodel import MEAN, STD, ClipModel, Normalise
+from ssv2rt.models.registry import build_model, model_names
+from ssv2rt.pipelines.decode import decode_clip
+from ssv2rt.pipelines.source import plain_request
+from ssv2rt.recipes import Clip, Model
+
+THREE_D = [name for name in model_names() if "3d" in name]
+
+
+def parameters(model: ClipModel) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def clips(count: int = 2, frames: int = 4, size: int = 32) -> torch.Tensor:
+    return torch.randint(0, 256, (count, frames, size, size, 3), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("name", THREE_D)
+def test_the_stem_is_the_one_of_the_design(name: str) -> None:
+    stem = build_model(Model(name=name), 174).backbone.stem[0]
+    assert stem.weight.numel() == 28_224 and stem.bias is None
+    assert (stem.kernel_size, stem.stride, stem.padding) == ((3, 7, 7), (1, 2, 2), (1, 3, 3))
+
+
+def test_published_parameter_counts() -> None:
+    """torchvision's r3d_18 (Kinetics-400), resnet18 and resnet50 (ImageNet)."""
+    assert parameters(build_model(Model(name="resnet3d18", temporal_strides=(1, 2, 2, 2)), 400)) == 33_371_472
+    assert parameters(build_model(Model(name="resnet2d18"), 1000)) == 11_689_512
+    assert parameters(build_model(Model(name="resnet2d50"), 1000)) == 25_557_032
+
+
+@pytest.mark.parametrize(
+    ("strides", "frames"), [((1, 1, 1, 1), [8, 8, 8, 8]), ((1, 2, 2, 2), [8, 4, 2, 1]), ((2, 2, 2, 1), [4, 2, 1, 1])]
+)
+def test_time_is_kept_or_halved_as_asked(strides: tuple[int, ...], frames: list[int]) -> None:
+    model = build_model(Model(width=4, temporal_strides=strides), 10)  # type: ignore[arg-type]
+    shapes = []
+    for stage in range(1, 5):
+        getattr(model.backbone, f"layer{stage}").register_forward_hook(lambda m, i, o: shapes.append(tuple(o.shape[2:])))
+    model(clips(frames=8, size=32))
+    assert shapes == [(t, s, s) for t, s in zip(frames, (16, 8, 4, 2), strict=True)]
+
+
+@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize(("classes", "width"), [(3, 4), (174, 8)])
+def test_any_width_and_number_of_classes(name: str, classes: int, width: int) -> None:
+    model = build_model(Model(name=name, width=width), classes)
+    logits = model(clips(frames=3, size=24))
+    assert logits.shape == (2, classes) and logits.dtype == torch.float32
+    logits.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_normalised_clips_are_channels_last_without_a_copy() -> None:
+    raw = clips()
+    x = Normalise()(raw)
+    assert x.shape == (2, 3, 4, 32, 32) and x.is_contiguous(memory_format=torch.channels_last_3d)
+    expected = (raw[1, 2, 3, 4].double() - torch.tensor(MEAN)) / torch.tensor(STD)
+    assert torch.allclose(x[1, :, 2, 3, 4].double(), expected, atol=1e-5)
+
+
+def test_channels_last_changes_no_result() -> None:
+    model = build_model(Model(width=8), 5).eval()
+    raw = clips()
+    with torch.inference_mode():
+        before = model(raw)
+        weight = model.channels_last().backbone.layer1[0].conv1[0].weight
+        assert weight.is_contiguous(memory_format=torch.channels_last_3d)
+        assert torch.allclose(model(raw), before, atol=1e-5)
+
+
+def test_dropout_is_before_the_classifier() -> None:
+    model = build_model(Model(width=4, dropout=0.999), 5).train()
+    with torch.no_grad():
+        model.head.bias.zero_()
+        assert (model(clips(size=64)) == 0).float().mean() > 0.5
+
+
+def test_a_frame_average_cannot_tell_twins_apart(tiny_set: Path) -> None:
+    """Whatever its weights. A 3D network with any weights can, so that it has something to learn from."""
+    twins = json.loads((tiny_set / "twins.json").read_text())
+    clip = Clip(frames=4, size=32, center_crop=1.0)
+
+    def load(name: str) -> torch.Tensor:
+        path = tiny_set / "videos" / f"{name}.webm"
+        info = probe(path)
+        wanted = plain_request(name, path, frames=info.frames, size=(info.width, info.height), clip=clip)
+        # Centres of segments are symmetric unless one falls between two frames.
+        mirrored = info.frames - 1 - wanted.frames[::-1]
+        if not np.array_equal(mirrored, wanted.frames):
+            pytest.skip("not symmetric")
+        return torch.from_numpy(decode_clip(path, wanted, size=32))
+
+    pairs = [(a, b) for a, b in twins.items() if probe(tiny_set / "videos" / f"{a}.webm").frames % 4 != 0][:10]
+    pairs = [(a, b) for a, b in pairs if probe(tiny_set / "videos" / f"{a}.webm").frames % 8 != 4]
+    first = torch.stack([load(a) for a, _ in pairs])
+    second = torch.stack([load(b) for _, b in pairs])
+    assert len(pairs) >= 5 and torch.equal(first, second.flip(1))
+    torch.manual_seed(0)
+    flat = build_model(Model(name="resnet2d18", width=8), 10).eval()
+    deep = build_model(Model(name="resnet3d18", width=8), 10).eval()
+    with torch.inference_mode():
+        assert (flat(first) - flat(second)).abs().max() < 1e-5
+        assert (deep(first) - deep(second)).abs().max() > 1e-3
+
+
+def test_wrong_names_and_settings() -> None:
+    with pytest.raises(UsageError, match="did you mean 'resnet3d18'"):
+        build_model(Model(name="resnet3d-18"), 10)
+    with pytest.raises(UsageError, match="temporal_strides has no meaning"):
+        build_model(Model(name="resnet2d18", temporal_strides=(1, 2, 2, 2)), 10)

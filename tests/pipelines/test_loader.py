@@ -1,0 +1,166 @@
+"""Batches of clips: the decoders agree, bad clips leave their neighbours alone, tensors stay what they are."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ssv2rt.dataset.probe import probe
+from ssv2rt.errors import UsageError
+from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
+from ssv2rt.pipelines.source import ClipRequest, Colour, VideoRequest, plain_request
+from ssv2rt.recipes import Clip, Data
+from tests.conftest import numbered_video
+
+CLIP = Clip(frames=4, size=32, center_crop=1.0)
+CPU = torch.device("cpu")
+
+
+def loader(decoder: str = "auto", *, batch: int = 8, augment: bool = False, **data: object) -> ClipLoader:
+    settings = Data.model_validate({"decoder": decoder, "threads": 2, **data})
+    return ClipLoader(size=32, batch=batch, data=settings, device=CPU, augment=augment)
+
+
+def wanted(path: Path, name: str = "") -> ClipRequest:
+    info = probe(path)
+    return plain_request(name or path.name, path, frames=info.frames, size=(info.width, info.height), clip=CLIP)
+
+
+@pytest.fixture
+def videos(tmp_path: Path, tiny_set: Path) -> list[Path]:
+    """VP9 twice, H.264, MPEG-4."""
+    clips = sorted((tiny_set / "videos").iterdir())[:2]
+    return [
+        clips[0],
+        numbered_video(tmp_path / "h264.mp4", "libx264", frames=20),
+        clips[1],
+        numbered_video(tmp_path / "mpeg4.avi", "mpeg4", frames=20),
+    ]
+
+
+def test_both_decoders_give_the_same_clips(videos: list[Path]) -> None:
+    requests = [wanted(path) for path in videos]
+    (ours,), (dali,) = (list(loader(name).batches([requests])) for name in ("pyav", "dali"))
+    assert ours.clips.shape == dali.clips.shape == (4, 4, 32, 32, 3)
+    difference = (ours.clips.float() - dali.clips.float()).abs().mean((1, 2, 3, 4))
+    assert difference.max() < 2
+    assert difference[1] == difference[3] == 0  # DALI's CPU backend lacks these codecs: PyAV decodes them for it
+
+
+def test_both_decoders_agree_on_a_real_clip(real_videos: Path) -> None:
+    requests = [wanted(real_videos / "ssv2_166766.webm")]
+    (ours,), (dali,) = (list(loader(name).batches([requests])) for name in ("pyav", "dali"))
+    assert (ours.clips.float() - dali.clips.float()).abs().mean() < 1
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "dali"])
+def test_bad_clips_are_set_apart_and_their_neighbours_unchanged(
+    decoder: str, videos: list[Path], tmp_path: Path
+) -> None:
+    (clean,) = loader(decoder).batches([[wanted(path) for path in videos]])
+    data = videos[0].read_bytes()
+    # Bytes in the middle of the packets that are decoded: the container is whole, the picture is not.
+    broken = bytearray(data)
+    broken[len(data) // 4 : -200] = bytes(len(data) - 200 - len(data) // 4)
+    cases = {"flipped.webm": bytes(broken), "empty.webm": b"", "short.webm": data[: len(data) // 2], "text.webm": b"hi" * 99}
+    bad = []
+    for name, content in cases.items():
+        (tmp_path / name).write_bytes(content)
+        bad.append(plain_request(name, tmp_path / name, frames=12, size=(64, 48), clip=CLIP))
+    bad.append(plain_request("gone.webm", tmp_path / "gone.webm", frames=12, size=(64, 48), clip=CLIP))
+    good = [wanted(path) for path in videos]
+    mixed = [bad[0], good[0], bad[1], good[1], bad[2], good[2], bad[3], good[3]]
+    first, second, third, fourth = loader(decoder).batches([mixed, [bad[4]], good, [bad[0]]])
+    assert torch.equal(first.clips, clean.clips)
+    assert [r.id for r in first.requests] == [r.id for r in good]
+    reasons = {clip.request.id: clip.reason for clip in first.bad}
+    assert reasons.keys() == {"flipped.webm", "empty.webm", "short.webm", "text.webm"}
+    assert reasons["short.webm"] == "truncated" and reasons["empty.webm"] == reasons["text.webm"] == "unreadable"
+    assert (len(second.requests), [c.reason for c in second.bad]) == (0, ["missing"])
+    assert torch.equal(third.clips, clean.clips)
+    assert len(fourth.requests) == 0 and len(fourth.clips) == 0
+
+
+def test_a_batch_is_the_same_whatever_surrounds_it(videos: list[Path]) -> None:
+    requests = [wanted(path) for path in videos]
+    (together,) = loader().batches([requests])
+    alone = [batch.clips[0] for batch in loader().batches([[request] for request in requests])]
+    assert torch.equal(together.clips, torch.stack(alone))
+
+
+def test_clips_stay_what_they_are_while_later_ones_are_made(videos: list[Path]) -> None:
+    """The tensors are DALI's memory: it must not be used again while we hold them."""
+    requests = [wanted(path) for path in videos]
+    held: list[ClipBatch] = []
+    copies: list[torch.Tensor] = []
+    for batch in loader().batches([[requests[n % 4], requests[(n + 1) % 4]] for n in range(40)]):
+        held.append(batch)
+        copies.append(batch.clips.clone())
+    assert all(torch.equal(batch.clips, copy) for batch, copy in zip(held, copies, strict=True))
+
+
+def test_flip_and_colour_are_done_to_the_clips_that_ask(videos: list[Path]) -> None:
+    from dataclasses import replace
+
+    plain = wanted(videos[0])
+    flipped = replace(plain, flip=True)
+    dark = replace(plain, colour=Colour(brightness=0.5))
+    grey = replace(plain, colour=Colour(saturation=0.0))
+    (batch,) = loader(augment=True).batches([[plain, flipped, dark, grey]])
+    (untouched,) = loader().batches([[plain]])
+    a, b, c, d = batch.clips.float()
+    assert torch.equal(batch.clips[0], untouched.clips[0])
+    assert torch.equal(b, a.flip(2))
+    assert (c - a * 0.5).abs().max() <= 1
+    assert (d.max(-1).values - d.min(-1).values).max() <= 1  # no colour left
+    assert (d.mean() - a.mean()).abs() < 10
+
+
+def test_videos_are_probed_when_they_are_read(videos: list[Path], tmp_path: Path) -> None:
+    known = [wanted(path) for path in videos]
+    unknown = [VideoRequest(path.name, path, CLIP) for path in videos]
+    (a,), (b,) = loader().batches([known]), loader().batches([[*unknown, VideoRequest("no", tmp_path / "no", CLIP)]])
+    assert torch.equal(a.clips, b.clips)
+    assert [r.video_frames for r in b.requests] == [probe(path).frames for path in videos]
+    assert [(c.request.id, c.reason) for c in b.bad] == [("no", "missing")]
+
+
+def test_a_file_that_shrank_since_it_was_probed_is_truncated(videos: list[Path], tmp_path: Path) -> None:
+    for decoder in ("pyav", "dali"):
+        path = tmp_path / f"{decoder}.webm"
+        shutil.copy(videos[0], path)
+        request = wanted(path)
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) * 2 // 3])
+        (batch,) = loader(decoder).batches([[request]])
+        assert [clip.reason for clip in batch.bad] == ["truncated"]
+
+
+def test_leaving_early_stops_the_work(videos: list[Path]) -> None:
+    asked = []
+
+    def endless():  # type: ignore[no-untyped-def]
+        while True:
+            asked.append(1)
+            yield [wanted(videos[0])]
+
+    source = loader(read_ahead=2).batches(endless())
+    next(source)
+    source.close()
+    assert len(asked) <= 6
+
+
+def test_nvdec_without_a_gpu_is_a_clear_error() -> None:
+    with pytest.raises(UsageError, match="needs an NVIDIA GPU"):
+        loader("nvdec")
+
+
+def test_labels_go_with_the_clips(videos: list[Path]) -> None:
+    from dataclasses import replace
+
+    requests = [replace(wanted(path), label=number) for number, path in enumerate(videos)]
+    (batch,) = loader().batches([requests])
+    assert batch.labels.tolist() == [0, 1, 2, 3]
+    assert np.dtype("uint8") == batch.clips.numpy().dtype

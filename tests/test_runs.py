@@ -1,0 +1,85 @@
+"""Run directories, and files that are whole or not there."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ssv2rt.errors import UserError
+from ssv2rt.runs import create_run, find_run, put_in_place, scratch_folder, whole_file, whole_folder, write_text
+
+
+def test_a_failing_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+
+    def fail() -> None:
+        with whole_file(path) as temporary:
+            temporary.write_text("new")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    code = (
+        "import sys, time; from pathlib import Path; from ssv2rt.runs import whole_file\n"
+        "with whole_file(Path(sys.argv[1])) as t:\n"
+        "    t.write_text('new'); print('written', flush=True); time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"written\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert path.read_text() == "old"
+
+
+def test_new_files_have_the_permissions_of_any_other(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    write_text(tmp_path / "whole", "x")
+    assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_whole_folder_replaces_and_cleans_up(tmp_path: Path) -> None:
+    for content in ("1", "2"):
+        with whole_folder(tmp_path / "d") as folder:
+            (folder / "x").write_text(content)
+    assert (tmp_path / "d" / "x").read_text() == "2"
+    with scratch_folder(tmp_path) as scratch:
+        (scratch / "x").write_text("3")
+        put_in_place(scratch, tmp_path / "d")
+    assert (tmp_path / "d" / "x").read_text() == "3"
+    assert os.listdir(tmp_path) == ["d"]
+
+
+def test_latest_points_to_the_newest_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run yet"):
+        find_run(root=tmp_path / "runs")
+    first = create_run("demo", root=tmp_path / "runs")
+    second = create_run("demo", root=tmp_path / "runs")
+    assert first.path != second.path
+    assert find_run(root=tmp_path / "runs").path.resolve() == second.path.resolve()
+
+
+def test_runs_are_found_by_name_and_path(tmp_path: Path) -> None:
+    run = create_run("demo", name="mine", root=tmp_path)
+    run.recipe_file.touch()
+    assert find_run("mine", root=tmp_path).path == run.path
+    assert find_run(str(run.path), root=tmp_path / "elsewhere").path == run.path
+    with pytest.raises(UserError, match=r"no run 'mien'; did you mean 'mine'\?"):
+        find_run("mien", root=tmp_path)
+    with pytest.raises(UserError, match="exists; choose another --name"):
+        create_run("demo", name="mine", root=tmp_path)
+    with pytest.raises(UserError, match="plain folder name"):
+        create_run("demo", name="../mine", root=tmp_path)
+
+
