@@ -26,6 +26,7 @@ TINY_SETTINGS = (
     "train.epochs=1",
     "train.warmup_epochs=0",
     "train.batch_size=8",
+    "train.accumulate=1",
     "train.precision=fp32",
 )
 """Overrides that make any recipe train in seconds."""

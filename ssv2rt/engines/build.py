@@ -12,7 +12,7 @@ import torch
 from ssv2rt.console import Progress, say
 from ssv2rt.dataset.manifest import Manifest, Split
 from ssv2rt.engines.backends import Backend, Built, backend
-from ssv2rt.engines.bundle import INFO, Bundle, BundleInfo, sha256
+from ssv2rt.engines.bundle import FAILED, INFO, Bundle, BundleInfo, sha256
 from ssv2rt.engines.export import INPUT, export_onnx
 from ssv2rt.engines.precision import halve, label_precision, quantise
 from ssv2rt.engines.verify import OnnxRunner, Verification, verify
@@ -58,7 +58,7 @@ def build_engine(run: Run, recipe: EngineRecipe, backend_name: str, manifest: Ma
         info = info.model_copy(update={"verification": {"by": by, **verification.as_dict()}})
         write_json(folder / INFO, info.model_dump(mode="json"))
         failures = verification.failures(recipe.gate)
-        final = run.engines / (f"{precision}.failed" if failures else precision)
+        final = run.engines / (precision + FAILED if failures else precision)
         put_in_place(folder, final)
     return Bundle(final, info), failures
 

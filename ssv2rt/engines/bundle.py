@@ -21,6 +21,8 @@ from ssv2rt.recipes import BatchProfile, Clip
 from ssv2rt.runs import Run
 
 INFO = "bundle.json"
+FAILED = ".failed"
+"""Ends the name of a bundle that did not pass its gate."""
 FORMAT = 1
 
 
@@ -105,7 +107,8 @@ def find_bundle(run: Run, precision: str | None = None) -> Path:
     Raises:
         UserError: there is none.
     """
-    found = {p.parent.name: p for p in run.engines.glob(f"*/{INFO}") if not p.parent.name.startswith(".")}
+    found = {p.parent.name: p for p in run.engines.glob(f"*/{INFO}")}
+    found = {name: p for name, p in found.items() if not name.startswith(".") and not name.endswith(FAILED)}
     if precision is not None:
         if precision not in found:
             has = ", ".join(sorted(found)) or "none"

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from ssv2rt.models.conv import Conv3d
+
 Strides = tuple[int, int, int]
 """Over time, height and width."""
 
@@ -74,7 +76,7 @@ class ResNet3D(nn.Module):
     ) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv3d(3, width, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False),
+            Conv3d(3, width, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False),
             nn.BatchNorm3d(width),
             nn.ReLU(True),
         )
@@ -105,8 +107,8 @@ def initialise(backbone: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def _conv(channels_in: int, channels: int, kernel: int, stride: Strides = (1, 1, 1)) -> nn.Conv3d:
-    return nn.Conv3d(channels_in, channels, kernel, stride=stride, padding=kernel // 2, bias=False)
+def _conv(channels_in: int, channels: int, kernel: int, stride: Strides = (1, 1, 1)) -> Conv3d:
+    return Conv3d(channels_in, channels, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
 def _shortcut(channels_in: int, channels: int, stride: Strides) -> nn.Sequential | None:

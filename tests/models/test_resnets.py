@@ -10,6 +10,7 @@ import torch
 from ssv2rt.dataset.probe import probe
 from ssv2rt.errors import UsageError
 from ssv2rt.models.clipmodel import MEAN, STD, ClipModel, Normalise
+from ssv2rt.models.conv import Conv3d
 from ssv2rt.models.registry import build_model, model_names
 from ssv2rt.pipelines.decode import decode_clip
 from ssv2rt.pipelines.source import plain_request
@@ -78,6 +79,24 @@ def test_channels_last_changes_no_result() -> None:
         weight = model.channels_last().backbone.layer1[0].conv1[0].weight
         assert weight.is_contiguous(memory_format=torch.channels_last_3d)
         assert torch.allclose(model(raw), before, atol=1e-5)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (3, 7, 7), (3, 1, 1), (1, 1, 1)])
+def test_bf16_gradients_are_right_at_every_length(frames: int, kernel: tuple[int, int, int]) -> None:
+    """With torch's own Conv3d those for 2 frames are unwritten memory on a CPU."""
+    torch.manual_seed(0)
+    layer = Conv3d(16, 16, kernel, padding=tuple(k // 2 for k in kernel), bias=False)  # type: ignore[arg-type]
+    x = torch.randn(4, 16, frames, 8, 8)
+    layer(x).square().sum().backward()
+    assert layer.weight.grad is not None
+    expected, layer.weight.grad = layer.weight.grad, None
+    dirt = [torch.full((1 << 16,), float("nan")) for _ in range(16)]
+    del dirt
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(x).float().square().sum().backward()
+    assert layer.weight.grad is not None
+    assert (layer.weight.grad - expected).norm() < 0.02 * expected.norm()
 
 
 def test_dropout_is_before_the_classifier() -> None:

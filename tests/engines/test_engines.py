@@ -1,0 +1,278 @@
+"""Engines: every precision agrees with PyTorch, bundles are complete, and what does not fit is refused."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from ssv2rt.dataset.manifest import open_manifest
+from ssv2rt.engines.backends import load_runner
+from ssv2rt.engines.build import build_engine, spread_over_classes
+from ssv2rt.engines.bundle import Bundle, find_bundle, open_bundle
+from ssv2rt.engines.export import export_onnx
+from ssv2rt.engines.precision import halve, quantise
+from ssv2rt.engines.tensorrt import RTX, TENSORRT
+from ssv2rt.engines.verify import OnnxRunner
+from ssv2rt.errors import UserError
+from ssv2rt.models.clipmodel import ClipModel
+from ssv2rt.models.registry import build_model, model_names
+from ssv2rt.models.weights import load_trained
+from ssv2rt.recipes import Clip, Engine, Model, load_engine_recipe
+from ssv2rt.runs import Run
+
+CLIP = Clip(frames=4, size=32)
+LABELS = tuple("abcde")
+
+
+def lively_model(name: str = "resnet3d18", width: int = 8) -> ClipModel:
+    """A model whose batch norms are not neutral, as after training."""
+    torch.manual_seed(0)
+    model = build_model(Model(name=name, width=width), len(LABELS))
+    for module in model.modules():
+        if isinstance(module, (torch.nn.BatchNorm3d, torch.nn.BatchNorm2d)):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, std=0.2)
+            module.running_mean.normal_(std=0.2)  # type: ignore[union-attr, operator]
+            module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr, operator]
+    torch.nn.init.normal_(model.head.weight, std=0.2)
+    return model.eval()
+
+
+def clips(count: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 4, 32, 32, 3), dtype=torch.uint8, generator=generator)
+
+
+@pytest.fixture(scope="module")
+def model() -> ClipModel:
+    return lively_model()
+
+
+@pytest.fixture(scope="module")
+def graphs(model: ClipModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """fp32, fp16, int8 for OpenVINO, int8 with fp16 for TensorRT."""
+    folder = tmp_path_factory.mktemp("graphs")
+    paths = {name: folder / f"{name}.onnx" for name in ("fp32", "fp16", "int8", "int8half")}
+    export_onnx(model, paths["fp32"], clip=CLIP, labels=LABELS)
+    onnx.save(halve(onnx.load(paths["fp32"])), paths["fp16"])
+    quantise(paths["fp32"], paths["int8"], [clips(4, seed).numpy() for seed in range(8)], method="minmax")
+    onnx.save(halve(onnx.load(paths["int8"])), paths["int8half"])
+    return paths
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_every_model_exports_and_agrees_with_pytorch(name: str, tmp_path: Path) -> None:
+    model = lively_model(name, width=4)
+    export_onnx(model, tmp_path / "m.onnx", clip=CLIP, labels=LABELS)
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    with torch.inference_mode():
+        for count in (1, 3):
+            expected = model(clips(count)).numpy()
+            (logits,) = session.run(None, {"frames": clips(count).numpy()})
+            assert abs(logits - expected).max() < 1e-4 * max(1, abs(expected).max())
+
+
+def test_the_graph_is_what_the_design_says(graphs: dict[str, Path]) -> None:
+    for path in graphs.values():
+        model = onnx.load(path)
+        (source,), (sink,) = model.graph.input, model.graph.output
+        shape = [d.dim_param or d.dim_value for d in source.type.tensor_type.shape.dim]
+        assert (source.name, sink.name, shape) == ("frames", "logits", ["batch", 4, 32, 32, 3])
+        assert source.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+        assert sink.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+        assert [node.op_type for node in model.graph.node if "frames" in node.input] == ["Cast"]
+        assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+        assert json.loads({p.key: p.value for p in model.metadata_props}["labels"]) == list(LABELS)
+
+
+def test_half_graphs_hold_no_float_after_the_pixels(graphs: dict[str, Path]) -> None:
+    for name in ("fp16", "int8half"):
+        floats = [t for t in onnx.load(graphs[name]).graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
+        assert sum(np.prod(t.dims) for t in floats) <= 6  # mean and scale of three colours
+    assert graphs["fp16"].stat().st_size < 0.6 * graphs["fp32"].stat().st_size
+
+
+def test_all_convolutions_but_the_first_are_quantised(graphs: dict[str, Path]) -> None:
+    graph = onnx.load(graphs["int8"]).graph
+    makers = {name: node for node in graph.node for name in node.output}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    quantised = [all(makers[n].op_type == "DequantizeLinear" for n in c.input[:2] if n in makers) for c in convolutions]
+    assert len(convolutions) == 20 and quantised == [False] + [True] * 19
+    adds = [node for node in graph.node if node.op_type == "Add"]
+    assert len(adds) == 8
+    assert all(makers[name].op_type == "DequantizeLinear" for node in adds for name in node.input)
+    zero_points = [t for t in graph.initializer if t.name.endswith("zero_point")]
+    assert zero_points and all(not onnx.numpy_helper.to_array(t).any() for t in zero_points)  # symmetric
+    assert Counter(node.op_type for node in graph.node)["Gemm"] == 1
+
+
+@pytest.mark.parametrize(("name", "bound"), [("fp32", 1e-5), ("fp16", 5e-3), ("int8", 0.1), ("int8half", 0.1)])
+def test_graphs_agree_with_pytorch(model: ClipModel, graphs: dict[str, Path], name: str, bound: float) -> None:
+    with torch.inference_mode():
+        expected = model(clips(5, seed=99))
+    error = (OnnxRunner(graphs[name])(clips(5, seed=99)) - expected).abs().max() / expected.abs().max()
+    assert error < bound
+
+
+@pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
+def test_calibration_methods(model: ClipModel, graphs: dict[str, Path], tmp_path: Path, method: str) -> None:
+    quantise(graphs["fp32"], tmp_path / "q.onnx", [clips(4, seed).numpy() for seed in range(2)], method=method)
+    with torch.inference_mode():
+        expected = model(clips(5, seed=99))
+    error = (OnnxRunner(tmp_path / "q.onnx")(clips(5, seed=99)) - expected).abs().max() / expected.abs().max()
+    assert error < 0.25
+
+
+@pytest.mark.parametrize("name", ["fp16", "int8half"])
+def test_nvidias_parser_takes_the_graphs_and_builds_engines_without_a_gpu(
+    graphs: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    shutil.copy(graphs[name], tmp_path / "model.onnx")
+    built = RTX.build(tmp_path / "model.onnx", Engine(targets=("sm80", "sm89")))
+    assert built.target == "sm80,sm89"
+    assert (tmp_path / built.file).stat().st_size > 1000
+
+
+def test_what_tensorrt_for_rtx_cannot_build_for_is_named(graphs: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    with pytest.raises(UserError, match="does not build for sm90; it does for sm75"):
+        RTX.build(graphs["fp16"], Engine(targets=("sm90",)))
+    (tmp_path / "bad.onnx").write_bytes(b"not a graph")
+    with pytest.raises(UserError, match="TensorRT does not take"):
+        RTX.build(tmp_path / "bad.onnx", Engine(targets=("sm89",)))
+
+
+def test_missing_backends_say_what_to_do() -> None:
+    if not torch.cuda.is_available():
+        assert "tensorrt" in TENSORRT.missing() or "no NVIDIA GPU" in TENSORRT.missing()
+        assert RTX.missing()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_an_engine_of_a_run_agrees_and_its_bundle_is_complete(tiny_run: Run, tiny_set: Path, precision: str) -> None:
+    recipe = load_engine_recipe(precision, ("gate.clips=10", "gate.max_top1_drop=30", "calibration.clips=20"))
+    bundle, failures = build_engine(tiny_run, recipe, "openvino", open_manifest(tiny_set))
+    assert not failures and bundle.path == tiny_run.engines / precision
+    again = open_bundle(bundle.path)
+    assert again.info == bundle.info
+    assert again.info.input_shape == ("batch", 4, 32, 32, 3) and len(again.info.labels) == 10
+    assert set(again.info.files) == {p.name for p in bundle.path.iterdir()} - {"bundle.json"}
+    assert (again.info.calibration is None) == (precision != "int8")
+    runner, model = load_runner(again), load_trained(tiny_run).model
+    with torch.inference_mode():
+        for count in (1, 3, again.info.batch.max):
+            logits, expected = runner(clips(count)), model(clips(count))
+            assert logits.shape == expected.shape and logits.dtype == torch.float32
+            assert (logits - expected).abs().max() < {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.3}[precision]
+            assert torch.equal(runner(clips(count)), logits)
+
+
+def test_a_video_scores_the_same_in_any_place_of_a_batch(tiny_bundle: Bundle) -> None:
+    runner = load_runner(tiny_bundle)
+    batch = clips(8)
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(runner(batch)[order], runner(batch[order]))
+
+
+def test_a_failing_engine_is_kept_apart(tiny_run: Run, tiny_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ssv2rt.engines import build as module
+
+    monkeypatch.setattr(module, "halve", _with_other_classifier)
+    before = find_bundle(tiny_run)
+    recipe = load_engine_recipe("fp16", ("gate.clips=10",))
+    bundle, failures = build_engine(tiny_run, recipe, "openvino", open_manifest(tiny_set))
+    assert failures and "agrees on" in failures[0]
+    assert bundle.path.name == "fp16.failed" and open_bundle(bundle.path)
+    assert find_bundle(tiny_run) == before
+
+
+def _with_other_classifier(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with the rows of its last matrix product shuffled."""
+    last = next(node for node in reversed(model.graph.node) if node.op_type == "Gemm")
+    weight = next(t for t in model.graph.initializer if t.name == last.input[1])
+    weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight)[::-1].copy(), weight.name))
+    bias = next(t for t in model.graph.initializer if t.name == last.input[2])
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias)[::-1].copy(), bias.name))
+    return model
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "engine.xml", "engine.bin"])
+@pytest.mark.parametrize("damage", ["altered", "truncated", "missing"])
+def test_damaged_bundles_are_refused_with_the_command_that_rebuilds_them(
+    tiny_bundle: Bundle, tmp_path: Path, name: str, damage: str
+) -> None:
+    copy = tmp_path / "fp16"
+    shutil.copytree(tiny_bundle.path, copy)
+    data = bytearray((copy / name).read_bytes())
+    if damage == "missing":
+        (copy / name).unlink()
+    else:
+        data[len(data) // 2] ^= 1
+        (copy / name).write_bytes(data if damage == "altered" else data[:-1])
+    with pytest.raises(UserError, match=f"{name}.*rebuild it with `ssv2rt build-engine"):
+        open_bundle(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"format": 99}, "format 99 is not 1"),
+        ({"files": {"../../x": "0"}}, "is missing"),
+        ({"files": {}}, "no hash for"),
+        ({"precision": None}, "damaged"),
+        ({"surprise": 1}, "damaged"),
+    ],
+)
+def test_altered_descriptions_are_refused(
+    tiny_bundle: Bundle, tmp_path: Path, change: dict[str, object], says: str
+) -> None:
+    copy = tmp_path / "fp16"
+    shutil.copytree(tiny_bundle.path, copy)
+    info = json.loads((copy / "bundle.json").read_text())
+    (copy / "bundle.json").write_text(json.dumps(info | change))
+    with pytest.raises(UserError, match=says):
+        open_bundle(copy)
+
+
+def test_an_engine_for_something_else_is_refused(tiny_bundle: Bundle) -> None:
+    info = tiny_bundle.info.model_copy(update={"backend": "tensorrt"})
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="needs tensorrt"):
+            load_runner(Bundle(tiny_bundle.path, info))
+    with pytest.raises(UserError, match="no backend 'coreml'"):
+        load_runner(Bundle(tiny_bundle.path, tiny_bundle.info.model_copy(update={"backend": "coreml"})))
+
+
+def test_engines_are_found_or_their_absence_explained(tiny_run: Run, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    assert find_bundle(tiny_run, "fp16") == tiny_bundle.path
+    with pytest.raises(UserError, match="no engine 'fp8'; did you mean"):
+        find_bundle(tiny_run, "fp8")
+    with pytest.raises(UserError, match="no engine yet; make one with"):
+        find_bundle(Run(tmp_path))
+    with pytest.raises(UserError, match="no engine bundle in"):
+        open_bundle(tmp_path)
+
+
+def test_calibration_clips_are_spread_over_the_classes(tiny_set: Path) -> None:
+    split = open_manifest(tiny_set).split("train")
+    rows = spread_over_classes(split, 20, seed=0)
+    assert len(set(rows)) == 20
+    assert np.bincount(split.classes[rows], minlength=10).tolist() == [2] * 10
+    assert (rows == spread_over_classes(split, 20, seed=0)).all()
+    assert (rows != spread_over_classes(split, 20, seed=1)).any()
+    assert len(spread_over_classes(split, 10**6, seed=0)) == len(split)
+
+
+@pytest.mark.gpu
+def test_tensorrt_agrees_with_pytorch_on_a_gpu(tiny_run: Run, tiny_set: Path) -> None:
+    if TENSORRT.missing():
+        pytest.skip(TENSORRT.missing())
+    bundle, failures = build_engine(tiny_run, load_engine_recipe("fp16"), "tensorrt", open_manifest(tiny_set))
+    assert not failures and bundle.info.backend == "tensorrt"

@@ -1,0 +1,178 @@
+"""Training: schedules, accumulation, checkpoints, and stopping before anything is spoilt."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+from ssv2rt.dataset.manifest import Manifest, open_manifest
+from ssv2rt.errors import UserError
+from ssv2rt.models.weights import WEIGHTS, load_trained
+from ssv2rt.recipes import Recipe, Train, load_recipe
+from ssv2rt.runs import Run, create_run
+from ssv2rt.training.evaluate import evaluate
+from ssv2rt.training.optimiser import build_optimiser, learning_rate
+from ssv2rt.training.trainer import Trainer
+from tests.conftest import TINY_SETTINGS
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def manifest(tiny_set: Path) -> Manifest:
+    return open_manifest(tiny_set)
+
+
+def recipe(*overrides: str) -> Recipe:
+    return load_recipe("ssv2-resnet3d18", (*TINY_SETTINGS, *overrides))
+
+
+def trainer(manifest: Manifest, where: Path, *overrides: str) -> Trainer:
+    return Trainer(recipe(*overrides), manifest, create_run("t", root=where))
+
+
+@given(st.integers(1, 10_000), st.integers(0, 10_000), st.floats(1e-6, 10))
+def test_the_rate_rises_to_its_peak_and_falls_to_zero(steps: int, warmup: int, peak: float) -> None:
+    warmup = min(warmup, steps)
+    rates = [learning_rate(step, steps=steps, warmup=warmup, peak=peak) for step in range(steps)]
+    assert all(0 <= rate <= peak * (1 + 1e-9) for rate in rates)
+    assert all(a <= b for a, b in zip(rates[:warmup], rates[1:warmup], strict=False))
+    assert all(a >= b for a, b in zip(rates[warmup:], rates[warmup + 1 :], strict=False))
+    assert max(rates) == pytest.approx(peak)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_only_weights_of_layers_decay(name: str, manifest: Manifest, tmp_path: Path) -> None:
+    model = trainer(manifest, tmp_path).model
+    optimiser = build_optimiser(model, Train(optimizer=name, weight_decay=0.3))  # type: ignore[arg-type]
+    decay = {id(p): group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
+    for name_of, parameter in model.named_parameters():
+        assert decay[id(parameter)] == (0.3 if parameter.ndim > 1 else 0.0), name_of
+
+
+def test_a_run_has_everything_the_contract_names(tiny_run: Run) -> None:
+    files = {str(p.relative_to(tiny_run.path)) for p in tiny_run.path.rglob("*")}
+    assert {"recipe.toml", "environment.json", "metrics.jsonl", "checkpoints/last", "checkpoints/best"} <= files
+    line = json.loads(tiny_run.metrics_file.read_text().splitlines()[0])
+    assert line["epoch"] == 1 and {"top1", "top5", "loss"} <= line["validation"].keys()
+    assert json.loads((tiny_run.path / "environment.json").read_text())["versions"]["torch"]
+    weights = tiny_run.checkpoints / "best" / WEIGHTS
+    with safe_open(weights, "pt") as file:
+        assert len(json.loads(file.metadata()["labels"])) == 10
+    torch.load(tiny_run.checkpoints / "last" / "state.pt", weights_only=True)
+
+
+def test_a_checkpoint_gives_back_the_model_that_was_evaluated(tiny_run: Run, manifest: Manifest) -> None:
+    trained = load_trained(tiny_run)
+    again = evaluate(
+        trained.model.channels_last(), manifest.split("validation"), trained.recipe, device=CPU, precision="fp32"
+    )
+    logged = json.loads(tiny_run.metrics_file.read_text().splitlines()[-1])["validation"]
+    assert again.top1 == logged["top1"] and again.loss == pytest.approx(logged["loss"], rel=1e-4)
+    assert again.clips == 10 and again.bad == 0
+
+
+def test_best_and_last_are_kept_and_no_more(manifest: Manifest, tmp_path: Path) -> None:
+    work = trainer(manifest, tmp_path, "train.epochs=3")
+    work.fit()
+    folders = {p.name for p in work.run.checkpoints.iterdir() if not p.is_symlink()}
+    pointers = {p.name: p.resolve().name for p in work.run.checkpoints.iterdir() if p.is_symlink()}
+    assert pointers["last"] == "epoch-0003" and folders == set(pointers.values())
+    assert len(work.run.metrics_file.read_text().splitlines()) == 3
+
+
+def test_a_recipe_of_a_run_trains_the_same_weights_again(tiny_run: Run, manifest: Manifest, tmp_path: Path) -> None:
+    again = Trainer(tiny_run.recipe(), manifest, create_run("again", root=tmp_path))
+    again.fit()
+    first, second = load_trained(tiny_run, "last"), load_trained(again.run, "last")
+    for (name, a), b in zip(first.model.state_dict().items(), second.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_accumulated_gradients_are_those_of_the_large_batch(manifest: Manifest, tmp_path: Path) -> None:
+    """Without batch statistics, which see the small batches."""
+    gradients = []
+    for number, (size, steps) in enumerate([(8, 1), (4, 2), (2, 4)]):
+        work = trainer(manifest, tmp_path / str(number), f"train.batch_size={size}", f"train.accumulate={steps}")
+        work.model.eval()
+        work.epoch = 1
+        for batch, _ in zip(work.loader.batches(work._requests()), range(steps), strict=False):
+            work._backward(batch)
+        gradients.append(torch.cat([p.grad.flatten() for p in work.model.parameters() if p.grad is not None]))
+    for other in gradients[1:]:
+        assert torch.allclose(gradients[0], other, atol=1e-4 * gradients[0].abs().max().item())
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(manifest: Manifest, tmp_path: Path) -> None:
+    work = trainer(manifest, tmp_path)
+    with torch.no_grad():
+        work.model.head.bias[0] = float("nan")
+    before = {name: tensor.clone() for name, tensor in work.model.named_parameters()}
+    with pytest.raises(UserError, match=r"loss is nan at epoch 1, update 0"):
+        work.fit()
+    for name, tensor in work.model.named_parameters():
+        assert torch.equal(tensor.nan_to_num(), before[name].nan_to_num()), name
+    assert not work.run.checkpoints.exists()
+
+
+def test_a_rate_that_explodes_ends_with_one_line(manifest: Manifest, tmp_path: Path) -> None:
+    work = trainer(manifest, tmp_path, "train.learning_rate=1e30", "train.epochs=3", "train.optimizer=sgd")
+    with pytest.raises(UserError, match=r"lower train.learning_rate"):
+        work.fit()
+
+
+def test_too_few_clips_for_an_update(manifest: Manifest, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"60 training clips do not fill one update of 8 x 8"):
+        trainer(manifest, tmp_path, "train.accumulate=8")
+
+
+def test_bad_clips_are_skipped_to_a_point(tmp_path: Path, tiny_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import shutil
+
+    data = tmp_path / "data"
+    shutil.copytree(tiny_set, data)
+    manifest = open_manifest(data)
+    split = manifest.split("train")
+    for row in range(2):
+        split.path(row).write_bytes(b"no longer a video")
+    work = trainer(manifest, tmp_path / "a", "data.max_bad=0.1", "train.batch_size=10")
+    work.fit()
+    assert work.bad == 2
+    assert capsys.readouterr().err.count("unreadable") == 2
+    for row in range(2, 20):
+        split.path(row).write_bytes(b"no longer a video")
+    with pytest.raises(UserError, match="more than data.max_bad = 0.1 allows"):
+        trainer(manifest, tmp_path / "b", "data.max_bad=0.1", "train.batch_size=10").fit()
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_precisions_train(precision: str, manifest: Manifest, tmp_path: Path) -> None:
+    result = trainer(manifest, tmp_path, f"train.precision={precision}").fit()
+    assert result.clips == 10
+
+
+@pytest.mark.gpu
+def test_fp16_trains_on_a_gpu(manifest: Manifest, tmp_path: Path) -> None:
+    assert trainer(manifest, tmp_path, "train.precision=fp16").fit().clips == 10
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(tiny_run: Run, tmp_path: Path) -> None:
+    import shutil
+
+    run = Run(tmp_path / "run")
+    shutil.copytree(tiny_run.path, run.path, symlinks=True)
+    weights = run.checkpoints / "best" / WEIGHTS
+    data = weights.read_bytes()
+    weights.write_bytes(data[:100])
+    with pytest.raises(UserError, match="not a checkpoint of ssv2rt, or damaged"):
+        load_trained(run)
+    weights.write_bytes(data)
+    run.recipe_file.write_text(run.recipe_file.read_text().replace("width = 4", "width = 8"))
+    with pytest.raises(UserError, match="does not fit"):
+        load_trained(run)
+    with pytest.raises(UserError, match="no 'best' checkpoint yet"):
+        load_trained(Run(tmp_path / "none"))
