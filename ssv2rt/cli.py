@@ -35,8 +35,9 @@ def train(recipe: str | None, data: Path | None, overrides: tuple[str, ...], nam
     settings = load_recipe(recipe, overrides)
     settings = settings.model_copy(update={"data": with_root(settings.data, data)})
     manifest = prepare(settings.data)
+    trainer = Trainer(settings, manifest)
     run = create_run(Path(recipe).stem, name)
-    result = Trainer(settings, manifest, run).fit()
+    result = trainer.fit(run)
     if settings.data.synthetic and settings.data.test_videos:
         offer_test_videos(manifest, Path(settings.data.test_videos))
     _print({"run": str(run.path), **result.as_dict()}, as_json)
@@ -61,7 +62,9 @@ def evaluate(run: str | None, split: str, data: Path | None, checkpoint: str, as
     trained = load_trained(where, checkpoint)
     manifest = prepare(with_root(trained.recipe.data, data))
     if manifest.labels != trained.labels:
-        raise UserError(f"the classes of '{manifest.folder}' are not those of run '{where.path}'; give it the right --data")
+        raise UserError(
+            f"the classes of '{manifest.folder}' are not those of run '{where.path}'; give it the right --data"
+        )
     device = choose_device()
     result = evaluate_split(
         trained.model.channels_last().to(device),

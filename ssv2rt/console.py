@@ -67,7 +67,7 @@ class Progress:
 
     def add(self, units: int, **facts: str) -> None:
         """As `show`, for `units` more."""
-        self.show(self._done + units, **facts)
+        self.show(self._done + units, None, **facts)
 
     def _rate(self) -> float:
         return self._done / max(1e-9, time.monotonic() - self._start)

@@ -59,7 +59,12 @@ def show(facts: Facts) -> None:
     from rich.table import Table
 
     console = Console()
-    sections = {"this machine": facts.machine, "installed": facts.packages, "used": facts.used, "engines": facts.backends}
+    sections = {
+        "this machine": facts.machine,
+        "installed": facts.packages,
+        "used": facts.used,
+        "engines": facts.backends,
+    }
     for title, rows in sections.items():
         table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
         table.add_column(style="bold", min_width=20)

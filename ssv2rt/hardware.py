@@ -75,10 +75,16 @@ def describe(device: torch.device) -> dict[str, object]:
     }
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
-        facts["gpu_architecture"] = "sm%d%d" % torch.cuda.get_device_capability(device)
+        facts["gpu_architecture"] = gpu_architecture(device)
         facts["cuda"] = torch.version.cuda
         facts["cudnn"] = torch.backends.cudnn.version()
     return facts
+
+
+def gpu_architecture(device: torch.device) -> str:
+    """A GPU's architecture, such as sm90."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm{major}{minor}"
 
 
 def cpu_name() -> str:

@@ -56,7 +56,7 @@ class Data(Section):
     synthetic: Synthetic | None = None
     """Make this set in the user's cache and train on it. Excludes `root`."""
     test_videos: str = ""
-    """With `synthetic`: put the held-out test clips into this folder, if it does not exist, to have something to score."""
+    """With `synthetic`: put the held-out test clips into this folder, to have something to score, unless it exists."""
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Largest share of missing and undecodable clips; above it the run stops."""
     decoder: Literal["auto", "pyav", "dali", "nvdec"] = "auto"

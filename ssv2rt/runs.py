@@ -72,7 +72,9 @@ def create_run(recipe_name: str, name: str = "", root: Path = RUNS) -> Run:
                     raise UserError(f"run '{path}' exists; choose another --name, or remove it") from None
                 path = root / f"{stem}-{attempt}"
     except OSError as error:
-        raise UserError(f"cannot write run directory under '{root}': {error.strerror}; run where you may write") from None
+        raise UserError(
+            f"cannot write run directory under '{root}': {error.strerror}; run where you may write"
+        ) from None
     run = Run(path)
     run.make_latest()
     return run
@@ -92,7 +94,9 @@ def find_run(name: str | None = None, root: Path = RUNS) -> Run:
         if (path / "recipe.toml").is_file():
             return Run(root / os.readlink(path) if path.is_symlink() else path)
     known = sorted(p.parent.name for p in root.glob("*/recipe.toml") if p.parent.name != "latest")
-    raise UserError(f"no run '{name}'{nearest(name, known)} There are: {', '.join(known) or 'none; run `ssv2rt train`'}")
+    raise UserError(
+        f"no run '{name}'{nearest(name, known)} There are: {', '.join(known) or 'none; run `ssv2rt train`'}"
+    )
 
 
 @contextlib.contextmanager
@@ -192,5 +196,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-

@@ -77,7 +77,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_set: Path):  # type:
 
     recipe = load_recipe("ssv2-resnet3d18", (f"data.root='{tiny_set}'", *TINY_SETTINGS))
     run = create_run("tiny", root=tmp_path_factory.mktemp("work") / "runs")
-    Trainer(recipe, open_manifest(tiny_set), run).fit()
+    Trainer(recipe, open_manifest(tiny_set)).fit(run)
     return run
 
 

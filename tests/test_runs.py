@@ -81,5 +81,3 @@ def test_runs_are_found_by_name_and_path(tmp_path: Path) -> None:
         create_run("demo", name="mine", root=tmp_path)
     with pytest.raises(UserError, match="plain folder name"):
         create_run("demo", name="../mine", root=tmp_path)
-
-

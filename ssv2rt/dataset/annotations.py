@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssv2rt.dataset.labels import class_of_template, read_json, read_labels
-from ssv2rt.errors import UserError, nearest
+from ssv2rt.errors import UsageError, UserError, nearest
 
 SPLITS = ("train", "validation", "test")
 UNLABELLED = -1
@@ -35,10 +35,11 @@ def read_annotations(root: Path) -> Annotations:
     """Reads the annotation files in or below `root`.
 
     Raises:
-        UserError: the folder or a file is missing, a file is not SSv2's, or a class is not in the label list.
+        UsageError: there is no such folder.
+        UserError: a file is missing, a file is not SSv2's, or a class is not in the label list.
     """
     if not root.is_dir():
-        raise UserError(f"no data folder '{root}'; give --data a folder with SSv2's JSON files and videos/")
+        raise UsageError(f"no data folder '{root}'; give --data a folder with SSv2's JSON files and videos/")
     labels_file = _find(root, "labels.json")
     if labels_file is None:
         raise UserError(f"no labels.json in '{root}'; expected SSv2's label and annotation JSON files there")
@@ -108,5 +109,7 @@ def _with_answers(clips: list[tuple[str, int]], path: Path, labels: tuple[str, .
 
 def _class_number(name: str, index: dict[str, int], path: Path, clip: str) -> int:
     if name not in index:
-        raise UserError(f"{path}: clip '{clip}' has the label '{name}', which labels.json lacks{nearest(name, list(index))}")
+        raise UserError(
+            f"{path}: clip '{clip}' has the label '{name}', which labels.json lacks{nearest(name, list(index))}"
+        )
     return index[name]

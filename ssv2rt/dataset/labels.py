@@ -26,7 +26,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     """
     table = read_json(path)
     if not isinstance(table, dict) or not table:
-        raise UserError(f"{path}: not SSv2's label list; expected {{\"label text\": \"number\", ...}}")
+        raise UserError(f'{path}: not SSv2\'s label list; expected {{"label text": "number", ...}}')
     try:
         numbers = {int(number): str(name) for name, number in table.items()}
     except (TypeError, ValueError):

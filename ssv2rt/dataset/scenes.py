@@ -113,7 +113,9 @@ def _texture(rng: np.random.Generator, level: float, detail: float, contrast: fl
         mix = (at - low)[:, None, None]
         rows = grid[low] * (1 - mix) + grid[(low + 1) % cells] * mix
         mix = (at - low)[None, :, None]
-        tile += weight * 0.22 * contrast * (rows[:, low] * (1 - mix) + rows[:, (low + 1) % cells] * mix).astype(np.float32)
+        tile += (
+            weight * 0.22 * contrast * (rows[:, low] * (1 - mix) + rows[:, (low + 1) % cells] * mix).astype(np.float32)
+        )
     return np.clip(tile + base, 0, 1).astype(np.float32)
 
 

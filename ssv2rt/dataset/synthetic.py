@@ -84,7 +84,7 @@ def synthesize(
     Raises:
         UserError: `folder` holds something else, or cannot be written.
     """
-    stamp = {"synthetic": spec.model_dump(mode="json"), "key_frames": key_frames, "format": 1}
+    stamp: dict[str, object] = {"synthetic": spec.model_dump(mode="json"), "key_frames": key_frames, "format": 1}
     _claim(folder, stamp)
     twins = plan(spec)
     missing = [t for t in twins if not all(_clip_path(folder, clip).exists() for clip in t.ids)]
@@ -113,9 +113,7 @@ def _claim(folder: Path, stamp: dict[str, object]) -> None:
         raise UserError(f"cannot write to '{folder}': {error.strerror}; choose another folder") from None
 
 
-def _write_all(
-    folder: Path, spec: Synthetic, key_frames: KeyFrames, twins: list[Twins], workers: int
-) -> Iterator[int]:
+def _write_all(folder: Path, spec: Synthetic, key_frames: KeyFrames, twins: list[Twins], workers: int) -> Iterator[int]:
     if workers == 1 or len(twins) < 8:
         for pair in twins:
             yield _write_twins(folder, spec, key_frames, [pair])

@@ -11,7 +11,7 @@ import torch
 
 from ssv2rt.console import Progress, say
 from ssv2rt.dataset.manifest import Manifest, Split
-from ssv2rt.engines.backends import Backend, Built, backend
+from ssv2rt.engines.backends import Backend, Built, Runner, backend
 from ssv2rt.engines.bundle import FAILED, INFO, Bundle, BundleInfo, sha256
 from ssv2rt.engines.export import INPUT, export_onnx
 from ssv2rt.engines.precision import halve, label_precision, quantise
@@ -47,7 +47,9 @@ def build_engine(run: Run, recipe: EngineRecipe, backend_name: str, manifest: Ma
         raise UserError(f"cannot build with {backend_name}: {reason}")
     trained = load_trained(run)
     if manifest.labels != trained.labels:
-        raise UserError(f"the classes of '{manifest.folder}' are not those of run '{run.path}'; give the run's own --data")
+        raise UserError(
+            f"the classes of '{manifest.folder}' are not those of run '{run.path}'; give the run's own --data"
+        )
     precision = recipe.engine.precision
     with scratch_folder(run.engines) as folder:
         calibration = _write_graph(folder / GRAPH, trained, recipe, program, manifest)
@@ -114,6 +116,7 @@ def _compare(
     """Compares with PyTorch on validation clips. An engine that cannot run here is represented by its graph."""
     split = manifest.split("validation")
     rows = spread_over_classes(split, recipe.gate.clips, recipe.calibration.seed)
+    runner: Runner
     if reason := program.missing():
         say(f"the engine cannot run here ({reason}); comparing its graph, run by ONNX Runtime")
         runner, by = OnnxRunner(bundle.onnx_file), "onnxruntime"

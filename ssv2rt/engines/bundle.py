@@ -1,9 +1,9 @@
 """Engine bundles: everything `score` needs, in one folder, and the checks before any of it is used.
 
-    runs/NAME/engines/PRECISION/
-      model.onnx        the graph
-      engine.*          what the backend made of it
-      bundle.json       what it is, for which machine, and the SHA-256 of each file
+runs/NAME/engines/PRECISION/
+  model.onnx        the graph
+  engine.*          what the backend made of it
+  bundle.json       what it is, for which machine, and the SHA-256 of each file
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ def open_bundle(path: Path) -> Bundle:
     try:
         raw = json.loads((path / INFO).read_text(encoding="utf-8"))
         if isinstance(raw, dict) and raw.get("format", FORMAT) != FORMAT:
-            raise UserError(f"{path / INFO}: format {raw['format']} is not {FORMAT}, which this version reads; rebuild it")
+            raise UserError(
+                f"{path / INFO}: format {raw['format']} is not {FORMAT}, which this version reads; rebuild it"
+            )
         info = BundleInfo.model_validate(raw)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
         reason = str(error).splitlines()[0]
@@ -94,7 +96,9 @@ def open_bundle(path: Path) -> Bundle:
         if Path(name).name != name or not file.is_file():
             raise UserError(f"{path}: '{name}' is missing; rebuild it with `{info.rebuild}`")
         if sha256(file) != expected:
-            raise UserError(f"{file} is not the file that was built: its SHA-256 differs; rebuild it with `{info.rebuild}`")
+            raise UserError(
+                f"{file} is not the file that was built: its SHA-256 differs; rebuild it with `{info.rebuild}`"
+            )
     for name in (info.engine_file, info.onnx_file):
         if name not in info.files:
             raise UserError(f"{path / INFO}: no hash for '{name}'; rebuild it with `{info.rebuild}`")

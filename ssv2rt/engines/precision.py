@@ -80,7 +80,7 @@ def quantise(source: Path, target: Path, clips: Iterable[np.ndarray], *, method:
         "percentile": ort.CalibrationMethod.Percentile,
     }
 
-    class Clips(ort.CalibrationDataReader):  # type: ignore[misc]  # the base class has no types
+    class Clips(ort.CalibrationDataReader):
         def __init__(self) -> None:
             self._clips: Iterator[np.ndarray] = iter(clips)
 

@@ -17,6 +17,7 @@ from ssv2rt.engines.backends import Built
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.engines.export import INPUT, OUTPUT
 from ssv2rt.errors import UserError
+from ssv2rt.hardware import gpu_architecture
 from ssv2rt.recipes import Engine
 
 RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120")
@@ -62,7 +63,7 @@ class TensorRtBackend:
         return str(self._trt().__version__)
 
     def target(self) -> str:
-        return "sm%d%d" % torch.cuda.get_device_capability()
+        return gpu_architecture(torch.device("cuda", torch.cuda.current_device()))
 
     def build(self, onnx_file: Path, settings: Engine) -> Built:
         trt = self._trt()
@@ -124,8 +125,10 @@ class TensorRtRunner:
             )
         self._context = self._engine.create_execution_context()
         self._stream = torch.cuda.Stream(self._device)
-        largest = bundle.info.batch.max
-        self._clips = torch.empty((largest, *bundle.info.input_shape[1:]), dtype=torch.uint8, device=self._device)
+        largest, clip = bundle.info.batch.max, bundle.info.clip
+        self._clips = torch.empty(
+            (largest, clip.frames, clip.size, clip.size, 3), dtype=torch.uint8, device=self._device
+        )
         self._logits = torch.empty((largest, len(bundle.info.labels)), device=self._device)
         self._context.set_tensor_address(INPUT, self._clips.data_ptr())
         self._context.set_tensor_address(OUTPUT, self._logits.data_ptr())
@@ -149,7 +152,7 @@ class _Log:
     def __init__(self, trt: Any) -> None:
         errors: list[str] = []
 
-        class Logger(trt.ILogger):  # type: ignore[misc, name-defined]  # the base is known when it runs
+        class Logger(trt.ILogger):
             def log(self, severity: Any, message: str) -> None:
                 if severity <= trt.ILogger.ERROR:
                     errors.append(message)

@@ -41,7 +41,9 @@ class Verification:
         if not self.finite:
             found.append("the engine's logits are not all finite")
         if self.agreement < gate.min_agreement:
-            found.append(f"it agrees on {self.agreement:.2f}% of the clips, and gate.min_agreement = {gate.min_agreement:g}")
+            found.append(
+                f"it agrees on {self.agreement:.2f}% of the clips, and gate.min_agreement = {gate.min_agreement:g}"
+            )
         if self.top1_drop > gate.max_top1_drop:
             found.append(f"top-1 falls by {self.top1_drop:.2f} points, and gate.max_top1_drop = {gate.max_top1_drop:g}")
         return found

@@ -64,6 +64,7 @@ class ResNet2D(nn.Module):
             nn.MaxPool2d(3, stride=2, padding=1),
         )
         channels = width
+        stages: list[nn.Module] = []
         for stage, depth in enumerate(depths):
             planes = width << stage
             blocks: list[nn.Module] = []
@@ -71,7 +72,8 @@ class ResNet2D(nn.Module):
                 stride = 2 if stage > 0 and number == 0 else 1
                 blocks.append(block(channels, planes, stride))
                 channels = planes * block.expansion
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+            stages.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.width_out = channels
         initialise(self)
 

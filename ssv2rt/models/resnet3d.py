@@ -81,6 +81,7 @@ class ResNet3D(nn.Module):
             nn.ReLU(True),
         )
         channels = width
+        stages: list[nn.Module] = []
         for stage, depth in enumerate(depths):
             planes = width << stage
             space = 1 if stage == 0 else 2
@@ -89,7 +90,8 @@ class ResNet3D(nn.Module):
                 stride = (temporal_strides[stage], space, space) if number == 0 else (1, 1, 1)
                 blocks.append(block(channels, planes, stride))
                 channels = planes * block.expansion
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+            stages.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.width_out = channels
         self.pool = nn.AdaptiveAvgPool3d(1)
         initialise(self)

@@ -94,8 +94,8 @@ class _Cutter:
             self._graph, self._made_for = self._make(frame), look
         assert self._graph is not None
         self._graph.push(frame)
-        plane = self._graph.pull().planes[0]  # type: ignore[union-attr]
-        row = np.frombuffer(plane, np.uint8).reshape(self._size, plane.line_size)
+        plane = self._graph.vpull().planes[0]
+        row = np.frombuffer(memoryview(plane), np.uint8).reshape(self._size, plane.line_size)
         out[:] = row[:, : 3 * self._size].reshape(self._size, self._size, 3)
 
     def _make(self, frame: av.VideoFrame) -> av.filter.Graph:

@@ -17,9 +17,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import fn, types
+from nvidia.dali.pipeline import pipeline_def
+from torch.utils.dlpack import from_dlpack
 
-from ssv2rt.pipelines.source import Colour, ClipRequest
+from ssv2rt.pipelines.source import ClipRequest, Colour
 
 Decoder = Literal["none", "cpu", "mixed"]
 """Whether the graph decodes, and with what: DALI's CPU decoder, or NVDEC."""
@@ -125,9 +127,9 @@ class ClipGraph:
         try:
             if self._gpu is None:
                 (clips,) = self._pipe.outputs()
-                return torch.from_dlpack(clips.as_tensor())
+                return from_dlpack(clips.as_tensor())
             (clips,) = self._pipe.outputs(cuda_stream=torch.cuda.current_stream(self._gpu))
-            return torch.from_dlpack(_OnStream(clips.as_tensor()))
+            return from_dlpack(_OnStream(clips.as_tensor()))
         except RuntimeError as error:
             self.failed = _first_line(error)
             raise GraphFailed(self.failed) from None
@@ -148,29 +150,29 @@ class _OnStream:
 
 @pipeline_def(enable_conditionals=True)
 def _clip_graph(size: int, decoder: Decoder, augment: bool, on_gpu: bool) -> Any:
-    clip = fn.external_source(name="frames", ndim=4, dtype=types.UINT8, layout="FHWC", no_copy=True)
+    clip: Any = fn.external_source(name="frames", ndim=4, dtype=types.DALIDataType.UINT8, layout="FHWC", no_copy=True)
     if on_gpu:
         clip = clip.gpu()
     if decoder != "none":
-        encoded = fn.external_source(name="encoded", ndim=1, dtype=types.UINT8, no_copy=True)
-        index = fn.external_source(name="index", ndim=1, dtype=types.INT32)
-        corner = fn.external_source(name="corner", ndim=1, dtype=types.FLOAT)
-        opposite = fn.external_source(name="opposite", ndim=1, dtype=types.FLOAT)
-        is_encoded = fn.external_source(name="is_encoded", ndim=0, dtype=types.BOOL)
+        encoded = fn.external_source(name="encoded", ndim=1, dtype=types.DALIDataType.UINT8, no_copy=True)
+        index = fn.external_source(name="index", ndim=1, dtype=types.DALIDataType.INT32)
+        corner = fn.external_source(name="corner", ndim=1, dtype=types.DALIDataType.FLOAT)
+        opposite = fn.external_source(name="opposite", ndim=1, dtype=types.DALIDataType.FLOAT)
+        is_encoded = fn.external_source(name="is_encoded", ndim=0, dtype=types.DALIDataType.BOOL)
         if is_encoded:
             video = fn.decoders.video(encoded, frames=index, device=decoder)
             clip = fn.resize(video, size=(size, size), roi_start=corner, roi_end=opposite, roi_relative=False)
     if augment:
-        flip = fn.external_source(name="flip", ndim=0, dtype=types.BOOL)
-        recolour = fn.external_source(name="recolour", ndim=0, dtype=types.BOOL)
+        flip = fn.external_source(name="flip", ndim=0, dtype=types.DALIDataType.BOOL)
+        recolour = fn.external_source(name="recolour", ndim=0, dtype=types.DALIDataType.BOOL)
         change = {
-            name: fn.external_source(name=name, ndim=0, dtype=types.FLOAT)
+            name: fn.external_source(name=name, ndim=0, dtype=types.DALIDataType.FLOAT)
             for name in ("brightness", "contrast", "saturation", "hue")
         }
         if flip:
             clip = fn.flip(clip, horizontal=1)
         if recolour:
-            clip = fn.color_twist(clip, **change)
+            clip = fn.color_twist(clip, **change)  # type: ignore[call-overload]  # the stub wants names
     return clip
 
 

@@ -97,8 +97,8 @@ def train_request(split: Split, row: int, *, clip: Clip, augment: Augment, seed:
     label = int(split.classes[row])
     mirrored = int(split.mirrored[label])
     flip = bool(rng.random() < 0.5) and augment.flip == "label-aware" and mirrored != NEVER
-    shake = rng.uniform(-augment.color, augment.color, 4)
-    colour = Colour(*(float(1 + s) for s in shake[:3]), hue=float(shake[3] * 45)) if augment.color else Colour()
+    brightness, contrast, saturation, hue = rng.uniform(-augment.color, augment.color, 4).tolist()
+    colour = Colour(1 + brightness, 1 + contrast, 1 + saturation, 45 * hue) if augment.color else Colour()
     return ClipRequest(
         id=name,
         path=split.path(row),

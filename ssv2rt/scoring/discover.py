@@ -9,7 +9,9 @@ from pathlib import Path
 from ssv2rt.errors import UsageError, UserError
 
 EXTENSIONS = frozenset(
-    "3gp asf avi divx f4v flv gif h264 h265 ivf m2ts m4v mjpg mkv mov mp4 mpeg mpg mts mxf ogv ts vob webm wmv y4m".split()
+    """
+    3gp asf avi divx f4v flv gif h264 h265 ivf m2ts m4v mjpg mkv mov mp4 mpeg mpg mts mxf ogv ts vob webm wmv y4m
+    """.split()  # noqa: SIM905  # a list of short words reads better without quotes
 )
 
 

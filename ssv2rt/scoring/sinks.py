@@ -62,7 +62,9 @@ def open_sink(path: Path, top_k: int) -> Iterator[Sink]:
             finally:
                 writer.close()
     except OSError as error:
-        raise UserError(f"cannot write '{path}': {error.strerror or error}; free some space or choose another place") from None
+        raise UserError(
+            f"cannot write '{path}': {error.strerror or error}; free some space or choose another place"
+        ) from None
 
 
 class _Csv:

@@ -36,7 +36,13 @@ class Evaluation:
 
 
 def evaluate(
-    model: ClipModel, split: Split, recipe: Recipe, *, device: torch.device, precision: Precision, loader: ClipLoader | None = None
+    model: ClipModel,
+    split: Split,
+    recipe: Recipe,
+    *,
+    device: torch.device,
+    precision: Precision,
+    loader: ClipLoader | None = None,
 ) -> Evaluation:
     """Evaluates every clip of a split once, one view each.
 

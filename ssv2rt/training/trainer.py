@@ -24,19 +24,18 @@ from ssv2rt.training.optimiser import build_optimiser, learning_rate
 
 
 class Trainer:
-    """Trains one model, from fresh weights to `run.checkpoints`.
+    """Trains one model from fresh weights.
 
     Args:
         recipe: every setting.
         manifest: the data; its labels become the classes.
-        run: an empty run directory.
 
     Raises:
         UserError: the data is not enough for the recipe, or a setting does not fit the machine.
     """
 
-    def __init__(self, recipe: Recipe, manifest: Manifest, run: Run) -> None:
-        self.recipe, self.run = recipe, run
+    def __init__(self, recipe: Recipe, manifest: Manifest) -> None:
+        self.recipe = recipe
         self.device = choose_device()
         self.precision = choose_precision(recipe.train.precision, self.device)
         self.train = manifest.split("train", recipe.data.max_bad)
@@ -63,11 +62,11 @@ class Trainer:
         self.epoch = self.update = self.bad = 0
         self.best = -1.0
 
-    def fit(self) -> Evaluation:
-        """Runs every epoch. Returns the best epoch's evaluation."""
+    def fit(self, run: Run) -> Evaluation:
+        """Runs every epoch, and writes what `run` is to hold. Returns the best epoch's evaluation."""
         settings = self.recipe.train
-        write_text(self.run.recipe_file, dump_recipe(self.recipe))
-        write_json(self.run.path / "environment.json", describe(self.device))
+        write_text(run.recipe_file, dump_recipe(self.recipe))
+        write_json(run.path / "environment.json", describe(self.device))
         say(f"training {self.recipe.model.name} on {len(self.train)} clips, {self.device}, {self.precision}")
         for self.epoch in range(1, settings.epochs + 1):
             clips = self.updates_per_epoch * self.clips_per_update
@@ -87,8 +86,8 @@ class Trainer:
             )
             if evaluation.top1 > self.best:
                 self.best, result = evaluation.top1, evaluation
-            self._log(train_loss=loss, train_top1=top1, bad=self.bad, validation=evaluation.as_dict())
-            self._save(best=result is evaluation)
+            self._log(run, train_loss=loss, train_top1=top1, bad=self.bad, validation=evaluation.as_dict())
+            self._save(run, best=result is evaluation)
         return result
 
     def _train_epoch(self, progress: Progress) -> tuple[float, float]:
@@ -145,7 +144,12 @@ class Trainer:
         for start in range(0, self.updates_per_epoch * self.clips_per_update, size):
             yield [
                 train_request(
-                    self.train, int(row), clip=recipe.clip, augment=recipe.augment, seed=recipe.train.seed, epoch=self.epoch
+                    self.train,
+                    int(row),
+                    clip=recipe.clip,
+                    augment=recipe.augment,
+                    seed=recipe.train.seed,
+                    epoch=self.epoch,
                 )
                 for row in order[start : start + size]
             ]
@@ -164,12 +168,12 @@ class Trainer:
     def _where(self) -> str:
         return f"epoch {self.epoch}, update {self.update}"
 
-    def _log(self, **facts: object) -> None:
+    def _log(self, run: Run, **facts: object) -> None:
         line = {"epoch": self.epoch, "update": self.update, **facts}
-        with self.run.metrics_file.open("a", encoding="utf-8") as file:
+        with run.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def _save(self, *, best: bool) -> None:
+    def _save(self, run: Run, *, best: bool) -> None:
         state = {
             "epoch": self.epoch,
             "update": self.update,
@@ -177,7 +181,7 @@ class Trainer:
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
-        save_checkpoint(self.run, self.model, state, labels=self.train.labels, recipe=self.recipe, best=best)
+        save_checkpoint(run, self.model, state, labels=self.train.labels, recipe=self.recipe, best=best)
 
 
 _REMEDY = "lower train.learning_rate, lengthen train.warmup_epochs, or set train.clip_norm"

@@ -31,7 +31,12 @@ def test_the_synthetic_classes_are_ssv2s() -> None:
 
 
 def test_a_side_without_a_twin_is_never_mirrored() -> None:
-    assert mirrored_labels(["Poking a hole", "Turning left", "Lifting upright", "Leftover"]).tolist() == [0, NEVER, 2, 3]
+    assert mirrored_labels(["Poking a hole", "Turning left", "Lifting upright", "Leftover"]).tolist() == [
+        0,
+        NEVER,
+        2,
+        3,
+    ]
 
 
 words = st.lists(st.sampled_from(["left", "Right", "up", "thing", "bright", "to"]), min_size=1, max_size=5)

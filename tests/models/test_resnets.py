@@ -48,7 +48,9 @@ def test_time_is_kept_or_halved_as_asked(strides: tuple[int, ...], frames: list[
     model = build_model(Model(width=4, temporal_strides=strides), 10)  # type: ignore[arg-type]
     shapes = []
     for stage in range(1, 5):
-        getattr(model.backbone, f"layer{stage}").register_forward_hook(lambda m, i, o: shapes.append(tuple(o.shape[2:])))
+        getattr(model.backbone, f"layer{stage}").register_forward_hook(
+            lambda m, i, o: shapes.append(tuple(o.shape[2:]))
+        )
     model(clips(frames=8, size=32))
     assert shapes == [(t, s, s) for t, s in zip(frames, (16, 8, 4, 2), strict=True)]
 

@@ -87,7 +87,8 @@ def halved(plane: np.ndarray) -> np.ndarray:
 def test_a_change_of_size_in_mid_stream_moves_the_window_with_it(tmp_path: Path) -> None:
     """VP9 may change its frame size at a key frame: two files' packets in one stream."""
     paths = [
-        numbered_video(tmp_path / f"{w}.webm", "libvpx-vp9", frames=4, width=w, height=h) for w, h in ((64, 48), (128, 96))
+        numbered_video(tmp_path / f"{w}.webm", "libvpx-vp9", frames=4, width=w, height=h)
+        for w, h in ((64, 48), (128, 96))
     ]
     both = tmp_path / "both.webm"
     with av.open(str(both), "w") as output:

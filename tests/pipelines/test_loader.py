@@ -64,7 +64,12 @@ def test_bad_clips_are_set_apart_and_their_neighbours_unchanged(
     # Bytes in the middle of the packets that are decoded: the container is whole, the picture is not.
     broken = bytearray(data)
     broken[len(data) // 4 : -200] = bytes(len(data) - 200 - len(data) // 4)
-    cases = {"flipped.webm": bytes(broken), "empty.webm": b"", "short.webm": data[: len(data) // 2], "text.webm": b"hi" * 99}
+    cases = {
+        "flipped.webm": bytes(broken),
+        "empty.webm": b"",
+        "short.webm": data[: len(data) // 2],
+        "text.webm": b"hi" * 99,
+    }
     bad = []
     for name, content in cases.items():
         (tmp_path / name).write_bytes(content)

@@ -1,0 +1,180 @@
+"""Scoring: one row for every video, in every format, whatever the videos are."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from ssv2rt.engines.bundle import Bundle
+from ssv2rt.errors import UsageError, UserError
+from ssv2rt.recipes import Data
+from ssv2rt.scoring.discover import discover
+from ssv2rt.scoring.scorer import Scorer
+from ssv2rt.scoring.sinks import Row, check_output, columns, open_sink
+from tests.conftest import numbered_video
+
+
+class Kept:
+    """A sink that keeps its rows."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+
+    def write(self, rows: list[Row]) -> None:
+        self.rows += rows
+
+
+def score(bundle: Bundle, videos: list[Path]) -> list[Row]:
+    kept = Kept()
+    Scorer(bundle, top_k=3, data=Data(threads=2)).score(videos, kept)
+    return kept.rows
+
+
+@pytest.fixture(scope="module")
+def videos(tiny_set: Path) -> list[Path]:
+    return sorted((tiny_set / "videos").iterdir())[:11]
+
+
+def test_one_row_each_in_order(tiny_bundle: Bundle, videos: list[Path]) -> None:
+    rows = score(tiny_bundle, videos)
+    assert [row["video"] for row in rows] == [str(path) for path in videos]
+    for row in rows:
+        assert row["status"] == "ok" and 10 <= row["frames"] <= 14
+        assert {row["label"], row["label_2"], row["label_3"]} <= set(tiny_bundle.info.labels)
+        assert 1 >= row["probability"] >= row["probability_2"] >= row["probability_3"] >= 0
+
+
+def test_broken_videos_have_error_rows_and_change_no_others(
+    tiny_bundle: Bundle, videos: list[Path], tmp_path: Path
+) -> None:
+    alone = {row["video"]: row for row in score(tiny_bundle, videos)}
+    data = videos[0].read_bytes()
+    broken = {
+        "empty.webm": (b"", "error: unreadable"),
+        "text.mp4": (b"not a video\n" * 50, "error: unreadable"),
+        "half.webm": (data[: len(data) // 2], "error: truncated"),
+        "header.webm": (data[:300], "error: unreadable"),
+    }
+    mixed = list(videos)
+    for number, (name, (content, _)) in enumerate(broken.items()):
+        (tmp_path / name).write_bytes(content)
+        mixed.insert(3 * number, tmp_path / name)
+    (tmp_path / "folder.webm").mkdir()
+    mixed += [tmp_path / "folder.webm", tmp_path / "gone.webm"]
+    rows = {row["video"]: row for row in score(tiny_bundle, mixed)}
+    assert list(rows) == [str(path) for path in mixed]
+    for name, (_, status) in broken.items():
+        assert rows[str(tmp_path / name)] == {"video": str(tmp_path / name), "status": status}
+    assert rows[str(tmp_path / "folder.webm")]["status"] == "error: unreadable"
+    assert rows[str(tmp_path / "gone.webm")]["status"] == "error: missing"
+    assert all(rows[name] == row for name, row in alone.items())  # to the last bit
+
+
+def test_scores_do_not_depend_on_how_many_are_scored(tiny_bundle: Bundle, videos: list[Path]) -> None:
+    together = score(tiny_bundle, videos)
+    assert [score(tiny_bundle, [path])[0] for path in videos[:3]] == together[:3]
+
+
+def test_other_codecs(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    paths = [
+        numbered_video(tmp_path / "a.mp4", "libx264", frames=20),
+        numbered_video(tmp_path / "b.avi", "mpeg4", frames=1),
+        numbered_video(tmp_path / "c.mkv", "libvpx", frames=3, width=100, height=34),
+    ]
+    rows = score(tiny_bundle, paths)
+    assert [(row["status"], row["frames"]) for row in rows] == [("ok", 20), ("ok", 1), ("ok", 3)]
+
+
+def test_an_engine_that_gives_nan_is_an_error_row(
+    tiny_bundle: Bundle, videos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = Scorer(tiny_bundle, top_k=1, data=Data(threads=1))
+    run = scorer._runner
+
+    def spoilt(clips):  # type: ignore[no-untyped-def]
+        logits = run(clips)
+        logits[1, 0] = float("nan")
+        return logits
+
+    monkeypatch.setattr(scorer, "_runner", spoilt)
+    kept = Kept()
+    summary = scorer.score(videos[:3], kept)
+    assert [row["status"] for row in kept.rows] == ["ok", "error: not finite", "ok"]
+    assert (summary.videos, summary.errors) == (3, 1)
+
+
+ROWS: list[Row] = [
+    {"video": 'a,b "c"\nd 🎥.webm', "status": "ok", "frames": 5, "label": "x", "probability": 0.5},
+    {"video": "-bad.webm", "status": "error: truncated"},
+]
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.jsonl", "p.parquet"])
+def test_every_format_reads_back(tmp_path: Path, name: str) -> None:
+    with open_sink(tmp_path / name, 1) as sink:
+        sink.write(ROWS[:1])
+        sink.write(ROWS[1:])
+        assert not (tmp_path / name).exists()
+    path = tmp_path / name
+    if name.endswith("csv"):
+        with path.open(newline="", encoding="utf-8") as file:
+            found = [
+                {k: float(v) if k in ("frames", "probability") else v for k, v in row.items() if v}
+                for row in csv.DictReader(file)
+            ]
+    elif name.endswith("jsonl"):
+        found = [{k: v for k, v in json.loads(line).items() if v is not None} for line in path.read_text().splitlines()]
+    else:
+        found = [{k: v for k, v in row.items() if v is not None} for row in pq.read_table(path).to_pylist()]
+    assert found == ROWS
+    assert columns(1) == ["video", "status", "frames", "label", "probability"]
+
+
+def test_an_interrupted_output_does_not_appear(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with open_sink(tmp_path / "p.csv", 1) as sink:
+            sink.write(ROWS)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_outputs_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "there.csv").touch()
+    for out, says in [
+        (tmp_path / "p.txt", "the extension '.txt' is no format; take .csv, .jsonl, .parquet"),
+        (tmp_path / "there.csv", "exists; choose another name, or add --overwrite"),
+        (tmp_path / "no" / "p.csv", "no folder"),
+    ]:
+        with pytest.raises(UsageError, match=says):
+            check_output(out, overwrite=False)
+    check_output(tmp_path / "there.csv", overwrite=True)
+
+
+def test_folders_are_searched_and_files_taken_as_named(tmp_path: Path) -> None:
+    for name in ("b/2.webm", "b/1.MP4", "a.avi", "b/notes.txt", ".hidden.webm", ".git/x.webm", "odd.bin"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    os.symlink(tmp_path, tmp_path / "b" / "loop")
+    os.symlink(tmp_path / "a.avi", tmp_path / "again.avi")
+    names = [str(path.relative_to(tmp_path)) for path in discover([str(tmp_path)])]
+    assert names == ["a.avi", "b/1.MP4", "b/2.webm"]
+    named = list(discover([str(tmp_path / "odd.bin"), str(tmp_path / "odd.bin"), str(tmp_path / ".hidden.webm")]))
+    assert [path.name for path in named] == ["odd.bin", ".hidden.webm"]
+
+
+def test_no_videos_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no file or folder"):
+        list(discover([str(tmp_path / "no")]))
+    with pytest.raises(UserError, match="no videos in"):
+        list(discover([str(tmp_path)]))
+
+
+def test_real_videos(tiny_bundle: Bundle, real_videos: Path, tmp_path: Path) -> None:
+    rows = score(tiny_bundle, list(discover([str(real_videos)])))
+    assert len(rows) == 6 and {row["status"] for row in rows} == {"ok"}

@@ -1,0 +1,198 @@
+"""The command: what a user types, what comes back, and with which exit code."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ssv2rt.engines.bundle import Bundle
+from ssv2rt.runs import Run
+from tests.conftest import TINY_SETTINGS
+
+SETTINGS = [part for setting in TINY_SETTINGS for part in ("--set", setting)]
+
+
+def ssv2rt(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ssv2rt", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory, tiny_run: Run, tiny_bundle: Bundle) -> Path:
+    """A folder with a run and its engine, as after `train` and `build-engine`."""
+    folder = tmp_path_factory.mktemp("place")
+    shutil.copytree(tiny_run.path.parent, folder / "runs", symlinks=True)
+    return folder
+
+
+def test_help_needs_nothing_heavy() -> None:
+    code = (
+        "import sys, ssv2rt.cli as c\n"
+        "try: c.app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "score" in done.stdout and "build-engine" in done.stdout
+    heavy = {"torch", "nvidia", "numpy", "onnx", "openvino", "av", "pyarrow", "pydantic", "rich"}
+    assert not heavy & set(done.stderr.split())
+
+
+def test_discovering_nothing_needs_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys, ssv2rt.cli as c\n"
+        "try: c.main()\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules, 'torch'"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "score", str(tmp_path), "--out", "p.csv"], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "no videos in" in done.stderr
+
+
+def test_the_whole_way(tmp_path: Path) -> None:
+    """Synthesise, train, evaluate, build, score: as a user does it, on small data."""
+    made = ssv2rt("synthesize", "data", "--clips", "80", "--size", "64x48", "--frames", "10-14", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    trained = ssv2rt("train", "--data", "data", *SETTINGS, "--json", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    run = json.loads(trained.stdout)["run"]
+    assert os.path.basename(run).startswith("ssv2-resnet3d18-")
+    evaluated = ssv2rt("evaluate", "--split", "test", "--json", cwd=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert json.loads(evaluated.stdout)["clips"] == 10
+    built = ssv2rt("build-engine", "--fp16", "--json", cwd=tmp_path)
+    assert built.returncode == 0, built.stderr
+    assert json.loads(built.stdout)["verification"]["clips"] == 10
+    scored = ssv2rt("score", "data/videos", "--out", "preds.csv", "--json", cwd=tmp_path)
+    assert scored.returncode == 0, scored.stderr
+    assert json.loads(scored.stdout)["videos"] == 80
+    with (tmp_path / "preds.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 80 and {row["status"] for row in rows} == {"ok"}
+
+
+def test_errors_in_the_videos_are_exit_code_3(workplace: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.webm").write_bytes(b"x")
+    done = ssv2rt("score", tmp_path, "--out", tmp_path / "p.csv", "--json", cwd=workplace)
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["errors"] == 1
+    assert "error: unreadable" in (tmp_path / "p.csv").read_text()
+
+
+CASES: list[tuple[list[str], int, str]] = [
+    (["train", "demoo"], 2, "no recipe 'demoo'; did you mean 'demo'?"),
+    (["train", "--set", "train.epoch=1"], 2, "'train.epoch' is not a setting; did you mean 'epochs'?"),
+    (["train", "--set", "train.batch_size=0"], 2, "train.batch_size = 0"),
+    (["train", "--data", "missing"], 2, "no data folder 'missing'"),
+    (["train", "--data", "empty"], 1, "no labels.json in 'empty'"),
+    (["train", "--data", "foreign"], 1, "not SSv2's"),
+    (["train", "--data", "fewer", *SETTINGS], 1, "train clips cannot be used"),
+    (
+        ["train", "--data", "tiny", *SETTINGS, "--set", "model.name=resnet3d19"],
+        2,
+        "no model 'resnet3d19'; did you mean",
+    ),
+    (["evaluate"], 1, "no run yet in 'runs/'; make one with `ssv2rt train`"),
+    (["build-engine", "--fp16"], 1, "no run yet"),
+    (["build-engine", "--backend", "trt"], 2, "--backend trt: there are auto, tensorrt"),
+    (["score", "tiny/videos", "--out", "p.csv"], 1, "no run yet"),
+    (["score", "missing", "--out", "p.csv"], 2, "no file or folder 'missing'"),
+    (["score", "empty", "--out", "p.csv"], 1, "no videos in 'empty'"),
+    (["score", "tiny/videos", "--out", "p.xls"], 2, "the extension '.xls' is no format"),
+    (["score", "tiny/videos"], 2, "Missing option '--out'"),
+    (["score", "tiny/videos", "--out", "p.csv", "--engine", "empty"], 1, "no engine bundle in 'empty'"),
+    (["synthesize", "foreign"], 1, "'foreign' is not empty"),
+    (["synthesize", "new", "--size", "big"], 2, "--size big: write it like 427x240"),
+    (["synthesize", "new", "--clips", "31"], 2, "even number"),
+    (["synthesize", "new", "--frames", "9-4"], 2, "swap the two"),
+    (["scoer"], 2, "No such command 'scoer'"),
+]
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory, tiny_set: Path) -> Path:
+    """A folder with data of several kinds, and no run."""
+    folder = tmp_path_factory.mktemp("bare")
+    (folder / "empty").mkdir()
+    (folder / "foreign").mkdir()
+    (folder / "foreign" / "labels.json").write_text('{"images": []}')
+    shutil.copytree(tiny_set, folder / "tiny")
+    shutil.copytree(tiny_set, folder / "fewer", ignore=shutil.ignore_patterns("manifest.parquet"))
+    for path in sorted((folder / "fewer" / "videos").iterdir())[:40]:
+        path.unlink()
+    return folder
+
+
+@pytest.mark.parametrize(("arguments", "code", "says"), CASES, ids=[" ".join(case[0][:4]) for case in CASES])
+def test_bad_input_is_one_clear_line(bare: Path, arguments: list[str], code: int, says: str) -> None:
+    done = ssv2rt(*arguments, cwd=bare)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("Error: ") and says in last
+    assert not (bare / "runs").exists()  # nothing is left of what could not be done
+
+
+def test_a_run_without_an_engine(workplace: Path, tmp_path: Path, tiny_set: Path) -> None:
+    shutil.copytree(workplace / "runs", tmp_path / "runs", symlinks=True)
+    shutil.rmtree(next((tmp_path / "runs").glob("tiny-*/engines")))
+    done = ssv2rt("score", tiny_set / "videos", "--out", "p.csv", cwd=tmp_path)
+    assert done.returncode == 1 and "has no engine yet; make one with `ssv2rt build-engine --fp16`" in done.stderr
+
+
+def test_top_k_is_at_most_the_number_of_classes(workplace: Path, tiny_set: Path) -> None:
+    done = ssv2rt("score", tiny_set / "videos", "--out", "k.csv", "--top-k", "11", cwd=workplace)
+    assert done.returncode == 2 and "--top-k 11: the engine has 10 classes" in done.stderr
+
+
+def test_doctor_says_what_is_used_and_what_to_install() -> None:
+    done = ssv2rt("doctor")
+    assert done.returncode == 0, done.stderr
+    for word in ("gpu", "torch", "openvino", "decoder", "tensorrt"):
+        assert word in done.stdout
+    facts = json.loads(ssv2rt("doctor", "--json").stdout)
+    assert facts["backends"]["openvino"] == "ready"
+    assert facts["used"]["engines"] in ("openvino", "tensorrt")
+    if facts["machine"]["gpu"] == "none":
+        assert "pip install 'ssv2rt[tensorrt]'" in facts["backends"]["tensorrt"]
+
+
+def test_interrupting_leaves_no_half_files(workplace: Path, tiny_set: Path, tmp_path: Path) -> None:
+    import signal
+    import time
+
+    many = tmp_path / "many"
+    many.mkdir()
+    sources = sorted((tiny_set / "videos").iterdir())
+    for number in range(400):
+        shutil.copy(sources[number % len(sources)], many / f"{number}.webm")
+    command = [sys.executable, "-m", "ssv2rt", "score", str(many), "--out", str(tmp_path / "p.csv")]
+    process = subprocess.Popen(command, cwd=workplace, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    while not list(tmp_path.glob(".p.csv*")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["many"]
+
+
+@pytest.mark.slow
+def test_the_three_commands_of_the_design(tmp_path: Path) -> None:
+    """Verbatim, on the synthetic set, in an empty folder: trains for minutes."""
+    for command in ("train", "build-engine --fp16", "score videos/ --out preds.csv"):
+        done = ssv2rt(*command.split(), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    answers = dict(line.split(";") for line in (tmp_path / "videos" / "test-answers.csv").read_text().splitlines())
+    with (tmp_path / "preds.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(answers) and {row["status"] for row in rows} == {"ok"}
+    right = sum(row["label"] == answers[Path(row["video"]).stem] for row in rows)
+    assert right / len(rows) >= 0.9
