@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ssv2rt.console import Progress, say
 from ssv2rt.dataset.manifest import Manifest, open_manifest
-from ssv2rt.dataset.synthetic import is_complete, synthesize
+from ssv2rt.dataset.synthetic import FORMAT, is_complete, synthesize
 from ssv2rt.errors import UsageError
 from ssv2rt.recipes import Data, Synthetic
 from ssv2rt.runs import cache_folder, whole_folder
@@ -49,7 +49,7 @@ def offer_test_videos(manifest: Manifest, folder: Path) -> None:
 
 
 def _synthetic(spec: Synthetic) -> Path:
-    digest = hashlib.blake2b(spec.model_dump_json().encode(), digest_size=6).hexdigest()
+    digest = hashlib.blake2b(f"{FORMAT} {spec.model_dump_json()}".encode(), digest_size=6).hexdigest()
     root = cache_folder() / f"synthetic-{spec.clips}x{spec.width}x{spec.height}-{digest}"
     if not is_complete(root):
         with Progress(f"making the synthetic set in {root}", spec.clips) as progress:

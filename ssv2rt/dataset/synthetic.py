@@ -30,6 +30,8 @@ from ssv2rt.runs import whole_file, write_json, write_text
 
 LABELS = tuple(label for pair in PAIRS for label in pair)
 RATE = 12
+FORMAT = 1
+"""Goes up whenever the same spec gives other clips."""
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
 KeyFrames = Literal["all", "first"]
@@ -84,7 +86,7 @@ def synthesize(
     Raises:
         UserError: `folder` holds something else, or cannot be written.
     """
-    stamp: dict[str, object] = {"synthetic": spec.model_dump(mode="json"), "key_frames": key_frames, "format": 1}
+    stamp: dict[str, object] = {"synthetic": spec.model_dump(mode="json"), "key_frames": key_frames, "format": FORMAT}
     _claim(folder, stamp)
     twins = plan(spec)
     missing = [t for t in twins if not all(_clip_path(folder, clip).exists() for clip in t.ids)]
@@ -156,7 +158,7 @@ def encode_vp9(clip: np.ndarray, key_frames: KeyFrames) -> list[bytes]:
         "cpu-used": "8",
         "lag-in-frames": "0",
         "auto-alt-ref": "0",
-        "crf": "24",
+        "crf": "36",
         "b": "0",
         "g": "1" if key_frames == "all" else "9999",
     }

@@ -50,8 +50,6 @@ class ClipModel(nn.Module):
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(features, classes)
-        nn.init.normal_(self.head.weight, std=0.01)
-        nn.init.zeros_(self.head.bias)
 
     def channels_last(self) -> ClipModel:
         """Puts the weights into the layout that the clips arrive in: channels-last-3d, or channels-last for 2D."""
