@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -242,6 +243,7 @@ def _print(facts: dict[str, object], as_json: bool) -> None:
 
 def main() -> None:
     """Runs the command; a user's error is one line, and the exit code says what kind it was."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app(standalone_mode=False)
     except click.exceptions.Abort:
@@ -258,3 +260,10 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _terminate(number: int, frame: object) -> None:
+    """SIGTERM ends the command as an error would: what is half done is cleared away."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends it at once
+    print("terminated", file=sys.stderr)
+    sys.exit(128 + number)

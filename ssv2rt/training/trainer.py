@@ -60,7 +60,7 @@ class Trainer:
         )
         self.validation_loader = evaluation_loader(recipe, self.device)
         self.epoch = self.update = self.bad = 0
-        self.best = -1.0
+        self.best = (-1.0, 0.0)  # top-1, then the loss, negative
 
     def fit(self, run: Run) -> Evaluation:
         """Runs every epoch, and writes what `run` is to hold. Returns the best epoch's evaluation."""
@@ -84,8 +84,9 @@ class Trainer:
                 f"epoch {self.epoch}/{settings.epochs}: loss {loss:.3f}, top-1 {top1:.1f}%; validation loss "
                 f"{evaluation.loss:.3f}, top-1 {evaluation.top1:.1f}%, top-5 {evaluation.top5:.1f}%"
             )
-            if evaluation.top1 > self.best:
-                self.best, result = evaluation.top1, evaluation
+            standing = (evaluation.top1, -evaluation.loss)
+            if standing > self.best:
+                self.best, result = standing, evaluation
             self._log(run, train_loss=loss, train_top1=top1, bad=self.bad, validation=evaluation.as_dict())
             self._save(run, best=result is evaluation)
         return result
