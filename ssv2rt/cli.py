@@ -37,7 +37,8 @@ def train(recipe: str | None, data: Path | None, overrides: tuple[str, ...], nam
     settings = settings.model_copy(update={"data": with_root(settings.data, data)})
     manifest = prepare(settings.data)
     trainer = Trainer(settings, manifest)
-    run = create_run(Path(recipe).stem, name)
+    path = Path(recipe)  # the recipe of a run is called like the run
+    run = create_run(path.parent.name if path.name == "recipe.toml" else path.stem, name)
     result = trainer.fit(run)
     if settings.data.synthetic and settings.data.test_videos:
         offer_test_videos(manifest, Path(settings.data.test_videos))

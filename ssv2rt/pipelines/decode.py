@@ -104,6 +104,7 @@ class _Cutter:
         if (frame.width, frame.height) != (width, height):
             window = window.scaled(frame.width / width, frame.height / height)
         graph = av.filter.Graph()
+        graph.threads = 1  # by default it starts threads of its own, in more time than the cutting takes
         graph.link_nodes(
             graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base),
             graph.add("crop", f"{window.width}:{window.height}:{window.left}:{window.top}"),

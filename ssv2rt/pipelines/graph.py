@@ -125,27 +125,12 @@ class ClipGraph:
         if inputs is None:
             return None
         try:
-            if self._gpu is None:
-                (clips,) = self._pipe.outputs()
-                return from_dlpack(clips.as_tensor())
-            (clips,) = self._pipe.outputs(cuda_stream=torch.cuda.current_stream(self._gpu))
-            return from_dlpack(_OnStream(clips.as_tensor()))
+            stream = None if self._gpu is None else torch.cuda.current_stream(self._gpu)
+            (clips,) = self._pipe.outputs(cuda_stream=stream)
+            return from_dlpack(clips.as_tensor())
         except RuntimeError as error:
             self.failed = _first_line(error)
             raise GraphFailed(self.failed) from None
-
-
-class _OnStream:
-    """DALI's output, handed over on the consumer's stream, as the DLPack protocol has it."""
-
-    def __init__(self, tensor: Any) -> None:
-        self._tensor = tensor
-
-    def __dlpack__(self, stream: int | None = None, **kwargs: Any) -> Any:
-        return self._tensor.__dlpack__(stream=stream)
-
-    def __dlpack_device__(self) -> Any:
-        return self._tensor.__dlpack_device__()
 
 
 @pipeline_def(enable_conditionals=True)
