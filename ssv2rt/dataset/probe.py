@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,8 @@ def open_video(source: VideoSource) -> av.container.InputContainer:
         BadVideo: it cannot be opened, or has no video stream.
     """
     try:
+        if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):
+            raise BadVideo("unreadable")  # a folder; or a pipe or a device, on which one could wait for ever
         if _is_matroska(source):
             # FFmpeg decodes a picture of each stream to describe it, a tenth of the work of a clip. Matroska's header
             # says enough for these codecs.

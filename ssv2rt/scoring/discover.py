@@ -43,6 +43,11 @@ def discover(inputs: Iterable[str]) -> Iterator[Path]:
         raise UserError(f"no videos in {names}; looked for .webm, .mp4, .avi, .mkv, .mov and other video extensions")
 
 
+def shown(path: Path) -> str:
+    """A path as text that every format can hold: bytes that are no UTF-8 are written \\xff."""
+    return os.fsencode(path).decode("utf-8", errors="backslashreplace")
+
+
 def _below(root: Path) -> Iterator[Path]:
     """Videos below a folder, each folder's own first. Links are followed; a loop of links ends."""
     seen: set[Path] = set()

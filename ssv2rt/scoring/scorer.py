@@ -15,6 +15,7 @@ from ssv2rt.hardware import choose_device
 from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
 from ssv2rt.pipelines.source import VideoRequest, in_batches
 from ssv2rt.recipes import Data
+from ssv2rt.scoring.discover import shown
 from ssv2rt.scoring.sinks import Row, Sink
 
 OK = "ok"
@@ -57,7 +58,7 @@ class Scorer:
         return Summary(done, errors)
 
     def _rows(self, videos: Iterable[Path]) -> Iterator[list[Row]]:
-        requests = (VideoRequest(str(video), video, self._clip) for video in videos)
+        requests = (VideoRequest(shown(video), video, self._clip) for video in videos)
         batches: list[list[str]] = []  # names in order, of batches under way
 
         def remembered() -> Iterator[list[VideoRequest]]:

@@ -69,7 +69,7 @@ def open_sink(path: Path, top_k: int) -> Iterator[Sink]:
 
 class _Csv:
     def __init__(self, path: Path, top_k: int) -> None:
-        self._file = path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+        self._file = path.open("w", encoding="utf-8", newline="")
         self._writer = csv.DictWriter(self._file, columns(top_k), lineterminator="\n")
         self._writer.writeheader()
 
@@ -86,7 +86,7 @@ class _Csv:
 
 class _JsonLines:
     def __init__(self, path: Path, top_k: int) -> None:
-        self._file = path.open("w", encoding="utf-8", errors="surrogateescape")
+        self._file = path.open("w", encoding="utf-8")
         self._columns = columns(top_k)
 
     def write(self, rows: list[Row]) -> None:

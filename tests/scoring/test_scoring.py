@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -71,6 +73,28 @@ def test_broken_videos_have_error_rows_and_change_no_others(
     assert rows[str(tmp_path / "folder.webm")]["status"] == "error: unreadable"
     assert rows[str(tmp_path / "gone.webm")]["status"] == "error: missing"
     assert all(rows[name] == row for name, row in alone.items())  # to the last bit
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_odd_files_and_names(tiny_bundle: Bundle, videos: list[Path], tmp_path: Path, suffix: str) -> None:
+    place = tmp_path / "in"
+    place.mkdir()
+    os.mkfifo(place / "pipe.webm")
+    os.symlink(place / "nowhere", place / "broken.webm")
+    names = [b"a,b.webm", b'"q".webm', b"two\nlines.webm", "🎥.webm".encode(), b"\xff\xfe.webm", b"-dash.webm"]
+    for name in names:
+        shutil.copy(videos[0], os.fsencode(place) + b"/" + name)
+    out = tmp_path / f"p{suffix}"
+    with open_sink(out, 1) as sink:
+        Scorer(tiny_bundle, top_k=1, data=Data(threads=1)).score(discover([str(place)]), sink)
+    read: dict[str, Callable[[], list[Row]]] = {
+        ".csv": lambda: list(csv.DictReader(out.open(newline="", encoding="utf-8"))),
+        ".jsonl": lambda: [json.loads(line) for line in out.read_text(encoding="utf-8").split("\n") if line],
+        ".parquet": lambda: pq.read_table(out).to_pylist(),
+    }
+    status = {Path(row["video"]).name: row["status"] for row in read[suffix]()}
+    expected = {name.decode(errors="backslashreplace"): "ok" for name in names}
+    assert status == expected | {"pipe.webm": "error: unreadable", "broken.webm": "error: missing"}
 
 
 def test_scores_do_not_depend_on_how_many_are_scored(tiny_bundle: Bundle, videos: list[Path]) -> None:
