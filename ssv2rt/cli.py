@@ -139,7 +139,7 @@ def build_engine(
 @click.option("--engine", type=click.Path(path_type=Path), help="A bundle. Default: the newest of the newest run.")
 @click.option("--run", help="The run whose newest engine is used.")
 @click.option("--top-k", type=click.IntRange(min=1), help="Labels per video. Default: 5.")
-@click.option("--threads", type=click.IntRange(min=1), help="Decoding threads. Default: one a core.")
+@click.option("--threads", type=click.IntRange(min=1, max=1024), help="Decoding threads. Default: one a core.")
 @click.option("--overwrite", is_flag=True, help="Replace the output file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def score(
@@ -251,16 +251,21 @@ def main() -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        _fail(error.format_message(), error.exit_code)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _fail(message: str, code: int) -> None:
+    """Ends the command with one line, whatever a file's name or a library's message holds."""
+    line = " ".join(message.splitlines()).encode("utf-8", "backslashreplace").decode()
+    print(f"Error: {line}", file=sys.stderr)
+    sys.exit(code)
 
 
 def _terminate(number: int, frame: object) -> None:

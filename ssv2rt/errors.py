@@ -16,6 +16,12 @@ class UsageError(UserError):
     exit_code = 2
 
 
+def choices(word: str, allowed: list[str]) -> str:
+    """What follows `no such thing 'word'`: the closest of the entries allowed, and all of them."""
+    close = nearest(word, allowed)
+    return f"{close} There are: {', '.join(allowed)}" if close else f"; there are: {', '.join(allowed) or 'none'}"
+
+
 def nearest(word: str, allowed: list[str]) -> str:
     """`; did you mean 'x'?` for the entry of `allowed` that is closest to `word`, or an empty string."""
     import difflib

@@ -6,6 +6,7 @@ installed package, in that order; or by the path of a `.toml` file.
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -13,9 +14,13 @@ from typing import Annotated, Any, Literal, TypeVar
 import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ssv2rt.errors import UsageError, nearest
+from ssv2rt.errors import UsageError, choices, nearest
 
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Ratio = Annotated[float, Field(ge=0.1, le=10)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(ge=0.01, le=1)]
+BatchSize = Annotated[int, Field(ge=1, le=4096)]
 Positive = Annotated[int, Field(ge=1)]
 R = TypeVar("R", bound="BaseModel")
 
@@ -29,15 +34,15 @@ class Section(BaseModel):
 class Synthetic(Section):
     """A synthetic set of time-reversed twins, written to the user's cache on first use."""
 
-    clips: Annotated[int, Field(ge=30)] = 1000
+    clips: Annotated[int, Field(ge=30, le=10_000_000)] = 1000
     """Clips in all three splits together. Even: clips come in pairs of twins."""
     width: Annotated[int, Field(ge=32, le=4096)] = 427
     """Pixels."""
     height: Annotated[int, Field(ge=32, le=4096)] = 240
     """Pixels."""
-    frames: tuple[Annotated[int, Field(ge=2)], Annotated[int, Field(ge=2)]] = (24, 60)
+    frames: tuple[Annotated[int, Field(ge=2, le=100_000)], Annotated[int, Field(ge=2, le=100_000)]] = (24, 60)
     """The fewest and the most frames of a clip."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _check(self) -> Synthetic:
@@ -88,9 +93,9 @@ class Clip(Section):
 class Augment(Section):
     """Random changes to training clips; every draw is keyed by (seed, epoch, clip)."""
 
-    crop_scale: tuple[Fraction, Fraction] = (0.4, 1.0)
+    crop_scale: tuple[Share, Share] = (0.4, 1.0)
     """Smallest and largest area of the random crop, as a share of the frame."""
-    crop_ratio: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (3 / 4, 4 / 3)
+    crop_ratio: tuple[Ratio, Ratio] = (3 / 4, 4 / 3)
     """Narrowest and widest aspect ratio (width over height) of the random crop."""
     flip: Literal["label-aware", "never"] = "label-aware"
     """label-aware: mirror half of the clips, swapping labels that mention left and right."""
@@ -139,7 +144,7 @@ class Train(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip_norm: Annotated[float, Field(ge=0)] = 0.0
     """Largest norm of the gradient; 0 leaves it as it is."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _check(self) -> Train:
@@ -163,9 +168,9 @@ class Recipe(Section):
 class BatchProfile(Section):
     """Batch sizes of an engine: the range it takes, and the one it is tuned for."""
 
-    min: Positive = 1
-    best: Positive = 8
-    max: Positive = 16
+    min: BatchSize = 1
+    best: BatchSize = 8
+    max: BatchSize = 16
 
     @model_validator(mode="after")
     def _check(self) -> BatchProfile:
@@ -190,7 +195,7 @@ class Calibration(Section):
 
     clips: Positive = 512
     method: Literal["minmax", "entropy", "percentile"] = "minmax"
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
 class Gate(Section):
@@ -264,9 +269,12 @@ def _load(kind: Literal["pipelines", "engines"], name: str, overrides: tuple[str
     for override in overrides:
         _override(settings, override)
     try:
-        return model.model_validate(settings)
+        # By way of JSON, where arrays become tuples but true is not 1.
+        return model.model_validate_json(json.dumps(settings, default=str), strict=True)
     except ValidationError as error:
-        raise UsageError(f"{path}: {_explain(error, model)}") from None
+        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        typed = any(key.startswith(override.partition("=")[0].strip()) for override in overrides)
+        raise UsageError(f"{'--set' if typed else path}: {_explain(error, model)}") from None
 
 
 def _find(kind: Literal["pipelines", "engines"], name: str) -> Path:
@@ -278,7 +286,7 @@ def _find(kind: Literal["pipelines", "engines"], name: str) -> Path:
     for folder in recipe_folders(kind):
         if (folder / f"{name}.toml").is_file():
             return folder / f"{name}.toml"
-    raise UsageError(f"no recipe '{name}'{nearest(name, recipe_names(kind))} There are: {_names(kind)}")
+    raise UsageError(f"no recipe '{name}'{choices(name, recipe_names(kind))}")
 
 
 def _names(kind: Literal["pipelines", "engines"]) -> str:
@@ -288,8 +296,8 @@ def _names(kind: Literal["pipelines", "engines"]) -> str:
 def _override(settings: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
-    if not equals or not all(parts) or len(parts) < 2:
-        raise UsageError(f"--set {override}: write section.key=value, for example --set train.epochs=10")
+    if not equals or not all(parts) or len(parts) < 2 or len(override.splitlines()) > 1:
+        raise UsageError(f"--set {override!r}: write section.key=value, for example --set train.epochs=10")
     try:
         value = tomlkit.parse(f"value = {text}").unwrap()["value"]
     except tomlkit.exceptions.ParseError:

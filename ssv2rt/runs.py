@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssv2rt.errors import UserError, nearest
+from ssv2rt.errors import UsageError, UserError, choices
 from ssv2rt.recipes import Recipe, load_recipe
 
 RUNS = Path("runs")
@@ -48,18 +48,21 @@ class Run:
         return load_recipe(str(self.recipe_file))
 
     def make_latest(self) -> None:
+        """Makes it the one that commands take when none is named."""
         point_to(self.path.parent / "latest", self.path.name)
 
 
 def create_run(recipe_name: str, name: str = "", root: Path = RUNS) -> Run:
-    """A new run directory `root/name`, by default named after the recipe and the time; `root/latest` points to it.
+    """A new run directory `root/name`, by default named after the recipe and the time.
+
+    `root/latest` points to it once `Run.make_latest` is called, when it has something to offer.
 
     Raises:
         UserError: the name is taken, or `root` cannot be written.
     """
     stem = name or f"{recipe_name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if Path(stem).name != stem or stem in ("latest", ".", ".."):
-        raise UserError(f"run name '{stem}': a run name is a plain folder name other than 'latest'")
+    if Path(stem).name != stem or stem == "latest" or stem.startswith(".") or not stem.isprintable() or len(stem) > 200:
+        raise UsageError(f"--name {stem!r}: a run name is a plain folder name other than 'latest'; choose another")
     try:
         root.mkdir(parents=True, exist_ok=True)
         path = root / stem
@@ -72,12 +75,8 @@ def create_run(recipe_name: str, name: str = "", root: Path = RUNS) -> Run:
                     raise UserError(f"run '{path}' exists; choose another --name, or remove it") from None
                 path = root / f"{stem}-{attempt}"
     except OSError as error:
-        raise UserError(
-            f"cannot write run directory under '{root}': {error.strerror}; run where you may write"
-        ) from None
-    run = Run(path)
-    run.make_latest()
-    return run
+        raise UserError(f"cannot make a run directory in '{root}': {error.strerror}; run where you may write") from None
+    return Run(path)
 
 
 def find_run(name: str | None = None, root: Path = RUNS) -> Run:
@@ -88,15 +87,18 @@ def find_run(name: str | None = None, root: Path = RUNS) -> Run:
     """
     if name is None:
         if (root / "latest").is_dir():
-            return Run(root / os.readlink(root / "latest"))
+            return Run(_followed(root / "latest"))
         raise UserError(f"no run yet in '{root}/'; make one with `ssv2rt train`")
     for path in (Path(name), root / name):
         if (path / "recipe.toml").is_file():
-            return Run(root / os.readlink(path) if path.is_symlink() else path)
+            return Run(_followed(path))
     known = sorted(p.parent.name for p in root.glob("*/recipe.toml") if p.parent.name != "latest")
-    raise UserError(
-        f"no run '{name}'{nearest(name, known)} There are: {', '.join(known) or 'none; run `ssv2rt train`'}"
-    )
+    raise UserError(f"no run '{name}'{choices(name, known)}; make one with `ssv2rt train`")
+
+
+def _followed(path: Path) -> Path:
+    """What a link in the same folder points to."""
+    return path.parent / os.readlink(path) if path.is_symlink() else path
 
 
 @contextlib.contextmanager

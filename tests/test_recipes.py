@@ -47,6 +47,11 @@ def test_overrides_take_toml_values_and_bare_words() -> None:
         ("train.warmup_epochs=1000", "longer than the run"),
         ("data.synthetic.clips=31", "even number"),
         ("train.epochs.more=1", "not a section"),
+        ("train.epochs=true", "train.epochs = True"),
+        ("train.epochs=1\ntrain.seed=4", "write section.key=value"),
+        ("train.seed=99999999999999999999", "train.seed"),
+        ("augment.crop_ratio=[1000, 1000]", "less than or equal to 10"),
+        ("train.optimizer=lion", "--set: train.optimizer"),
     ],
 )
 def test_a_wrong_setting_is_named_in_one_line(override: str, says: str) -> None:

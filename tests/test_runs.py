@@ -1,6 +1,7 @@
 """Run directories, and files that are whole or not there."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ssv2rt.errors import UserError
+from ssv2rt.errors import UsageError, UserError
 from ssv2rt.runs import create_run, find_run, put_in_place, scratch_folder, whole_file, whole_folder, write_text
 
 
@@ -67,7 +68,23 @@ def test_latest_points_to_the_newest_run(tmp_path: Path) -> None:
     first = create_run("demo", root=tmp_path / "runs")
     second = create_run("demo", root=tmp_path / "runs")
     assert first.path != second.path
-    assert find_run(root=tmp_path / "runs").path.resolve() == second.path.resolve()
+    with pytest.raises(UserError, match="no run yet"):  # neither has anything to offer
+        find_run(root=tmp_path / "runs")
+    second.make_latest()
+    assert find_run(root=tmp_path / "runs").path == second.path
+    first.make_latest()
+    assert find_run(root=tmp_path / "runs").path == first.path
+
+
+def test_latest_may_be_a_folder_or_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = create_run("demo", root=tmp_path / "runs")
+    run.recipe_file.touch()
+    run.make_latest()
+    shutil.copytree(tmp_path / "runs", tmp_path / "copied")  # links become folders
+    assert find_run(root=tmp_path / "copied").recipe_file.is_file()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert find_run("../runs/latest").path.resolve() == run.path.resolve()
 
 
 def test_runs_are_found_by_name_and_path(tmp_path: Path) -> None:
@@ -79,5 +96,6 @@ def test_runs_are_found_by_name_and_path(tmp_path: Path) -> None:
         find_run("mien", root=tmp_path)
     with pytest.raises(UserError, match="exists; choose another --name"):
         create_run("demo", name="mine", root=tmp_path)
-    with pytest.raises(UserError, match="plain folder name"):
-        create_run("demo", name="../mine", root=tmp_path)
+    for name in ("../mine", "latest", ".hidden", "two\nlines", "x" * 300):
+        with pytest.raises(UsageError, match="plain folder name"):
+            create_run("demo", name=name, root=tmp_path)

@@ -7,6 +7,7 @@ They may lie beside the videos' folder or in `labels/` or `annotations/` below i
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,11 @@ def read_annotations(root: Path) -> Annotations:
             splits[split] = _read_split(path, labels)
         elif split != "test":
             raise UserError(f"no '{path}'; training needs train.json and validation.json beside labels.json")
+    for first, second in itertools.combinations(splits, 2):
+        if shared := {clip for clip, _ in splits[first]} & {clip for clip, _ in splits[second]}:
+            raise UserError(
+                f"{len(shared)} clips, such as '{min(shared)}', are in both {first} and {second}; a split must be held out"
+            )
     answers = labels_file.with_name("test-answers.csv")
     if "test" in splits and answers.is_file():
         splits["test"] = _with_answers(splits["test"], answers, labels)
@@ -91,6 +97,8 @@ def _read_split(path: Path, labels: tuple[str, ...]) -> list[tuple[str, int]]:
         clips.append((str(entry["id"]), _class_number(name, index, path, str(entry["id"]))))
     seen: set[str] = set()
     for clip, _ in clips:
+        if not clip.isprintable() or clip != clip.strip() or "/" in clip or clip in ("", ".", ".."):
+            raise UserError(f"{path}: clip id {clip!r} is no name of a file; ids are like '78687'")
         if clip in seen:
             raise UserError(f"{path}: clip '{clip}' is named twice; every id may stand once")
         seen.add(clip)
@@ -100,7 +108,11 @@ def _read_split(path: Path, labels: tuple[str, ...]) -> list[tuple[str, int]]:
 def _with_answers(clips: list[tuple[str, int]], path: Path, labels: tuple[str, ...]) -> list[tuple[str, int]]:
     index = {name: number for number, name in enumerate(labels)}
     answers = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read '{path}': {error}; download it again") from None
+    for line in lines:
         clip, separator, name = line.partition(";")
         if separator:
             answers[clip.strip()] = _class_number(class_of_template(name.strip()), index, path, clip)

@@ -29,7 +29,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
         raise UserError(f'{path}: not SSv2\'s label list; expected {{"label text": "number", ...}}')
     try:
         numbers = {int(number): str(name) for name, number in table.items()}
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{path}: not SSv2's label list; every label needs a whole number, as a string") from None
     if sorted(numbers) != list(range(len(table))):
         raise UserError(f"{path}: label numbers must be 0 to {len(table) - 1}, each once")
@@ -70,8 +70,8 @@ def read_json(path: Path) -> object:
         UserError: it is missing, unreadable or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror}; check the path") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON: {error}; download it again") from None

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from ssv2rt.dataset.annotations import Annotations, read_annotations
 from ssv2rt.dataset.labels import mirrored_labels
-from ssv2rt.dataset.probe import BadVideo, probe, reason_of
+from ssv2rt.dataset.probe import CLIP_ERRORS, probe, reason_of
 from ssv2rt.errors import UserError
 from ssv2rt.runs import cache_folder, whole_file
 
@@ -172,7 +172,7 @@ def _row(
             return before | {"split": split, "label": label}
         info = probe(path)
         row |= {key: getattr(info, key) for key in ("codec", "width", "height", "frames", "rate")}
-    except (BadVideo, OSError) as error:
+    except CLIP_ERRORS as error:
         row["status"] = reason_of(error)
     return row
 

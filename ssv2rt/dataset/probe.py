@@ -19,8 +19,16 @@ VideoSource = Path | bytes
 """A file, or the content of one."""
 
 
+_OTHER_FILES = frozenset({"concat", "concatf", "dash", "hls", "imf", "sdp", "webm_dash_manifest"})
+"""Formats that are lists of other files: a video is what it is named, and opens nothing else."""
+
+
 class BadVideo(Exception):
     """A video that cannot be used. The message is one of the words of `reason_of` or of this module's checks."""
+
+
+CLIP_ERRORS = (BadVideo, OSError, ValueError, av.error.FFmpegError, RuntimeError, ArithmeticError, MemoryError)
+"""What a broken file makes libraries raise: it costs its own clip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +63,11 @@ def open_video(source: VideoSource) -> av.container.InputContainer:
                 return container
             container.close()
         container = _open(source, {})
-    except (OSError, ValueError) as error:  # av's errors are OSErrors or ValueErrors as well
+    except CLIP_ERRORS as error:
         raise BadVideo(reason_of(error)) from None
+    if set(container.format.name.split(",")) & _OTHER_FILES:
+        container.close()
+        raise BadVideo("unreadable")
     if not container.streams.video:
         container.close()
         raise BadVideo("no video stream")

@@ -105,7 +105,7 @@ def _claim(folder: Path, stamp: dict[str, object]) -> None:
     mark = folder / "synthetic.json"
     try:
         if mark.is_file():
-            if json.loads(mark.read_text()) != stamp:
+            if _read(mark) != stamp:
                 raise UserError(f"'{folder}' holds a synthetic set made with other settings; choose another folder")
         elif folder.is_dir() and any(folder.iterdir()):
             raise UserError(f"'{folder}' is not empty; choose a new folder")
@@ -115,12 +115,19 @@ def _claim(folder: Path, stamp: dict[str, object]) -> None:
         raise UserError(f"cannot write to '{folder}': {error.strerror}; choose another folder") from None
 
 
+def _read(mark: Path) -> object:
+    try:
+        return json.loads(mark.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return None
+
+
 def _write_all(folder: Path, spec: Synthetic, key_frames: KeyFrames, twins: list[Twins], workers: int) -> Iterator[int]:
     if workers == 1 or len(twins) < 8:
         for pair in twins:
             yield _write_twins(folder, spec, key_frames, [pair])
         return
-    jobs = [twins[start : start + 4] for start in range(0, len(twins), 4)]
+    jobs = [[pair] for pair in twins]  # small, so that an interrupted call ends soon
     # Fresh processes: forking one that runs threads may hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:

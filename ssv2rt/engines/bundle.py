@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ssv2rt.errors import UserError, nearest
+from ssv2rt.errors import UserError, choices
 from ssv2rt.recipes import BatchProfile, Clip
 from ssv2rt.runs import Run
 
@@ -88,7 +88,12 @@ def open_bundle(path: Path) -> Bundle:
                 f"{path / INFO}: format {raw['format']} is not {FORMAT}, which this version reads; rebuild it"
             )
         info = BundleInfo.model_validate(raw)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
+    except UserError:
+        raise
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise UserError(f"{path / INFO} is damaged (at '{where}'); rebuild it with `ssv2rt build-engine`") from None
+    except (OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path / INFO} is damaged ({reason}); rebuild it with `ssv2rt build-engine`") from None
     for name, expected in info.files.items():
@@ -99,7 +104,11 @@ def open_bundle(path: Path) -> Bundle:
             raise UserError(
                 f"{file} is not the file that was built: its SHA-256 differs; rebuild it with `{info.rebuild}`"
             )
-    for name in (info.engine_file, info.onnx_file):
+    clip = info.clip
+    if info.input_shape[1:] != (clip.frames, clip.size, clip.size, 3):
+        raise UserError(f"{path / INFO}: input shape and clip disagree; rebuild it with `{info.rebuild}`")
+    present = {file.name for file in path.iterdir()} - {INFO}
+    for name in sorted({info.engine_file, info.onnx_file} | present):
         if name not in info.files:
             raise UserError(f"{path / INFO}: no hash for '{name}'; rebuild it with `{info.rebuild}`")
     return Bundle(path, info)
@@ -115,10 +124,9 @@ def find_bundle(run: Run, precision: str | None = None) -> Path:
     found = {name: p for name, p in found.items() if not name.startswith(".") and not name.endswith(FAILED)}
     if precision is not None:
         if precision not in found:
-            has = ", ".join(sorted(found)) or "none"
             raise UserError(
-                f"run '{run.path}' has no engine '{precision}'{nearest(precision, list(found))} There are: {has}; "
-                f"make it with `ssv2rt build-engine --{precision}`"
+                f"run '{run.path}' has no engine '{precision}'{choices(precision, sorted(found))}; "
+                "make one with `ssv2rt build-engine`"
             )
         return found[precision].parent
     if not found:

@@ -16,6 +16,7 @@ import torch
 from ssv2rt.engines.backends import Built
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.engines.export import INPUT
+from ssv2rt.errors import UserError
 from ssv2rt.hardware import cpu_name
 from ssv2rt.recipes import Engine
 
@@ -69,8 +70,28 @@ class OpenVinoRunner:
     def __init__(self, bundle: Bundle) -> None:
         import openvino as ov
 
-        arithmetic = bundle.info.settings.get("arithmetic", "f32")
-        self._compiled = _compile(ov.Core(), bundle.engine_file, arithmetic)
+        info = bundle.info
+        arithmetic = info.settings.get("arithmetic", "f32")
+        if arithmetic not in _CAPABILITY:
+            raise UserError(
+                f"{bundle.path}: arithmetic '{arithmetic}' is none of OpenVINO's; rebuild it with `{info.rebuild}`"
+            )
+        core = ov.Core()
+        try:
+            model = core.read_model(bundle.engine_file)
+            self._compiled = _compile(core, model, arithmetic)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1]
+            raise UserError(
+                f"OpenVINO cannot load {bundle.engine_file} ({reason}); rebuild it with `{info.rebuild}`"
+            ) from None
+        takes = [str(size) for size in list(model.input(0).partial_shape)[1:]]
+        gives = str(model.output(0).partial_shape[1])
+        if takes != [str(size) for size in info.input_shape[1:]] or gives != str(len(info.labels)):
+            raise UserError(
+                f"{bundle.engine_file} takes {'x'.join(takes)} and gives {gives} classes, which is not what bundle.json says; "
+                f"rebuild it with `{info.rebuild}`"
+            )
         self._request = self._compiled.create_infer_request()
 
     def __call__(self, clips: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ssv2rt.errors import UsageError, nearest
+from ssv2rt.errors import UsageError, choices
 from ssv2rt.models.clipmodel import ClipModel
 from ssv2rt.models.resnet2d import BasicBlock2D, Bottleneck2D, ResNet2D
 from ssv2rt.models.resnet3d import BasicBlock, Bottleneck, ResNet3D
@@ -46,9 +46,7 @@ def build_model(settings: Model, classes: int) -> ClipModel:
         UsageError: no such name, or a setting that the network does not have.
     """
     if settings.name not in _BACKBONES:
-        raise UsageError(
-            f"no model '{settings.name}'{nearest(settings.name, model_names())} There are: {', '.join(model_names())}"
-        )
+        raise UsageError(f"no model '{settings.name}'{choices(settings.name, model_names())}")
     if settings.name.startswith("resnet2d") and settings.temporal_strides != (1, 1, 1, 1):
         raise UsageError(f"model.temporal_strides has no meaning for {settings.name}, which sees one frame at a time")
     backbone = _BACKBONES[settings.name](settings)

@@ -41,6 +41,8 @@ def decode_clip(source: VideoSource, request: ClipRequest, *, size: int) -> np.n
                 last = number
                 if number < wanted[done]:
                     continue
+                if frame.is_corrupt:
+                    raise BadVideo("corrupt")
                 cutter.cut(frame, clip[done])
                 done += 1
                 while done < len(wanted) and wanted[done] == number:

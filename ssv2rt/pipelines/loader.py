@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ssv2rt.dataset.probe import BadVideo, probe, reason_of
+from ssv2rt.dataset.probe import CLIP_ERRORS, probe, reason_of
 from ssv2rt.errors import UsageError
 from ssv2rt.pipelines.decode import decode_clip
 from ssv2rt.pipelines.graph import ClipGraph, Decoder, Fetched, GraphFailed
@@ -119,7 +119,7 @@ class ClipLoader:
                 return self._decode(request)
             data = request.path.read_bytes()
             info = probe(data)  # DALI would show black frames where a file has lost its end
-        except (BadVideo, OSError) as error:
+        except CLIP_ERRORS as error:
             return BadClip(wanted, reason_of(error))
         if info.frames <= int(request.frames[-1]):
             return BadClip(request, "truncated")
@@ -130,7 +130,7 @@ class ClipLoader:
     def _decode(self, request: ClipRequest, source: Path | bytes | None = None) -> Fetched | BadClip:
         try:
             return Fetched(request, frames=decode_clip(source or request.path, request, size=self._size))
-        except (BadVideo, OSError) as error:
+        except CLIP_ERRORS as error:
             return BadClip(request, reason_of(error))
 
     def _finish(self, running: deque[list[Fetched | BadClip]]) -> ClipBatch:

@@ -22,18 +22,21 @@ def discover(inputs: Iterable[str]) -> Iterator[Path]:
         UsageError: an input does not exist.
         UserError: the inputs hold no video.
     """
-    seen: set[Path] = set()
+    seen: set[str] = set()
     found = False
     for name in inputs:
         path = Path(name)
-        if path.is_dir():
-            files: Iterable[Path] = _below(path)
-        elif path.exists() or path.is_symlink():
-            files = [path]
-        else:
-            raise UsageError(f"no file or folder '{name}'; check the path")
+        try:
+            if path.is_dir() and name:
+                files: Iterable[Path] = _below(path)
+            elif os.path.lexists(path) and name:
+                files = [path]
+            else:
+                raise UsageError(f"no file or folder '{name}'; check the path")
+        except OSError as error:
+            raise UsageError(f"no file or folder '{name}': {error.strerror}; check the path") from None
         for file in files:
-            where = file.resolve()
+            where = os.path.realpath(file)
             if where not in seen:
                 seen.add(where)
                 found = True
@@ -50,9 +53,9 @@ def shown(path: Path) -> str:
 
 def _below(root: Path) -> Iterator[Path]:
     """Videos below a folder, each folder's own first. Links are followed; a loop of links ends."""
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for folder, folders, files in os.walk(root, followlinks=True):
-        real = Path(folder).resolve()
+        real = os.path.realpath(folder)
         if real in seen:
             folders.clear()
             continue

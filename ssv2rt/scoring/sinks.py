@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,11 +38,13 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     Raises:
         UsageError: the extension is not a format, the folder does not exist, or the file does and may not be replaced.
     """
-    if path.suffix not in _WRITERS:
+    if path.suffix.lower() not in _WRITERS:
         raise UsageError(f"--out {path}: the extension '{path.suffix}' is no format; take {', '.join(_WRITERS)}")
-    if path.is_dir():
-        raise UsageError(f"--out {path} is a folder; name a file")
-    if path.exists() and not overwrite:
+    if len(os.fsencode(path.name)) > 200:
+        raise UsageError(f"--out {path}: the name is longer than 200 bytes; choose a shorter one")
+    if os.path.lexists(path) and not path.is_file():
+        raise UsageError(f"--out {path} is not a file; name one, or a new one")
+    if os.path.lexists(path) and not overwrite:
         raise UsageError(f"--out {path} exists; choose another name, or add --overwrite")
     if not path.parent.is_dir():
         raise UsageError(f"--out {path}: no folder '{path.parent}'; make it first")
@@ -56,7 +59,7 @@ def open_sink(path: Path, top_k: int) -> Iterator[Sink]:
     """
     try:
         with whole_file(path) as temporary:
-            writer = _WRITERS[path.suffix](temporary, top_k)
+            writer = _WRITERS[path.suffix.lower()](temporary, top_k)
             try:
                 yield writer
             finally:
@@ -72,12 +75,13 @@ class _Csv:
         self._file = path.open("w", encoding="utf-8", newline="")
         self._writer = csv.DictWriter(self._file, columns(top_k), lineterminator="\n")
         self._writer.writeheader()
+        # The csv module leaves a carriage return bare, and its own reader then ends the row there.
+        self._quoting = csv.DictWriter(self._file, columns(top_k), lineterminator="\n", quoting=csv.QUOTE_ALL)
 
     def write(self, rows: list[Row]) -> None:
         for row in rows:
-            self._writer.writerow(
-                {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}
-            )
+            writer = self._quoting if "\r" in row["video"] else self._writer
+            writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
         self._file.flush()
 
     def close(self) -> None:

@@ -40,6 +40,15 @@ class Trainer:
         self.precision = choose_precision(recipe.train.precision, self.device)
         self.train = manifest.split("train", recipe.data.max_bad)
         self.validation = manifest.split("validation", recipe.data.max_bad)
+        if len(manifest.labels) < 2:
+            raise UserError(
+                f"the data has {len(manifest.labels)} class, and there is nothing to tell apart; it needs two"
+            )
+        for split in (self.train, self.validation):
+            if (split.classes < 0).any():
+                raise UserError(
+                    f"clips in '{split.folder}' have no label; training and validation need a template each"
+                )
         self.clips_per_update = recipe.train.batch_size * recipe.train.accumulate
         self.updates_per_epoch = len(self.train) // self.clips_per_update
         if not self.updates_per_epoch:
@@ -115,7 +124,7 @@ class Trainer:
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
         value = loss.item()
         if not math.isfinite(value):
-            raise UserError(f"loss is {value} at {self._where()}; the weights are untouched since; {_REMEDY}")
+            raise UserError(f"loss is {value} at {self._where()}; stopped before it reached the weights; {_REMEDY}")
         self.scaler.scale(loss / settings.accumulate).backward()
         return value, int((logits.argmax(1) == labels).sum().item())
 
@@ -124,7 +133,9 @@ class Trainer:
         self.scaler.unscale_(self.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm or math.inf).item()
         if not math.isfinite(norm) and not self.scaler.is_enabled():  # the scaler skips such steps by itself
-            raise UserError(f"the gradient is not finite at {self._where()}; the weights are untouched; {_REMEDY}")
+            raise UserError(
+                f"the gradient is not finite at {self._where()}; stopped before it reached the weights; {_REMEDY}"
+            )
         rate = learning_rate(
             self.update,
             steps=self.updates_per_epoch * settings.epochs,
@@ -183,6 +194,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
         }
         save_checkpoint(run, self.model, state, labels=self.train.labels, recipe=self.recipe, best=best)
+        run.make_latest()
 
 
 _REMEDY = "lower train.learning_rate, lengthen train.warmup_epochs, or set train.clip_norm"

@@ -50,11 +50,28 @@ def test_answers_of_the_second_generation(tmp_path: Path) -> None:
         ({"train": [{"template": "Moving [something] up"}]}, "not SSv2's annotations"),
         ({"train": [{"id": "7", "template": "Moving [something] upp"}]}, "labels.json lacks; did you mean"),
         ({"train": TRAIN + TRAIN}, "clip '7' is named twice"),
+        ({"train": TRAIN + VALIDATION}, "'8', are in both train and validation"),
+        ({"train": [{"id": "../../x"}]}, "is no name of a file"),
+        ({"train": [{"id": "a\0b"}]}, "is no name of a file"),
+        ({"train": [{"id": "\ud800"}]}, "is no name of a file"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, object], says: str) -> None:
     with pytest.raises(UserError, match=says):
         read_annotations(write(tmp_path, **changes))
+
+
+def test_a_byte_order_mark_is_no_matter(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "train.json").write_text(json.dumps(TRAIN), encoding="utf-8-sig")
+    assert read_annotations(tmp_path).splits["train"] == [("7", 0)]
+
+
+def test_answers_that_are_no_text(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "test-answers.csv").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="cannot read"):
+        read_annotations(tmp_path)
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

@@ -61,6 +61,9 @@ def test_templates_lose_their_brackets() -> None:
         ('{"a": "x"}', "needs a whole number"),
         ('{"a": "0", "b": "2"}', "must be 0 to 1"),
         ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ('{"a": ' + "9" * 5000 + "}", "not JSON"),
+        ('{"a": Infinity}', "needs a whole number"),
     ],
 )
 def test_what_is_not_a_label_list_is_refused(tmp_path: Path, content: str, says: str) -> None:

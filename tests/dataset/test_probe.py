@@ -5,8 +5,13 @@ from pathlib import Path
 
 import av
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ssv2rt.dataset.probe import BadVideo, probe
+from ssv2rt.pipelines.decode import decode_clip
+from ssv2rt.pipelines.source import plain_request
+from ssv2rt.recipes import Clip
 from tests.conftest import numbered_video
 
 
@@ -75,6 +80,50 @@ def test_sound_alone_has_no_video_stream(tmp_path: Path) -> None:
         container.mux(stream.encode(None))
     with pytest.raises(BadVideo, match="no video stream"):
         probe(tmp_path / "a.webm")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("whole")
+    kinds = {"webm": "libvpx-vp9", "mp4": "libx264", "avi": "mpeg4"}
+    return {
+        suffix: numbered_video(folder / f"a.{suffix}", codec, frames=12).read_bytes() for suffix, codec in kinds.items()
+    }
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    suffix=st.sampled_from(["webm", "mp4", "avi"]),
+    changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=6),
+    share=st.floats(0, 1) | st.just(1.0),
+)
+def test_whatever_happens_to_the_bytes_is_a_bad_video_or_a_good_one(
+    whole: dict[str, bytes], suffix: str, changes: list[tuple[float, int]], share: float
+) -> None:
+    data = bytearray(whole[suffix])
+    for where, value in changes:
+        data[int(where * len(data))] = value
+    source = bytes(data[: int(len(data) * share)])
+    try:
+        info = probe(source)
+        wanted = plain_request("x", Path("x"), frames=info.frames, size=(info.width, info.height), clip=Clip(frames=4))
+        clip = decode_clip(source, wanted, size=16)
+    except BadVideo:
+        return
+    assert clip.shape == (4, 16, 16, 3)
+
+
+def test_a_list_of_other_files_is_no_video(tmp_path: Path) -> None:
+    numbered_video(tmp_path / "a.webm", "libvpx-vp9", frames=5)
+    (tmp_path / "list.webm").write_text("ffconcat version 1.0\nfile 'a.webm'\n")
+    with pytest.raises(BadVideo, match="unreadable"):
+        probe(tmp_path / "list.webm")
+
+
+def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.webm")
+    with pytest.raises(BadVideo, match="unreadable"):
+        probe(tmp_path / "pipe.webm")
 
 
 def test_missing_folder_and_forbidden(tmp_path: Path) -> None:

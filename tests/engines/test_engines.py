@@ -248,6 +248,37 @@ def test_altered_descriptions_are_refused(
         open_bundle(copy)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"labels": ["a"] * 30}, "gives 10 classes, which is not what bundle.json says"),
+        ({"labels": []}, "gives 10 classes"),
+        ({"settings": {"arithmetic": "f17"}}, "arithmetic 'f17' is"),
+        ({"clip": {"frames": 8, "size": 32}}, "input shape and clip disagree"),
+        ({"batch": {"min": 1, "best": 100_000, "max": 100_000}}, "damaged .at 'batch.best'"),
+    ],
+)
+def test_descriptions_that_do_not_fit_the_engine_are_refused(
+    tiny_bundle: Bundle, tmp_path: Path, change: dict[str, object], says: str
+) -> None:
+    copy = tmp_path / "fp16"
+    shutil.copytree(tiny_bundle.path, copy)
+    info = json.loads((copy / "bundle.json").read_text())
+    (copy / "bundle.json").write_text(json.dumps(info | change))
+    with pytest.raises(UserError, match=says):
+        load_runner(open_bundle(copy))
+
+
+def test_a_file_that_the_description_does_not_vouch_for_is_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    copy = tmp_path / "fp16"
+    shutil.copytree(tiny_bundle.path, copy)
+    info = json.loads((copy / "bundle.json").read_text())
+    del info["files"]["engine.bin"]
+    (copy / "bundle.json").write_text(json.dumps(info))
+    with pytest.raises(UserError, match=r"no hash for 'engine.bin'"):
+        open_bundle(copy)
+
+
 def test_an_engine_for_something_else_is_refused(tiny_bundle: Bundle) -> None:
     info = tiny_bundle.info.model_copy(update={"backend": "tensorrt"})
     if not torch.cuda.is_available():

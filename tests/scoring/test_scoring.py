@@ -81,7 +81,15 @@ def test_odd_files_and_names(tiny_bundle: Bundle, videos: list[Path], tmp_path: 
     place.mkdir()
     os.mkfifo(place / "pipe.webm")
     os.symlink(place / "nowhere", place / "broken.webm")
-    names = [b"a,b.webm", b'"q".webm', b"two\nlines.webm", "🎥.webm".encode(), b"\xff\xfe.webm", b"-dash.webm"]
+    names = [
+        b"a,b.webm",
+        b'"q".webm',
+        b"two\nlines.webm",
+        "🎥.webm".encode(),
+        b"cr\rx.webm",
+        b"\xff\xfe.webm",
+        b"-dash.webm",
+    ]
     for name in names:
         shutil.copy(videos[0], os.fsencode(place) + b"/" + name)
     out = tmp_path / f"p{suffix}"
@@ -174,10 +182,15 @@ def test_outputs_that_cannot_be(tmp_path: Path) -> None:
         (tmp_path / "p.txt", "the extension '.txt' is no format; take .csv, .jsonl, .parquet"),
         (tmp_path / "there.csv", "exists; choose another name, or add --overwrite"),
         (tmp_path / "no" / "p.csv", "no folder"),
+        (tmp_path / ("x" * 300 + ".csv"), "longer than 200 bytes"),
+        (tmp_path, "the extension"),
     ]:
         with pytest.raises(UsageError, match=says):
             check_output(out, overwrite=False)
     check_output(tmp_path / "there.csv", overwrite=True)
+    os.symlink("nowhere", tmp_path / "dangling.csv")
+    with pytest.raises(UsageError, match="is not a file"):
+        check_output(tmp_path / "dangling.csv", overwrite=True)
 
 
 def test_folders_are_searched_and_files_taken_as_named(tmp_path: Path) -> None:
@@ -186,8 +199,9 @@ def test_folders_are_searched_and_files_taken_as_named(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     os.symlink(tmp_path, tmp_path / "b" / "loop")
     os.symlink(tmp_path / "a.avi", tmp_path / "again.avi")
+    os.symlink("self.webm", tmp_path / "self.webm")
     names = [str(path.relative_to(tmp_path)) for path in discover([str(tmp_path)])]
-    assert names == ["a.avi", "b/1.MP4", "b/2.webm"]
+    assert names == ["a.avi", "self.webm", "b/1.MP4", "b/2.webm"]
     named = list(discover([str(tmp_path / "odd.bin"), str(tmp_path / "odd.bin"), str(tmp_path / ".hidden.webm")]))
     assert [path.name for path in named] == ["odd.bin", ".hidden.webm"]
 
@@ -195,6 +209,9 @@ def test_folders_are_searched_and_files_taken_as_named(tmp_path: Path) -> None:
 def test_no_videos_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no file or folder"):
         list(discover([str(tmp_path / "no")]))
+    for name in ("", "x" * 300):
+        with pytest.raises(UsageError, match="no file or folder"):
+            list(discover([name]))
     with pytest.raises(UserError, match="no videos in"):
         list(discover([str(tmp_path)]))
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -13,7 +14,7 @@ from ssv2rt.dataset.manifest import Manifest, open_manifest
 from ssv2rt.errors import UserError
 from ssv2rt.models.weights import WEIGHTS, load_trained
 from ssv2rt.recipes import Recipe, Train, load_recipe
-from ssv2rt.runs import Run, create_run
+from ssv2rt.runs import Run, create_run, find_run
 from ssv2rt.training.evaluate import evaluate
 from ssv2rt.training.optimiser import build_optimiser, learning_rate
 from ssv2rt.training.trainer import Trainer
@@ -125,6 +126,24 @@ def test_a_rate_that_explodes_ends_with_one_line(manifest: Manifest, tmp_path: P
     work = trainer(manifest, "train.learning_rate=1e30", "train.epochs=3", "train.optimizer=sgd")
     with pytest.raises(UserError, match=r"lower train.learning_rate"):
         work.fit(create_run("t", root=tmp_path))
+
+
+def test_a_run_that_fails_is_not_the_latest(manifest: Manifest, tmp_path: Path) -> None:
+    good = create_run("good", root=tmp_path)
+    trainer(manifest).fit(good)
+    with pytest.raises(UserError, match="stopped before it reached the weights"):
+        trainer(manifest, "train.learning_rate=1e30", "train.epochs=3").fit(create_run("bad", root=tmp_path))
+    assert find_run(root=tmp_path).path == good.path
+
+
+def test_data_that_cannot_be_learnt_from(manifest: Manifest) -> None:
+    from dataclasses import replace
+
+    with pytest.raises(UserError, match="nothing to tell apart"):
+        Trainer(recipe(), replace(manifest, labels=("one",)))
+    table = manifest.table.set_column(2, "label", [np.full(len(manifest.table), -1, np.int32)])
+    with pytest.raises(UserError, match="have no label"):
+        Trainer(recipe(), replace(manifest, table=table))
 
 
 def test_too_few_clips_for_an_update(manifest: Manifest, tmp_path: Path) -> None:
