@@ -57,8 +57,9 @@ def show(facts: Facts) -> None:
     """Prints the examination to stdout."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    console = Console()
+    console = Console(markup=False, highlight=False)
     sections = {
         "this machine": facts.machine,
         "installed": facts.packages,
@@ -70,7 +71,7 @@ def show(facts: Facts) -> None:
         table.add_column(style="bold", min_width=20)
         table.add_column(overflow="fold")
         for key, value in rows.items():
-            table.add_row(key, value)
+            table.add_row(key, Text(value))  # as it is: [tensorrt] is no markup
         console.print(table)
         console.print()
     for remedy in facts.remedies:

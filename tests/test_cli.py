@@ -160,6 +160,8 @@ def test_doctor_says_what_is_used_and_what_to_install() -> None:
     assert done.returncode == 0, done.stderr
     for word in ("gpu", "torch", "openvino", "decoder", "tensorrt"):
         assert word in done.stdout
+    if shutil.which("nvidia-smi") is None:
+        assert "ssv2rt[tensorrt]" in "".join(done.stdout.split())
     facts = json.loads(ssv2rt("doctor", "--json").stdout)
     assert facts["backends"]["openvino"] == "ready"
     assert facts["used"]["engines"] in ("openvino", "tensorrt")

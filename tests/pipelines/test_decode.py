@@ -36,13 +36,15 @@ def test_exactly_the_frames_asked_for(tmp_path: Path, codec: str, suffix: str, g
     assert frame_numbers(decode_clip(path, request(path, frames), size=16)) == frames
 
 
-@pytest.mark.parametrize(("codec", "suffix"), CODECS)
-@pytest.mark.parametrize("size", [(66, 50), (65, 49)])
+@pytest.mark.parametrize(
+    ("codec", "suffix", "size"),
+    [(codec, suffix, (66, 50)) for codec, suffix in CODECS]
+    # Of these, H.264 and MJPEG have no odd sizes at half colour resolution.
+    + [(codec, suffix, (65, 49)) for codec, suffix in CODECS if codec not in ("libx264", "mjpeg")],
+)
 def test_the_window_asked_for(tmp_path: Path, codec: str, suffix: str, size: tuple[int, int]) -> None:
     """Four quarters of four greys: each window sees its own."""
     width, height = size
-    if codec in ("libx264", "mjpeg") and width % 2:
-        pytest.skip("4:2:0 H.264 and our MJPEG writer need even sizes")
     picture = np.zeros((height, width, 3), np.uint8)
     greys = {(0, 0): 50, (0, 1): 100, (1, 0): 150, (1, 1): 200}
     for (row, column), grey in greys.items():
