@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from ssv2rt import __version__
-from ssv2rt.errors import UserError
+from ssv2rt.errors import UsageError, UserError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -54,7 +54,6 @@ def train(recipe: str | None, data: Path | None, overrides: tuple[str, ...], nam
 def evaluate(run: str | None, split: str, data: Path | None, checkpoint: str, as_json: bool) -> None:
     """Evaluate a run's model: top-1, top-5 and loss. Default: the newest run."""
     from ssv2rt.dataset.prepare import prepare, with_root
-    from ssv2rt.errors import UserError
     from ssv2rt.hardware import choose_device, choose_precision
     from ssv2rt.models.weights import load_trained
     from ssv2rt.runs import find_run
@@ -103,7 +102,6 @@ def build_engine(
     from ssv2rt.dataset.prepare import prepare, with_root
     from ssv2rt.engines.backends import NAMES, choose_backend
     from ssv2rt.engines.build import build_engine as build
-    from ssv2rt.errors import UsageError, UserError
     from ssv2rt.recipes import load_engine_recipe
     from ssv2rt.runs import find_run
 
@@ -160,7 +158,6 @@ def score(
     videos = list(discover(inputs))
 
     from ssv2rt.engines.bundle import find_bundle, open_bundle
-    from ssv2rt.errors import UsageError
     from ssv2rt.recipes import Data
     from ssv2rt.runs import find_run
     from ssv2rt.scoring.scorer import Scorer
@@ -195,7 +192,6 @@ def synthesize(out: Path, clips: int, size: str, frames: str, seed: int, key_fra
     """Make a synthetic data set of time-reversed twins, in SSv2's layout."""
     from ssv2rt.console import Progress
     from ssv2rt.dataset.synthetic import synthesize as write
-    from ssv2rt.errors import UsageError
     from ssv2rt.recipes import Synthetic, validated
 
     width, height = _two_numbers(size, "x", "--size", "427x240")
@@ -203,8 +199,6 @@ def synthesize(out: Path, clips: int, size: str, frames: str, seed: int, key_fra
     spec = validated(
         Synthetic, {"clips": clips, "width": width, "height": height, "frames": (fewest, most), "seed": seed}
     )
-    if key_frames not in ("all", "first"):
-        raise UsageError(f"--key-frames {key_frames}: take all or first")
     with Progress(f"making {out}", spec.clips) as progress:
         write(out, spec, key_frames="first" if key_frames == "first" else "all", progress=progress.add)
     _print({"data": str(out), "clips": spec.clips, "try": f"ssv2rt train --data {out}"}, False)
@@ -224,8 +218,6 @@ def doctor(as_json: bool) -> None:
 
 
 def _two_numbers(text: str, separator: str, option: str, example: str) -> tuple[int, int]:
-    from ssv2rt.errors import UsageError
-
     first, _, second = text.partition(separator)
     try:
         return int(first), int(second)

@@ -227,6 +227,15 @@ def test_damaged_bundles_are_refused_with_the_command_that_rebuilds_them(
         open_bundle(copy)
 
 
+def redescribed(bundle: Bundle, place: Path, change: dict[str, object]) -> Path:
+    """A copy of a bundle with entries of its description replaced."""
+    copy = place / "fp16"
+    shutil.copytree(bundle.path, copy)
+    info = json.loads((copy / "bundle.json").read_text())
+    (copy / "bundle.json").write_text(json.dumps(info | change))
+    return copy
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -240,10 +249,7 @@ def test_damaged_bundles_are_refused_with_the_command_that_rebuilds_them(
 def test_altered_descriptions_are_refused(
     tiny_bundle: Bundle, tmp_path: Path, change: dict[str, object], says: str
 ) -> None:
-    copy = tmp_path / "fp16"
-    shutil.copytree(tiny_bundle.path, copy)
-    info = json.loads((copy / "bundle.json").read_text())
-    (copy / "bundle.json").write_text(json.dumps(info | change))
+    copy = redescribed(tiny_bundle, tmp_path, change)
     with pytest.raises(UserError, match=says):
         open_bundle(copy)
 
@@ -261,10 +267,7 @@ def test_altered_descriptions_are_refused(
 def test_descriptions_that_do_not_fit_the_engine_are_refused(
     tiny_bundle: Bundle, tmp_path: Path, change: dict[str, object], says: str
 ) -> None:
-    copy = tmp_path / "fp16"
-    shutil.copytree(tiny_bundle.path, copy)
-    info = json.loads((copy / "bundle.json").read_text())
-    (copy / "bundle.json").write_text(json.dumps(info | change))
+    copy = redescribed(tiny_bundle, tmp_path, change)
     with pytest.raises(UserError, match=says):
         load_runner(open_bundle(copy))
 
