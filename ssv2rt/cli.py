@@ -176,6 +176,30 @@ def score(
 
 
 @app.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The manifest. Default: manifest.parquet beside the data.")
+@click.option("--decode", is_flag=True, help="Also decode every frame: finds damage that headers do not show.")
+@click.option("--workers", type=click.IntRange(1, 1024), help="Processes. Default: one a core; more for slow storage.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def index(data: Path, out: Path | None, decode: bool, workers: int | None, as_json: bool) -> None:
+    """Look at every clip of a data set once: what it is, and what is wrong with it.
+
+    DATA is SSv2's folder, a folder with one for each class, or a .csv or .parquet table with the columns path and label.
+    """
+    from ssv2rt.console import Progress
+    from ssv2rt.dataset.index import index as look_at_all
+    from ssv2rt.dataset.summary import show, summarise
+
+    with Progress(f"indexing {data}") as progress:
+        manifest, where = look_at_all(data, out=out, decode=decode, workers=workers or 0, progress=progress.show)
+    summary = summarise(manifest, where)
+    if as_json:
+        click.echo(json.dumps(summary))
+    else:
+        show(summary)
+
+
+@app.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--clips", default=1000, show_default=True, help="In all three splits together; even.")
 @click.option("--size", default="427x240", show_default=True, help="WIDTHxHEIGHT in pixels.")

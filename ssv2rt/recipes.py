@@ -19,6 +19,7 @@ from ssv2rt.errors import UsageError, choices, nearest
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Ratio = Annotated[float, Field(ge=0.1, le=10)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(ge=0.01, le=1)]
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
 Positive = Annotated[int, Field(ge=1)]
@@ -57,7 +58,7 @@ class Data(Section):
     """Where the clips come from, and how they are read."""
 
     root: str = ""
-    """Folder with `videos/` and SSv2's JSON files. Empty only with `synthetic`."""
+    """SSv2's folder, a folder of classes, or a table of paths and labels. Empty only with `synthetic`."""
     synthetic: Synthetic | None = None
     """Make this set in the user's cache and train on it. Excludes `root`."""
     test_videos: str = ""
@@ -67,9 +68,13 @@ class Data(Section):
     decoder: Literal["auto", "pyav", "dali", "nvdec"] = "auto"
     """auto: NVDEC through DALI on a GPU, PyAV on CPU. dali: DALI's CPU decoder (VP8, VP9, MJPEG; PyAV for the rest)."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Threads for reading and decoding. 0: as many as there are cores."""
-    read_ahead: Positive = 3
-    """Batches that are read or decoded before they are asked for."""
+    """Threads for decoding. 0: as many as there are cores."""
+    prefetch: Annotated[int, Field(ge=1, le=100)] = 3
+    """Batches that are decoded before they are asked for."""
+    readers: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Files that are opened at the same time; many hide the delays of slow storage."""
+    read_ahead: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    """MiB of files that are read before they are decoded."""
 
     @model_validator(mode="after")
     def _check(self) -> Data:
@@ -84,10 +89,24 @@ class Clip(Section):
     frames: Annotated[int, Field(ge=1, le=1024)] = 16
     size: Annotated[int, Field(ge=16, le=1024)] = 224
     """Height and width of a clip in pixels."""
-    sampling: Literal["segments"] = "segments"
-    """segments: the video is cut into `frames` equal parts and one frame taken of each (TSN, Wang et al. 2016)."""
+    sampling: Literal["segments", "uniform", "dense"] = "segments"
+    """segments: a frame of each of `frames` equal parts of the video, each at a place of its own (TSN, Wang et al. 2016).
+    uniform: at the same place in each part. dense: `stride` frames apart."""
+    stride: Annotated[float, Field(gt=0, le=1000)] = 2.0
+    """Dense sampling: distance of two frames."""
+    timing: Literal["index", "time"] = "index"
+    """time: places are counted in seconds, not in frames. It matters where the frame rate varies, or varies from video to
+    video; `stride` is then in frames of `rate`."""
+    rate: Annotated[float, Field(gt=0, le=1000)] = 12.0
+    """Frames per second, for `timing = "time"`."""
     center_crop: Fraction = 0.875
-    """Evaluation and scoring look at a centred square of this share of the shorter side."""
+    """Evaluation and scoring look at squares of this share of the shorter side."""
+    views: tuple[Annotated[int, Field(ge=1, le=100)], Annotated[int, Field(ge=1, le=100)]] = (1, 1)
+    """Evaluation and scoring look at so many moments, and so many squares along the longer side, and average."""
+
+    def one_view(self) -> Clip:
+        """The same clip, looked at once, as training does."""
+        return self.model_copy(update={"views": (1, 1)})
 
 
 class Augment(Section):
@@ -101,14 +120,28 @@ class Augment(Section):
     """label-aware: mirror half of the clips, swapping labels that mention left and right."""
     color: Annotated[float, Field(ge=0, le=1)] = 0.4
     """Strength of the brightness, contrast and saturation change; hue turns by a quarter of it, in half turns."""
+    grayscale: Probability = 0.0
+    """Share of the clips that lose their colour."""
+    erase: Probability = 0.0
+    """Share of the clips that lose a rectangle, the same in all frames (Random Erasing, Zhong et al. 2020)."""
+    erase_area: tuple[Share, Share] = (0.02, 0.33)
+    """Smallest and largest area of that rectangle, as a share of the clip."""
+    speed: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Jitter of the frame rate. Dense sampling: the stride is stretched by up to this share, either way. Otherwise the clip
+    is taken from a stretch of the video that is up to this share shorter than all of it."""
 
     @model_validator(mode="after")
     def _check(self) -> Augment:
-        for name in ("crop_scale", "crop_ratio"):
+        for name in ("crop_scale", "crop_ratio", "erase_area"):
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name} = [{low}, {high}]: the smaller comes first; swap the two")
         return self
+
+    @property
+    def repaints(self) -> bool:
+        """Whether clips are changed after they are cut: mirrored, recoloured or erased."""
+        return self.flip != "never" or self.color > 0 or self.grayscale > 0 or self.erase > 0
 
 
 class Model(Section):

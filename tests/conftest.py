@@ -70,7 +70,7 @@ def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_set: Path):  # type: ignore[no-untyped-def]
     """A run trained for an epoch on the tiny set."""
-    from ssv2rt.dataset.manifest import open_manifest
+    from ssv2rt.dataset.index import open_manifest
     from ssv2rt.recipes import load_recipe
     from ssv2rt.runs import create_run
     from ssv2rt.training.trainer import Trainer
@@ -84,7 +84,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_set: Path):  # type:
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_run, tiny_set: Path):  # type: ignore[no-untyped-def]
     """An fp16 engine of the tiny run."""
-    from ssv2rt.dataset.manifest import open_manifest
+    from ssv2rt.dataset.index import open_manifest
     from ssv2rt.engines.build import build_engine
     from ssv2rt.recipes import load_engine_recipe
 
@@ -117,3 +117,32 @@ def numbered_video(path: Path, codec: str, *, frames: int, width: int = 64, heig
 def frame_numbers(clip: np.ndarray) -> list[int]:
     """Which frames of a `numbered_video` a clip (T, H, W, 3) consists of."""
     return [round((float(frame.mean()) - 20) / 7) for frame in clip]
+
+
+CORNERS = {
+    "top left": (220, 20, 20),
+    "top right": (20, 220, 20),
+    "bottom left": (20, 20, 220),
+    "bottom right": (220,) * 3,
+}
+
+
+def corners(path: Path, degrees: int = 0, space: int = 5, range_: int = 1, codec: str = "libx264") -> Path:
+    """A video of 64x48 with a colour in each corner, to be turned counter-clockwise when shown."""
+    picture = np.zeros((48, 64, 3), np.uint8)
+    for colour, (y, x) in zip(CORNERS.values(), ((0, 0), (0, 32), (24, 0), (24, 32)), strict=True):
+        picture[y : y + 24, x : x + 32] = colour
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=12, options={"crf": "4"})
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = space, range_
+        if degrees:
+            stream.set_display_rotation(degrees)
+        for _ in range(4):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace=space, dst_color_range=range_)
+            frame.colorspace, frame.color_range = space, range_
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path

@@ -7,61 +7,52 @@ They may lie beside the videos' folder or in `labels/` or `annotations/` below i
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass
+import os
 from pathlib import Path
 
 from ssv2rt.dataset.labels import class_of_template, read_json, read_labels
-from ssv2rt.errors import UsageError, UserError, nearest
-
-SPLITS = ("train", "validation", "test")
-UNLABELLED = -1
+from ssv2rt.dataset.listing import SPLITS, UNLABELLED, VIDEO_SUFFIXES, Clip, Listing
+from ssv2rt.errors import UserError, nearest
 
 _PREFIXES = ("", "something-something-v2-")
 _ANNOTATION_FOLDERS = ("", "labels", "annotations")
 _VIDEO_FOLDERS = ("videos", "20bn-something-something-v2", "")
 
 
-@dataclass(frozen=True)
-class Annotations:
-    """Class names, and per split the clips' ids and class numbers (`UNLABELLED` where none is given)."""
-
-    labels: tuple[str, ...]
-    splits: dict[str, list[tuple[str, int]]]
-    videos: Path
-    """The folder that holds ID.webm."""
-
-
-def read_annotations(root: Path) -> Annotations:
-    """Reads the annotation files in or below `root`.
+def read_annotations(root: Path) -> Listing | None:
+    """The clips that the annotation files in or below `root` name; None if it has no label list of SSv2's.
 
     Raises:
-        UsageError: there is no such folder.
         UserError: a file is missing, a file is not SSv2's, or a class is not in the label list.
     """
-    if not root.is_dir():
-        raise UsageError(f"no data folder '{root}'; give --data a folder with SSv2's JSON files and videos/")
     labels_file = _find(root, "labels.json")
     if labels_file is None:
-        raise UserError(f"no labels.json in '{root}'; expected SSv2's label and annotation JSON files there")
+        return None
     labels = read_labels(labels_file)
     prefix = labels_file.name.removesuffix("labels.json")
-    splits = {}
+    splits, sources = {}, [labels_file]
     for split in SPLITS:
         path = labels_file.with_name(f"{prefix}{split}.json")
         if path.is_file():
             splits[split] = _read_split(path, labels)
+            sources.append(path)
         elif split != "test":
             raise UserError(f"no '{path}'; training needs train.json and validation.json beside labels.json")
-    for first, second in itertools.combinations(splits, 2):
-        if shared := {clip for clip, _ in splits[first]} & {clip for clip, _ in splits[second]}:
-            raise UserError(
-                f"{len(shared)} clips, such as '{min(shared)}', are in both {first} and {second}; a split must be held out"
-            )
     answers = labels_file.with_name("test-answers.csv")
     if "test" in splits and answers.is_file():
         splits["test"] = _with_answers(splits["test"], answers, labels)
-    return Annotations(labels, splits, _video_folder(root))
+        sources.append(answers)
+    folder, suffix = _video_folder(root)
+    within = "" if folder == root else f"{folder.name}/"
+    clips: dict[str, Clip] = {}
+    for split, entries in splits.items():
+        for clip, label in entries:
+            if clip in clips:
+                raise UserError(
+                    f"clip '{clip}' is in both {clips[clip].split} and {split} of '{root}'; a split must be held out"
+                )
+            clips[clip] = Clip(clip, f"{within}{clip}{suffix}", split, label)
+    return Listing(labels, root, list(clips.values()), sources)
 
 
 def _find(root: Path, name: str) -> Path | None:
@@ -73,11 +64,15 @@ def _find(root: Path, name: str) -> Path | None:
     return None
 
 
-def _video_folder(root: Path) -> Path:
+def _video_folder(root: Path) -> tuple[Path, str]:
+    """The folder that holds the videos, and what their names end in."""
     for name in _VIDEO_FOLDERS:
         folder = root / name
-        if folder.is_dir() and (name or any(folder.glob("*.webm"))):
-            return folder
+        if folder.is_dir():
+            with os.scandir(folder) as entries:
+                suffixes = {Path(e.name).suffix for _, e in zip(range(1000), entries, strict=False)} & VIDEO_SUFFIXES
+            if name or suffixes:
+                return folder, ".webm" if not suffixes or ".webm" in suffixes else min(suffixes)
     raise UserError(f"no videos in '{root}'; expected '{root / 'videos'}/ID.webm'")
 
 

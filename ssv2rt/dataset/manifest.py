@@ -1,13 +1,13 @@
-"""The manifest: one row per annotated clip, probed once and kept in a Parquet file beside the data."""
+"""The manifest: one row for every clip of a data set, kept in a Parquet file beside it.
+
+A row says where a clip is, what it shows, and what probing it once has found. Training and evaluation read nothing else.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,36 +17,43 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ssv2rt.dataset.annotations import Annotations, read_annotations
 from ssv2rt.dataset.labels import mirrored_labels
-from ssv2rt.dataset.probe import CLIP_ERRORS, probe, reason_of
+from ssv2rt.dataset.listing import fingerprint
+from ssv2rt.dataset.probe import Footage
+from ssv2rt.dataset.video import OK
 from ssv2rt.errors import UserError
 from ssv2rt.runs import cache_folder, whole_file
 
-OK = "ok"
-
-_FILE = "manifest.parquet"
-_MARK = b"ssv2rt"
-_CHUNK = 512
-
-_SCHEMA = pa.schema(
+NAMING = pa.schema([("id", pa.string()), ("path", pa.string()), ("split", pa.string()), ("label", pa.int32())])
+"""What the data set says of a clip. `path` is relative to the manifest's folder, or absolute; `label` -1 is none."""
+FACTS = pa.schema(
     [
-        ("id", pa.string()),
-        ("split", pa.string()),
-        ("label", pa.int32()),
-        ("status", pa.string()),
+        ("status", pa.string()),  # ok, or why the clip cannot be used
+        ("suspicion", pa.string()),  # what is odd about a clip that can; mostly empty
+        ("container", pa.string()),
         ("codec", pa.string()),
-        ("width", pa.int32()),
+        ("profile", pa.string()),
+        ("pixels", pa.string()),
+        ("width", pa.int32()),  # as shown
         ("height", pa.int32()),
+        ("matrix", pa.string()),  # bt601, bt709, ...
+        ("rotation", pa.int32()),  # degrees, counter-clockwise
         ("frames", pa.int32()),
-        ("rate", pa.float32()),
+        ("rate", pa.float32()),  # frames per second
+        ("duration", pa.float32()),  # seconds
+        ("times", pa.list_(pa.float32())),  # seconds at which frames appear; null where evenly spaced
+        ("key_frames", pa.int32()),
         ("bytes", pa.int64()),
         ("mtime_ns", pa.int64()),
+        ("hash", pa.string()),  # of size, beginning, middle and end
+        ("decoded", pa.bool_()),  # whether every frame has been decoded once
     ]
 )
+"""What probing has found."""
+SCHEMA = pa.unify_schemas([NAMING, FACTS])
 
-Progress = Callable[[int, int], None]
-"""Called with (rows done, rows in all)."""
+_MARK = b"ssv2rt"
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -56,14 +63,21 @@ class Split:
     labels: tuple[str, ...]
     """Class names."""
     folder: Path
-    ids: pa.Array
-    """string (N,)"""
+    """What paths are relative to."""
+    ids: pa.StringArray
+    """(N,)"""
+    paths: pa.StringArray
+    """(N,)"""
     classes: np.ndarray
     """int32 (N,): class numbers, -1 where unknown."""
     frames: np.ndarray
     """int32 (N,)"""
     widths: np.ndarray
     heights: np.ndarray
+    durations: np.ndarray
+    """float32 (N,): seconds, 0 where unknown."""
+    times: pa.ListArray
+    """(N,): see `Footage.times`."""
 
     @cached_property
     def mirrored(self) -> np.ndarray:
@@ -74,16 +88,42 @@ class Split:
         return len(self.classes)
 
     def path(self, row: int) -> Path:
-        return self.folder / f"{self.ids[row].as_py()}.webm"
+        return self.folder / self.paths[row].as_py()
+
+    def footage(self, row: int) -> Footage:
+        """What a request for a clip of this row's video needs."""
+        times = self.times[row].values
+        return Footage(
+            frames=int(self.frames[row]),
+            width=int(self.widths[row]),
+            height=int(self.heights[row]),
+            duration=float(self.durations[row]),
+            times=None if times is None else times.to_numpy(),
+        )
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """All annotated clips of a data set."""
+    """All clips of a data set."""
 
     labels: tuple[str, ...]
     folder: Path
+    """What paths are relative to."""
     table: pa.Table
+    """Columns as in `SCHEMA`."""
+    sources: tuple[str, ...] = ()
+    """Files and folders, relative to the manifest's, that told which clips there are."""
+    fingerprint: str = ""
+    """Of the sources when the manifest was made; empty if making it was interrupted."""
+
+    def is_current(self) -> bool:
+        """Whether the manifest is complete, and its sources are as they were."""
+        sources = [self.folder / source for source in self.sources]
+        return bool(self.fingerprint) and fingerprint(self.folder, sources) == self.fingerprint
+
+    def is_usable(self) -> bool:
+        """Whether every clip can be used."""
+        return bool(pc.all(pc.equal(self.table["status"], OK)).as_py())
 
     def split(self, name: str, max_bad: float = 1.0) -> Split:
         """The usable clips of a split.
@@ -102,110 +142,67 @@ class Manifest:
             worst = rows.filter(pc.not_equal(rows["status"], OK)).slice(0, 1).to_pylist()[0]
             raise UserError(
                 f"{bad} of {len(rows)} {name} clips cannot be used, such as "
-                f"'{self.folder / worst['id']}.webm': {worst['status']}; at most {max_bad:.2%} may be (data.max_bad); "
+                f"'{self.folder / worst['path']}': {worst['status']}; at most {max_bad:.2%} may be (data.max_bad); "
                 f"add the missing videos, or raise data.max_bad"
             )
         if not len(good):
-            raise UserError(f"no {name} clips in '{self.folder}'; this needs the split's annotations and videos")
-        column = {key: good[key].to_numpy() for key in ("label", "frames", "width", "height")}
+            raise UserError(f"no {name} clips in '{self.folder}'; this needs a data set that has that split")
+        column = {key: good[key].to_numpy() for key in ("label", "frames", "width", "height", "duration")}
         return Split(
-            self.labels,
-            self.folder,
-            good["id"].combine_chunks(),
-            column["label"],
-            column["frames"],
-            column["width"],
-            column["height"],
+            labels=self.labels,
+            folder=self.folder,
+            ids=good["id"].combine_chunks(),
+            paths=good["path"].combine_chunks(),
+            classes=column["label"],
+            frames=column["frames"],
+            widths=column["width"],
+            heights=column["height"],
+            durations=column["duration"],
+            times=good["times"].combine_chunks(),
         )
 
 
-def open_manifest(root: Path, *, workers: int = 0, progress: Progress = lambda done, total: None) -> Manifest:
-    """The manifest of the data in `root`: read if it is there and fits the annotations, made or completed if not.
+def places(root: Path) -> list[Path]:
+    """Where the manifest of a data set may be: beside it, or in the cache if it cannot be written to."""
+    beside = root / "manifest.parquet" if root.is_dir() else root.with_suffix(".manifest.parquet")
+    key = hashlib.blake2b(str(root.resolve()).encode(errors="surrogateescape"), digest_size=8).hexdigest()
+    return [beside, cache_folder() / "manifests" / key / beside.name]
 
-    Clips probed before are not probed again unless their file has changed, and an interrupted call keeps what it has
-    found.
 
-    Args:
-        root: folder with SSv2's JSON files and videos.
-        workers: threads that read files; 0 for four a core.
-        progress: told how far probing is.
+def is_manifest(path: Path) -> bool:
+    """Whether a file is a manifest, rather than any other table."""
+    with contextlib.suppress(OSError, pa.ArrowException):
+        return path.is_file() and _MARK in (pq.read_schema(path).metadata or {})
+    return False
+
+
+def read_manifest(path: Path) -> Manifest | None:
+    """A manifest; None if the file is not one, is damaged, or was made by another version."""
+    with contextlib.suppress(OSError, pa.ArrowException, KeyError, ValueError):
+        table = pq.read_table(path, columns=SCHEMA.names)
+        facts = json.loads((table.schema.metadata or {})[_MARK])
+        if facts["version"] == _VERSION:
+            folder = path.parent / facts["folder"]
+            return Manifest(
+                tuple(facts["labels"]), folder, table.cast(SCHEMA), tuple(facts["sources"]), facts["fingerprint"]
+            )
+    return None
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Writes a manifest whole or not at all. Its folder is kept relative if it is that of the file.
 
     Raises:
-        UserError: `root` is not such a folder.
+        OSError: it cannot be written.
     """
-    annotations = read_annotations(root)
-    digest = _digest(annotations)
-    table = _saved(root)
-    fits = (table.schema.metadata or {}).get(_MARK) == digest
-    if fits and pc.all(pc.equal(table["status"], OK)).as_py():
-        return Manifest(annotations.labels, annotations.videos, table)
-    known = {str(row["id"]): row for row in table.to_pylist()}
-    wanted = [(clip, split, label) for split, clips in annotations.splits.items() for clip, label in clips]
-    rows: list[dict[str, object]] = []
-    pool = ThreadPoolExecutor(workers or 4 * (os.cpu_count() or 1))
-    try:
-        for start in range(0, len(wanted), _CHUNK):
-            chunk = wanted[start : start + _CHUNK]
-            rows += pool.map(lambda clip: _row(annotations.videos, known, fits, *clip), chunk)
-            progress(len(rows), len(wanted))
-    finally:
-        pool.shutdown(cancel_futures=True)
-        mark = digest if len(rows) == len(wanted) else b"interrupted"
-        table = pa.Table.from_pylist(rows, _SCHEMA).replace_schema_metadata({_MARK: mark})
-        _save(root, table)
-    return Manifest(annotations.labels, annotations.videos, table)
-
-
-def _row(
-    folder: Path, known: dict[str, dict[str, object]], trust: bool, clip: str, split: str, label: int
-) -> dict[str, object]:
-    """One clip's row: what is known of it if its file is the same (or `trust` says so), else what probing finds."""
-    path = folder / f"{clip}.webm"
-    before = known.get(clip)
-    if trust and before and before["status"] == OK:
-        return before
-    row: dict[str, object] = {"id": clip, "split": split, "label": label, "status": OK}
-    try:
-        stat = path.stat()
-        row |= {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-        if before and (before["bytes"], before["mtime_ns"]) == (stat.st_size, stat.st_mtime_ns):
-            return before | {"split": split, "label": label}
-        info = probe(path)
-        row |= {key: getattr(info, key) for key in ("codec", "width", "height", "frames", "rate")}
-    except CLIP_ERRORS as error:
-        row["status"] = reason_of(error)
-    return row
-
-
-def _places(root: Path) -> list[Path]:
-    """Where the manifest of `root` may be: beside the data, or in the cache for data that cannot be written to."""
-    key = hashlib.blake2b(str(root.resolve()).encode(), digest_size=8).hexdigest()
-    return [root / _FILE, cache_folder() / "manifests" / key / _FILE]
-
-
-def _saved(root: Path) -> pa.Table:
-    for path in _places(root):
-        with contextlib.suppress(OSError, pa.ArrowException, KeyError):  # a broken manifest is made again
-            table = pq.read_table(path, columns=_SCHEMA.names)
-            return table.cast(_SCHEMA.with_metadata(table.schema.metadata))
-    return _SCHEMA.empty_table()
-
-
-def _save(root: Path, table: pa.Table) -> None:
-    beside, cached = _places(root)
-    try:
-        _write(beside, table)
-    except OSError:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        _write(cached, table)
-
-
-def _write(path: Path, table: pa.Table) -> None:
+    beside = path.resolve().parent == manifest.folder.resolve()
+    facts = {
+        "version": _VERSION,
+        "folder": "." if beside else str(manifest.folder.resolve()),
+        "labels": manifest.labels,
+        "sources": manifest.sources,
+        "fingerprint": manifest.fingerprint,
+    }
+    table = manifest.table.replace_schema_metadata({_MARK: json.dumps(facts).encode(errors="surrogateescape")})
     with whole_file(path) as temporary:
         pq.write_table(table, temporary)
-
-
-def _digest(annotations: Annotations) -> bytes:
-    """Changes whenever the annotations name other clips or classes."""
-    content = json.dumps([annotations.labels, annotations.splits], sort_keys=True)
-    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest().encode()

@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 
 from ssv2rt.console import Progress, say
-from ssv2rt.dataset.manifest import Manifest, open_manifest
+from ssv2rt.dataset.index import open_manifest
+from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.dataset.synthetic import FORMAT, is_complete, synthesize
 from ssv2rt.errors import UsageError
 from ssv2rt.recipes import Data, Synthetic
@@ -44,7 +45,7 @@ def offer_test_videos(manifest: Manifest, folder: Path) -> None:
     with whole_folder(folder) as temporary:
         for row in range(len(split)):
             shutil.copyfile(split.path(row), temporary / split.path(row).name)
-        shutil.copyfile(manifest.folder.parent / "test-answers.csv", temporary / "test-answers.csv")
+        shutil.copyfile(manifest.folder / "test-answers.csv", temporary / "test-answers.csv")
     say(f"wrote the {len(split)} held-out test clips to '{folder}', to have something to score")
 
 

@@ -1,136 +1,192 @@
-"""What a video is, found by reading its container, without decoding a picture."""
+"""What a video is, found by reading its container, without decoding more than one picture."""
 
 from __future__ import annotations
 
-import io
-import stat
 from dataclasses import dataclass
-from pathlib import Path
 
 import av
 import av.error
-import av.logging
+import numpy as np
 
-av.logging.set_level(av.logging.PANIC)  # a broken clip is reported once, by us
-
-_EBML = b"\x1a\x45\xdf\xa3"  # how Matroska and WebM begin
-
-VideoSource = Path | bytes
-"""A file, or the content of one."""
+from ssv2rt.dataset.video import CLIP_ERRORS, BadVideo, VideoSource, open_video, reason_of, video_stream
 
 
-_OTHER_FILES = frozenset({"concat", "concatf", "dash", "hls", "imf", "sdp", "webm_dash_manifest"})
-"""Formats that are lists of other files: a video is what it is named, and opens nothing else."""
+@dataclass(frozen=True)
+class Footage:
+    """What a clip request needs to know of a video."""
+
+    frames: int
+    """At least 1."""
+    width: int
+    """Pixels of a frame as it is shown, after the turn that a phone's video asks for."""
+    height: int
+    duration: float = 0.0
+    """Seconds from the first frame to the end of the last; 0 if unknown."""
+    times: np.ndarray | None = None
+    """float32 (frames,): seconds from the first frame at which each appears; None where they are evenly spaced."""
 
 
-class BadVideo(Exception):
-    """A video that cannot be used. The message is one of the words of `reason_of` or of this module's checks."""
-
-
-CLIP_ERRORS = (BadVideo, OSError, ValueError, av.error.FFmpegError, RuntimeError, ArithmeticError, MemoryError)
-"""What a broken file makes libraries raise: it costs its own clip."""
-
-
-@dataclass(frozen=True, slots=True)
-class VideoInfo:
+@dataclass(frozen=True)
+class VideoInfo(Footage):
     """A video stream as its container describes it."""
 
-    codec: str
+    container: str = ""
+    """FFmpeg's name, such as matroska, mov, avi."""
+    codec: str = ""
     """FFmpeg's name: vp9, h264, mpeg4, ..."""
-    width: int
-    """Pixels of a decoded frame."""
-    height: int
-    frames: int
-    """Counted packets, each of which gives one frame; at least 1."""
-    rate: float
-    """Frames per second; 0 if unknown."""
+    profile: str = ""
+    pixels: str = ""
+    """FFmpeg's name of the pixel format, such as yuv420p10le; empty where only decoding would tell."""
+    matrix: str = ""
+    """Which red, green and blue its colours are made of: bt601, bt709, ...; empty if the file does not say."""
+    rotation: int = 0
+    """Degrees by which frames are turned, counter-clockwise, to be shown: 0, 90, 180 or 270."""
+    rate: float = 0.0
+    """Frames per second on average; 0 if unknown."""
+    key_frames: int = 0
+    """Frames at which decoding can begin."""
+    streams: int = 1
+    """Video streams in the file; the best one is used."""
 
-
-def open_video(source: VideoSource) -> av.container.InputContainer:
-    """Opens a container for reading.
-
-    Raises:
-        BadVideo: it cannot be opened, or has no video stream.
-    """
-    try:
-        if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):
-            raise BadVideo("unreadable")  # a folder; or a pipe or a device, on which one could wait for ever
-        if _is_matroska(source):
-            # FFmpeg decodes a picture of each stream to describe it, a tenth of the work of a clip. Matroska's header
-            # says enough for these codecs.
-            container = _open(source, {"codec_whitelist": "none"})
-            if container.streams.video and container.streams.video[0].codec_context.name in ("vp8", "vp9"):
-                return container
-            container.close()
-        container = _open(source, {})
-    except CLIP_ERRORS as error:
-        raise BadVideo(reason_of(error)) from None
-    if set(container.format.name.split(",")) & _OTHER_FILES:
-        container.close()
-        raise BadVideo("unreadable")
-    if not container.streams.video:
-        container.close()
-        raise BadVideo("no video stream")
-    return container
-
-
-def _open(source: VideoSource, options: dict[str, str]) -> av.container.InputContainer:
-    handle = io.BytesIO(source) if isinstance(source, bytes) else str(source)
-    return av.open(handle, mode="r", buffer_size=1 << 18, options=options)
-
-
-def _is_matroska(source: VideoSource) -> bool:
-    if isinstance(source, bytes):
-        return source[:4] == _EBML
-    with source.open("rb") as file:
-        return file.read(4) == _EBML
+    @property
+    def variable(self) -> bool:
+        """Whether frames are unevenly spaced in time."""
+        return self.times is not None
 
 
 def probe(source: VideoSource) -> VideoInfo:
-    """Reads the packets of the first video stream and describes it.
+    """Reads the packets of the video stream and describes it.
 
     Raises:
         BadVideo: 'unreadable', 'no video stream', 'unsupported codec' or 'truncated'.
     """
     with open_video(source) as container:
-        stream = container.streams.video[0]
+        stream = video_stream(container)
         try:
             context = stream.codec_context
         except (AttributeError, RuntimeError):
             raise BadVideo("unsupported codec") from None
         if context is None or not context.width or not context.height:
             raise BadVideo("unreadable")
-        frames, end = 0, 0.0
+        matrix = _MATRICES.get(int(context.colorspace), "")
+        stamps, keys, frames, last = [], 0, 0, 0
         try:
             for packet in container.demux(stream):
-                if not packet.size:
+                if not packet.size or packet.is_discard:
                     continue
                 if packet.is_corrupt:
                     raise BadVideo("truncated")
+                if not frames and not matrix and context.name == "vp9":
+                    matrix = _vp9_matrix(bytes(packet)[:8])
                 frames += 1
-                if packet.pts is not None and packet.time_base is not None:
-                    end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                keys += packet.is_keyframe
+                if (pts := packet.pts) is not None:
+                    stamps.append(pts)
+                    last = packet.duration or 0
         except av.error.FFmpegError as error:
             raise BadVideo(reason_of(error)) from None
-        rate = float(stream.average_rate or 0)
         if frames == 0:
             raise BadVideo("truncated" if stream.frames or stream.duration else "unreadable")
-        if frames < stream.frames or _ends_early(stream, container, end, rate):
+        tick = float(stream.time_base or 0)
+        rate = float(stream.average_rate or 0)
+        times, end = _timing(stamps, last, tick)
+        if frames < stream.frames or _ends_early(stream, container, min(stamps, default=0) * tick + end, rate):
             raise BadVideo("truncated")
-        return VideoInfo(context.name, context.width, context.height, frames, rate)
+        rotation = _rotation(container, stream)
+        turned = rotation in (90, 270)
+        return VideoInfo(
+            frames=frames,
+            width=context.height if turned else context.width,
+            height=context.width if turned else context.height,
+            duration=end or (frames / rate if rate else 0.0),
+            times=times if times is not None and len(times) == frames else None,
+            container=container.format.name.split(",")[0],
+            codec=context.name,
+            profile=stream.profile or "",
+            pixels=context.pix_fmt or "",
+            matrix=matrix,
+            rotation=rotation,
+            rate=rate,
+            key_frames=keys,
+            streams=len(container.streams.video),
+        )
 
 
-def reason_of(error: Exception) -> str:
-    """The word of the status vocabulary for an error met while reading or decoding a video."""
-    if isinstance(error, BadVideo):
-        return str(error)
-    if isinstance(error, FileNotFoundError):
-        return "missing"
-    if isinstance(error, PermissionError):
-        return "no permission"
-    if isinstance(error, av.error.DecoderNotFoundError):
-        return "unsupported codec"
-    return "unreadable"
+_MATRICES = {
+    0: "rgb",
+    1: "bt709",
+    4: "fcc",
+    5: "bt601",
+    6: "bt601",
+    7: "smpte240m",
+    8: "ycgco",
+    9: "bt2020",
+    10: "bt2020",
+}
+"""By FFmpeg's numbers, which are those of ITU-T H.273."""
+
+
+def _vp9_matrix(packet: bytes) -> str:
+    """The matrix that the header of a VP9 key frame names (VP9 bitstream specification 0.6, section 6.2)."""
+    bits = "".join(f"{byte:08b}" for byte in packet)
+    profile = int(bits[3] + bits[2], 2) if len(bits) == 64 else 3
+    if profile == 3 or bits[4] == "1" or bits[5] == "1":  # not a key frame, or one that is put together differently
+        return ""
+    start = 32 + (profile >= 2)  # after 8 bits of flags and 24 of a sync code, and the bit depth
+    return {1: "bt601", 2: "bt709", 3: "bt601", 4: "smpte240m", 5: "bt2020", 7: "rgb"}.get(
+        int(bits[start : start + 3], 2), ""
+    )
+
+
+def decode_fully(source: VideoSource) -> int:
+    """Decodes every frame, and returns their number.
+
+    Raises:
+        BadVideo: 'corrupt', or as `probe`.
+    """
+    shown = 0
+    with open_video(source) as container:
+        stream = video_stream(container)
+        stream.thread_type = "NONE"  # clips are decoded side by side
+        try:
+            for frame in container.decode(stream):
+                if frame.is_corrupt:
+                    raise BadVideo("corrupt")
+                shown += 1
+        except av.error.FFmpegError as error:
+            raise BadVideo(reason_of(error)) from None
+    return shown
+
+
+def _timing(stamps: list[int], last: int, tick: float) -> tuple[np.ndarray | None, float]:
+    """When frames appear, in seconds, if unevenly; and when the last one ends.
+
+    Args:
+        stamps: presentation times of the packets, in ticks.
+        last: how long the last packet lasts, in ticks; 0 if unknown.
+        tick: seconds.
+    """
+    if not stamps or not tick:
+        return None, 0.0
+    ticks = np.sort(np.array(stamps, np.int64))
+    ticks -= ticks[0]
+    steps = np.diff(ticks)
+    usual = float(np.sort(steps)[len(steps) // 2]) if len(steps) else 0.0
+    end = float(ticks[-1] + (last or usual)) * tick
+    # Containers round times to ticks: only more than that, and more than a tenth of a frame, is uneven.
+    uneven = len(steps) > 0 and float(np.abs(steps - usual).max()) > max(1.5, 0.1 * usual)
+    return (ticks * tick).astype(np.float32) if uneven else None, end
+
+
+def _rotation(container: av.container.InputContainer, stream: av.VideoStream) -> int:
+    """Degrees counter-clockwise. Only a frame tells; only cameras turn, and they write MP4 and its kin."""
+    if "mov" not in container.format.name:
+        return 0
+    try:
+        container.seek(0)
+        return int(next(container.decode(stream)).rotation) % 360
+    except (StopIteration, *CLIP_ERRORS):
+        return 0  # decoding will say what is wrong
 
 
 def _ends_early(stream: av.VideoStream, container: av.container.InputContainer, end: float, rate: float) -> bool:

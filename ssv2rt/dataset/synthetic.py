@@ -22,7 +22,7 @@ from typing import Literal
 import av
 import numpy as np
 
-from ssv2rt.dataset.annotations import SPLITS
+from ssv2rt.dataset.listing import SPLITS
 from ssv2rt.dataset.scenes import PAIRS, draw_clip
 from ssv2rt.errors import UserError
 from ssv2rt.recipes import Synthetic

@@ -18,8 +18,9 @@ from ssv2rt.engines.precision import halve, label_precision, quantise
 from ssv2rt.engines.verify import OnnxRunner, Verification, verify
 from ssv2rt.errors import UserError
 from ssv2rt.models.weights import Trained, load_trained
+from ssv2rt.pipelines.epochs import evaluation_batches
 from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
-from ssv2rt.pipelines.source import clip_rng, in_batches, plain_requests
+from ssv2rt.pipelines.source import clip_rng
 from ssv2rt.recipes import EngineRecipe
 from ssv2rt.runs import Run, put_in_place, scratch_folder, write_json
 
@@ -105,9 +106,9 @@ def _calibration_batches(trained: Trained, split: Split, rows: np.ndarray, progr
 
 
 def _clips(trained: Trained, split: Split, rows: np.ndarray, batch: int = 8) -> Iterator[ClipBatch]:
-    recipe = trained.recipe
-    loader = ClipLoader(size=recipe.clip.size, batch=batch, data=recipe.data, device=torch.device("cpu"))
-    return loader.batches(in_batches(plain_requests(split, clip=recipe.clip, rows=rows), batch))
+    clip = trained.recipe.clip.one_view()
+    loader = ClipLoader(clip=clip, batch=batch, data=trained.recipe.data, device=torch.device("cpu"))
+    return loader.batches(evaluation_batches(split, clip, batch=batch, rows=rows))
 
 
 def _compare(

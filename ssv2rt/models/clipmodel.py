@@ -65,3 +65,10 @@ class ClipModel(nn.Module):
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         return cast(torch.Tensor, self.head(self.dropout(self.features(clips))))
+
+
+def mean_over_views(logits: torch.Tensor, videos: int) -> torch.Tensor:
+    """One row a video, as logarithms of probabilities, from the logits (videos * views, classes) of its views."""
+    if len(logits) == videos:
+        return logits
+    return logits.view(videos, -1, logits.shape[1]).softmax(-1).mean(1).log()

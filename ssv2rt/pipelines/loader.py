@@ -7,17 +7,19 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from ssv2rt.dataset.probe import CLIP_ERRORS, probe, reason_of
+from ssv2rt.dataset.probe import VideoInfo, probe
+from ssv2rt.dataset.video import CLIP_ERRORS, VideoSource, reason_of
 from ssv2rt.errors import UsageError
-from ssv2rt.pipelines.decode import decode_clip
+from ssv2rt.pipelines.decode import decode_clips
 from ssv2rt.pipelines.graph import ClipGraph, Decoder, Fetched, GraphFailed
-from ssv2rt.pipelines.source import ClipRequest, VideoRequest
-from ssv2rt.recipes import Data
+from ssv2rt.pipelines.readahead import Content, ReadAhead
+from ssv2rt.pipelines.request import ClipRequest
+from ssv2rt.pipelines.source import VideoRequest
+from ssv2rt.recipes import Clip, Data
 
 CODECS: dict[Decoder, frozenset[str]] = {
     "none": frozenset(),
@@ -39,7 +41,8 @@ class BadClip:
 class ClipBatch:
     """Clips ready for a model.
 
-    `clips` is uint8 (N, T, S, S, 3) and belongs to `requests`, in order. What could not be made is in `bad`.
+    `clips` is uint8 (N * views, T, size, size, 3): the views of each of the `requests`, in order. What could not be made
+    is in `bad`.
     """
 
     clips: torch.Tensor
@@ -47,7 +50,8 @@ class ClipBatch:
     bad: list[BadClip] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        assert self.clips.dtype == torch.uint8 and self.clips.ndim == 5 and len(self.clips) == len(self.requests)
+        assert self.clips.dtype == torch.uint8 and self.clips.ndim == 5
+        assert len(self.clips) == sum(request.views for request in self.requests)
 
     def __repr__(self) -> str:
         return f"ClipBatch(clips={tuple(self.clips.shape)} on {self.clips.device}, bad={len(self.bad)})"
@@ -64,34 +68,38 @@ class ClipLoader:
     A clip that cannot be read or decoded is set apart with its reason; its neighbours are what they are without it.
 
     Args:
-        size: S, height and width of clips in pixels.
-        batch: most requests in a batch.
+        clip: size of the clips, and how many views there are of each video.
+        batch: most videos in a batch.
         data: decoder, threads and read-ahead.
         device: where the clips go.
-        augment: whether requests may ask for flips and colour changes.
+        augment: whether requests may ask for flips, colour changes and erasing.
 
     Raises:
         UsageError: `data.decoder` does not work on this device.
     """
 
-    def __init__(self, *, size: int, batch: int, data: Data, device: torch.device, augment: bool = False) -> None:
-        self._size, self._batch, self._augment = size, batch, augment
+    def __init__(self, *, clip: Clip, batch: int, data: Data, device: torch.device, augment: bool = False) -> None:
+        self._size, self._views = clip.size, clip.views
+        self._batch, self._augment, self._data, self._device = batch, augment, data, device
         self._threads = data.threads or os.cpu_count() or 1
-        self._ahead = data.read_ahead
-        self._device = device
         self._decoder = choose_decoder(data, device)
         self._graph = self._build()
 
     def batches(self, batches: Iterable[Sequence[ClipRequest | VideoRequest]]) -> Iterator[ClipBatch]:
         """Makes every batch, in order, working ahead while the caller uses the last one."""
         source = iter(batches)
-        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="fetch")
+        files = ReadAhead(readers=self._data.readers, limit=self._data.read_ahead << 20)
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
+        reading: deque[list[tuple[ClipRequest | VideoRequest, Future[Content]]]] = deque()
         fetching: deque[list[Future[Fetched | BadClip]]] = deque()
         running: deque[list[Fetched | BadClip]] = deque()  # in the graph: two, so that it is never idle
+        at_once = max(1, 2 * self._data.readers // self._batch)  # batches that keep the readers busy
         try:
             while True:
-                while len(fetching) < self._ahead and (requests := next(source, None)) is not None:
-                    fetching.append([pool.submit(self._fetch, request) for request in requests])
+                while len(reading) < at_once and (requests := next(source, None)) is not None:
+                    reading.append(list(zip(requests, files.ask([r.path for r in requests]), strict=True)))
+                while reading and len(fetching) < self._data.prefetch:
+                    fetching.append([pool.submit(self._fetch, *wanted) for wanted in reading.popleft()])
                 while fetching and len(running) < 2:
                     running.append([future.result() for future in fetching.popleft()])
                     self._graph.feed(_good(running[-1]))
@@ -99,11 +107,13 @@ class ClipLoader:
                     return
                 yield self._finish(running)
         finally:
+            files.stop()
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _build(self) -> ClipGraph:
         return ClipGraph(
             size=self._size,
+            views=self._views,
             batch=self._batch,
             decoder=self._decoder,
             augment=self._augment,
@@ -111,25 +121,32 @@ class ClipLoader:
             gpu=(self._device.index or 0) if self._device.type == "cuda" else None,
         )
 
-    def _fetch(self, wanted: ClipRequest | VideoRequest) -> Fetched | BadClip:
-        """Reads a clip's file, and decodes it here unless the graph can."""
+    def _fetch(self, wanted: ClipRequest | VideoRequest, read: Future[Content]) -> Fetched | BadClip:
+        """Decodes a clip here unless the graph can."""
         try:
-            request = wanted.probed() if isinstance(wanted, VideoRequest) else wanted
-            if self._decoder == "none":
-                return self._decode(request)
-            data = request.path.read_bytes()
-            info = probe(data)  # DALI would show black frames where a file has lost its end
+            content = read.result()
         except CLIP_ERRORS as error:
             return BadClip(wanted, reason_of(error))
-        if info.frames <= int(request.frames[-1]):
-            return BadClip(request, "truncated")
-        if info.codec in CODECS[self._decoder]:
-            return Fetched(request, encoded=np.frombuffer(data, np.uint8))
-        return self._decode(request, data)
-
-    def _decode(self, request: ClipRequest, source: Path | bytes | None = None) -> Fetched | BadClip:
         try:
-            return Fetched(request, frames=decode_clip(source or request.path, request, size=self._size))
+            source = content.source
+            request = wanted.probed(source) if isinstance(wanted, VideoRequest) else wanted
+            if self._decoder == "none":
+                return self._decode(request, source)
+            info = probe(source)  # DALI would show black frames where a file has lost its end
+            if info.frames <= int(request.frames.max()):
+                return BadClip(request, "truncated")
+            if not decodable(info, self._decoder):
+                return self._decode(request, source)
+            data = source if isinstance(source, bytes) else source.read_bytes()
+            return Fetched(request, encoded=np.frombuffer(data, np.uint8))
+        except CLIP_ERRORS as error:
+            return BadClip(wanted, reason_of(error))
+        finally:
+            content.close()
+
+    def _decode(self, request: ClipRequest, source: VideoSource) -> Fetched | BadClip:
+        try:
+            return Fetched(request, frames=decode_clips(source, request, size=self._size))
         except CLIP_ERRORS as error:
             return BadClip(request, reason_of(error))
 
@@ -159,7 +176,7 @@ class ClipLoader:
         try:
             return clip, self._alone(clip)
         except GraphFailed:
-            second = self._decode(clip.request)
+            second = self._decode(clip.request, clip.request.path)
             return second, self._alone(second) if isinstance(second, Fetched) else None
 
     def _alone(self, clip: Fetched) -> torch.Tensor | None:
@@ -182,6 +199,11 @@ def choose_decoder(data: Data, device: torch.device) -> Decoder:
         return "mixed" if device.type == "cuda" else "none"
     choice: dict[str, Decoder] = {"pyav": "none", "dali": "cpu", "nvdec": "mixed"}
     return choice[data.decoder]
+
+
+def decodable(info: VideoInfo, decoder: Decoder) -> bool:
+    """Whether DALI's decoder shows this video as it is meant to be shown: it turns nothing, and takes BT.601 for granted."""
+    return info.codec in CODECS[decoder] and not info.rotation and info.matrix in ("", "bt601")
 
 
 def _good(flight: Sequence[Fetched | BadClip]) -> list[Fetched]:

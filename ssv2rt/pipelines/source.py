@@ -1,77 +1,38 @@
-"""Clip requests: everything about a clip that is decided before it is decoded.
+"""From videos to clip requests: every choice of frames, windows and changes is made here.
 
-All randomness is drawn here, from a generator keyed by (seed, epoch, clip id). So what happens to a clip does not
-depend on its batch, shard, worker, or on whether the run was interrupted.
+All randomness comes from a generator keyed by (seed, epoch, clip id). So what happens to a clip does not depend on its
+batch, shard, worker, or on whether the run was interrupted.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from ssv2rt.dataset.labels import NEVER
 from ssv2rt.dataset.manifest import Split
-from ssv2rt.dataset.probe import probe
+from ssv2rt.dataset.probe import Footage, probe
+from ssv2rt.dataset.video import VideoSource
 from ssv2rt.pipelines import windows
-from ssv2rt.pipelines.sampling import segments
-from ssv2rt.pipelines.windows import Window
+from ssv2rt.pipelines.request import NO_LABEL, ClipRequest, Colour, Patch
+from ssv2rt.pipelines.sampling import at_index, at_time, places
 from ssv2rt.recipes import Augment, Clip
-
-NO_LABEL = -1
-R = TypeVar("R")
-
-
-@dataclass(frozen=True, slots=True)
-class Colour:
-    """A colour change of a whole clip. The default changes nothing."""
-
-    brightness: float = 1.0
-    """Factor."""
-    contrast: float = 1.0
-    """Factor, about mid-grey."""
-    saturation: float = 1.0
-    """Factor."""
-    hue: float = 0.0
-    """Degrees."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClipRequest:
-    """One clip to be made: which video, which frames, which window, and what is done to it."""
-
-    id: str
-    path: Path
-    frames: np.ndarray
-    """int32 (T,), never falling: which frames, in display order."""
-    window: Window
-    coded_size: tuple[int, int]
-    """Width and height of the frames that `window` refers to, in pixels."""
-    video_frames: int
-    """How many frames the video has."""
-    label: int = NO_LABEL
-    """Class number, after mirroring."""
-    flip: bool = False
-    colour: Colour = Colour()
 
 
 @dataclass(frozen=True, slots=True)
 class VideoRequest:
-    """The plain clip of a video of which nothing is known but where it is. It is probed when it is read."""
+    """The plain clips of a video of which nothing is known but where it is. It is probed when it is read."""
 
     id: str
     path: Path
     clip: Clip
 
-    def probed(self) -> ClipRequest:
-        """Raises BadVideo or OSError."""
-        info = probe(self.path)
-        return plain_request(self.id, self.path, frames=info.frames, size=(info.width, info.height), clip=self.clip)
+    def probed(self, source: VideoSource) -> ClipRequest:
+        """The request, by a look at the file or at its content. Raises BadVideo or OSError."""
+        return plain_request(self.id, self.path, probe(source), clip=self.clip)
 
 
 def clip_rng(seed: int, epoch: int, clip: str) -> np.random.Generator:
@@ -80,71 +41,92 @@ def clip_rng(seed: int, epoch: int, clip: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
-def epoch_order(rows: int, *, seed: int, epoch: int) -> np.ndarray:
-    """int64 (rows,): a permutation of the whole set for an epoch."""
-    return clip_rng(seed, epoch, "order of the epoch").permutation(rows)
-
-
 def train_request(split: Split, row: int, *, clip: Clip, augment: Augment, seed: int, epoch: int) -> ClipRequest:
-    """A training clip with its random frames, window, flip and colour."""
+    """A training clip with its random frames, window, flip, colour and erased patch."""
     name = split.ids[row].as_py()
     rng = clip_rng(seed, epoch, name)
-    size = int(split.widths[row]), int(split.heights[row])
-    frames = segments(frames=int(split.frames[row]), length=clip.frames, rng=rng)
+    footage = split.footage(row)
+    frames = pick_frames(footage, clip, jitter=augment.speed, rng=rng)
     window = windows.random_resized(
-        width=size[0], height=size[1], scale=augment.crop_scale, ratio=augment.crop_ratio, rng=rng
+        width=footage.width, height=footage.height, scale=augment.crop_scale, ratio=augment.crop_ratio, rng=rng
     )
     label = int(split.classes[row])
     mirrored = int(split.mirrored[label])
     flip = bool(rng.random() < 0.5) and augment.flip == "label-aware" and mirrored != NEVER
-    brightness, contrast, saturation, hue = rng.uniform(-augment.color, augment.color, 4).tolist()
-    colour = Colour(1 + brightness, 1 + contrast, 1 + saturation, 45 * hue) if augment.color else Colour()
     return ClipRequest(
         id=name,
         path=split.path(row),
-        frames=frames,
-        window=window,
-        coded_size=size,
-        video_frames=int(split.frames[row]),
+        frames=frames[None],
+        windows=(window,),
+        frame_size=(footage.width, footage.height),
+        video_frames=footage.frames,
         label=mirrored if flip else label,
         flip=flip,
-        colour=colour,
+        colour=_draw_colour(augment, rng),
+        erased=_draw_patch(augment, rng),
     )
 
 
-def plain_request(
-    name: str, path: Path, *, frames: int, size: tuple[int, int], clip: Clip, label: int = NO_LABEL
-) -> ClipRequest:
-    """The clip that evaluation and scoring look at: centre frames of the segments, centred square, no change.
+def plain_request(name: str, path: Path, footage: Footage, *, clip: Clip, label: int = NO_LABEL) -> ClipRequest:
+    """What evaluation and scoring look at: evenly placed views, centred if there is one, no change.
 
     Args:
         name: what the result is keyed by.
         path: the video.
-        frames: its number of frames.
-        size: its width and height in pixels.
+        footage: what is known of it.
         clip: what the network sees.
         label: class number, if known.
     """
-    index = segments(frames=frames, length=clip.frames)
-    window = windows.centre(width=size[0], height=size[1], share=clip.center_crop)
-    return ClipRequest(name, path, index, window, size, frames, label)
+    moments, squares = clip.views
+    frames = [pick_frames(footage, clip, view=(v + 0.5) / moments) for v in range(moments)]
+    crops = windows.crops(width=footage.width, height=footage.height, share=clip.center_crop, count=squares)
+    return ClipRequest(name, path, np.stack(frames), crops, (footage.width, footage.height), footage.frames, label)
 
 
-def plain_requests(split: Split, *, clip: Clip, rows: np.ndarray | None = None) -> Iterator[ClipRequest]:
-    """The plain request of every clip of a split, or of the given rows, in order."""
-    for row in range(len(split)) if rows is None else rows:
-        size = int(split.widths[row]), int(split.heights[row])
-        yield plain_request(
-            split.ids[int(row)].as_py(),
-            split.path(int(row)),
-            frames=int(split.frames[row]),
-            size=size,
-            clip=clip,
-            label=int(split.classes[row]),
-        )
+def plain_request_of(split: Split, row: int, *, clip: Clip) -> ClipRequest:
+    """The plain request of a clip of a split."""
+    label = int(split.classes[row])
+    return plain_request(split.ids[row].as_py(), split.path(row), split.footage(row), clip=clip, label=label)
 
 
-def in_batches(requests: Iterator[R], size: int) -> Iterator[list[R]]:
-    """Lists of `size` requests; the last may be shorter."""
-    while batch := list(islice(requests, size)):
-        yield batch
+def pick_frames(
+    footage: Footage,
+    clip: Clip,
+    *,
+    view: float = 0.5,
+    jitter: float = 0.0,
+    rng: np.random.Generator | None = None,
+) -> np.ndarray:
+    """The frames of one clip: int32 (T,), never falling. See `sampling.places`."""
+    by_time = clip.timing == "time" and footage.duration > 0
+    place = places(
+        clip.sampling,
+        extent=footage.duration if by_time else float(footage.frames),
+        length=clip.frames,
+        step=clip.stride / clip.rate if by_time else clip.stride,
+        jitter=jitter,
+        view=view,
+        rng=rng,
+    )
+    if by_time and footage.times is not None:
+        return at_time(place, footage.times)
+    return at_index(place * (footage.frames / footage.duration) if by_time else place, footage.frames)
+
+
+def _draw_colour(augment: Augment, rng: np.random.Generator) -> Colour:
+    brightness, contrast, saturation, hue = rng.uniform(-augment.color, augment.color, 4).tolist()
+    if rng.random() < augment.grayscale:
+        saturation, hue = -1.0, 0.0
+    return Colour(1 + brightness, 1 + contrast, 1 + saturation, 45 * hue)
+
+
+def _draw_patch(augment: Augment, rng: np.random.Generator) -> Patch | None:
+    """A rectangle of random area and of an aspect ratio from 0.3 to 1/0.3, cut down where it does not fit."""
+    wanted, area, aspect, top, left = rng.random(5)
+    if wanted >= augment.erase:
+        return None
+    low, high = augment.erase_area
+    area = low + (high - low) * area
+    aspect = 0.3 ** (2 * aspect - 1)
+    height, width = min(1.0, float(np.sqrt(area * aspect))), min(1.0, float(np.sqrt(area / aspect)))
+    return Patch(float(top) * (1 - height), float(left) * (1 - width), height, width)

@@ -6,6 +6,7 @@ window without interpolating colour, and all of them cut the same.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,11 +25,51 @@ class Window(NamedTuple):
         left, top = _even(self.left * x), _even(self.top * y)
         return Window(left, top, max(1, round(self.width * x)), max(1, round(self.height * y)))
 
+    def unturned(self, turn: tuple[bool, bool, bool], size: tuple[int, int]) -> Window:
+        """This window of a frame as shown, in the frame as coded.
 
-def centre(*, width: int, height: int, share: float) -> Window:
-    """The centred square whose side is `share` of the shorter side of the frame, in pixels."""
+        Args:
+            turn: how the coded frame is shown, see `probe.orientation`.
+            size: width and height of the coded frame.
+        """
+        transposed, mirrored, upside_down = turn
+        width, height = size[::-1] if transposed else size
+        left, top = self.left, self.top
+        if mirrored:
+            left = width - left - self.width
+        if upside_down:
+            top = height - top - self.height
+        if transposed:
+            return Window(_even(top), _even(left), self.height, self.width)
+        return Window(_even(left), _even(top), self.width, self.height)
+
+
+def around(windows: Sequence[Window]) -> Window:
+    """The smallest window that holds all of them."""
+    left, top = min(w.left for w in windows), min(w.top for w in windows)
+    right, bottom = max(w.left + w.width for w in windows), max(w.top + w.height for w in windows)
+    return Window(left, top, right - left, bottom - top)
+
+
+def crops(*, width: int, height: int, share: float, count: int = 1) -> tuple[Window, ...]:
+    """Squares whose side is `share` of the shorter side of the frame, spread along its longer side.
+
+    One is the centre; of three, the outer two touch the edges.
+
+    Args:
+        width: of the frame in pixels.
+        height: of the frame in pixels.
+        share: above 0, at most 1.
+        count: S, at least 1.
+    """
     side = max(1, round(min(width, height) * share))
-    return Window(_even((width - side) / 2), _even((height - side) / 2), side, side)
+    room_x, room_y = width - side, height - side
+    result = []
+    for number in range(count):
+        along = number / (count - 1) if count > 1 else 0.5
+        x, y = (along, 0.5) if width >= height else (0.5, along)
+        result.append(Window(_even(room_x * x), _even(room_y * y), side, side))
+    return tuple(result)
 
 
 def random_resized(

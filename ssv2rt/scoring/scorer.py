@@ -9,16 +9,17 @@ from pathlib import Path
 import torch
 
 from ssv2rt.console import Progress
+from ssv2rt.dataset.video import OK
 from ssv2rt.engines.backends import Runner, load_runner
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.hardware import choose_device
+from ssv2rt.models.clipmodel import mean_over_views
+from ssv2rt.pipelines.epochs import in_batches
 from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
-from ssv2rt.pipelines.source import VideoRequest, in_batches
+from ssv2rt.pipelines.source import VideoRequest
 from ssv2rt.recipes import Data
 from ssv2rt.scoring.discover import shown
 from ssv2rt.scoring.sinks import Row, Sink
-
-OK = "ok"
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,18 @@ class Scorer:
         bundle: checked; its engine is loaded.
         top_k: how many labels a row names, at most the number of classes.
         data: decoder, threads and read-ahead.
+        views: moments and squares that are looked at; by default as the run was evaluated.
     """
 
-    def __init__(self, bundle: Bundle, *, top_k: int, data: Data) -> None:
+    def __init__(self, bundle: Bundle, *, top_k: int, data: Data, views: tuple[int, int] | None = None) -> None:
         info = bundle.info
-        self._labels, self._clip, self._top_k = info.labels, info.clip, top_k
+        self._labels, self._top_k = info.labels, top_k
+        self._clip = info.clip.model_copy(update={"views": views}) if views else info.clip
         self._batch = info.batch.best
+        self._videos = max(1, self._batch // (self._clip.views[0] * self._clip.views[1]))
         device = choose_device() if info.backend != "openvino" else torch.device("cpu")
         self._runner: Runner = load_runner(bundle)
-        self._loader = ClipLoader(size=info.clip.size, batch=self._batch, data=data, device=device)
+        self._loader = ClipLoader(clip=self._clip, batch=self._videos, data=data, device=device)
 
     def score(self, videos: Iterable[Path], sink: Sink, total: int | None = None) -> Summary:
         """Writes one row for every video, in order."""
@@ -62,7 +66,7 @@ class Scorer:
         batches: list[list[str]] = []  # names in order, of batches under way
 
         def remembered() -> Iterator[list[VideoRequest]]:
-            for batch in in_batches(requests, self._batch):
+            for batch in in_batches(requests, self._videos):
                 batches.append([request.id for request in batch])
                 yield batch
 
@@ -75,12 +79,8 @@ class Scorer:
             yield {"video": clip.request.id, "status": f"error: {clip.reason}"}
         if not batch.requests:
             return
-        # A batch is always full, with black clips if need be: an engine may compute a smaller one by other kernels, and
-        # a video's score must not depend on its neighbours.
-        clips = batch.clips
-        if len(clips) < self._batch:
-            clips = torch.cat([clips, clips.new_zeros(self._batch - len(clips), *clips.shape[1:])])
-        logits = self._runner(clips)[: len(batch.requests)]
+        logits = torch.cat([self._logits(clips) for clips in batch.clips.split(self._batch)])
+        logits = mean_over_views(logits, len(batch.requests))
         probabilities, classes = logits.softmax(1).topk(self._top_k)
         finite = logits.isfinite().all(1)
         for number, request in enumerate(batch.requests):
@@ -93,3 +93,12 @@ class Scorer:
                     row[f"label{end}"] = self._labels[int(classes[number, rank])]
                     row[f"probability{end}"] = float(probabilities[number, rank])
             yield row
+
+    def _logits(self, clips: torch.Tensor) -> torch.Tensor:
+        """The engine's answer for at most a batch of clips.
+
+        The batch is always full, with black clips if need be: an engine may compute a smaller one by other kernels, and a
+        video's score must not depend on its neighbours.
+        """
+        missing = clips.new_zeros(self._batch - len(clips), *clips.shape[1:])
+        return self._runner(torch.cat([clips, missing]) if len(missing) else clips)[: len(clips)]

@@ -12,9 +12,9 @@ from ssv2rt.console import Progress
 from ssv2rt.dataset.manifest import Split
 from ssv2rt.errors import UserError
 from ssv2rt.hardware import Precision
-from ssv2rt.models.clipmodel import ClipModel
+from ssv2rt.models.clipmodel import ClipModel, mean_over_views
+from ssv2rt.pipelines.epochs import evaluation_batches
 from ssv2rt.pipelines.loader import ClipLoader
-from ssv2rt.pipelines.source import in_batches, plain_requests
 from ssv2rt.recipes import Recipe
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -44,7 +44,7 @@ def evaluate(
     precision: Precision,
     loader: ClipLoader | None = None,
 ) -> Evaluation:
-    """Evaluates every clip of a split once, one view each.
+    """Evaluates every clip of a split once. The probabilities of its views are averaged.
 
     Raises:
         UserError: the split has clips without a label, or none could be decoded.
@@ -58,13 +58,13 @@ def evaluate(
     loss, seen, bad = torch.zeros((), device=device), 0, 0
     model.eval()
     with torch.inference_mode(), Progress("evaluating", len(split)) as progress:
-        for batch in loader.batches(in_batches(plain_requests(split, clip=recipe.clip), recipe.train.batch_size)):
+        for batch in loader.batches(evaluation_batches(split, recipe.clip, batch=recipe.train.batch_size)):
             bad += len(batch.bad)
             if batch.requests:
                 labels = batch.labels
                 with torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):
                     logits = model(batch.clips)
-                logits = logits.float()
+                logits = mean_over_views(logits.float(), len(labels))
                 loss += F.cross_entropy(logits, labels, reduction="sum")
                 top1.update(logits, labels)
                 top5.update(logits, labels)
@@ -76,4 +76,4 @@ def evaluate(
 
 
 def evaluation_loader(recipe: Recipe, device: torch.device) -> ClipLoader:
-    return ClipLoader(size=recipe.clip.size, batch=recipe.train.batch_size, data=recipe.data, device=device)
+    return ClipLoader(clip=recipe.clip, batch=recipe.train.batch_size, data=recipe.data, device=device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 
 import torch
 from torch.nn import functional as F
@@ -14,8 +13,8 @@ from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.errors import UserError
 from ssv2rt.hardware import choose_device, choose_precision, describe
 from ssv2rt.models.registry import build_model
+from ssv2rt.pipelines.epochs import steps_per_epoch, train_batches
 from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
-from ssv2rt.pipelines.source import ClipRequest, epoch_order, train_request
 from ssv2rt.recipes import Recipe, dump_recipe
 from ssv2rt.runs import Run, write_json, write_text
 from ssv2rt.training.checkpoint import save_checkpoint
@@ -49,23 +48,24 @@ class Trainer:
                 raise UserError(
                     f"clips in '{split.folder}' have no label; training and validation need a template each"
                 )
-        self.clips_per_update = recipe.train.batch_size * recipe.train.accumulate
-        self.updates_per_epoch = len(self.train) // self.clips_per_update
-        if not self.updates_per_epoch:
+        settings = recipe.train
+        if len(self.train) < settings.batch_size * settings.accumulate:
             raise UserError(
-                f"{len(self.train)} training clips do not fill one update of {recipe.train.batch_size} x "
-                f"{recipe.train.accumulate} clips (train.batch_size x train.accumulate); lower one of them"
+                f"{len(self.train)} training clips do not fill one update of {settings.batch_size} x "
+                f"{settings.accumulate} clips (train.batch_size x train.accumulate); lower one of them"
             )
+        steps = steps_per_epoch(len(self.train), batch=settings.batch_size, accumulate=settings.accumulate)
+        self.updates_per_epoch = steps // settings.accumulate
         torch.manual_seed(recipe.train.seed)
         self.model = build_model(recipe.model, len(manifest.labels)).channels_last().to(self.device)
         self.optimiser = build_optimiser(self.model, recipe.train)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.loader = ClipLoader(
-            size=recipe.clip.size,
+            clip=recipe.clip.one_view(),
             batch=recipe.train.batch_size,
             data=recipe.data,
             device=self.device,
-            augment=recipe.augment.flip != "never" or recipe.augment.color > 0,
+            augment=recipe.augment.repaints,
         )
         self.validation_loader = evaluation_loader(recipe, self.device)
         self.epoch = self.update = self.bad = 0
@@ -78,7 +78,7 @@ class Trainer:
         write_json(run.path / "environment.json", describe(self.device))
         say(f"training {self.recipe.model.name} on {len(self.train)} clips, {self.device}, {self.precision}")
         for self.epoch in range(1, settings.epochs + 1):
-            clips = self.updates_per_epoch * self.clips_per_update
+            clips = self.updates_per_epoch * settings.accumulate * settings.batch_size
             with Progress(f"epoch {self.epoch}/{settings.epochs}", clips) as progress:
                 loss, top1 = self._train_epoch(progress)
             evaluation = evaluate(
@@ -105,7 +105,9 @@ class Trainer:
         self.model.train()
         accumulate = self.recipe.train.accumulate
         losses, right, seen = 0.0, 0, 0
-        for number, batch in enumerate(self.loader.batches(self._requests()), start=1):
+        for number, batch in enumerate(
+            self.loader.batches(train_batches(self.train, self.recipe, epoch=self.epoch)), start=1
+        ):
             self._count_bad(batch)
             if batch.requests:
                 loss, hits = self._backward(batch)
@@ -148,23 +150,6 @@ class Trainer:
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
         self.update += 1
-
-    def _requests(self) -> Iterator[list[ClipRequest]]:
-        """The epoch's batches: a permutation of the whole set, less what does not fill an update."""
-        recipe, size = self.recipe, self.recipe.train.batch_size
-        order = epoch_order(len(self.train), seed=recipe.train.seed, epoch=self.epoch)
-        for start in range(0, self.updates_per_epoch * self.clips_per_update, size):
-            yield [
-                train_request(
-                    self.train,
-                    int(row),
-                    clip=recipe.clip,
-                    augment=recipe.augment,
-                    seed=recipe.train.seed,
-                    epoch=self.epoch,
-                )
-                for row in order[start : start + size]
-            ]
 
     def _count_bad(self, batch: ClipBatch) -> None:
         for clip in batch.bad:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ssv2rt.dataset.annotations import UNLABELLED, read_annotations
+from ssv2rt.dataset.annotations import read_annotations
+from ssv2rt.dataset.listing import UNLABELLED, Clip, Listing
+from ssv2rt.dataset.recognise import list_clips
 from ssv2rt.errors import UserError
 
 LABELS = {"Moving something up": "0", "Turning the camera left while filming something": "1"}
@@ -23,23 +25,28 @@ def write(root: Path, prefix: str = "", folder: str = "", **changes: object) -> 
     return root
 
 
+def labels_of(listing: Listing, split: str) -> list[tuple[str, int]]:
+    return [(clip.id, clip.label) for clip in listing.clips if clip.split == split]
+
+
 @pytest.mark.parametrize("folder", ["", "labels", "annotations"])
 @pytest.mark.parametrize("prefix", ["", "something-something-v2-"])
 def test_both_generations_in_every_place(tmp_path: Path, prefix: str, folder: str) -> None:
     found = read_annotations(write(tmp_path, prefix, folder))
     assert found.labels == tuple(LABELS)
-    assert found.splits == {
-        "train": [("7", 0)],
-        "validation": [("8", 1)],
-        "test": [("9", UNLABELLED), ("10", UNLABELLED)],
-    }
-    assert found.videos == tmp_path / "videos"
+    assert found is not None and found.folder == tmp_path
+    assert found.clips == [
+        Clip("7", "videos/7.webm", "train", 0),
+        Clip("8", "videos/8.webm", "validation", 1),
+        Clip("9", "videos/9.webm", "test", UNLABELLED),
+        Clip("10", "videos/10.webm", "test", UNLABELLED),
+    ]
 
 
 def test_answers_of_the_second_generation(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "test-answers.csv").write_text("9;Moving something up\n")
-    assert read_annotations(tmp_path).splits["test"] == [("9", 0), ("10", UNLABELLED)]
+    assert labels_of(list_clips(tmp_path), "test") == [("9", 0), ("10", UNLABELLED)]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +57,7 @@ def test_answers_of_the_second_generation(tmp_path: Path) -> None:
         ({"train": [{"template": "Moving [something] up"}]}, "not SSv2's annotations"),
         ({"train": [{"id": "7", "template": "Moving [something] upp"}]}, "labels.json lacks; did you mean"),
         ({"train": TRAIN + TRAIN}, "clip '7' is named twice"),
-        ({"train": TRAIN + VALIDATION}, "'8', are in both train and validation"),
+        ({"train": TRAIN + VALIDATION}, "'8' is in both train and validation"),
         ({"train": [{"id": "../../x"}]}, "is no name of a file"),
         ({"train": [{"id": "a\0b"}]}, "is no name of a file"),
         ({"train": [{"id": "\ud800"}]}, "is no name of a file"),
@@ -64,7 +71,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, object], says
 def test_a_byte_order_mark_is_no_matter(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "train.json").write_text(json.dumps(TRAIN), encoding="utf-8-sig")
-    assert read_annotations(tmp_path).splits["train"] == [("7", 0)]
+    assert labels_of(list_clips(tmp_path), "train") == [("7", 0)]
 
 
 def test_answers_that_are_no_text(tmp_path: Path) -> None:
@@ -75,10 +82,10 @@ def test_answers_that_are_no_text(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no data folder"):
-        read_annotations(tmp_path / "no")
-    with pytest.raises(UserError, match="no labels.json"):
-        read_annotations(tmp_path)
+    with pytest.raises(UserError, match="no data '"):
+        list_clips(tmp_path / "no")
+    with pytest.raises(UserError, match="no data set in '.*'; expected SSv2's JSON files, a folder for each class"):
+        list_clips(tmp_path)
     write(tmp_path)
     (tmp_path / "train.json").unlink()
     with pytest.raises(UserError, match="training needs train.json"):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ssv2rt.dataset.manifest import open_manifest
+from ssv2rt.dataset.index import open_manifest
+from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.errors import UserError
 
 
@@ -45,16 +46,16 @@ def test_a_second_call_reads_the_file(data: Path) -> None:
 def test_data_that_cannot_be_written_to_has_its_manifest_in_the_cache(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ssv2rt.dataset import manifest as module
+    from ssv2rt.dataset import index as module
 
-    write = module._write
+    write = module.write_manifest
 
-    def refuse(path: Path, table: object) -> None:
+    def refuse(path: Path, manifest: Manifest) -> None:
         if path.parent == data:
             raise PermissionError(13, "Permission denied")
-        write(path, table)  # type: ignore[arg-type]
+        write(path, manifest)
 
-    monkeypatch.setattr(module, "_write", refuse)
+    monkeypatch.setattr(module, "write_manifest", refuse)
     assert probed(data) == 80
     assert not (data / "manifest.parquet").exists()
     assert probed(data) == 0
@@ -81,7 +82,8 @@ def test_other_annotations_make_another_manifest(data: Path) -> None:
 
 
 def test_an_interrupted_call_keeps_what_it_found(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ssv2rt.dataset import manifest as module
+    from ssv2rt.dataset import index as module
+    from ssv2rt.dataset import look
 
     monkeypatch.setattr(module, "_CHUNK", 16)
 
@@ -92,8 +94,8 @@ def test_an_interrupted_call_keeps_what_it_found(data: Path, monkeypatch: pytest
     with pytest.raises(KeyboardInterrupt):
         open_manifest(data, progress=stop)
     calls = []
-    probe = module.probe
-    monkeypatch.setattr(module, "probe", lambda path: calls.append(path) or probe(path))
+    probe = look.probe
+    monkeypatch.setattr(look, "probe", lambda path: calls.append(path) or probe(path))
     assert len(open_manifest(data).split("train")) == 60
     assert len(calls) == 80 - 32
 

@@ -1,5 +1,6 @@
 """Probing: counts frames without decoding, and notices what is broken."""
 
+import io
 import os
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssv2rt.dataset.probe import BadVideo, probe
-from ssv2rt.pipelines.decode import decode_clip
+from ssv2rt.dataset.probe import probe
+from ssv2rt.dataset.synthetic import mux_webm
+from ssv2rt.dataset.video import BadVideo
+from ssv2rt.pipelines.decode import decode_clips
 from ssv2rt.pipelines.source import plain_request
 from ssv2rt.recipes import Clip
-from tests.conftest import numbered_video
+from tests.conftest import corners, numbered_video
 
 
 @pytest.mark.parametrize(
@@ -105,12 +108,11 @@ def test_whatever_happens_to_the_bytes_is_a_bad_video_or_a_good_one(
         data[int(where * len(data))] = value
     source = bytes(data[: int(len(data) * share)])
     try:
-        info = probe(source)
-        wanted = plain_request("x", Path("x"), frames=info.frames, size=(info.width, info.height), clip=Clip(frames=4))
-        clip = decode_clip(source, wanted, size=16)
+        wanted = plain_request("x", Path("x"), probe(source), clip=Clip(frames=4))
+        clip = decode_clips(source, wanted, size=16)
     except BadVideo:
         return
-    assert clip.shape == (4, 16, 16, 3)
+    assert clip.shape == (1, 4, 16, 16, 3)
 
 
 def test_a_list_of_other_files_is_no_video(tmp_path: Path) -> None:
@@ -137,3 +139,16 @@ def test_missing_folder_and_forbidden(tmp_path: Path) -> None:
     if os.geteuid() != 0:  # root may read everything
         with pytest.raises(BadVideo, match="no permission"):
             probe(path)
+
+
+@pytest.mark.parametrize(("space", "name"), [(1, "bt709"), (5, "bt601"), (2, "")])
+def test_the_colours_of_vp9_are_told_by_its_header(tmp_path: Path, space: int, name: str) -> None:
+    """Also where the container says nothing of them."""
+    coded = corners(tmp_path / "a.webm", space=space, codec="libvpx-vp9")
+    assert probe(coded).matrix == name
+    with av.open(str(coded)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    silent = mux_webm(packets, 64, 48, "first")
+    with av.open(io.BytesIO(silent), options={"codec_whitelist": "none"}) as container:
+        assert container.streams.video[0].codec_context.colorspace == 2
+    assert probe(silent).matrix == name

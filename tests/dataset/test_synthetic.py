@@ -7,8 +7,9 @@ import av
 import numpy as np
 import pytest
 
-from ssv2rt.dataset.annotations import read_annotations
+from ssv2rt.dataset.listing import SPLITS
 from ssv2rt.dataset.probe import probe
+from ssv2rt.dataset.recognise import list_clips
 from ssv2rt.dataset.synthetic import LABELS, encode_vp9, mux_webm, plan, synthesize
 from ssv2rt.errors import UserError
 from ssv2rt.recipes import Synthetic
@@ -29,8 +30,8 @@ def test_twins_are_each_others_reversal_to_the_last_bit(tiny_set: Path) -> None:
 
 def test_twins_have_opposite_labels_in_the_same_split(tiny_set: Path) -> None:
     twins = json.loads((tiny_set / "twins.json").read_text())
-    annotations = read_annotations(tiny_set)
-    where = {clip: (split, label) for split, clips in annotations.splits.items() for clip, label in clips}
+    annotations = list_clips(tiny_set)
+    where = {clip.id: (clip.split, clip.label) for clip in annotations.clips}
     assert len(where) == TINY.clips == len(twins)
     for first, second in twins.items():
         assert where[first][0] == where[second][0]
@@ -38,8 +39,9 @@ def test_twins_have_opposite_labels_in_the_same_split(tiny_set: Path) -> None:
 
 
 def test_every_class_is_as_frequent_in_every_split(tiny_set: Path) -> None:
-    for clips in read_annotations(tiny_set).splits.values():
-        counts = np.bincount([label for _, label in clips], minlength=len(LABELS))
+    clips = list_clips(tiny_set).clips
+    for split in SPLITS:
+        counts = np.bincount([clip.label for clip in clips if clip.split == split], minlength=len(LABELS))
         assert counts.max() - counts.min() <= 1
 
 

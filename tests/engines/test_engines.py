@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
-from ssv2rt.dataset.manifest import open_manifest
+from ssv2rt.dataset.index import open_manifest
 from ssv2rt.engines.backends import load_runner
 from ssv2rt.engines.build import build_engine, spread_over_classes
 from ssv2rt.engines.bundle import Bundle, find_bundle, open_bundle
@@ -23,8 +23,8 @@ from ssv2rt.errors import UserError
 from ssv2rt.models.clipmodel import ClipModel
 from ssv2rt.models.registry import build_model, model_names
 from ssv2rt.models.weights import load_trained
+from ssv2rt.pipelines.epochs import evaluation_batches
 from ssv2rt.pipelines.loader import ClipLoader
-from ssv2rt.pipelines.source import plain_requests
 from ssv2rt.recipes import Clip, Data, Engine, Model, load_engine_recipe
 from ssv2rt.runs import Run
 
@@ -169,11 +169,12 @@ def test_an_engine_of_a_run_agrees_and_its_bundle_is_complete(tiny_run: Run, tin
     assert (again.info.calibration is None) == (precision != "int8")
     runner, trained = load_runner(again), load_trained(tiny_run)
     split = open_manifest(tiny_set).split("train")
-    loader = ClipLoader(size=32, batch=32, data=Data(), device=torch.device("cpu"))
+    loader = ClipLoader(clip=trained.recipe.clip, batch=32, data=Data(), device=torch.device("cpu"))
     with torch.inference_mode():
         for count in (1, 3, again.info.batch.max):
-            requests = plain_requests(split, clip=trained.recipe.clip, rows=np.arange(count))
-            (batch,) = loader.batches([list(requests)])
+            (batch,) = loader.batches(
+                evaluation_batches(split, trained.recipe.clip, batch=count, rows=np.arange(count))
+            )
             logits, expected = runner(batch.clips), trained.model(batch.clips)
             assert logits.shape == expected.shape == (count, 10) and logits.dtype == torch.float32
             error = (logits - expected).norm() / expected.norm()

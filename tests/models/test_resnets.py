@@ -12,7 +12,7 @@ from ssv2rt.errors import UsageError
 from ssv2rt.models.clipmodel import MEAN, STD, ClipModel, Normalise
 from ssv2rt.models.conv import Conv3d
 from ssv2rt.models.registry import build_model, model_names
-from ssv2rt.pipelines.decode import decode_clip
+from ssv2rt.pipelines.decode import decode_clips
 from ssv2rt.pipelines.source import plain_request
 from ssv2rt.recipes import Clip, Model
 
@@ -116,12 +116,12 @@ def test_a_frame_average_cannot_tell_twins_apart(tiny_set: Path) -> None:
     def load(name: str) -> torch.Tensor:
         path = tiny_set / "videos" / f"{name}.webm"
         info = probe(path)
-        wanted = plain_request(name, path, frames=info.frames, size=(info.width, info.height), clip=clip)
+        wanted = plain_request(name, path, info, clip=clip)
         # Centres of segments are symmetric unless one falls between two frames.
-        mirrored = info.frames - 1 - wanted.frames[::-1]
+        mirrored = info.frames - 1 - wanted.frames[:, ::-1]
         if not np.array_equal(mirrored, wanted.frames):
             pytest.skip("not symmetric")
-        return torch.from_numpy(decode_clip(path, wanted, size=32))
+        return torch.from_numpy(decode_clips(path, wanted, size=32)[0])
 
     pairs = [(a, b) for a, b in twins.items() if probe(tiny_set / "videos" / f"{a}.webm").frames % 4 != 0][:10]
     pairs = [(a, b) for a, b in pairs if probe(tiny_set / "videos" / f"{a}.webm").frames % 8 != 4]

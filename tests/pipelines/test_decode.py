@@ -6,9 +6,11 @@ import av
 import numpy as np
 import pytest
 
-from ssv2rt.dataset.probe import BadVideo, probe
-from ssv2rt.pipelines.decode import decode_clip
-from ssv2rt.pipelines.source import ClipRequest, plain_request
+from ssv2rt.dataset.probe import probe
+from ssv2rt.dataset.video import BadVideo
+from ssv2rt.pipelines.decode import decode_clips
+from ssv2rt.pipelines.request import ClipRequest
+from ssv2rt.pipelines.source import plain_request
 from ssv2rt.pipelines.windows import Window
 from ssv2rt.recipes import Clip
 from tests.conftest import frame_numbers, numbered_video
@@ -21,11 +23,17 @@ def request(path: Path, frames: list[int], window: Window | None = None) -> Clip
     return ClipRequest(
         id=path.name,
         path=path,
-        frames=np.array(frames, np.int32),
-        window=window or Window(0, 0, info.width, info.height),
-        coded_size=(info.width, info.height),
+        frames=np.array([frames], np.int32),
+        windows=(window or Window(0, 0, info.width, info.height),),
+        frame_size=(info.width, info.height),
         video_frames=info.frames,
     )
+
+
+def clip_of(path: Path, wanted: ClipRequest, *, size: int) -> np.ndarray:
+    """The only clip of a request: uint8 (T, size, size, 3)."""
+    (clip,) = decode_clips(path, wanted, size=size)
+    return clip
 
 
 @pytest.mark.parametrize("gop", [1, 4, 100])
@@ -33,7 +41,7 @@ def request(path: Path, frames: list[int], window: Window | None = None) -> Clip
 @pytest.mark.parametrize("frames", [[0], [29], [3, 11, 12, 28], [0, 0, 7, 7, 7, 29], list(range(30))])
 def test_exactly_the_frames_asked_for(tmp_path: Path, codec: str, suffix: str, gop: int, frames: list[int]) -> None:
     path = numbered_video(tmp_path / f"a.{suffix}", codec, frames=30, gop=gop)
-    assert frame_numbers(decode_clip(path, request(path, frames), size=16)) == frames
+    assert frame_numbers(clip_of(path, request(path, frames), size=16)) == frames
 
 
 @pytest.mark.parametrize(
@@ -60,7 +68,7 @@ def test_the_window_asked_for(tmp_path: Path, codec: str, suffix: str, size: tup
         container.mux(stream.encode(None))
     for (row, column), grey in greys.items():
         window = Window(32 * column + 8, 24 * row + 6, 16, 12)
-        clip = decode_clip(path, request(path, [1], window), size=16)
+        clip = clip_of(path, request(path, [1], window), size=16)
         assert abs(clip.astype(float).mean() - grey) < 3
 
 
@@ -72,7 +80,7 @@ def test_colours_are_right_on_a_real_clip(real_videos: Path) -> None:
     luma, blue, red = (halved(plane[:, 100:340]) for plane in planes)
     luma, blue, red = (luma - 16) * 255 / 219, (blue - 128) * 255 / 224, (red - 128) * 255 / 224
     expected = np.stack([luma + 1.402 * red, luma - 0.344136 * blue - 0.714136 * red, luma + 1.772 * blue], axis=-1)
-    clip = decode_clip(path, request(path, [0], Window(100, 0, 240, 240)), size=120)
+    clip = clip_of(path, request(path, [0], Window(100, 0, 240, 240)), size=120)
     error = clip[0] - expected.clip(0, 255)
     assert abs(error).mean() < 1 and abs(error.mean((0, 1))).max() < 0.5
 
@@ -108,7 +116,7 @@ def test_a_change_of_size_in_mid_stream_moves_the_window_with_it(tmp_path: Path)
                         copy.pts = copy.dts = round(count / 12 / stream.time_base)
                         output.mux(copy)
                         count += 1
-    clip = decode_clip(both, request(both, [0, 3, 4, 7], Window(16, 12, 32, 24)), size=16)
+    clip = clip_of(both, request(both, [0, 3, 4, 7], Window(16, 12, 32, 24)), size=16)
     assert frame_numbers(clip) == [0, 3, 0, 3]
 
 
@@ -116,13 +124,12 @@ def test_a_change_of_size_in_mid_stream_moves_the_window_with_it(tmp_path: Path)
 def test_a_frame_that_is_not_there_is_truncation(tmp_path: Path, codec: str, suffix: str) -> None:
     path = numbered_video(tmp_path / f"a.{suffix}", codec, frames=10)
     with pytest.raises(BadVideo, match="truncated"):
-        decode_clip(path, request(path, [0, 5, 40]), size=16)
+        clip_of(path, request(path, [0, 5, 40]), size=16)
 
 
 def test_a_plain_request_of_a_real_clip(real_videos: Path) -> None:
     for path in real_videos.iterdir():
         if path.suffix != ".md":
-            info = probe(path)
-            wanted = plain_request("x", path, frames=info.frames, size=(info.width, info.height), clip=Clip())
-            clip = decode_clip(path, wanted, size=64)
+            wanted = plain_request("x", path, probe(path), clip=Clip())
+            clip = clip_of(path, wanted, size=64)
             assert clip.shape == (16, 64, 64, 3) and clip.std() > 10

@@ -1,18 +1,20 @@
 """Batches of clips: the decoders agree, bad clips leave their neighbours alone, tensors stay what they are."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from ssv2rt.dataset.probe import probe
+from ssv2rt.dataset.probe import Footage, probe
 from ssv2rt.errors import UsageError
 from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
-from ssv2rt.pipelines.source import ClipRequest, Colour, VideoRequest, plain_request
+from ssv2rt.pipelines.request import ClipRequest, Colour, Patch
+from ssv2rt.pipelines.source import VideoRequest, plain_request
 from ssv2rt.recipes import Clip, Data
-from tests.conftest import numbered_video
+from tests.conftest import CORNERS, corners, numbered_video
 
 CLIP = Clip(frames=4, size=32, center_crop=1.0)
 CPU = torch.device("cpu")
@@ -20,12 +22,11 @@ CPU = torch.device("cpu")
 
 def loader(decoder: str = "auto", *, batch: int = 8, augment: bool = False, **data: object) -> ClipLoader:
     settings = Data.model_validate({"decoder": decoder, "threads": 2, **data})
-    return ClipLoader(size=32, batch=batch, data=settings, device=CPU, augment=augment)
+    return ClipLoader(clip=CLIP, batch=batch, data=settings, device=CPU, augment=augment)
 
 
 def wanted(path: Path, name: str = "") -> ClipRequest:
-    info = probe(path)
-    return plain_request(name or path.name, path, frames=info.frames, size=(info.width, info.height), clip=CLIP)
+    return plain_request(name or path.name, path, probe(path), clip=CLIP)
 
 
 @pytest.fixture
@@ -73,8 +74,8 @@ def test_bad_clips_are_set_apart_and_their_neighbours_unchanged(
     bad = []
     for name, content in cases.items():
         (tmp_path / name).write_bytes(content)
-        bad.append(plain_request(name, tmp_path / name, frames=12, size=(64, 48), clip=CLIP))
-    bad.append(plain_request("gone.webm", tmp_path / "gone.webm", frames=12, size=(64, 48), clip=CLIP))
+        bad.append(plain_request(name, tmp_path / name, Footage(12, 64, 48), clip=CLIP))
+    bad.append(plain_request("gone.webm", tmp_path / "gone.webm", Footage(12, 64, 48), clip=CLIP))
     good = [wanted(path) for path in videos]
     mixed = [bad[0], good[0], bad[1], good[1], bad[2], good[2], bad[3], good[3]]
     first, second, third, fourth = loader(decoder).batches([mixed, [bad[4]], good, [bad[0]]])
@@ -107,7 +108,6 @@ def test_clips_stay_what_they_are_while_later_ones_are_made(videos: list[Path]) 
 
 
 def test_flip_and_colour_are_done_to_the_clips_that_ask(videos: list[Path]) -> None:
-    from dataclasses import replace
 
     plain = wanted(videos[0])
     flipped = replace(plain, flip=True)
@@ -151,7 +151,7 @@ def test_leaving_early_stops_the_work(videos: list[Path]) -> None:
             asked.append(1)
             yield [wanted(videos[0])]
 
-    source = loader(read_ahead=2).batches(endless())
+    source = loader(prefetch=2, readers=1).batches(endless())
     next(source)
     source.close()
     assert len(asked) <= 6
@@ -163,9 +163,56 @@ def test_nvdec_without_a_gpu_is_a_clear_error() -> None:
 
 
 def test_labels_go_with_the_clips(videos: list[Path]) -> None:
-    from dataclasses import replace
 
     requests = [replace(wanted(path), label=number) for number, path in enumerate(videos)]
     (batch,) = loader().batches([requests])
     assert batch.labels.tolist() == [0, 1, 2, 3]
     assert np.dtype("uint8") == batch.clips.numpy().dtype
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "dali"])
+def test_views_are_what_each_would_be_alone(decoder: str, videos: list[Path]) -> None:
+    """Two moments and three squares of VP9, H.264 and MPEG-4 videos in one batch, one of them bad."""
+    clip = CLIP.model_copy(update={"views": (2, 3)})
+    requests = [plain_request(path.name, path, probe(path), clip=clip) for path in videos]
+    bad = plain_request("gone", videos[0].with_name("gone.webm"), probe(videos[0]), clip=clip)
+    data = Data.model_validate({"decoder": decoder, "threads": 2})
+    (batch,) = ClipLoader(clip=clip, batch=8, data=data, device=CPU).batches([[requests[0], bad, *requests[1:]]])
+    assert batch.clips.shape == (24, 4, 32, 32, 3) and [b.reason for b in batch.bad] == ["missing"]
+    for number, request in enumerate(requests):
+        for moment in range(2):
+            for square in range(3):
+                one = replace(request, frames=request.frames[moment : moment + 1], windows=(request.windows[square],))
+                (alone,) = loader(decoder).batches([[one]])
+                view = batch.clips[6 * number + 3 * moment + square]
+                # PyAV cuts squares from one scaled picture, to half a pixel, and these are small ones.
+                assert (view.float() - alone.clips[0].float()).abs().mean() < (4 if decoder == "pyav" else 1)
+
+
+def test_a_patch_is_erased(videos: list[Path]) -> None:
+    plain = wanted(videos[0])
+    erased = replace(plain, erased=Patch(0.25, 0.5, 0.5, 0.25))
+    (batch,) = loader(augment=True).batches([[plain, erased]])
+    a, b = batch.clips
+    inside = torch.zeros(32, 32, dtype=torch.bool)
+    inside[8:24, 16:24] = True
+    assert torch.equal(a[:, ~inside], b[:, ~inside])
+    assert (b[:, inside] == torch.tensor([124, 116, 104])).all()
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "dali"])
+def test_turned_videos_come_upright_from_every_decoder(decoder: str, tmp_path: Path) -> None:
+    path = corners(tmp_path / "a.mp4", 90)
+    (batch,) = loader(decoder).batches([[wanted(path)]])
+    seen = batch.clips[0, 0, 6::20, 6::20]
+    expected = np.rot90(np.array(list(CORNERS.values())).reshape(2, 2, 3))
+    assert np.abs(seen.numpy().astype(int) - expected).max() < 8
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "dali"])
+@pytest.mark.parametrize(("space", "range_"), [(1, 1), (5, 2), (1, 2)])
+def test_colours_follow_their_tags_in_every_decoder(decoder: str, space: int, range_: int, tmp_path: Path) -> None:
+    path = corners(tmp_path / "a.webm", 0, space, range_, "libvpx-vp9")
+    (batch,) = loader(decoder).batches([[wanted(path)]])
+    seen = batch.clips[0, 0, 6::20, 6::20].reshape(4, 3)
+    assert np.abs(seen.numpy().astype(int) - np.array(list(CORNERS.values()))).max() < 8

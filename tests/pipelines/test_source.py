@@ -5,9 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ssv2rt.dataset.manifest import Split, open_manifest
-from ssv2rt.pipelines.source import ClipRequest, Colour, epoch_order, in_batches, plain_requests, train_request
+from ssv2rt.dataset.index import open_manifest
+from ssv2rt.dataset.labels import NEVER, mirrored_labels
+from ssv2rt.dataset.manifest import Split
+from ssv2rt.dataset.probe import Footage
+from ssv2rt.pipelines.request import ClipRequest, Colour
+from ssv2rt.pipelines.source import pick_frames, plain_request_of, train_request
 from ssv2rt.recipes import Augment, Clip
 
 
@@ -55,23 +61,60 @@ def test_nothing_changes_where_nothing_is_asked_for(split: Split) -> None:
     for row in range(20):
         request = draw(split, row, augment=quiet)
         assert not request.flip and request.colour == Colour()
-        assert (request.window.width, request.window.height) == (64, 48)
+        (window,) = request.windows
+        assert (window.width, window.height) == (64, 48)
 
 
 def test_plain_requests_are_the_centre(split: Split) -> None:
-    requests = list(plain_requests(split, clip=Clip(frames=4, center_crop=0.5)))
-    assert [r.id for r in requests] == split.ids.to_pylist()
-    assert {tuple(r.window) for r in requests} == {(20, 12, 24, 24)}
-    some = list(plain_requests(split, clip=Clip(frames=4), rows=np.array([5, 2])))
-    assert [r.id for r in some] == [split.ids[5].as_py(), split.ids[2].as_py()]
+    for row in (0, 5):
+        request = plain_request_of(split, row, clip=Clip(frames=4, center_crop=0.5))
+        assert request.id == split.ids[row].as_py() and request.label == split.classes[row]
+        assert [tuple(window) for window in request.windows] == [(20, 12, 24, 24)]
 
 
-def test_an_epoch_is_a_permutation_of_its_own() -> None:
-    first, second = (epoch_order(1000, seed=0, epoch=epoch) for epoch in (1, 2))
-    assert sorted(first) == sorted(second) == list(range(1000))
-    assert (first != second).any()
-    assert (first == epoch_order(1000, seed=0, epoch=1)).all()
+def test_uneven_times_are_sampled_by_time_where_the_recipe_says_so() -> None:
+    """Ten frames in the first second, one in the second."""
+    footage = Footage(11, 64, 48, duration=2.0, times=np.array([*np.arange(10) / 10, 1.0], np.float32))
+    clip = Clip(frames=4, sampling="segments")
+    assert pick_frames(footage, clip).tolist() == [1, 4, 6, 9]
+    assert pick_frames(footage, clip.model_copy(update={"timing": "time"})).tolist() == [2, 7, 10, 10]
+    even = Footage(20, 64, 48, duration=2.0)
+    assert pick_frames(even, clip.model_copy(update={"timing": "time"})).tolist() == [2, 7, 12, 17]
+    dense = Clip(frames=4, sampling="dense", stride=1, timing="time", rate=5)
+    assert np.diff(pick_frames(even, dense)).tolist() == [2, 2, 2]  # 10 frames a second, sampled at 5
+    unknown = Footage(20, 64, 48)
+    assert pick_frames(unknown, clip.model_copy(update={"timing": "time"})).tolist() == [2, 7, 12, 17]
 
 
-def test_batches_hold_everything_in_order() -> None:
-    assert list(in_batches(iter(range(7)), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
+def test_views_are_every_pair_of_a_moment_and_a_square(split: Split) -> None:
+    request = plain_request_of(split, 0, clip=Clip(frames=4, views=(2, 3), center_crop=1.0))
+    assert request.views == 6 and request.frames.shape == (2, 4)
+    assert (request.frames[0] <= request.frames[1]).all() and (request.frames[0] < request.frames[1]).any()
+    assert [window.left for window in request.windows] == [0, 8, 16]
+
+
+def test_grey_and_erased_clips_are_as_many_as_asked_for(split: Split) -> None:
+    augment = Augment(color=0.0, grayscale=0.25, erase=0.5, erase_area=(0.1, 0.2))
+    requests = [draw(split, row, epoch=epoch, augment=augment) for epoch in range(20) for row in range(len(split))]
+    grey = [r for r in requests if r.colour != Colour()]
+    assert {r.colour for r in grey} == {Colour(saturation=0.0)} and 0.2 < len(grey) / len(requests) < 0.3
+    patches = [r.erased for r in requests if r.erased]
+    assert 0.45 < len(patches) / len(requests) < 0.55
+    for patch in patches:
+        assert 0 <= patch.top <= patch.top + patch.height <= 1 + 1e-9
+        assert 0 <= patch.left <= patch.left + patch.width <= 1 + 1e-9
+        assert 0.1 - 1e-9 <= patch.height * patch.width <= 0.2 + 1e-9
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from(["Moving a left of b", "Moving a right of b", "Left", "Up", "Turn right"]), unique=True)
+)
+def test_flips_are_right_for_any_list_of_labels(labels: list[str]) -> None:
+    mirrored = mirrored_labels(labels)
+    for number, name in enumerate(labels):
+        sided = any(word in name.lower().split() for word in ("left", "right"))
+        if not sided:
+            assert mirrored[number] == number
+        elif mirrored[number] != NEVER:
+            assert mirrored[mirrored[number]] == number and mirrored[number] != number

@@ -1,0 +1,33 @@
+"""Which kind of data set a folder or a file is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ssv2rt.dataset.annotations import read_annotations
+from ssv2rt.dataset.folders import read_folders
+from ssv2rt.dataset.listing import Listing
+from ssv2rt.dataset.tables import TABLE_SUFFIXES, read_tables
+from ssv2rt.errors import UsageError, UserError
+
+_KINDS = "SSv2's JSON files, a folder for each class, or a .csv or .parquet table with the columns path and label"
+
+
+def list_clips(root: Path) -> Listing:
+    """The clips of a data set of any kind; see `listing`.
+
+    Raises:
+        UsageError: there is no such folder or file.
+        UserError: it is no data set, or something in it is wrong.
+    """
+    if not root.exists():
+        raise UsageError(f"no data '{root}'; give --data a folder or a table of clips")
+    if not root.is_dir():
+        if root.suffix.lower() not in TABLE_SUFFIXES:
+            raise UsageError(f"'{root}' is neither a folder nor a .csv or .parquet table; give --data one of them")
+        found = read_tables(root)
+    else:
+        found = read_annotations(root) or read_tables(root) or read_folders(root)
+    if found is None:
+        raise UserError(f"no data set in '{root}'; expected {_KINDS}")
+    return found

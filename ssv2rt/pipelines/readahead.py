@@ -1,0 +1,90 @@
+"""Files read ahead of the decoder: many at once, because slow storage makes each one wait, and bounded by bytes."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from threading import Condition
+
+LARGE = 64 << 20
+"""Bytes; larger files are left to the decoder, which reads what it needs."""
+
+
+class ReadAhead:
+    """Reads files in the order in which they are asked for.
+
+    Args:
+        readers: files that are open at the same time.
+        limit: bytes that may be held; a single file may be larger.
+    """
+
+    def __init__(self, *, readers: int, limit: int) -> None:
+        self._pool = ThreadPoolExecutor(readers, thread_name_prefix="read")
+        self._budget = _Budget(limit)
+        self._asked = 0
+
+    def ask(self, paths: Sequence[Path]) -> list[Future[Content]]:
+        """Starts reading. Each future gives the content, or raises OSError; `close` its content after use."""
+        futures = [self._pool.submit(self._read, path, self._asked + at) for at, path in enumerate(paths)]
+        self._asked += len(paths)
+        return futures
+
+    def stop(self) -> None:
+        """Gives up what has not been read yet."""
+        self._budget.end()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _read(self, path: Path, turn: int) -> Content:
+        size = -1
+        try:
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode) and status.st_size <= LARGE:
+                size = status.st_size
+        finally:
+            self._budget.take(turn, max(size, 0))
+        if size < 0:
+            return Content(path)
+        try:
+            return Content(path, path.read_bytes(), lambda: self._budget.give(size))
+        except BaseException:
+            self._budget.give(size)
+            raise
+
+
+class Content:
+    """A file that has been read, or, if it is large or no ordinary file, where it is."""
+
+    def __init__(self, path: Path, data: bytes | None = None, close=lambda: None) -> None:  # type: ignore[no-untyped-def]
+        self.source: Path | bytes = path if data is None else data
+        self.close = close
+        """Says that it is not used any more."""
+
+
+class _Budget:
+    """Bytes that are given out in turn, so that no one who comes later keeps an earlier one waiting."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._used, self._turn, self._ended = limit, 0, 0, False
+        self._changed = Condition()
+
+    def take(self, turn: int, amount: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or (self._turn == turn and self._fits(amount)))
+            self._turn += 1
+            self._used += amount
+            self._changed.notify_all()
+
+    def give(self, amount: int) -> None:
+        with self._changed:
+            self._used -= amount
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def _fits(self, amount: int) -> bool:
+        return not amount or not self._used or self._used + amount <= self._limit
