@@ -22,11 +22,11 @@ def read_folders(root: Path) -> Listing | None:
             sources.append(Path(split.path))
             for folder in entries_of(Path(split.path)):
                 if folder.is_dir():
-                    videos = _videos(root, Path(folder.path), sources)
+                    videos = _videos(folder, f"{split.name}/{folder.name}", sources)
                     rows += [(path, SPLIT_NAMES[split.name.lower()], folder.name) for path in videos]
     else:
         for folder in folders:
-            rows += [(path, "train", folder.name) for path in _videos(root, Path(folder.path), sources)]
+            rows += [(path, "train", folder.name) for path in _videos(folder, folder.name, sources)]
     rows = rows or [(entry.name, "test", "") for entry in entries_of(root) if not entry.is_dir()]
     if not rows:
         return None
@@ -34,13 +34,13 @@ def read_folders(root: Path) -> Listing | None:
     return Listing(labels, root, hold_out(clips), sources)
 
 
-def _videos(root: Path, folder: Path, sources: list[Path]) -> list[str]:
-    """Paths of the videos in and below a folder, relative to `root`; the folders looked into are added to `sources`."""
-    sources.append(folder)
+def _videos(folder: os.DirEntry[str], name: str, sources: list[Path]) -> list[str]:
+    """Paths of the videos in and below a folder called `name`; the folders looked into are added to `sources`."""
+    sources.append(Path(folder.path))
     found = []
-    for entry in entries_of(folder):
+    for entry in entries_of(Path(folder.path)):
         if entry.is_dir(follow_symlinks=False):
-            found += _videos(root, Path(entry.path), sources)
+            found += _videos(entry, f"{name}/{entry.name}", sources)
         elif is_video(entry.name):
-            found.append(os.path.relpath(entry.path, root))
+            found.append(f"{name}/{entry.name}")
     return found

@@ -24,6 +24,7 @@ from ssv2rt.dataset.manifest import (
     FACTS,
     NAMING,
     SCHEMA,
+    USED,
     Manifest,
     is_manifest,
     places,
@@ -60,11 +61,11 @@ def open_manifest(root: Path, *, progress: Progress = lambda done, total: None) 
         UserError: `root` is no data set.
     """
     if is_manifest(root):
-        manifest = read_manifest(root)
+        manifest = read_manifest(root, USED)
         if manifest is None:
             raise UserError(f"the manifest '{root}' is damaged or of another version; make it anew with `ssv2rt index`")
         return manifest
-    manifest = _saved(root, None)
+    manifest = _saved(places(root), USED)
     if manifest and manifest.is_current():
         return manifest if manifest.is_usable() else index(root, trust=True, progress=progress)[0]
     return index(root, progress=progress)[0]
@@ -97,7 +98,7 @@ def index(
     """
     listing = list_clips(root)
     naming = _naming(listing)
-    saved = _saved(root, out)
+    saved = _saved([out] if out else places(root), SCHEMA.names)
     work = _Work(listing, naming, saved.table if saved else SCHEMA.empty_table())
     total, done, next_save = len(naming), 0, time.monotonic() + _SAVE_EVERY
     jobs = work.jobs(decode=decode, trust=trust)
@@ -211,9 +212,9 @@ def _look_at_all(
             pool.shutdown(cancel_futures=True)
 
 
-def _saved(root: Path, out: Path | None) -> Manifest | None:
+def _saved(paths: list[Path], columns: Sequence[str]) -> Manifest | None:
     """What an earlier call has left."""
-    found = (read_manifest(path) for path in ([out] if out else places(root)))
+    found = (read_manifest(path, columns) for path in paths)
     return next((manifest for manifest in found if manifest), None)
 
 

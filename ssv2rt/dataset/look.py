@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from dataclasses import fields
 from pathlib import Path
 
 from ssv2rt.dataset.probe import VideoInfo, decode_fully, probe
-from ssv2rt.dataset.video import CLIP_ERRORS, OK, BadVideo, reason_of
+from ssv2rt.dataset.video import CLIP_ERRORS, OK, BadVideo, VideoSource, reason_of
 
 Known = tuple[int, int, bool] | None
 """Size, time of change, and whether it has been decoded, of a file that has been looked at."""
@@ -27,12 +28,14 @@ def _facts_of(path: Path, known: Known, decode: bool) -> Facts | None:
         if known and known[:2] == (status.st_size, status.st_mtime_ns) and (known[2] or not decode):
             return None
         facts |= {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
-        info = probe(path)
+        small = stat.S_ISREG(status.st_mode) and status.st_size <= 3 * _PIECE
+        source = path.read_bytes() if small else path  # small files are opened once
+        info = probe(source)
         facts |= {name: getattr(info, name) for name in _PROBED}
-        facts["hash"] = content_hash(path, status.st_size)
+        facts["hash"] = content_hash(source)
         facts["suspicion"] = "; ".join(oddities(info))
         if decode:
-            shown = decode_fully(path)
+            shown = decode_fully(source)
             if shown < info.frames - 2 - info.frames // 50:
                 raise BadVideo("truncated")
             facts["decoded"] = True
@@ -41,20 +44,24 @@ def _facts_of(path: Path, known: Known, decode: bool) -> Facts | None:
     return facts
 
 
+_PIECE = 64 << 10
 _PROBED = [field.name for field in fields(VideoInfo) if field.name != "streams"]
 
 
-def content_hash(path: Path, size: int) -> str:
-    """16 hexadecimal digits of a file's size, and 64 KiB each of its beginning, middle and end."""
-    digest = hashlib.blake2b(str(size).encode(), digest_size=8)
-    piece = 64 << 10
-    with path.open("rb") as file:
-        if size <= 3 * piece:
-            digest.update(file.read())
-        else:
-            for start in (0, (size - piece) // 2, size - piece):
+def content_hash(source: VideoSource) -> str:
+    """16 hexadecimal digits of a file's size and content; of a large file's beginning, middle and end."""
+    if isinstance(source, bytes):
+        size, pieces = len(source), [source]
+    else:
+        size = source.stat().st_size
+        with source.open("rb") as file:
+            pieces = []
+            for start in (0, (size - _PIECE) // 2, size - _PIECE) if size > 3 * _PIECE else (0,):
                 file.seek(start)
-                digest.update(file.read(piece))
+                pieces.append(file.read(_PIECE if size > 3 * _PIECE else size))
+    digest = hashlib.blake2b(str(size).encode(), digest_size=8)
+    for piece in pieces:
+        digest.update(piece)
     return digest.hexdigest()
 
 

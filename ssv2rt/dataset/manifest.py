@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +52,9 @@ FACTS = pa.schema(
 )
 """What probing has found."""
 SCHEMA = pa.unify_schemas([NAMING, FACTS])
+
+USED = (*NAMING.names, "status", "width", "height", "frames", "duration", "times")
+"""The columns that training and evaluation need."""
 
 _MARK = b"ssv2rt"
 _VERSION = 2
@@ -110,7 +114,7 @@ class Manifest:
     folder: Path
     """What paths are relative to."""
     table: pa.Table
-    """Columns as in `SCHEMA`."""
+    """Columns as in `SCHEMA`, or some of them."""
     sources: tuple[str, ...] = ()
     """Files and folders, relative to the manifest's, that told which clips there are."""
     fingerprint: str = ""
@@ -176,15 +180,16 @@ def is_manifest(path: Path) -> bool:
     return False
 
 
-def read_manifest(path: Path) -> Manifest | None:
-    """A manifest; None if the file is not one, is damaged, or was made by another version."""
+def read_manifest(path: Path, columns: Sequence[str] = SCHEMA.names) -> Manifest | None:
+    """A manifest, or some columns of it; None if the file is not one, is damaged, or was made by another version."""
     with contextlib.suppress(OSError, pa.ArrowException, KeyError, ValueError):
-        table = pq.read_table(path, columns=SCHEMA.names)
+        table = pq.read_table(path, columns=list(columns))
+        schema = pa.schema([SCHEMA.field(name) for name in columns])
         facts = json.loads((table.schema.metadata or {})[_MARK])
         if facts["version"] == _VERSION:
             folder = path.parent / facts["folder"]
             return Manifest(
-                tuple(facts["labels"]), folder, table.cast(SCHEMA), tuple(facts["sources"]), facts["fingerprint"]
+                tuple(facts["labels"]), folder, table.cast(schema), tuple(facts["sources"]), facts["fingerprint"]
             )
     return None
 

@@ -62,11 +62,8 @@ def probe(source: VideoSource) -> VideoInfo:
     """
     with open_video(source) as container:
         stream = video_stream(container)
-        try:
-            context = stream.codec_context
-        except (AttributeError, RuntimeError):
-            raise BadVideo("unsupported codec") from None
-        if context is None or not context.width or not context.height:
+        context = stream.codec_context
+        if not context.width or not context.height:
             raise BadVideo("unreadable")
         matrix = _MATRICES.get(int(context.colorspace), "")
         stamps, keys, frames, last = [], 0, 0, 0

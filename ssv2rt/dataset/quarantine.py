@@ -20,14 +20,16 @@ def with_twins(table: pa.Table) -> pa.Table:
     if not len(doubled):
         return table
     rows = np.flatnonzero(pc.is_in(table["hash"], doubled).to_numpy()).tolist()
+    hashes = table["hash"].to_pylist()
     groups: dict[str, list[int]] = defaultdict(list)
     for row in rows:
-        groups[table["hash"][row].as_py()].append(row)
+        groups[hashes[row]].append(row)
+    paths, splits = table["path"].to_pylist(), table["split"].to_pylist()
     suspicions = table["suspicion"].to_pylist()
     for members in groups.values():
         for row in members:
             other = members[0] if row != members[0] else members[1]
-            where = f"{table['path'][other].as_py()} ({table['split'][other].as_py()})"
+            where = f"{paths[other]} ({splits[other]})"
             parts = [p for p in (suspicions[row] or "").split("; ") if p and not p.startswith(_SAME)]
             suspicions[row] = "; ".join([*parts, f"{_SAME}{where}"])
     at = table.schema.get_field_index("suspicion")
@@ -56,5 +58,6 @@ def quarantine(manifest: Manifest) -> pa.Table:
 
 
 def quarantine_file(path: Path) -> Path:
-    """Where the quarantine table of the manifest `path` is."""
-    return path.with_name(path.name.removesuffix(".parquet").removesuffix("manifest") + "quarantine.csv")
+    """Where the quarantine table of the manifest `path` is: quarantine.csv beside manifest.parquet."""
+    beside = path.name.removesuffix("manifest.parquet")
+    return path.with_name(f"{beside if beside != path.name else path.stem + '.'}quarantine.csv")

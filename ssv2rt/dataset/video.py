@@ -69,17 +69,20 @@ def video_stream(container: av.container.InputContainer) -> av.VideoStream:
     """The stream that is looked at: of those that are no cover picture the largest, of these the first.
 
     Raises:
-        BadVideo: 'no video stream'.
+        BadVideo: 'no video stream', or 'unsupported codec' if there is no decoder for any of them.
     """
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
         raise BadVideo("no video stream")
-    return max(streams, key=_area)
+    best = max(streams, key=_area)
+    if best.codec_context is None:
+        raise BadVideo("unsupported codec")
+    return best
 
 
 def _area(stream: av.VideoStream) -> int:
     context = stream.codec_context
-    return context.width * context.height if context else 0
+    return context.width * context.height if context else -1
 
 
 def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:

@@ -34,10 +34,12 @@ def decode_clips(source: VideoSource, request: ClipRequest, *, size: int) -> np.
         with open_video(source) as container:
             try:
                 return _decode(container, request, size, skip=True)
-            except BadVideo:
-                # It may call a frame a key frame that is none. From its beginning it decodes, if it does at all.
-                with open_video(source) as again:
-                    return _decode(again, request, size, skip=False)
+            except BadVideo as error:
+                if str(error) == "truncated":
+                    raise
+            # It may call a frame a key frame that is none. From its beginning it decodes, if it does at all.
+        with open_video(source) as container:
+            return _decode(container, request, size, skip=False)
     except BadVideo:
         raise
     except CLIP_ERRORS as error:
@@ -51,29 +53,33 @@ def _decode(container: av.container.InputContainer, request: ClipRequest, size: 
     order = np.argsort(request.frames, axis=None, kind="stable")
     wanted = request.frames.ravel()[order]
     moment, place = np.divmod(order, length)  # where in `clips` each wanted frame goes
-    done, last = 0, -1  # wanted frames that are in place; number of the last frame seen
+    done = 0  # wanted frames that are in place
+    last, latest = -1, None  # number of the last frame seen, and the frame
+
+    def put(frame: av.VideoFrame, until: int) -> int:
+        """Puts the frame in place for every wanted number up to `until`, and returns how many are in place then."""
+        if frame.is_corrupt:
+            raise BadVideo("corrupt")
+        cutter.cut(frame, clips[moment[done], :, place[done]])
+        at = done + 1
+        while at < len(wanted) and wanted[at] <= until:
+            clips[moment[at], :, place[at]] = clips[moment[done], :, place[done]]
+            at += 1
+        return at
+
     stream = video_stream(container)
+    expected = request.video_frames
+    frames = frames_needed(container, stream, expected, wanted) if skip else frames_to(container, stream, expected)
     try:
-        for number, frame in frames_needed(container, stream, wanted) if skip else frames_to(container, stream):
-            last = max(last, number)
-            if number < wanted[done]:
-                continue
-            if frame.is_corrupt:
-                raise BadVideo("corrupt")
-            first = done
-            cutter.cut(frame, clips[moment[first], :, place[first]])
-            done += 1
-            while done < len(wanted) and wanted[done] <= number:
-                clips[moment[done], :, place[done]] = clips[moment[first], :, place[first]]
-                done += 1
-            if done == len(wanted):
+        for number, frame in frames:
+            last, latest = number, frame
+            if number >= wanted[done] and (done := put(frame, number)) == len(wanted):
                 break
     except av.error.FFmpegError as error:
         raise BadVideo(reason_of(error)) from None
-    # Some containers count a packet or two that show no picture; anything more is a file that lost its end.
     if done < len(wanted):
-        if not done or wanted[-1] > last + 2 + last // 50:
-            raise BadVideo("truncated" if last >= 0 else "unreadable")
-        for at in range(done, len(wanted)):
-            clips[moment[at], :, place[at]] = clips[moment[done - 1], :, place[done - 1]]
+        # Some containers count a packet or two that show no picture; where more are missing, the decoder gave up.
+        if latest is None or wanted[-1] > last + 2 + last // 50:
+            raise BadVideo("unreadable" if latest is None else "corrupt")
+        put(latest, int(wanted[-1]))
     return clips.reshape(-1, length, size, size, 3)

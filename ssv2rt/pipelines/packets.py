@@ -14,6 +14,8 @@ from collections.abc import Iterator
 import av
 import numpy as np
 
+from ssv2rt.dataset.video import BadVideo
+
 _IN_ORDER = frozenset({"vp8", "vp9", "mjpeg"})
 """Codecs whose packets are frames in display order, so that nothing has to be known of their times."""
 _TIMED = frozenset({"matroska", "mov"})
@@ -25,23 +27,46 @@ Frames = Iterator[tuple[int, av.VideoFrame]]
 """Frames with their numbers, from 0."""
 
 
-def frames_to(container: av.container.InputContainer, stream: av.VideoStream) -> Frames:
-    """All frames, in order."""
+def frames_to(container: av.container.InputContainer, stream: av.VideoStream, expected: int) -> Frames:
+    """All frames, in order.
+
+    Args:
+        container: at its beginning.
+        stream: of it.
+        expected: how many packets there were when the file was probed.
+
+    Raises:
+        BadVideo: 'truncated': it has fewer now.
+    """
     stream.thread_type = "NONE"  # clips are decoded side by side
-    return enumerate(container.decode(stream))
+    packets = number = 0
+    for packet in container.demux(stream):
+        packets += bool(packet.size)
+        for frame in packet.decode():
+            assert isinstance(frame, av.VideoFrame)
+            yield number, frame
+            number += 1
+    if packets < expected:
+        raise BadVideo("truncated")
 
 
-def frames_needed(container: av.container.InputContainer, stream: av.VideoStream, wanted: np.ndarray) -> Frames:
+def frames_needed(
+    container: av.container.InputContainer, stream: av.VideoStream, expected: int, wanted: np.ndarray
+) -> Frames:
     """The wanted frames, and those on the way to them, in order.
 
     Args:
-        container: just opened.
+        container: at its beginning.
         stream: of it.
+        expected: as in `frames_to`.
         wanted: int (K,), never falling; numbers beyond the last frame are let be.
+
+    Raises:
+        BadVideo: as `frames_to`.
     """
     in_order = stream.codec_context.name in _IN_ORDER
     if not in_order and container.format.name.split(",")[0] not in _TIMED:
-        yield from frames_to(container, stream)
+        yield from frames_to(container, stream, expected)
         return
     stream.thread_type = "NONE"
     packets: list[av.Packet] = []
@@ -57,6 +82,8 @@ def frames_needed(container: av.container.InputContainer, stream: av.VideoStream
                 packets.clear()
             else:
                 packets.append(packet)
+    if len(keys) < expected:
+        raise BadVideo("truncated")
     if in_order:
         number = np.arange(len(keys))
         known = {}
@@ -64,7 +91,7 @@ def frames_needed(container: av.container.InputContainer, stream: av.VideoStream
         known = _numbers(stamps)
         if len(known) < len(keys):  # times are missing or doubled: only counting tells which frame is which
             container.seek(0)
-            yield from frames_to(container, stream)
+            yield from frames_to(container, stream, expected)
             return
         number = np.array([known[stamp] for stamp in stamps if stamp is not None])
     needed = _needed(np.array(keys, bool), number, wanted)

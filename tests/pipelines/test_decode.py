@@ -26,7 +26,7 @@ def request(path: Path, frames: list[int], window: Window | None = None) -> Clip
         frames=np.array([frames], np.int32),
         windows=(window or Window(0, 0, info.width, info.height),),
         frame_size=(info.width, info.height),
-        video_frames=info.frames,
+        video_frames=max(info.frames, 1 + max(frames)),
     )
 
 

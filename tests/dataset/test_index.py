@@ -1,0 +1,197 @@
+"""`ssv2rt index`: what is wrong is found and said, what is known is kept."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from ssv2rt.dataset.index import index, open_manifest
+from ssv2rt.dataset.look import content_hash
+from ssv2rt.dataset.manifest import SCHEMA, Manifest, read_manifest
+from ssv2rt.dataset.synthetic import mux_webm
+from ssv2rt.errors import UserError
+from tests.conftest import numbered_video
+
+
+def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ssv2rt", "index", *map(str, arguments)], cwd=cwd, capture_output=True, text=True
+    )
+
+
+def row(manifest: Manifest, name: str) -> dict[str, object]:
+    return next(r for r in manifest.table.to_pylist() if Path(r["path"]).name == name)
+
+
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    from ssv2rt.dataset import look
+
+    calls: list[object] = []
+    probe = look.probe
+    monkeypatch.setattr(look, "probe", lambda source: calls.append(source) or probe(source))
+    return calls
+
+
+@pytest.fixture
+def zoo(tmp_path: Path) -> Path:
+    """Class folders with all that can be wrong with a clip."""
+    root = tmp_path / "zoo"
+    good = root / "train" / "good"
+    good.mkdir(parents=True)
+    for number in range(4):
+        numbered_video(good / f"{number}.mp4", "libx264", frames=30 + number, gop=10)
+    bad = root / "train" / "bad"
+    bad.mkdir()
+    whole = numbered_video(bad / "fine.webm", "libvpx-vp9", frames=40, gop=5).read_bytes()
+    (bad / "empty.webm").touch()
+    (bad / "text.webm").write_text("not a video")
+    (bad / "header.webm").write_bytes(whole[:300])
+    (bad / "short.webm").write_bytes(whole[: len(whole) // 2])
+    with av.open(str(bad / "fine.webm")) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    packets[7] = bytes(len(packets[7]))  # the container stays whole
+    (bad / "damaged.webm").write_bytes(mux_webm(packets, 64, 48, "first"))
+    (bad / "folder.webm").mkdir()
+    (bad / "gone.webm").symlink_to("nowhere")
+    numbered_video(bad / "single.mp4", "libx264", frames=1)
+    (root / "val" / "good").mkdir(parents=True)
+    shutil.copy(good / "1.mp4", root / "val" / "good" / "copy.mp4")
+    return root
+
+
+def test_all_is_found_and_said(zoo: Path) -> None:
+    done = run("zoo", cwd=zoo.parent)
+    assert done.returncode == 0, done.stderr
+    assert "what is wrong" in done.stdout and "zoo/quarantine.csv" in done.stdout
+    table = pyarrow.csv.read_csv(zoo / "quarantine.csv").to_pylist()
+    reasons = {Path(r["path"]).name: (r["status"], r["reason"]) for r in table}
+    assert reasons.pop("copy.mp4") == ("suspicious", "same content as train/good/1.mp4 (train)")
+    assert reasons.pop("1.mp4") == ("suspicious", "same content as val/good/copy.mp4 (validation)")
+    assert reasons.pop("single.mp4") == ("suspicious", "a single frame")
+    assert reasons.pop("short.webm") == ("unusable", "truncated")
+    assert reasons.pop("header.webm")[0] == "unusable"
+    assert reasons.pop("gone.webm") == ("unusable", "missing")
+    assert {name: reason for name, (_, reason) in reasons.items()} == {
+        "empty.webm": "unreadable",
+        "text.webm": "unreadable",
+    }  # headers do not show what was damaged, and a folder is no clip
+    summary = json.loads(run("zoo", "--json", cwd=zoo.parent).stdout)
+    assert summary["splits"]["train"] == {"clips": 12, "usable": 7, "classes": 2}
+    assert summary["unusable"] == {"unreadable": 2, "truncated": 1, "missing": 1} | summary["unusable"]
+
+
+def test_decoding_finds_damage_that_headers_do_not_show(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, _ = index(zoo)
+    assert row(before, "damaged.webm")["status"] == "ok" and not row(before, "fine.webm")["decoded"]
+    after, _ = index(zoo, decode=True)
+    assert row(after, "damaged.webm")["status"] in ("unreadable", "corrupt", "truncated")
+    assert row(after, "fine.webm")["status"] == "ok" and row(after, "fine.webm")["decoded"]
+    calls = looked_at(monkeypatch)
+    index(zoo, decode=True)
+    assert len(calls) <= 6  # those that are bad
+
+
+def test_a_row_says_what_a_clip_is(zoo: Path) -> None:
+    manifest, where = index(zoo)
+    assert where == zoo / "manifest.parquet" and pq.read_schema(where).names == SCHEMA.names
+    facts = row(manifest, "2.mp4")
+    assert facts["codec"] == "h264" and facts["container"] == "mov" and facts["pixels"] == "yuv420p"
+    assert (facts["width"], facts["height"], facts["frames"], facts["rate"]) == (64, 48, 32, 12)
+    assert facts["key_frames"] == 4 and facts["times"] is None and facts["rotation"] == 0
+    assert facts["duration"] == pytest.approx(32 / 12, rel=0.01)
+    path = zoo / "train" / "good" / "2.mp4"
+    assert facts["bytes"] == path.stat().st_size and facts["hash"] == content_hash(path)
+
+
+def test_only_what_has_changed_is_looked_at_again(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index(zoo)
+    bad = 4
+    calls = looked_at(monkeypatch)
+    index(zoo)
+    assert len(calls) <= bad
+    calls.clear()
+    numbered_video(zoo / "train" / "good" / "0.mp4", "libx264", frames=17)
+    numbered_video(zoo / "train" / "good" / "new.mp4", "libx264", frames=18)
+    (zoo / "train" / "good" / "3.mp4").unlink()
+    manifest, _ = index(zoo)
+    assert len(calls) <= bad + 2
+    assert row(manifest, "0.mp4")["frames"] == 17 and row(manifest, "new.mp4")["frames"] == 18
+    assert not any(path.endswith("3.mp4") for path in manifest.table["path"].to_pylist())
+
+
+def test_training_notices_that_clips_came_or_went(zoo: Path) -> None:
+    assert len(open_manifest(zoo).split("train")) == 7
+    numbered_video(zoo / "train" / "good" / "new.mp4", "libx264", frames=18)
+    assert len(open_manifest(zoo).split("train")) == 8
+
+
+def test_a_manifest_elsewhere_is_data_too(zoo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "else" / "m.parquet"
+    out.parent.mkdir()
+    manifest, where = index(zoo, out=out)
+    assert where == out and (out.parent / "m.quarantine.csv").is_file() and not (zoo / "manifest.parquet").exists()
+    again = open_manifest(out)
+    assert again.table.equals(manifest.table) and again.labels == manifest.labels
+    split = again.split("train")
+    assert all(split.path(number).is_file() for number in range(len(split)))
+    with pytest.raises(UserError, match="cannot write '.*'; choose another --out|cannot write"):
+        index(zoo, out=tmp_path / "no" / "m.parquet")
+
+
+def test_the_data_can_be_moved_with_its_manifest(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index(zoo)
+    moved = zoo.rename(zoo.with_name("moved"))
+    calls = looked_at(monkeypatch)
+    split = open_manifest(moved).split("train")
+    assert len(calls) <= 4 and split.path(0).is_file()
+
+
+def test_a_killed_index_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed without a chance to save, after it has saved once."""
+    root = tmp_path / "data"
+    (root / "a").mkdir(parents=True)
+    clip = numbered_video(tmp_path / "x.webm", "libvpx-vp9", frames=5).read_bytes()
+    for number in range(3000):
+        (root / "a" / f"{number}.webm").write_bytes(clip)
+    code = (
+        "from pathlib import Path; import ssv2rt.dataset.index as module; module._SAVE_EVERY = 0.2\n"
+        "module.index(Path('data'), workers=1)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+    until = time.monotonic() + 60
+    while not (root / "manifest.parquet").exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    saved = read_manifest(root / "manifest.parquet")
+    assert saved is not None and 0 < len(saved.table) < 3000 and not saved.is_current()
+    calls = looked_at(monkeypatch)
+    manifest, _ = index(root, workers=1)
+    assert len(manifest.table) == 3000 and len(calls) == 3000 - len(saved.table)
+
+
+def test_many_clips_are_looked_at_by_several_processes(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    (root / "a").mkdir(parents=True)
+    clip = numbered_video(tmp_path / "x.webm", "libvpx-vp9", frames=5).read_bytes()
+    for number in range(1100):
+        (root / "a" / f"{number}.webm").write_bytes(clip + bytes(number % 7))
+    alone, _ = index(root, out=tmp_path / "1.parquet", workers=1)
+    together, _ = index(root, out=tmp_path / "2.parquet", workers=2)
+    assert alone.table.equals(together.table)
+
+
+def test_names_that_are_no_text_are_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/a/\xff.mp4")).touch()
+    with pytest.raises(UserError, match="is no text"):
+        index(tmp_path)
