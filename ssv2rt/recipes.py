@@ -1,20 +1,13 @@
-"""Recipes: every setting of a run or of an engine, typed, read from TOML, changed by `--set section.key=value`.
-
-A recipe is found by name in `./pipelines` or `./engines`, in the repository that this package is run from, and in the
-installed package, in that order; or by the path of a `.toml` file.
-"""
+"""Recipes: every setting of a run or of an engine, typed and checked."""
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ssv2rt.errors import UsageError, choices, nearest
+from ssv2rt.errors import UsageError, nearest
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Ratio = Annotated[float, Field(ge=0.1, le=10)]
@@ -250,18 +243,16 @@ class EngineRecipe(Section):
     gate: Gate = Gate()
 
 
-def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
-    """The training recipe called `name`, or in the file `name`, with `section.key=value` overrides applied.
+def with_views(clip: Clip, text: str) -> Clip:
+    """The same clip with other views, given like 2x3.
 
     Raises:
-        UsageError: no such recipe, a key that does not exist, a value out of range.
+        UsageError: it is not written like that, or out of range.
     """
-    return _load("pipelines", name, overrides, Recipe)
-
-
-def load_engine_recipe(name: str, overrides: tuple[str, ...] = ()) -> EngineRecipe:
-    """The engine recipe called `name`, or in the file `name`; as `load_recipe`."""
-    return _load("engines", name, overrides, EngineRecipe)
+    moments, _, squares = text.partition("x")
+    if not (moments.isdecimal() and squares.isdecimal()):
+        raise UsageError(f"--views {text}: write moments x squares, like 2x3")
+    return validated(Clip, {**clip.model_dump(), "views": (int(moments), int(squares))})
 
 
 def validated(model: type[R], settings: dict[str, Any]) -> R:
@@ -273,77 +264,10 @@ def validated(model: type[R], settings: dict[str, Any]) -> R:
     try:
         return model.model_validate(settings)
     except ValidationError as error:
-        raise UsageError(_explain(error, model)) from None
+        raise UsageError(explain(error, model)) from None
 
 
-def dump_recipe(recipe: BaseModel) -> str:
-    """TOML that gives `recipe` when read again, every setting written out."""
-    return tomlkit.dumps(_plain(recipe.model_dump(mode="json", exclude_none=True)))
-
-
-def recipe_folders(kind: Literal["pipelines", "engines"]) -> list[Path]:
-    """Folders in which recipes of a kind are looked for, the first one first."""
-    package = Path(__file__).parent
-    candidates = [Path(kind), package.parent / kind, package / "shipped" / kind]
-    return [folder for folder in candidates if folder.is_dir() and any(folder.glob("*.toml"))]
-
-
-def recipe_names(kind: Literal["pipelines", "engines"]) -> list[str]:
-    """Names of all recipes of a kind, sorted."""
-    return sorted({path.stem for folder in recipe_folders(kind) for path in folder.glob("*.toml")})
-
-
-def _load(kind: Literal["pipelines", "engines"], name: str, overrides: tuple[str, ...], model: type[R]) -> R:
-    path = _find(kind, name)
-    try:
-        settings = tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
-    except (tomlkit.exceptions.ParseError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not a TOML file: {error}") from None
-    for override in overrides:
-        _override(settings, override)
-    try:
-        # By way of JSON, where arrays become tuples but true is not 1.
-        return model.model_validate_json(json.dumps(settings, default=str), strict=True)
-    except ValidationError as error:
-        key = ".".join(str(part) for part in error.errors()[0]["loc"])
-        typed = any(key.startswith(override.partition("=")[0].strip()) for override in overrides)
-        raise UsageError(f"{'--set' if typed else path}: {_explain(error, model)}") from None
-
-
-def _find(kind: Literal["pipelines", "engines"], name: str) -> Path:
-    if name.endswith(".toml") or "/" in name:
-        path = Path(name)
-        if not path.is_file():
-            raise UsageError(f"no recipe file '{name}'; give the path of a .toml file, or a name: {_names(kind)}")
-        return path
-    for folder in recipe_folders(kind):
-        if (folder / f"{name}.toml").is_file():
-            return folder / f"{name}.toml"
-    raise UsageError(f"no recipe '{name}'{choices(name, recipe_names(kind))}")
-
-
-def _names(kind: Literal["pipelines", "engines"]) -> str:
-    return ", ".join(recipe_names(kind))
-
-
-def _override(settings: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts) or len(parts) < 2 or len(override.splitlines()) > 1:
-        raise UsageError(f"--set {override!r}: write section.key=value, for example --set train.epochs=10")
-    try:
-        value = tomlkit.parse(f"value = {text}").unwrap()["value"]
-    except tomlkit.exceptions.ParseError:
-        value = text.strip()  # a bare word: a string without its quotes
-    table = settings
-    for part in parts[:-1]:
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
-            raise UsageError(f"--set {override}: '{part}' is a value, not a section")
-    table[parts[-1]] = value
-
-
-def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """The first of pydantic's complaints as `section.key = value: what is allowed`."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
@@ -369,12 +293,3 @@ def _section(model: Any, key: str) -> Any:
     annotation = model.model_fields[key].annotation
     options = [annotation, *getattr(annotation, "__args__", ())]
     return next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, for TOML."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value

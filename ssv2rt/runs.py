@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ssv2rt.errors import UsageError, UserError, choices
-from ssv2rt.recipes import Recipe, load_recipe
+from ssv2rt.recipe_files import load_recipe
+from ssv2rt.recipes import Recipe
 
 RUNS = Path("runs")
 

@@ -71,7 +71,7 @@ def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_set: Path):  # type: ignore[no-untyped-def]
     """A run trained for an epoch on the tiny set."""
     from ssv2rt.dataset.index import open_manifest
-    from ssv2rt.recipes import load_recipe
+    from ssv2rt.recipe_files import load_recipe
     from ssv2rt.runs import create_run
     from ssv2rt.training.trainer import Trainer
 
@@ -86,7 +86,7 @@ def tiny_bundle(tiny_run, tiny_set: Path):  # type: ignore[no-untyped-def]
     """An fp16 engine of the tiny run."""
     from ssv2rt.dataset.index import open_manifest
     from ssv2rt.engines.build import build_engine
-    from ssv2rt.recipes import load_engine_recipe
+    from ssv2rt.recipe_files import load_engine_recipe
 
     bundle, failures = build_engine(
         tiny_run, load_engine_recipe("fp16", ("gate.clips=10",)), "openvino", open_manifest(tiny_set)

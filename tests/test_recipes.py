@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssv2rt.errors import UsageError
-from ssv2rt.recipes import Recipe, Train, dump_recipe, load_engine_recipe, load_recipe, recipe_names
+from ssv2rt.recipe_files import dump_recipe, load_engine_recipe, load_recipe, recipe_names
+from ssv2rt.recipes import Recipe, Train
 
 
 @pytest.mark.parametrize("name", recipe_names("pipelines"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from ssv2rt.console import Progress, say
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.manifest import Manifest
-from ssv2rt.dataset.synthetic import FORMAT, is_complete, synthesize
+from ssv2rt.dataset.synthetic import FORMAT, KeyFrames, is_complete, synthesize
 from ssv2rt.errors import UsageError
 from ssv2rt.recipes import Data, Synthetic
 from ssv2rt.runs import cache_folder, whole_folder
@@ -23,7 +23,7 @@ def prepare(data: Data) -> Manifest:
         UserError: the folder is not a data set.
     """
     if data.synthetic:
-        root = _synthetic(data.synthetic)
+        root = synthetic_set(data.synthetic)
     elif data.root:
         root = Path(data.root)
     else:
@@ -49,10 +49,12 @@ def offer_test_videos(manifest: Manifest, folder: Path) -> None:
     say(f"wrote the {len(split)} held-out test clips to '{folder}', to have something to score")
 
 
-def _synthetic(spec: Synthetic) -> Path:
-    digest = hashlib.blake2b(f"{FORMAT} {spec.model_dump_json()}".encode(), digest_size=6).hexdigest()
+def synthetic_set(spec: Synthetic, key_frames: KeyFrames = "all") -> Path:
+    """The folder of a synthetic set in the user's cache, made if it is not there."""
+    coding = "" if key_frames == "all" else f" {key_frames}"
+    digest = hashlib.blake2b(f"{FORMAT} {spec.model_dump_json()}{coding}".encode(), digest_size=6).hexdigest()
     root = cache_folder() / f"synthetic-{spec.clips}x{spec.width}x{spec.height}-{digest}"
     if not is_complete(root):
         with Progress(f"making the synthetic set in {root}", spec.clips) as progress:
-            synthesize(root, spec, progress=progress.add)
+            synthesize(root, spec, key_frames=key_frames, progress=progress.add)
     return root

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from ssv2rt.errors import UserError
 from ssv2rt.models.clipmodel import ClipModel
 from ssv2rt.models.registry import build_model
-from ssv2rt.recipes import Recipe, dump_recipe
+from ssv2rt.recipe_files import dump_recipe
+from ssv2rt.recipes import Recipe
 from ssv2rt.runs import Run
 
 WEIGHTS = "weights.safetensors"

@@ -26,10 +26,13 @@ class Cutter:
         windows: S of them.
         frame_size: width and height, as shown, of the frames that the windows refer to, in pixels.
         size: height and width of what is made of a window, in pixels.
+        mirrored: whether what is made of a window is mirrored left to right.
     """
 
-    def __init__(self, windows: Sequence[Window], frame_size: tuple[int, int], size: int) -> None:
-        self._windows, self._frame_size, self._size = windows, frame_size, size
+    def __init__(
+        self, windows: Sequence[Window], frame_size: tuple[int, int], size: int, *, mirrored: bool = False
+    ) -> None:
+        self._windows, self._frame_size, self._size, self._mirrored = windows, frame_size, size, mirrored
         self._made_for: tuple[object, ...] = ()
         self._scalers: list[_Scaler] = []
 
@@ -51,6 +54,8 @@ class Cutter:
         if shown != self._frame_size:
             windows = [w.scaled(shown[0] / self._frame_size[0], shown[1] / self._frame_size[1]) for w in windows]
         windows = [w.unturned(turn, (frame.width, frame.height)) for w in windows]
+        if self._mirrored:
+            turn = turn[0], not turn[1], turn[2]
         if len({(w.width, w.height) for w in windows}) == 1:
             return [_Scaler(frame, windows, self._size, turn, range(len(windows)))]
         return [_Scaler(frame, [w], self._size, turn, [at]) for at, w in enumerate(windows)]

@@ -16,40 +16,43 @@ from ssv2rt.pipelines.packets import frames_needed, frames_to
 from ssv2rt.pipelines.request import ClipRequest
 
 
-def decode_clips(source: VideoSource, request: ClipRequest, *, size: int) -> np.ndarray:
-    """The frames and windows of a request, before flip and colour.
+def decode_clips(source: VideoSource, request: ClipRequest, *, size: int, out: np.ndarray | None = None) -> np.ndarray:
+    """The frames and windows of a request, mirrored if it says so, before changes of colour.
 
     Args:
         source: the video.
         request: which frames and windows.
         size: height and width of the result in pixels.
+        out: where the result goes; new memory by default.
 
     Returns:
-        uint8 RGB (V * S, T, size, size, 3).
+        uint8 RGB (V * S, T, size, size, 3): `out`, if given.
 
     Raises:
         BadVideo: it cannot be decoded, or ends before the frames asked for.
     """
+    if out is None:
+        out = np.empty((request.views, request.frames.shape[1], size, size, 3), np.uint8)
     try:
         with open_video(source) as container:
             try:
-                return _decode(container, request, size, skip=True)
+                return _decode(container, request, out, skip=True)
             except BadVideo as error:
                 if str(error) == "truncated":
                     raise
             # It may call a frame a key frame that is none. From its beginning it decodes, if it does at all.
         with open_video(source) as container:
-            return _decode(container, request, size, skip=False)
+            return _decode(container, request, out, skip=False)
     except BadVideo:
         raise
     except CLIP_ERRORS as error:
         raise BadVideo(reason_of(error)) from None
 
 
-def _decode(container: av.container.InputContainer, request: ClipRequest, size: int, *, skip: bool) -> np.ndarray:
+def _decode(container: av.container.InputContainer, request: ClipRequest, out: np.ndarray, *, skip: bool) -> np.ndarray:
     moments, length = request.frames.shape
-    clips = np.empty((moments, len(request.windows), length, size, size, 3), np.uint8)
-    cutter = Cutter(request.windows, request.frame_size, size)
+    clips = out.reshape(moments, len(request.windows), *out.shape[1:])
+    cutter = Cutter(request.windows, request.frame_size, out.shape[2], mirrored=request.flip)
     order = np.argsort(request.frames, axis=None, kind="stable")
     wanted = request.frames.ravel()[order]
     moment, place = np.divmod(order, length)  # where in `clips` each wanted frame goes
@@ -82,4 +85,4 @@ def _decode(container: av.container.InputContainer, request: ClipRequest, size: 
         if latest is None or wanted[-1] > last + 2 + last // 50:
             raise BadVideo("unreadable" if latest is None else "corrupt")
         put(latest, int(wanted[-1]))
-    return clips.reshape(-1, length, size, size, 3)
+    return out

@@ -49,7 +49,29 @@ class Fetched:
     encoded: np.ndarray | None = None
     """uint8 (bytes,)"""
     frames: np.ndarray | None = None
-    """uint8 RGB (V * S, T, size, size, 3)"""
+    """uint8 RGB (V * S, T, size, size, 3), mirrored already"""
+
+
+class NoGraph:
+    """Stands for a graph where there is nothing left to do: on a CPU, for clips that PyAV has made."""
+
+    failed = ""
+
+    def __init__(self) -> None:
+        self._batches: deque[list[np.ndarray]] = deque()
+
+    def feed(self, clips: Sequence[Fetched]) -> None:
+        """As `ClipGraph.feed`."""
+        self._batches.append([c.frames for c in clips if c.frames is not None])
+
+    def take(self) -> torch.Tensor | None:
+        """As `ClipGraph.take`; without a copy where the clips fill one array."""
+        frames = self._batches.popleft()
+        if not frames:
+            return None
+        room = frames[0].base
+        whole = room is not None and len(room) == len(frames) and all(f.base is room for f in frames)
+        return torch.from_numpy(room if whole else np.stack(frames)).flatten(0, 1)
 
 
 class ClipGraph:
@@ -107,7 +129,7 @@ class ClipGraph:
         if self._decodes:
             inputs |= self._to_decode(clips)
         if self._augments:
-            inputs |= _to_augment([c.request for c in clips])
+            inputs |= _to_augment(clips)
         try:
             for name, value in inputs.items():
                 self._pipe.feed_input(name, value)
@@ -178,9 +200,10 @@ def _rearranged(order: np.ndarray, shape: tuple[int, ...], squares: int) -> np.n
     return np.ascontiguousarray((place.reshape(moments, 1, length) + offset[None, :, None]).ravel())
 
 
-def _to_augment(requests: Sequence[ClipRequest]) -> dict[str, list[np.ndarray]]:
+def _to_augment(clips: Sequence[Fetched]) -> dict[str, list[np.ndarray]]:
+    requests = [c.request for c in clips]
     inputs = {
-        "flip": [np.array(r.flip) for r in requests],
+        "flip": [np.array(c.request.flip and c.encoded is not None) for c in clips],
         "recolour": [np.array(r.colour != _PLAIN) for r in requests],
         "erase": [np.array(r.erased is not None) for r in requests],
     }

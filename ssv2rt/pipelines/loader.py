@@ -15,7 +15,7 @@ from ssv2rt.dataset.probe import VideoInfo, probe
 from ssv2rt.dataset.video import CLIP_ERRORS, VideoSource, reason_of
 from ssv2rt.errors import UsageError
 from ssv2rt.pipelines.decode import decode_clips
-from ssv2rt.pipelines.graph import ClipGraph, Decoder, Fetched, GraphFailed
+from ssv2rt.pipelines.graph import ClipGraph, Decoder, Fetched, GraphFailed, NoGraph
 from ssv2rt.pipelines.readahead import Content, ReadAhead
 from ssv2rt.pipelines.request import ClipRequest
 from ssv2rt.pipelines.source import VideoRequest
@@ -79,7 +79,7 @@ class ClipLoader:
     """
 
     def __init__(self, *, clip: Clip, batch: int, data: Data, device: torch.device, augment: bool = False) -> None:
-        self._size, self._views = clip.size, clip.views
+        self._clip = clip
         self._batch, self._augment, self._data, self._device = batch, augment, data, device
         self._threads = data.threads or os.cpu_count() or 1
         self._decoder = choose_decoder(data, device)
@@ -99,7 +99,9 @@ class ClipLoader:
                 while len(reading) < at_once and (requests := next(source, None)) is not None:
                     reading.append(list(zip(requests, files.ask([r.path for r in requests]), strict=True)))
                 while reading and len(fetching) < self._data.prefetch:
-                    fetching.append([pool.submit(self._fetch, *wanted) for wanted in reading.popleft()])
+                    wanted = reading.popleft()
+                    room = self._room(len(wanted))
+                    fetching.append([pool.submit(self._fetch, *w, out) for w, out in zip(wanted, room, strict=True)])
                 while fetching and len(running) < 2:
                     running.append([future.result() for future in fetching.popleft()])
                     self._graph.feed(_good(running[-1]))
@@ -110,10 +112,12 @@ class ClipLoader:
             files.stop()
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _build(self) -> ClipGraph:
+    def _build(self) -> ClipGraph | NoGraph:
+        if self._decoder == "none" and not self._augment and self._device.type == "cpu":
+            return NoGraph()
         return ClipGraph(
-            size=self._size,
-            views=self._views,
+            size=self._clip.size,
+            views=self._clip.views,
             batch=self._batch,
             decoder=self._decoder,
             augment=self._augment,
@@ -121,7 +125,12 @@ class ClipLoader:
             gpu=(self._device.index or 0) if self._device.type == "cuda" else None,
         )
 
-    def _fetch(self, wanted: ClipRequest | VideoRequest, read: Future[Content]) -> Fetched | BadClip:
+    def _room(self, videos: int) -> np.ndarray:
+        """Memory for a batch of clips that are decoded here: uint8 (N, V * S, T, size, size, 3)."""
+        clip = self._clip
+        return np.empty((videos, clip.views[0] * clip.views[1], clip.frames, clip.size, clip.size, 3), np.uint8)
+
+    def _fetch(self, wanted: ClipRequest | VideoRequest, read: Future[Content], out: np.ndarray) -> Fetched | BadClip:
         """Decodes a clip here unless the graph can."""
         try:
             content = read.result()
@@ -131,12 +140,12 @@ class ClipLoader:
             source = content.source
             request = wanted.probed(source) if isinstance(wanted, VideoRequest) else wanted
             if self._decoder == "none":
-                return self._decode(request, source)
+                return self._decode(request, source, out)
             info = probe(source)  # DALI would show black frames where a file has lost its end
             if info.frames <= int(request.frames.max()):
                 return BadClip(request, "truncated")
             if not decodable(info, self._decoder):
-                return self._decode(request, source)
+                return self._decode(request, source, out)
             data = source if isinstance(source, bytes) else source.read_bytes()
             return Fetched(request, encoded=np.frombuffer(data, np.uint8))
         except CLIP_ERRORS as error:
@@ -144,9 +153,9 @@ class ClipLoader:
         finally:
             content.close()
 
-    def _decode(self, request: ClipRequest, source: VideoSource) -> Fetched | BadClip:
+    def _decode(self, request: ClipRequest, source: VideoSource, out: np.ndarray) -> Fetched | BadClip:
         try:
-            return Fetched(request, frames=decode_clips(source, request, size=self._size))
+            return Fetched(request, frames=decode_clips(source, request, size=self._clip.size, out=out))
         except CLIP_ERRORS as error:
             return BadClip(request, reason_of(error))
 
@@ -166,7 +175,7 @@ class ClipLoader:
                 self._graph.feed(_good(later))
         bad = [c for c in flight if isinstance(c, BadClip)]
         if clips is None:
-            clips = torch.empty((0, 0, self._size, self._size, 3), dtype=torch.uint8, device=self._device)
+            clips = torch.from_numpy(self._room(0)).flatten(0, 1).to(self._device)
         return ClipBatch(clips, [c.request for c in _good(flight)], bad)
 
     def _retry(self, clip: Fetched | BadClip) -> tuple[Fetched | BadClip, torch.Tensor | None]:
@@ -176,7 +185,7 @@ class ClipLoader:
         try:
             return clip, self._alone(clip)
         except GraphFailed:
-            second = self._decode(clip.request, clip.request.path)
+            second = self._decode(clip.request, clip.request.path, self._room(1)[0])
             return second, self._alone(second) if isinstance(second, Fetched) else None
 
     def _alone(self, clip: Fetched) -> torch.Tensor | None:

@@ -17,7 +17,7 @@ from ssv2rt.models.clipmodel import mean_over_views
 from ssv2rt.pipelines.epochs import in_batches
 from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
 from ssv2rt.pipelines.source import VideoRequest
-from ssv2rt.recipes import Data
+from ssv2rt.recipes import Clip, Data
 from ssv2rt.scoring.discover import shown
 from ssv2rt.scoring.sinks import Row, Sink
 
@@ -37,13 +37,13 @@ class Scorer:
         bundle: checked; its engine is loaded.
         top_k: how many labels a row names, at most the number of classes.
         data: decoder, threads and read-ahead.
-        views: moments and squares that are looked at; by default as the run was evaluated.
+        clip: what is looked at, if it is other views than those of the bundle.
     """
 
-    def __init__(self, bundle: Bundle, *, top_k: int, data: Data, views: tuple[int, int] | None = None) -> None:
+    def __init__(self, bundle: Bundle, *, top_k: int, data: Data, clip: Clip | None = None) -> None:
         info = bundle.info
         self._labels, self._top_k = info.labels, top_k
-        self._clip = info.clip.model_copy(update={"views": views}) if views else info.clip
+        self._clip = clip or info.clip
         self._batch = info.batch.best
         self._videos = max(1, self._batch // (self._clip.views[0] * self._clip.views[1]))
         device = choose_device() if info.backend != "openvino" else torch.device("cpu")

@@ -15,7 +15,8 @@ from ssv2rt.hardware import choose_device, choose_precision, describe
 from ssv2rt.models.registry import build_model
 from ssv2rt.pipelines.epochs import steps_per_epoch, train_batches
 from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
-from ssv2rt.recipes import Recipe, dump_recipe
+from ssv2rt.recipe_files import dump_recipe
+from ssv2rt.recipes import Recipe
 from ssv2rt.runs import Run, write_json, write_text
 from ssv2rt.training.checkpoint import save_checkpoint
 from ssv2rt.training.evaluate import DTYPES, Evaluation, evaluate, evaluation_loader

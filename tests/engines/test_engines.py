@@ -25,7 +25,8 @@ from ssv2rt.models.registry import build_model, model_names
 from ssv2rt.models.weights import load_trained
 from ssv2rt.pipelines.epochs import evaluation_batches
 from ssv2rt.pipelines.loader import ClipLoader
-from ssv2rt.recipes import Clip, Data, Engine, Model, load_engine_recipe
+from ssv2rt.recipe_files import load_engine_recipe
+from ssv2rt.recipes import Clip, Data, Engine, Model
 from ssv2rt.runs import Run
 
 CLIP = Clip(frames=4, size=32)

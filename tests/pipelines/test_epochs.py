@@ -21,7 +21,8 @@ from ssv2rt.pipelines.epochs import (
     train_rows,
 )
 from ssv2rt.pipelines.loader import ClipLoader
-from ssv2rt.recipes import Clip, Data, Recipe, load_recipe
+from ssv2rt.recipe_files import load_recipe
+from ssv2rt.recipes import Clip, Data, Recipe
 from tests.conftest import TINY_SETTINGS
 
 rows = st.integers(1, 3000)

@@ -15,7 +15,8 @@ from ssv2rt.errors import UserError
 from ssv2rt.pipelines.loader import ClipLoader
 from ssv2rt.pipelines.request import ClipRequest
 from ssv2rt.pipelines.source import VideoRequest, plain_request
-from ssv2rt.recipes import Clip, Data, load_recipe
+from ssv2rt.recipe_files import load_recipe
+from ssv2rt.recipes import Clip, Data
 from tests.conftest import TINY_SETTINGS, numbered_video
 
 CLIP = Clip(frames=4, size=32, center_crop=1.0)

@@ -15,7 +15,8 @@ from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.errors import UserError
 from ssv2rt.models.weights import WEIGHTS, load_trained
 from ssv2rt.pipelines.epochs import train_batches
-from ssv2rt.recipes import Recipe, Train, load_recipe
+from ssv2rt.recipe_files import load_recipe
+from ssv2rt.recipes import Recipe, Train
 from ssv2rt.runs import Run, create_run, find_run
 from ssv2rt.training.evaluate import evaluate
 from ssv2rt.training.optimiser import build_optimiser, learning_rate

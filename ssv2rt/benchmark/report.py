@@ -1,0 +1,49 @@
+"""Figures as tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+
+def show_decode(figures: dict[str, Any]) -> None:
+    """Prints what `benchmark_decode` found."""
+    console = Console()
+    rates = figures["clips_per_second"]
+    best = rates[figures["best_peer"]]["median"]
+    table = _table("clips/s", "quartiles", "x best peer")
+    for name, rate in sorted(rates.items(), key=lambda item: -item[1]["median"]):
+        spread = f"{rate['low']:.1f}-{rate['high']:.1f}"
+        table.add_row(name, f"{rate['median']:.1f}", spread, f"{rate['median'] / best:.2f}")
+    console.print(f"{figures['clip']} clips of {figures['videos']['first']}; {figures['threads']} threads each")
+    console.print(table)
+    for name, reason in figures["absent"].items():
+        console.print(f"{name}: not measured: {reason}", highlight=False)
+    console.print(
+        f"{figures['times_best_peer']:.2f} times the best peer ({figures['best_peer']}), "
+        f"{figures['times_best_peer_in_float']:.2f} times the best one in float; "
+        f"{figures['share_of_limit']:.2f} of the limit; "
+        f"2x3 views cost {figures['times_one_view']['2x3']:.2f} times one view"
+    )
+    costs = ", ".join(f"{name} {value:.1f}" for name, value in figures["milliseconds_per_clip"].items())
+    console.print(f"milliseconds of one core for a clip: {costs}", highlight=False)
+    if scale := figures.get("scale"):
+        start = scale["start"]
+        console.print(f"index: {scale['index_clips_per_second']:.0f} small clips/s", highlight=False)
+        console.print(
+            f"start with {start['clips']:,} clips: {start['seconds_to_open']:.1f} s to open the manifest, "
+            f"{start['seconds_to_first_batch']:.1f} s to the first batch, {start['megabytes_above_bare']} MB above the "
+            f"bare process, over the epoch {', '.join(map(str, start['megabytes_over_the_epoch']))}",
+            highlight=False,
+        )
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE, show_edge=False)
+    table.add_column("")
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table

@@ -1,0 +1,39 @@
+"""Commands that measure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.group()
+def benchmark() -> None:
+    """Measure what each stage reaches, beside its peers and its limit."""
+
+
+@benchmark.command()
+@click.argument("videos", required=False, type=click.Path(path_type=Path, exists=True))
+@click.option("--clips", default=32, show_default=True, type=click.IntRange(8, 10_000), help="Clips in a round.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(2, 1000), help="Rounds that are timed.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="For each contestant. Default: one a core.")
+@click.option("--scale/--no-scale", default=True, help="Also measure indexing and the start with 220,847 clips.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures to this file.")
+def decode(
+    videos: Path | None, clips: int, rounds: int, threads: int | None, scale: bool, json_file: Path | None
+) -> None:
+    """Time how videos become clips: this pipeline, other libraries, and the limit that decoding sets.
+
+    VIDEOS is a video or a folder of them. Default: synthetic ones of 427x240, coded like SSv2's.
+    """
+    from ssv2rt.benchmark.decode import benchmark_decode, clips_of
+    from ssv2rt.benchmark.report import show_decode
+    from ssv2rt.benchmark.scale import benchmark_scale
+    from ssv2rt.runs import write_json
+
+    figures = benchmark_decode(clips_of(videos), threads=threads or 0, clips=clips, rounds=rounds)
+    if scale:
+        figures["scale"] = benchmark_scale()
+    show_decode(figures)
+    if json_file:
+        write_json(json_file, figures)

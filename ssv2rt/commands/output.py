@@ -1,0 +1,17 @@
+"""What commands print."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+def print_facts(facts: dict[str, object], as_json: bool) -> None:
+    """Facts as lines, or as one line of JSON."""
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    width = max(len(key) for key in facts)
+    for key, value in facts.items():
+        click.echo(f"{key:{width}}  {value:.2f}" if isinstance(value, float) else f"{key:{width}}  {value}")

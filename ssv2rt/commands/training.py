@@ -1,0 +1,73 @@
+"""Commands that train and evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ssv2rt.commands.output import print_facts
+from ssv2rt.errors import UserError
+
+
+@click.command()
+@click.argument("recipe", required=False)
+@click.option("--data", type=click.Path(path_type=Path), help="Folder with SSv2's JSON files and videos/.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting: train.epochs=10.")
+@click.option("--name", default="", help="Name of the run directory. Default: recipe and time.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def train(recipe: str | None, data: Path | None, overrides: tuple[str, ...], name: str, as_json: bool) -> None:
+    """Train a model. Without arguments: the `demo` recipe on synthetic clips."""
+    from ssv2rt.dataset.prepare import offer_test_videos, prepare, with_root
+    from ssv2rt.recipe_files import load_recipe
+    from ssv2rt.runs import create_run
+    from ssv2rt.training.trainer import Trainer
+
+    recipe = recipe or ("ssv2-resnet3d18" if data else "demo")
+    settings = load_recipe(recipe, overrides)
+    settings = settings.model_copy(update={"data": with_root(settings.data, data)})
+    manifest = prepare(settings.data)
+    trainer = Trainer(settings, manifest)
+    path = Path(recipe)  # the recipe of a run is called like the run
+    run = create_run(path.parent.name if path.name == "recipe.toml" else path.stem, name)
+    result = trainer.fit(run)
+    if settings.data.synthetic and settings.data.test_videos:
+        offer_test_videos(manifest, Path(settings.data.test_videos))
+    print_facts({"run": str(run.path), **result.as_dict()}, as_json)
+
+
+@click.command()
+@click.argument("run", required=False)
+@click.option("--split", type=click.Choice(["validation", "test", "train"]), default="validation", show_default=True)
+@click.option("--data", type=click.Path(path_type=Path), help="Another data set than the run's own.")
+@click.option("--checkpoint", type=click.Choice(["best", "last"]), default="best", show_default=True)
+@click.option("--views", help="Moments x squares of each clip that are averaged, such as 2x3. Default: the recipe's.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def evaluate(run: str | None, split: str, data: Path | None, checkpoint: str, views: str | None, as_json: bool) -> None:
+    """Evaluate a run's model: top-1, top-5 and loss. Default: the newest run."""
+    from ssv2rt.dataset.prepare import prepare, with_root
+    from ssv2rt.hardware import choose_device, choose_precision
+    from ssv2rt.models.weights import load_trained
+    from ssv2rt.recipes import with_views
+    from ssv2rt.runs import find_run
+    from ssv2rt.training.evaluate import evaluate as evaluate_split
+
+    where = find_run(run)
+    trained = load_trained(where, checkpoint)
+    manifest = prepare(with_root(trained.recipe.data, data))
+    if manifest.labels != trained.labels:
+        raise UserError(
+            f"the classes of '{manifest.folder}' are not those of run '{where.path}'; give it the right --data"
+        )
+    device = choose_device()
+    recipe = trained.recipe
+    if views:
+        recipe = recipe.model_copy(update={"clip": with_views(recipe.clip, views)})
+    result = evaluate_split(
+        trained.model.channels_last().to(device),
+        manifest.split(split, recipe.data.max_bad),
+        recipe,
+        device=device,
+        precision=choose_precision(trained.recipe.train.precision, device),
+    )
+    print_facts({"run": str(where.path), "epoch": trained.epoch, "split": split, **result.as_dict()}, as_json)
