@@ -43,11 +43,11 @@ def main() -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except click.ClickException as error:
-        _fail(error.format_message(), error.exit_code)
+        _fail(f"Error: {error.format_message()}", error.exit_code)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except UserError as error:
-        _fail(str(error), error.exit_code)
+        _fail(f"{error.prefix}{error}", error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -56,7 +56,7 @@ def main() -> None:
 def _fail(message: str, code: int) -> None:
     """Ends the command with one line, whatever a file's name or a library's message holds."""
     line = " ".join(message.splitlines()).encode("utf-8", "backslashreplace").decode()
-    print(f"Error: {line}", file=sys.stderr)
+    print(line, file=sys.stderr)
     sys.exit(code)
 
 

@@ -29,14 +29,17 @@ class Progress:
         what: a few words.
         total: units in all; None if not known yet.
         unit: what is counted.
+        quiet: say nothing; for one of several processes.
     """
 
-    def __init__(self, what: str, total: int | None = None, unit: str = "clips") -> None:
+    def __init__(self, what: str, total: int | None = None, unit: str = "clips", *, quiet: bool = False) -> None:
         self._what, self._total, self._unit = what, total, unit
         self._start = time.monotonic()
         self._next = self._start + FIRST_LINE
         self._done = 0
-        self._live = _live_bar(what, total, unit) if sys.stderr.isatty() else None
+        self._quiet = quiet
+        self._live = _live_bar(what, total, unit) if sys.stderr.isatty() and not quiet else None
+        self._drawn = -1.0
 
     def __enter__(self) -> Progress:
         if self._live:
@@ -51,17 +54,24 @@ class Progress:
         elif self._next > self._start + FIRST_LINE and kind is None:
             say(f"{self._line()}, done in {_clock(time.monotonic() - self._start)}")
 
+    def due(self) -> bool:
+        """Whether it is time to show something new: for figures that cost something to find out."""
+        if self._live:
+            return time.monotonic() - self._drawn >= 0.5
+        return not self._quiet and time.monotonic() >= self._next
+
     def show(self, done: int, total: int | None = None, **facts: str) -> None:
         """Says that `done` units are done, with figures to show beside it."""
         self._done = done
         self._total = total if total is not None else self._total
         text = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
         if self._live:
+            self._drawn = time.monotonic()
             bar, task = self._live
             bar.update(task, completed=done, total=self._total, facts=text, rate=f"{self._rate():.0f} {self._unit}/s")
             return
         now = time.monotonic()
-        if now >= self._next:
+        if now >= self._next and not self._quiet:
             self._next = now + NEXT_LINE
             say(self._line() + (f", {text}" if text else "") + self._left())
 

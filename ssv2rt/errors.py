@@ -8,6 +8,8 @@ class UserError(ValueError):
     """
 
     exit_code = 1
+    prefix = "Error: "
+    """How the line begins."""
 
 
 class UsageError(UserError):

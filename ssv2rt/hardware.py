@@ -13,6 +13,8 @@ from ssv2rt.errors import UsageError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 PACKAGES = (
     "torch",
     "nvidia-dali-cuda120",

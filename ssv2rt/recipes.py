@@ -170,6 +170,24 @@ class Train(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip_norm: Annotated[float, Field(ge=0)] = 0.0
     """Largest norm of the gradient; 0 leaves it as it is."""
+    scale_rate: Literal["linear", "sqrt", "none"] = "linear"
+    """How learning_rate grows with the number of processes, whose batches add up (linear: Goyal et al. 2017)."""
+    sync_bn: bool = False
+    """Batch norm over the batches of all processes."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay, per update, of a running average of the weights, which is then what is evaluated and exported; 0 is none."""
+    mixup: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Blend pairs of clips and their labels, with a share from Beta(mixup, mixup) (Zhang et al. 2018); 0 does not."""
+    cutmix: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Paste a rectangle of another clip, of a share from Beta(cutmix, cutmix) (Yun et al. 2019); or mixup, if both."""
+    freeze_backbone: bool = False
+    """Train the classifier only."""
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 15.0
+    """Longest time between two checkpoints; there is one at the end of every epoch, too."""
+    compile: bool = False
+    """Compile the network with torch.compile."""
+    deterministic: bool = False
+    """Take only algorithms that give the same bits every time, also on a GPU, where they are slower."""
     seed: Seed = 0
 
     @model_validator(mode="after")

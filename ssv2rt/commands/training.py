@@ -7,30 +7,57 @@ from pathlib import Path
 import click
 
 from ssv2rt.commands.output import print_facts
-from ssv2rt.errors import UserError
+from ssv2rt.errors import UsageError, UserError
 
 
 @click.command()
 @click.argument("recipe", required=False)
-@click.option("--data", type=click.Path(path_type=Path), help="Folder with SSv2's JSON files and videos/.")
+@click.option("--data", type=click.Path(path_type=Path), help="A data set of any kind; see the README.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting: train.epochs=10.")
 @click.option("--name", default="", help="Name of the run directory. Default: recipe and time.")
+@click.option(
+    "--resume", is_flag=False, flag_value="latest", metavar="[RUN]", help="Go on with a run. Default: the newest."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def train(recipe: str | None, data: Path | None, overrides: tuple[str, ...], name: str, as_json: bool) -> None:
-    """Train a model. Without arguments: the `demo` recipe on synthetic clips."""
+def train(
+    recipe: str | None, data: Path | None, overrides: tuple[str, ...], name: str, resume: str | None, as_json: bool
+) -> None:
+    """Train a model. Without arguments: the `demo` recipe on synthetic clips.
+
+    On several GPUs: torchrun --nproc-per-node 8 -m ssv2rt train ...
+    """
     from ssv2rt.dataset.prepare import offer_test_videos, prepare, with_root
     from ssv2rt.recipe_files import load_recipe
-    from ssv2rt.runs import create_run
+    from ssv2rt.runs import create_run, find_run
+    from ssv2rt.training.distributed import group_of_processes
     from ssv2rt.training.trainer import Trainer
 
-    recipe = recipe or ("ssv2-resnet3d18" if data else "demo")
-    settings = load_recipe(recipe, overrides)
-    settings = settings.model_copy(update={"data": with_root(settings.data, data)})
-    manifest = prepare(settings.data)
-    trainer = Trainer(settings, manifest)
-    path = Path(recipe)  # the recipe of a run is called like the run
-    run = create_run(path.parent.name if path.name == "recipe.toml" else path.stem, name)
-    result = trainer.fit(run)
+    if resume and (recipe or name):
+        given = f"recipe '{recipe}'" if recipe else f"--name {name}"
+        raise UsageError(
+            f"--resume {resume} with {given}: a run goes on with its own recipe; leave out the one or the other"
+        )
+    with group_of_processes() as group:
+        if resume:
+            run = find_run(None if resume == "latest" else resume)
+            settings = load_recipe(str(run.recipe_file), overrides)
+        else:
+            recipe = recipe or ("ssv2-resnet3d18" if data else "demo")
+            settings = load_recipe(recipe, overrides)
+        settings = settings.model_copy(update={"data": with_root(settings.data, data)})
+        if group.size > 1:
+            group.from_first(lambda: bool(prepare(settings.data)))  # one of them makes what is not there
+        manifest = prepare(settings.data)
+        trainer = Trainer(settings, manifest, group)
+        if resume:
+            trainer.resume(run)
+        else:
+            path = Path(recipe or "")  # the recipe of a run is called like the run
+            stem = path.parent.name if path.name == "recipe.toml" else path.stem
+            run = group.from_first(lambda: create_run(stem, name))
+        result = trainer.fit(run)
+        if not group.first:
+            return
     if settings.data.synthetic and settings.data.test_videos:
         offer_test_videos(manifest, Path(settings.data.test_videos))
     print_facts({"run": str(run.path), **result.as_dict()}, as_json)

@@ -111,6 +111,7 @@ class ClipLoader:
         finally:
             files.stop()
             pool.shutdown(wait=False, cancel_futures=True)
+            self._drop(len(running))
 
     def _build(self) -> ClipGraph | NoGraph:
         if self._decoder == "none" and not self._augment and self._device.type == "cpu":
@@ -177,6 +178,14 @@ class ClipLoader:
         if clips is None:
             clips = torch.from_numpy(self._room(0)).flatten(0, 1).to(self._device)
         return ClipBatch(clips, [c.request for c in _good(flight)], bad)
+
+    def _drop(self, batches: int) -> None:
+        """Takes batches out of the graph that nobody waits for any more, so that the next to use it gets its own."""
+        try:
+            for _ in range(batches):
+                self._graph.take()
+        except GraphFailed:
+            self._graph = self._build()
 
     def _retry(self, clip: Fetched | BadClip) -> tuple[Fetched | BadClip, torch.Tensor | None]:
         """One clip alone: through DALI again, and if that kills the graph too, through PyAV."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -11,13 +12,12 @@ from torchmetrics.classification import MulticlassAccuracy
 from ssv2rt.console import Progress
 from ssv2rt.dataset.manifest import Split
 from ssv2rt.errors import UserError
-from ssv2rt.hardware import Precision
+from ssv2rt.hardware import DTYPES, Precision
 from ssv2rt.models.clipmodel import ClipModel, mean_over_views
 from ssv2rt.pipelines.epochs import evaluation_batches
 from ssv2rt.pipelines.loader import ClipLoader
 from ssv2rt.recipes import Recipe
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from ssv2rt.training.distributed import Group
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,20 @@ def evaluate(
     device: torch.device,
     precision: Precision,
     loader: ClipLoader | None = None,
+    group: Group | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Evaluates every clip of a split once. The probabilities of its views are averaged.
+    """Evaluates every clip of a split once, whatever the number of processes. A clip's views are averaged.
+
+    Args:
+        model: on the device.
+        split: its clips need labels.
+        recipe: says what the model sees, and in what batches.
+        device: where the model is.
+        precision: of the arithmetic.
+        loader: made anew by default.
+        group: processes that share the work, each of which gets the result; by default this one alone.
+        between: called between batches, on one process only; what it raises ends the evaluation.
 
     Raises:
         UserError: the split has clips without a label, or none could be decoded.
@@ -53,12 +65,14 @@ def evaluate(
         raise UserError("this split has clips without a label; evaluate one that has them, such as validation")
     loader = loader or evaluation_loader(recipe, device)
     classes = len(split.labels)
+    group = group or Group(0, 1, device)
     top1 = MulticlassAccuracy(classes, top_k=1, average="micro").to(device)
     top5 = MulticlassAccuracy(classes, top_k=min(5, classes), average="micro").to(device)
     loss, seen, bad = torch.zeros((), device=device), 0, 0
     model.eval()
-    with torch.inference_mode(), Progress("evaluating", len(split)) as progress:
-        for batch in loader.batches(evaluation_batches(split, recipe.clip, batch=recipe.train.batch_size)):
+    batches = evaluation_batches(split, recipe.clip, batch=recipe.train.batch_size, shard=group.shard)
+    with torch.inference_mode(), Progress("evaluating", len(split), quiet=not group.first) as progress:
+        for batch in loader.batches(batches):
             bad += len(batch.bad)
             if batch.requests:
                 labels = batch.labels
@@ -69,10 +83,13 @@ def evaluate(
                 top1.update(logits, labels)
                 top5.update(logits, labels)
                 seen += len(labels)
-            progress.show(seen + bad)
-    if not seen:
+            progress.show((seen + bad) * group.size)
+            if group.size == 1:
+                between()
+    total, clips, unread = group.sum(loss.item(), seen, bad)
+    if not clips:
         raise UserError("not one clip of the split could be decoded; look at the videos")
-    return Evaluation(100 * top1.compute().item(), 100 * top5.compute().item(), loss.item() / seen, seen, bad)
+    return Evaluation(100 * top1.compute().item(), 100 * top5.compute().item(), total / clips, int(clips), int(unread))
 
 
 def evaluation_loader(recipe: Recipe, device: torch.device) -> ClipLoader:

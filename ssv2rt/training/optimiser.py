@@ -22,6 +22,12 @@ def build_optimiser(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
     )
 
 
+def scaled_rate(settings: Train, processes: int) -> float:
+    """The peak rate for so many processes, whose batches add up to so many times as many clips."""
+    factor = {"linear": float(processes), "sqrt": math.sqrt(processes), "none": 1.0}[settings.scale_rate]
+    return settings.learning_rate * factor
+
+
 def learning_rate(step: int, *, steps: int, warmup: int, peak: float) -> float:
     """Linear warm-up to `peak`, then a cosine to zero (Loshchilov and Hutter 2017).
 

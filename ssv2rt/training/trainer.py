@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import time
+from typing import Any
 
 import torch
-from torch.nn import functional as F
+from torch import nn
 
 from ssv2rt.console import Progress, say
 from ssv2rt.dataset.manifest import Manifest
@@ -18,28 +21,271 @@ from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
 from ssv2rt.recipe_files import dump_recipe
 from ssv2rt.recipes import Recipe
 from ssv2rt.runs import Run, write_json, write_text
-from ssv2rt.training.checkpoint import save_checkpoint
-from ssv2rt.training.evaluate import DTYPES, Evaluation, evaluate, evaluation_loader
-from ssv2rt.training.optimiser import build_optimiser, learning_rate
+from ssv2rt.training.checkpoint import load_state, save_checkpoint
+from ssv2rt.training.distributed import Group
+from ssv2rt.training.evaluate import Evaluation, evaluate, evaluation_loader
+from ssv2rt.training.interruption import Interruption, Stopped
+from ssv2rt.training.optimiser import learning_rate, scaled_rate
+from ssv2rt.training.step import Stepper
 
 
 class Trainer:
-    """Trains one model from fresh weights.
+    """Trains one model.
 
     Args:
         recipe: every setting.
         manifest: the data; its labels become the classes.
+        group: the processes that train together; by default this one, on the first GPU or the CPU.
 
     Raises:
         UserError: the data is not enough for the recipe, or a setting does not fit the machine.
     """
 
-    def __init__(self, recipe: Recipe, manifest: Manifest) -> None:
-        self.recipe = recipe
-        self.device = choose_device()
-        self.precision = choose_precision(recipe.train.precision, self.device)
+    def __init__(self, recipe: Recipe, manifest: Manifest, group: Group | None = None) -> None:
+        self.recipe, settings = recipe, recipe.train
+        self.group = group = group or Group(0, 1, choose_device())
+        self.precision = choose_precision(settings.precision, group.device)
         self.train = manifest.split("train", recipe.data.max_bad)
         self.validation = manifest.split("validation", recipe.data.max_bad)
+        self._check_data(manifest)
+        self.steps = steps_per_epoch(
+            len(self.train), batch=settings.batch_size, accumulate=settings.accumulate, shards=group.size
+        )
+        self.updates_per_epoch = self.steps // settings.accumulate
+        _determine(settings.deterministic)
+        torch.manual_seed(settings.seed)
+        model = build_model(recipe.model, len(manifest.labels)).channels_last().to(group.device)
+        if settings.sync_bn and group.size > 1:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        self.stepper = Stepper(model, settings, self.precision, group)
+        torch.manual_seed(settings.seed + group.rank)  # dropout differs from process to process
+        self.loader = ClipLoader(
+            clip=recipe.clip.one_view(),
+            batch=settings.batch_size,
+            data=recipe.data,
+            device=group.device,
+            augment=recipe.augment.repaints,
+        )
+        self.validation_loader = evaluation_loader(recipe, group.device)
+        self.epoch = 0
+        """How many are complete."""
+        self.step = 0
+        """How many steps of the next one are."""
+        self.update = self.bad = 0
+        self.best: Evaluation | None = None
+        self._saved = time.monotonic()
+
+    @property
+    def model(self) -> torch.nn.Module:
+        return self.stepper.model
+
+    def fit(self, run: Run) -> Evaluation:
+        """Trains from where the trainer stands to the last epoch, and writes what `run` is to hold.
+
+        Returns:
+            The best epoch's evaluation.
+
+        Raises:
+            Stopped: by a signal, after saving.
+            UserError: a loss or gradient that is not finite; too many bad clips.
+        """
+        settings = self.recipe.train
+        if self.group.first:
+            write_text(run.recipe_file, dump_recipe(self.recipe))
+            write_json(run.path / "environment.json", describe(self.group.device))
+            self._say(
+                f"training {self.recipe.model.name} on {len(self.train)} clips, {self.group.device}, {self.precision}"
+            )
+        with Interruption() as interruption:
+            self._interruption = interruption
+            while self.epoch < settings.epochs:
+                self._train_epoch(run)
+                evaluation = self._evaluate(run)
+                loss, top1, _ = self._read_tally()
+                self.epoch, self.step = self.epoch + 1, 0
+                self.stepper.tally.values.zero_()
+                self._say(
+                    f"epoch {self.epoch}/{settings.epochs}: loss {loss:.3f}, top-1 {top1:.1f}%; validation loss "
+                    f"{evaluation.loss:.3f}, top-1 {evaluation.top1:.1f}%, top-5 {evaluation.top5:.1f}%"
+                )
+                if best := self.best is None or _standing(evaluation) > _standing(self.best):
+                    self.best = evaluation
+                self._log(run, train_loss=loss, train_top1=top1, bad=self.bad, validation=evaluation.as_dict())
+                self._save(run, best=best)
+        assert self.best is not None
+        return self.best
+
+    def resume(self, run: Run) -> None:
+        """Takes up a run where its last checkpoint left it, so that the result is that of an uninterrupted run.
+
+        Raises:
+            UserError: there is no checkpoint, or it does not fit the recipe, the data or the number of processes.
+        """
+        state = load_state(run, self.recipe)
+        for name, here in (("clips", len(self.train)), ("processes", self.group.size)):
+            if state[name] != here:
+                raise UserError(
+                    f"run '{run.path}' was trained with {state[name]} {name}, and there are {here} now; "
+                    f"continue it with what it began with"
+                )
+        stepper = self.stepper
+        try:
+            stepper.model.load_state_dict(state["model"])
+            stepper.optimiser.load_state_dict(state["optimiser"])
+            if stepper.average is not None:
+                stepper.average.load_state_dict(state["average"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise UserError(
+                f"the checkpoint of '{run.path}' does not fit: {str(error).splitlines()[-1].strip()}"
+            ) from None
+        stepper.scaler.load_state_dict(state["scaler"])
+        stepper.tally.values.copy_(state["tally"][self.group.rank])
+        self.epoch, self.step, self.update, self.bad = (state[name] for name in ("epoch", "step", "update", "bad"))
+        self.best = Evaluation(**state["best"]) if state["best"] else None
+        random = state["random"][self.group.rank]
+        torch.set_rng_state(random["cpu"])
+        if random["cuda"] is not None:
+            torch.cuda.set_rng_state(random["cuda"], self.group.device)
+        if self.group.first:
+            _forget_after(run, self.update)
+
+    def _train_epoch(self, run: Run) -> None:
+        """The steps of the epoch that are left."""
+        settings, epoch = self.recipe.train, self.epoch + 1
+        self.stepper.model.train()
+        batches = train_batches(self.train, self.recipe, epoch=epoch, shard=self.group.shard, start=self.step)
+        with Progress(f"epoch {epoch}/{settings.epochs}", self.steps * settings.batch_size) as progress:
+            for batch in self.loader.batches(batches):
+                self._count_bad(batch)
+                last = (self.step + 1) % settings.accumulate == 0
+                self.stepper.backward(batch.clips, batch.labels, epoch=epoch, step=self.step, last=last)
+                self.step += 1
+                if last:
+                    self._change_weights()
+                    self._save_now_and_then(run)
+                if self.group.first and (progress.due() or self.step == self.steps):
+                    loss, top1, _ = self.stepper.tally.read()
+                    progress.show(self.step * settings.batch_size, loss=f"{loss:.3f}", top_1=f"{top1:.1f}%")
+        self.stepper.settle()
+
+    def _change_weights(self) -> None:
+        settings = self.recipe.train
+        rate = learning_rate(
+            self.update,
+            steps=self.updates_per_epoch * settings.epochs,
+            warmup=round(self.updates_per_epoch * settings.warmup_epochs),
+            peak=scaled_rate(settings, self.group.size),
+        )
+        self.stepper.update(rate, self._where())
+        self.update += 1
+
+    def _evaluate(self, run: Run) -> Evaluation:
+        def stop() -> None:
+            if self._told_to_stop():
+                self._stop(run)
+
+        self.group.share(self.stepper.evaluated.buffers())  # each process has statistics of its own shard
+        return evaluate(
+            self.stepper.evaluated,
+            self.validation,
+            self.recipe,
+            device=self.group.device,
+            precision=self.precision,
+            loader=self.validation_loader,
+            group=self.group,
+            between=stop,
+        )
+
+    def _save_now_and_then(self, run: Run) -> None:
+        """Saves when told to stop, and then stops; or when it is time to."""
+        if self._told_to_stop():
+            self._stop(run)
+        late = time.monotonic() - self._saved > 60 * self.recipe.train.checkpoint_minutes
+        if self.group.any(late) if self.group.size > 1 else late:
+            self._save(run, best=False)
+
+    def _told_to_stop(self) -> bool:
+        """Whether a signal has come to any of the processes, which stop together."""
+        told = bool(self._interruption.signal)
+        return self.group.any(told) if self.group.size > 1 else told
+
+    def _stop(self, run: Run) -> None:
+        import signal
+
+        self._save(run, best=False)
+        number = self._interruption.signal or signal.SIGTERM
+        raise Stopped(
+            f"stopped by {signal.Signals(number).name} after {self._where()}; "
+            f"go on with `ssv2rt train --resume {run.name}`",
+            number,
+        )
+
+    def _count_bad(self, batch: ClipBatch) -> None:
+        for clip in batch.bad:
+            self.bad += 1
+            say(f"skipped {clip.request.path}: {clip.reason}")
+        allowed = max(1, self.recipe.data.max_bad * len(self.train))
+        if self.bad > allowed * (self.epoch + 1):
+            raise UserError(
+                f"{self.bad} clips could not be decoded by {self._where()}, more than data.max_bad = "
+                f"{self.recipe.data.max_bad:g} allows; look at the videos with `ssv2rt index --decode`, or raise it"
+            )
+
+    def _read_tally(self) -> tuple[float, float, int]:
+        """Mean loss, top-1 and clips of the epoch, over all processes."""
+        loss, right, clips = self.group.sum(*self.stepper.tally.values.tolist())
+        return loss / max(1, clips), 100 * right / max(1, clips), int(clips)
+
+    def _where(self) -> str:
+        return f"epoch {self.epoch + 1}, step {self.step}"
+
+    def _say(self, text: str) -> None:
+        if self.group.first:
+            say(text)
+
+    def _log(self, run: Run, **facts: object) -> None:
+        if self.group.first:
+            line = {"epoch": self.epoch, "update": self.update, **facts}
+            with run.metrics_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def _save(self, run: Run, *, best: bool) -> None:
+        """Writes a checkpoint. Every process has its part in it, and the first one writes."""
+        self.stepper.settle()
+        stepper = self.stepper
+        mine = {
+            "random": {
+                "cpu": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state(self.group.device) if self.group.device.type == "cuda" else None,
+            },
+            "tally": stepper.tally.values.cpu(),
+        }
+        parts = self.group.gather(mine)
+        self._saved = time.monotonic()
+        if not self.group.first:
+            return
+        state: dict[str, Any] = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "update": self.update,
+            "bad": self.bad,
+            "best": self.best.as_dict() if self.best else None,
+            "clips": len(self.train),
+            "processes": self.group.size,
+            "model": stepper.model.state_dict(),
+            "average": stepper.average.state_dict() if stepper.average is not None else None,
+            "optimiser": stepper.optimiser.state_dict(),
+            "scaler": stepper.scaler.state_dict(),
+            "random": [part["random"] for part in parts],
+            "tally": [part["tally"] for part in parts],
+        }
+        save_checkpoint(
+            run, stepper.evaluated, state, labels=self.train.labels, recipe=self.recipe, best=best, step=self.step
+        )
+        run.make_latest()
+
+    def _check_data(self, manifest: Manifest) -> None:
+        settings = self.recipe.train
         if len(manifest.labels) < 2:
             raise UserError(
                 f"the data has {len(manifest.labels)} class, and there is nothing to tell apart; it needs two"
@@ -47,140 +293,39 @@ class Trainer:
         for split in (self.train, self.validation):
             if (split.classes < 0).any():
                 raise UserError(
-                    f"clips in '{split.folder}' have no label; training and validation need a template each"
+                    f"clips in '{split.folder}' have no label; training and validation need a label for each"
                 )
-        settings = recipe.train
-        if len(self.train) < settings.batch_size * settings.accumulate:
+        if len(self.train) < settings.batch_size * settings.accumulate * self.group.size:
+            processes = f" x {self.group.size} processes" if self.group.size > 1 else ""
             raise UserError(
                 f"{len(self.train)} training clips do not fill one update of {settings.batch_size} x "
-                f"{settings.accumulate} clips (train.batch_size x train.accumulate); lower one of them"
-            )
-        steps = steps_per_epoch(len(self.train), batch=settings.batch_size, accumulate=settings.accumulate)
-        self.updates_per_epoch = steps // settings.accumulate
-        torch.manual_seed(recipe.train.seed)
-        self.model = build_model(recipe.model, len(manifest.labels)).channels_last().to(self.device)
-        self.optimiser = build_optimiser(self.model, recipe.train)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        self.loader = ClipLoader(
-            clip=recipe.clip.one_view(),
-            batch=recipe.train.batch_size,
-            data=recipe.data,
-            device=self.device,
-            augment=recipe.augment.repaints,
-        )
-        self.validation_loader = evaluation_loader(recipe, self.device)
-        self.epoch = self.update = self.bad = 0
-        self.best = (-1.0, 0.0)  # top-1, then the loss, negative
-
-    def fit(self, run: Run) -> Evaluation:
-        """Runs every epoch, and writes what `run` is to hold. Returns the best epoch's evaluation."""
-        settings = self.recipe.train
-        write_text(run.recipe_file, dump_recipe(self.recipe))
-        write_json(run.path / "environment.json", describe(self.device))
-        say(f"training {self.recipe.model.name} on {len(self.train)} clips, {self.device}, {self.precision}")
-        for self.epoch in range(1, settings.epochs + 1):
-            clips = self.updates_per_epoch * settings.accumulate * settings.batch_size
-            with Progress(f"epoch {self.epoch}/{settings.epochs}", clips) as progress:
-                loss, top1 = self._train_epoch(progress)
-            evaluation = evaluate(
-                self.model,
-                self.validation,
-                self.recipe,
-                device=self.device,
-                precision=self.precision,
-                loader=self.validation_loader,
-            )
-            say(
-                f"epoch {self.epoch}/{settings.epochs}: loss {loss:.3f}, top-1 {top1:.1f}%; validation loss "
-                f"{evaluation.loss:.3f}, top-1 {evaluation.top1:.1f}%, top-5 {evaluation.top5:.1f}%"
-            )
-            standing = (evaluation.top1, -evaluation.loss)
-            if standing > self.best:
-                self.best, result = standing, evaluation
-            self._log(run, train_loss=loss, train_top1=top1, bad=self.bad, validation=evaluation.as_dict())
-            self._save(run, best=result is evaluation)
-        return result
-
-    def _train_epoch(self, progress: Progress) -> tuple[float, float]:
-        """One pass over the training clips. Returns mean loss and top-1 in percent, as seen while training."""
-        self.model.train()
-        accumulate = self.recipe.train.accumulate
-        losses, right, seen = 0.0, 0, 0
-        for number, batch in enumerate(
-            self.loader.batches(train_batches(self.train, self.recipe, epoch=self.epoch)), start=1
-        ):
-            self._count_bad(batch)
-            if batch.requests:
-                loss, hits = self._backward(batch)
-                losses, right, seen = losses + loss * len(batch.requests), right + hits, seen + len(batch.requests)
-            if number % accumulate == 0:
-                self._update_weights()
-            if seen:
-                progress.show(seen, loss=f"{losses / seen:.3f}", top_1=f"{100 * right / seen:.1f}%")
-        return losses / max(1, seen), 100 * right / max(1, seen)
-
-    def _backward(self, batch: ClipBatch) -> tuple[float, int]:
-        """Adds a batch's gradient. Returns its mean loss, and how many clips were right."""
-        settings, labels = self.recipe.train, batch.labels
-        with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
-            logits = self.model(batch.clips)
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise UserError(f"loss is {value} at {self._where()}; stopped before it reached the weights; {_REMEDY}")
-        self.scaler.scale(loss / settings.accumulate).backward()
-        return value, int((logits.argmax(1) == labels).sum().item())
-
-    def _update_weights(self) -> None:
-        settings = self.recipe.train
-        self.scaler.unscale_(self.optimiser)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm or math.inf).item()
-        if not math.isfinite(norm) and not self.scaler.is_enabled():  # the scaler skips such steps by itself
-            raise UserError(
-                f"the gradient is not finite at {self._where()}; stopped before it reached the weights; {_REMEDY}"
-            )
-        rate = learning_rate(
-            self.update,
-            steps=self.updates_per_epoch * settings.epochs,
-            warmup=round(self.updates_per_epoch * settings.warmup_epochs),
-            peak=settings.learning_rate,
-        )
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
-        self.optimiser.zero_grad(set_to_none=True)
-        self.update += 1
-
-    def _count_bad(self, batch: ClipBatch) -> None:
-        for clip in batch.bad:
-            self.bad += 1
-            say(f"skipped {clip.request.path}: {clip.reason}")
-        allowed = max(1, self.recipe.data.max_bad * len(self.train))
-        if self.bad > allowed * self.epoch:
-            raise UserError(
-                f"{self.bad} clips could not be decoded by {self._where()}, more than data.max_bad = "
-                f"{self.recipe.data.max_bad:g} allows; look at the videos, or raise it"
+                f"{settings.accumulate} clips{processes} (train.batch_size x train.accumulate); lower one of them"
             )
 
-    def _where(self) -> str:
-        return f"epoch {self.epoch}, update {self.update}"
 
-    def _log(self, run: Run, **facts: object) -> None:
-        line = {"epoch": self.epoch, "update": self.update, **facts}
-        with run.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-    def _save(self, run: Run, *, best: bool) -> None:
-        state = {
-            "epoch": self.epoch,
-            "update": self.update,
-            "best": self.best,
-            "optimiser": self.optimiser.state_dict(),
-            "scaler": self.scaler.state_dict(),
-        }
-        save_checkpoint(run, self.model, state, labels=self.train.labels, recipe=self.recipe, best=best)
-        run.make_latest()
+def _standing(evaluation: Evaluation) -> tuple[float, float]:
+    """What makes one epoch better than another: top-1, then the loss."""
+    return evaluation.top1, -evaluation.loss if math.isfinite(evaluation.loss) else -math.inf
 
 
-_REMEDY = "lower train.learning_rate, lengthen train.warmup_epochs, or set train.clip_norm"
+def _forget_after(run: Run, update: int) -> None:
+    """Drops the lines of metrics.jsonl that were written after the checkpoint."""
+    if run.metrics_file.is_file():
+        lines = run.metrics_file.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if _update_of(line) <= update]
+        write_text(run.metrics_file, "".join(f"{line}\n" for line in kept))
+
+
+def _update_of(line: str) -> float:
+    try:
+        return int(json.loads(line)["update"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # torn by a crash
+
+
+def _determine(on: bool) -> None:
+    """Same bits every time. PyTorch wants the variable set before the first use of a GPU."""
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(on)
+    torch.backends.cudnn.benchmark = not on

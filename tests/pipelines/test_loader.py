@@ -157,6 +157,16 @@ def test_leaving_early_stops_the_work(videos: list[Path]) -> None:
     assert len(asked) <= 6
 
 
+@pytest.mark.parametrize("augment", [True, False])
+def test_who_comes_after_one_who_left_early_gets_his_own(videos: list[Path], augment: bool) -> None:
+    requests = [wanted(path) for path in videos]
+    shared = loader(augment=augment)
+    for number, request in enumerate(requests):
+        batch = next(shared.batches([[request], [requests[number - 1]], [requests[number - 2]]]))
+        (alone,) = loader().batches([[request]])
+        assert torch.equal(batch.clips, alone.clips)
+
+
 def test_nvdec_without_a_gpu_is_a_clear_error() -> None:
     with pytest.raises(UsageError, match="needs an NVIDIA GPU"):
         loader("nvdec")
