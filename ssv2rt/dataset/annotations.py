@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from ssv2rt.dataset.labels import class_of_template, read_json, read_labels
-from ssv2rt.dataset.listing import SPLITS, UNLABELLED, VIDEO_SUFFIXES, Clip, Listing
+from ssv2rt.dataset.listing import SPLITS, UNLABELLED, Clip, Listing, is_video
 from ssv2rt.errors import UserError, nearest
 
 _PREFIXES = ("", "something-something-v2-")
@@ -42,7 +42,7 @@ def read_annotations(root: Path) -> Listing | None:
     if "test" in splits and answers.is_file():
         splits["test"] = _with_answers(splits["test"], answers, labels)
         sources.append(answers)
-    folder, suffix = _video_folder(root)
+    folder, files = _videos(root)
     within = "" if folder == root else f"{folder.name}/"
     clips: dict[str, Clip] = {}
     for split, entries in splits.items():
@@ -51,7 +51,7 @@ def read_annotations(root: Path) -> Listing | None:
                 raise UserError(
                     f"clip '{clip}' is in both {clips[clip].split} and {split} of '{root}'; a split must be held out"
                 )
-            clips[clip] = Clip(clip, f"{within}{clip}{suffix}", split, label)
+            clips[clip] = Clip(clip, within + files.get(clip, f"{clip}.webm"), split, label)
     return Listing(labels, root, list(clips.values()), sources)
 
 
@@ -64,15 +64,19 @@ def _find(root: Path, name: str) -> Path | None:
     return None
 
 
-def _video_folder(root: Path) -> tuple[Path, str]:
-    """The folder that holds the videos, and what their names end in."""
+def _videos(root: Path) -> tuple[Path, dict[str, str]]:
+    """The folder that holds the videos, and the name of the file with each id; of several, WebM before all."""
     for name in _VIDEO_FOLDERS:
         folder = root / name
         if folder.is_dir():
+            files: dict[str, str] = {}
             with os.scandir(folder) as entries:
-                suffixes = {Path(e.name).suffix for _, e in zip(range(1000), entries, strict=False)} & VIDEO_SUFFIXES
-            if name or suffixes:
-                return folder, ".webm" if not suffixes or ".webm" in suffixes else min(suffixes)
+                for entry in entries:
+                    stem, suffix = os.path.splitext(entry.name)
+                    if is_video(entry.name) and not stem.startswith(".") and (stem not in files or suffix == ".webm"):
+                        files[stem] = entry.name
+            if name or files:
+                return folder, files
     raise UserError(f"no videos in '{root}'; expected '{root / 'videos'}/ID.webm'")
 
 

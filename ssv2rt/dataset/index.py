@@ -6,19 +6,23 @@ looks only at what is new.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from itertools import islice
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
+import pyarrow.parquet as pq
 
-from ssv2rt.dataset.listing import Listing, fingerprint
+from ssv2rt.console import say
+from ssv2rt.dataset.listing import Listing, as_text, fingerprint
 from ssv2rt.dataset.look import Facts, Known, look_at
 from ssv2rt.dataset.manifest import (
     FACTS,
@@ -31,7 +35,7 @@ from ssv2rt.dataset.manifest import (
     read_manifest,
     write_manifest,
 )
-from ssv2rt.dataset.quarantine import quarantine, quarantine_file, with_twins
+from ssv2rt.dataset.quarantine import COLUMNS, quarantine, quarantine_file
 from ssv2rt.dataset.recognise import list_clips
 from ssv2rt.dataset.video import OK
 from ssv2rt.errors import UserError
@@ -64,6 +68,10 @@ def open_manifest(root: Path, *, progress: Progress = lambda done, total: None) 
         manifest = read_manifest(root, USED)
         if manifest is None:
             raise UserError(f"the manifest '{root}' is damaged or of another version; make it anew with `ssv2rt index`")
+        if not manifest.fingerprint:
+            raise UserError(f"the manifest '{root}' is incomplete: its `ssv2rt index` was interrupted; run that again")
+        if not manifest.is_current():
+            say(f"the data set in '{manifest.folder}' has changed since '{root}' was made")
         return manifest
     manifest = _saved(places(root), USED)
     if manifest and manifest.is_current():
@@ -96,6 +104,8 @@ def index(
     Raises:
         UserError: `root` is no data set, or `out` cannot be written.
     """
+    for place in (out, quarantine_file(out)) if out else ():
+        _check_ours(place)
     listing = list_clips(root)
     naming = _naming(listing)
     saved = _saved([out] if out else places(root), SCHEMA.names)
@@ -137,14 +147,16 @@ class _Work:
         """What has to be looked at, in chunks."""
         saved = self._facts[0]
         columns = [saved[name].to_pylist() for name in ("bytes", "mtime_ns", "decoded", "status")]
+        # What is wrong by the look of it is looked at again; what decoding has found holds until the file changes.
         known: list[Known] = [
-            (size, changed, decoded) if status == OK else None
+            (size, changed, decoded) if status == OK or decoded else None
             for size, changed, decoded, status in zip(*columns, strict=True)
         ]
+        fine = [status == OK for status in columns[3]]
         wanted: list[tuple[int, Known]] = []
         for row, at in enumerate(self._row):
             before = known[at] if at >= 0 else None
-            if not (trust and before and (before[2] or not decode)):
+            if not (trust and before and fine[at] and (before[2] or not decode)):
                 wanted.append((row, before))
         return [
             (
@@ -169,8 +181,6 @@ class _Work:
         table = self._naming.take(rows)
         for name in FACTS.names:
             table = table.append_column(FACTS.field(name), facts[name])
-        if complete:
-            table = with_twins(table)
         folder = self._listing.folder
         sources = tuple(os.path.relpath(source, folder) for source in self._listing.sources)
         mark = fingerprint(folder, self._listing.sources) if complete else ""
@@ -179,13 +189,9 @@ class _Work:
 
 def _naming(listing: Listing) -> pa.Table:
     clips = listing.clips
-    try:
-        columns = [[clip.id for clip in clips], [clip.path for clip in clips], [clip.split for clip in clips]]
-        return pa.Table.from_arrays(
-            [pa.array(column) for column in columns] + [pa.array([c.label for c in clips], pa.int32())], schema=NAMING
-        )
-    except UnicodeEncodeError as error:
-        raise UserError(f"a file name in '{listing.folder}' is no text: {error.object!r}; rename it") from None
+    columns = [[as_text(text) for text in (clip.id, clip.path, clip.split)] for clip in clips]
+    arrays = [pa.array([row[at] for row in columns], pa.string()) for at in range(3)]
+    return pa.Table.from_arrays([*arrays, pa.array([clip.label for clip in clips], pa.int32())], schema=NAMING)
 
 
 def _look_at_all(
@@ -197,31 +203,48 @@ def _look_at_all(
         for rows, files in jobs:
             yield rows, look_at(folder, files, decode)
         return
-    # Fresh processes: forking one that runs threads may hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
-        waiting = iter(jobs)
-        running = [(job[0], pool.submit(look_at, folder, job[1], decode)) for job in islice(waiting, 4 * workers)]
+    waiting = deque(jobs)
+    while waiting:
+        running: deque[tuple[Job, Future[list[Facts | None]]]] = deque()
+        # Fresh processes: forking one that runs threads may hang.
+        pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=multiprocessing.get_context("spawn"))
         try:
-            while running:
-                rows, future = running.pop(0)
+            while waiting or running:
+                while waiting and len(running) < 4 * workers:
+                    job = waiting.popleft()
+                    running.append((job, pool.submit(look_at, folder, job[1], decode)))
+                (rows, files), future = running[0]
                 yield rows, future.result()
-                if job := next(waiting, None):
-                    running.append((job[0], pool.submit(look_at, folder, job[1], decode)))
+                running.popleft()
+        except BrokenProcessPool:
+            # A file has killed its process, or memory ran out. Those under way are looked at one by one.
+            waiting.extendleft(job for job, _ in reversed(list(running)[len(running) and 1 :]))
+            yield rows, [_look_alone(folder, file, decode) for file in files]
         finally:
             pool.shutdown(cancel_futures=True)
 
 
+def _look_alone(folder: Path, file: tuple[str, Known], decode: bool) -> Facts | None:
+    """One file, in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(look_at, folder, [file], decode).result()[0]
+        except BrokenProcessPool:
+            return {"status": "decoder crashed", "suspicion": "", "decoded": False}
+
+
 def _saved(paths: list[Path], columns: Sequence[str]) -> Manifest | None:
-    """What an earlier call has left."""
-    found = (read_manifest(path, columns) for path in paths)
-    return next((manifest for manifest in found if manifest), None)
+    """What an earlier call has left: of several manifests one that is current, if there is one."""
+    found = [manifest for path in paths if (manifest := read_manifest(path, columns))]
+    return next((manifest for manifest in found if manifest.is_current()), found[0] if found else None)
 
 
 def _save(root: Path, out: Path | None, manifest: Manifest) -> Path:
     """Writes a manifest, and says where."""
     beside, cached = (out, out) if out else places(root)
     try:
+        _check_ours(beside)
+        _check_ours(quarantine_file(beside))
         _write(beside, manifest)
         return beside
     except OSError as error:
@@ -230,6 +253,31 @@ def _save(root: Path, out: Path | None, manifest: Manifest) -> Path:
     cached.parent.mkdir(parents=True, exist_ok=True)
     _write(cached, manifest)
     return cached
+
+
+def _check_ours(path: Path) -> None:
+    """Raises UserError if writing to `path` would replace what no `ssv2rt index` has written."""
+    if not path.exists():
+        return
+    with contextlib.suppress(OSError):
+        head = path.open("rb").readline() if path.is_file() else b"-"
+        if (
+            head == b""
+            or is_manifest(path)
+            or head.decode(errors="replace").strip().replace('"', "") == ",".join(COLUMNS)
+        ):
+            return
+    if path.name == "manifest.parquet" and path.is_file() and not _is_parquet(path):
+        return  # a manifest that is damaged
+    raise UserError(f"'{path}' exists, and `ssv2rt index` has not written it; move it, or choose another --out")
+
+
+def _is_parquet(path: Path) -> bool:
+    try:
+        pq.read_schema(path)
+    except (OSError, pa.ArrowException):
+        return False
+    return True
 
 
 def _write(path: Path, manifest: Manifest) -> None:

@@ -15,7 +15,10 @@ NEVER = -1
 """In `mirrored_labels`: a clip of this class may not be mirrored."""
 
 _SIDES = {"left": "right", "right": "left"}
-_SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+_SIDE = re.compile(
+    r"(?:(?<![A-Za-z])(?:[Ll]eft|[Rr]ight|LEFT|RIGHT)|(?<=[a-z])(?:Left|Right))(?=wards?(?![a-z])|(?![a-z]))"
+)
+"""left or right as a word: also in push_left, PushLeft, left1 and leftwards, but not in upright or bright."""
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

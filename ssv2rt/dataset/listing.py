@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ssv2rt.console import say
 from ssv2rt.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -34,25 +35,15 @@ SPLIT_NAMES = {
 """What people call the splits, in lower case."""
 UNLABELLED = -1
 HELD_OUT = 0.1
+MARK = b"ssv2rt"
+"""Where a manifest keeps what it is made of; a table that has it is none of clips."""
 VIDEO_SUFFIXES = frozenset(
-    [
-        ".webm",
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".avi",
-        ".mkv",
-        ".mpg",
-        ".mpeg",
-        ".mjpeg",
-        ".ts",
-        ".m2ts",
-        ".wmv",
-        ".flv",
-        ".3gp",
-        ".ogv",
-        ".gif",
-    ]
+    f".{name}"
+    for name in (
+        *("webm", "mp4", "m4v", "mov", "qt", "avi", "divx", "mkv", "mpg", "mpeg", "mpg2", "m2v", "mjpeg", "mjpg", "ts"),
+        *("mts", "m2ts", "vob", "wmv", "asf", "flv", "f4v", "3gp", "3g2", "ogv", "gif", "mxf", "ivf", "y4m", "h264"),
+        *("264", "h265", "265", "rm", "rmvb"),
+    )
 )
 
 
@@ -100,10 +91,19 @@ def fingerprint(folder: Path, sources: Iterable[Path]) -> str:
 
 
 def entries_of(folder: Path) -> list[os.DirEntry[str]]:
-    """The folders and videos in a folder, by name; not what is hidden."""
-    with os.scandir(folder) as entries:
-        found = [e for e in entries if not e.name.startswith(".") and (is_video(e.name) or e.is_dir())]
+    """The folders and videos in a folder, by name; not what is hidden. A folder that may not be read has none."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [e for e in entries if not e.name.startswith(".") and (is_video(e.name) or e.is_dir())]
+    except PermissionError:
+        say(f"no permission to look into '{folder}'; it is left out")
+        return []
     return sorted(found, key=lambda entry: entry.name)
+
+
+def as_text(name: str) -> str:
+    """A file's name as text that every format can hold: bytes that are no UTF-8 are written \\xff."""
+    return os.fsencode(name).decode("utf-8", errors="backslashreplace")
 
 
 def is_video(name: str) -> bool:
@@ -150,4 +150,6 @@ def _hash(clip: Clip) -> bytes:
 
 
 def _order(labels: set[str]):  # type: ignore[no-untyped-def]
-    return int if labels and all(label.isdecimal() for label in labels) else str
+    if labels and all(label.isdecimal() for label in labels):
+        return lambda label: (len(label.lstrip("0")), label.lstrip("0"), label)  # by value, however long
+    return str

@@ -7,6 +7,7 @@ import stat
 from dataclasses import fields
 from pathlib import Path
 
+from ssv2rt.dataset.listing import as_text
 from ssv2rt.dataset.probe import VideoInfo, decode_fully, probe
 from ssv2rt.dataset.video import CLIP_ERRORS, OK, BadVideo, VideoSource, reason_of
 
@@ -24,6 +25,8 @@ def look_at(folder: Path, files: list[tuple[str, Known]], decode: bool) -> list[
 def _facts_of(path: Path, known: Known, decode: bool) -> Facts | None:
     facts: Facts = {"status": OK, "suspicion": "", "decoded": False}
     try:
+        if as_text(str(path)) != str(path):
+            raise BadVideo("name is no text")
         status = path.stat()
         if known and known[:2] == (status.st_size, status.st_mtime_ns) and (known[2] or not decode):
             return None
@@ -35,10 +38,10 @@ def _facts_of(path: Path, known: Known, decode: bool) -> Facts | None:
         facts["hash"] = content_hash(source)
         facts["suspicion"] = "; ".join(oddities(info))
         if decode:
+            facts["decoded"] = True
             shown = decode_fully(source)
             if shown < info.frames - 2 - info.frames // 50:
                 raise BadVideo("truncated")
-            facts["decoded"] = True
     except CLIP_ERRORS as error:
         facts["status"] = reason_of(error)
     return facts

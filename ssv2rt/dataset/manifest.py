@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ssv2rt.dataset.labels import mirrored_labels
-from ssv2rt.dataset.listing import fingerprint
+from ssv2rt.dataset.listing import MARK, fingerprint
 from ssv2rt.dataset.probe import Footage
 from ssv2rt.dataset.video import OK
 from ssv2rt.errors import UserError
@@ -47,7 +47,7 @@ FACTS = pa.schema(
         ("bytes", pa.int64()),
         ("mtime_ns", pa.int64()),
         ("hash", pa.string()),  # of size, beginning, middle and end
-        ("decoded", pa.bool_()),  # whether every frame has been decoded once
+        ("decoded", pa.bool_()),  # whether it was tried to decode every frame
     ]
 )
 """What probing has found."""
@@ -56,7 +56,6 @@ SCHEMA = pa.unify_schemas([NAMING, FACTS])
 USED = (*NAMING.names, "status", "width", "height", "frames", "duration", "times")
 """The columns that training and evaluation need."""
 
-_MARK = b"ssv2rt"
 _VERSION = 2
 
 
@@ -168,7 +167,7 @@ class Manifest:
 
 def places(root: Path) -> list[Path]:
     """Where the manifest of a data set may be: beside it, or in the cache if it cannot be written to."""
-    beside = root / "manifest.parquet" if root.is_dir() else root.with_suffix(".manifest.parquet")
+    beside = root / "manifest.parquet" if root.is_dir() else root.with_name(f"{root.name}.manifest.parquet")
     key = hashlib.blake2b(str(root.resolve()).encode(errors="surrogateescape"), digest_size=8).hexdigest()
     return [beside, cache_folder() / "manifests" / key / beside.name]
 
@@ -176,7 +175,7 @@ def places(root: Path) -> list[Path]:
 def is_manifest(path: Path) -> bool:
     """Whether a file is a manifest, rather than any other table."""
     with contextlib.suppress(OSError, pa.ArrowException):
-        return path.is_file() and _MARK in (pq.read_schema(path).metadata or {})
+        return path.is_file() and MARK in (pq.read_schema(path).metadata or {})
     return False
 
 
@@ -185,7 +184,7 @@ def read_manifest(path: Path, columns: Sequence[str] = SCHEMA.names) -> Manifest
     with contextlib.suppress(OSError, pa.ArrowException, KeyError, ValueError):
         table = pq.read_table(path, columns=list(columns))
         schema = pa.schema([SCHEMA.field(name) for name in columns])
-        facts = json.loads((table.schema.metadata or {})[_MARK])
+        facts = json.loads((table.schema.metadata or {})[MARK])
         if facts["version"] == _VERSION:
             folder = path.parent / facts["folder"]
             return Manifest(
@@ -208,6 +207,6 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
         "sources": manifest.sources,
         "fingerprint": manifest.fingerprint,
     }
-    table = manifest.table.replace_schema_metadata({_MARK: json.dumps(facts).encode(errors="surrogateescape")})
+    table = manifest.table.replace_schema_metadata({MARK: json.dumps(facts).encode(errors="surrogateescape")})
     with whole_file(path) as temporary:
         pq.write_table(table, temporary)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
@@ -34,7 +35,10 @@ def prepare(data: Data) -> Manifest:
 
 def with_root(data: Data, root: Path | None) -> Data:
     """The same settings for the data set in `root`, if one is given."""
-    return data.model_copy(update={"root": str(root), "synthetic": None, "test_videos": ""}) if root else data
+    if not root:
+        return data
+    # Absolute, so that the run finds its data from every folder.
+    return data.model_copy(update={"root": os.path.abspath(root), "synthetic": None, "test_videos": ""})
 
 
 def offer_test_videos(manifest: Manifest, folder: Path) -> None:

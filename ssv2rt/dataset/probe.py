@@ -66,28 +66,37 @@ def probe(source: VideoSource) -> VideoInfo:
         if not context.width or not context.height:
             raise BadVideo("unreadable")
         matrix = _MATRICES.get(int(context.colorspace), "")
-        stamps, keys, frames, last = [], 0, 0, 0
+        stamps: list[int] = []
+        keys = frames = packets = 0
+        end: tuple[int, int] = (0, 0)  # when the last frame appears, and how long it stays
         try:
             for packet in container.demux(stream):
-                if not packet.size or packet.is_discard:
+                if not packet.size:
                     continue
+                packets += 1
                 if packet.is_corrupt:
                     raise BadVideo("truncated")
                 if not frames and not matrix and context.name == "vp9":
                     matrix = _vp9_matrix(bytes(packet)[:8])
+                if (pts := packet.pts if packet.pts is not None else packet.dts) is not None:
+                    end = max(end, (pts, packet.duration or 0))
+                if packet.is_discard:
+                    continue
                 frames += 1
                 keys += packet.is_keyframe
-                if (pts := packet.pts) is not None:
-                    stamps.append(pts)
-                    last = packet.duration or 0
+                if packet.pts is not None:
+                    stamps.append(packet.pts)
         except av.error.FFmpegError as error:
             raise BadVideo(reason_of(error)) from None
         if frames == 0:
             raise BadVideo("truncated" if stream.frames or stream.duration else "unreadable")
         tick = float(stream.time_base or 0)
         rate = float(stream.average_rate or 0)
-        times, end = _timing(stamps, last, tick)
-        if frames < stream.frames or _ends_early(stream, container, min(stamps, default=0) * tick + end, rate):
+        times, usual = _timing(stamps, tick)
+        last = (end[0] + (end[1] or usual)) * tick
+        # An AVI counts frames that were dropped, which are no packets; its duration counts them too.
+        counted = 0 if container.format.name == "avi" else stream.frames
+        if packets < counted or _ends_early(stream, container, last, rate):
             raise BadVideo("truncated")
         rotation = _rotation(container, stream)
         turned = rotation in (90, 270)
@@ -95,7 +104,7 @@ def probe(source: VideoSource) -> VideoInfo:
             frames=frames,
             width=context.height if turned else context.width,
             height=context.width if turned else context.height,
-            duration=end or (frames / rate if rate else 0.0),
+            duration=max(0.0, last - min(stamps, default=0) * tick) or (frames / rate if rate else 0.0),
             times=times if times is not None and len(times) == frames else None,
             container=container.format.name.split(",")[0],
             codec=context.name,
@@ -155,29 +164,31 @@ def decode_fully(source: VideoSource) -> int:
     return shown
 
 
-def _timing(stamps: list[int], last: int, tick: float) -> tuple[np.ndarray | None, float]:
-    """When frames appear, in seconds, if unevenly; and when the last one ends.
+def _timing(stamps: list[int], tick: float) -> tuple[np.ndarray | None, float]:
+    """When frames appear, in seconds, if unevenly; and how long one usually stays, in ticks.
 
     Args:
         stamps: presentation times of the packets, in ticks.
-        last: how long the last packet lasts, in ticks; 0 if unknown.
         tick: seconds.
     """
-    if not stamps or not tick:
+    if len(stamps) < 2 or not tick:
         return None, 0.0
     ticks = np.sort(np.array(stamps, np.int64))
     ticks -= ticks[0]
     steps = np.diff(ticks)
-    usual = float(np.sort(steps)[len(steps) // 2]) if len(steps) else 0.0
-    end = float(ticks[-1] + (last or usual)) * tick
+    usual = float(np.sort(steps)[len(steps) // 2])
     # Containers round times to ticks: only more than that, and more than a tenth of a frame, is uneven.
-    uneven = len(steps) > 0 and float(np.abs(steps - usual).max()) > max(1.5, 0.1 * usual)
-    return (ticks * tick).astype(np.float32) if uneven else None, end
+    uneven = float(np.abs(steps - usual).max()) > max(1.5, 0.1 * usual)
+    return (ticks * tick).astype(np.float32) if uneven else None, usual
+
+
+_NEVER_TURNED = frozenset({"vp8", "vp9", "av1", "mjpeg", "mpeg4"})
+"""Codecs whose frames say nothing of a turn; then only MP4 and its kin do."""
 
 
 def _rotation(container: av.container.InputContainer, stream: av.VideoStream) -> int:
-    """Degrees counter-clockwise. Only a frame tells; only cameras turn, and they write MP4 and its kin."""
-    if "mov" not in container.format.name:
+    """Degrees counter-clockwise, which only a decoded frame tells."""
+    if "mov" not in container.format.name and stream.codec_context.name in _NEVER_TURNED:
         return 0
     try:
         container.seek(0)

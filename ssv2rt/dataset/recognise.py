@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 from ssv2rt.dataset.annotations import read_annotations
 from ssv2rt.dataset.folders import read_folders
 from ssv2rt.dataset.listing import Listing
+from ssv2rt.dataset.manifest import is_manifest
 from ssv2rt.dataset.tables import TABLE_SUFFIXES, read_tables
 from ssv2rt.errors import UsageError, UserError
 
@@ -20,11 +22,17 @@ def list_clips(root: Path) -> Listing:
         UsageError: there is no such folder or file.
         UserError: it is no data set, or something in it is wrong.
     """
-    if not root.exists():
-        raise UsageError(f"no data '{root}'; give --data a folder or a table of clips")
-    if not root.is_dir():
+    try:
+        is_folder = stat.S_ISDIR(root.stat().st_mode)
+    except FileNotFoundError:
+        raise UsageError(f"no data '{root}'; give --data a folder or a table of clips") from None
+    except OSError as error:
+        raise UsageError(f"cannot read '{root}': {error.strerror}; give --data a folder or a table of clips") from None
+    if not is_folder:
         if root.suffix.lower() not in TABLE_SUFFIXES:
             raise UsageError(f"'{root}' is neither a folder nor a .csv or .parquet table; give --data one of them")
+        if is_manifest(root):
+            raise UsageError(f"'{root}' is a manifest; give the data set that it was made of")
         found = read_tables(root)
     else:
         found = read_annotations(root) or read_tables(root) or read_folders(root)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -54,10 +55,10 @@ def show(summary: dict[str, Any]) -> None:
         if counts["clips"]:
             table.add_row(split, *(f"{counts[name]:,}" for name in ("clips", "usable", "classes")))
     console.print(table)
-    facts = Table(box=None, show_header=False)
-    for name, value in _lines(summary):
-        facts.add_row(name, value)
-    console.print(facts)
+    lines = _lines(summary)
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        click.echo(f" {name:{width}}  {value}")
 
 
 def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:

@@ -112,7 +112,7 @@ def _all_vpx(container: av.container.InputContainer) -> bool:
 
 
 def _open(source: VideoSource, options: dict[str, str], format: str | None = None) -> av.container.InputContainer:
-    handle = io.BytesIO(source) if isinstance(source, bytes) else str(source)
+    handle = io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}"  # 12:30.mp4 is no address
     return av.open(handle, mode="r", buffer_size=1 << 18, options=options, format=format)
 
 

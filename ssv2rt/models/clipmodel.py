@@ -34,6 +34,13 @@ class Normalise(nn.Module):
         return (clips.to(self.mean.dtype).permute(0, 4, 1, 2, 3) - self.mean) * self.scale
 
 
+class Backbone(nn.Module):
+    """From normalised clips (N, 3, T, H, W) to features (N, D)."""
+
+    width_out: int
+    """D."""
+
+
 class ClipModel(nn.Module):
     """uint8 clips (N, T, H, W, 3) to logits (N, K).
 
@@ -50,6 +57,13 @@ class ClipModel(nn.Module):
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(features, classes)
+        self.frozen = False
+
+    def train(self, mode: bool = True) -> ClipModel:
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
 
     def channels_last(self) -> ClipModel:
         """Puts the weights into the layout that the clips arrive in: channels-last-3d, or channels-last for 2D."""
@@ -65,6 +79,16 @@ class ClipModel(nn.Module):
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         return cast(torch.Tensor, self.head(self.dropout(self.features(clips))))
+
+
+def freeze_backbone(model: ClipModel) -> None:
+    """From here on only the classifier trains.
+
+    The backbone stays in evaluation mode, so that its batch norms keep the statistics that they came with.
+    """
+    model.frozen = True
+    model.backbone.requires_grad_(False)
+    model.train(model.training)
 
 
 def mean_over_views(logits: torch.Tensor, videos: int) -> torch.Tensor:

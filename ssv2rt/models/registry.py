@@ -4,35 +4,71 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from torch import nn
+
 from ssv2rt.errors import UsageError, choices
-from ssv2rt.models.clipmodel import ClipModel
-from ssv2rt.models.resnet2d import BasicBlock2D, Bottleneck2D, ResNet2D
-from ssv2rt.models.resnet3d import BasicBlock, Bottleneck, ResNet3D
+from ssv2rt.models.c3d import C3D
+from ssv2rt.models.clipmodel import Backbone, ClipModel
+from ssv2rt.models.factorised import FactorisedBlock, FrameBlock, factorised_stem
+from ssv2rt.models.i3d import I3D
+from ssv2rt.models.recurrent import LateFusionResNet2D, RecurrentResNet2D
+from ssv2rt.models.resnet2d import BasicBlock2D, Block2D, Bottleneck2D, ResNet2D
+from ssv2rt.models.resnet3d import BasicBlock, Block, Bottleneck, ResNet3D
 from ssv2rt.recipes import Model
 
 _DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+_PUBLISHED_STRIDES = (1, 2, 2, 2)
+
+Build = Callable[[Model], Backbone]
 
 
-def _resnet3d(depth: int) -> Callable[[Model], ResNet3D]:
+def _resnet3d(depth: int, *, pool: bool = False) -> Build:
     block = BasicBlock if depth < 50 else Bottleneck
     return lambda settings: ResNet3D(
-        block, _DEPTHS[depth], width=settings.width, temporal_strides=settings.temporal_strides
+        (block,) * 4, _DEPTHS[depth], width=settings.width, temporal_strides=settings.temporal_strides, pool=pool
     )
 
 
-def _resnet2d(depth: int) -> Callable[[Model], ResNet2D]:
-    block = BasicBlock2D if depth < 50 else Bottleneck2D
-    return lambda settings: ResNet2D(block, _DEPTHS[depth], width=settings.width)
+def _published(*blocks: Block, factorised: bool = False) -> Build:
+    """One of torchvision's video ResNets."""
+    return lambda settings: ResNet3D(
+        blocks,
+        _DEPTHS[18],
+        width=settings.width,
+        temporal_strides=_PUBLISHED_STRIDES,
+        stem=factorised_stem(settings.width) if factorised else None,
+    )
 
 
-_BACKBONES: dict[str, Callable[[Model], ResNet3D | ResNet2D]] = {
+def _resnet2d(depth: int) -> dict[str, Build]:
+    """The 2D ResNet with each of the ways to put its frames together."""
+    block: Block2D = BasicBlock2D if depth < 50 else Bottleneck2D
+    name, depths = f"resnet2d{depth}", _DEPTHS[depth]
+    return {
+        name: lambda settings: ResNet2D(block, depths, width=settings.width),
+        f"{name}-lstm": lambda settings: RecurrentResNet2D(block, depths, width=settings.width, cell=nn.LSTM),
+        f"{name}-gru": lambda settings: RecurrentResNet2D(block, depths, width=settings.width, cell=nn.GRU),
+        f"{name}-latefusion": lambda settings: LateFusionResNet2D(block, depths, width=settings.width),
+    }
+
+
+_TIME_TO_CHOOSE: dict[str, Build] = {
     "resnet3d18": _resnet3d(18),
     "resnet3d34": _resnet3d(34),
     "resnet3d50": _resnet3d(50),
     "resnet3d101": _resnet3d(101),
-    "resnet2d18": _resnet2d(18),
-    "resnet2d50": _resnet2d(50),
+    "resnet3d18-pool": _resnet3d(18, pool=True),
+    "resnet3d50-pool": _resnet3d(50, pool=True),
 }
+_FRAME_BY_FRAME: dict[str, Build] = {**_resnet2d(18), **_resnet2d(50)}
+_AS_PUBLISHED: dict[str, Build] = {
+    "r3d_18": _published(*[BasicBlock] * 4),
+    "mc3_18": _published(BasicBlock, *[FrameBlock] * 3),
+    "r2plus1d_18": _published(*[FactorisedBlock] * 4, factorised=True),
+    "c3d": lambda settings: C3D(width=settings.width),
+    "i3d": lambda settings: I3D(width=settings.width),
+}
+_BACKBONES = {**_TIME_TO_CHOOSE, **_FRAME_BY_FRAME, **_AS_PUBLISHED}
 
 
 def model_names() -> list[str]:
@@ -45,9 +81,14 @@ def build_model(settings: Model, classes: int) -> ClipModel:
     Raises:
         UsageError: no such name, or a setting that the network does not have.
     """
-    if settings.name not in _BACKBONES:
-        raise UsageError(f"no model '{settings.name}'{choices(settings.name, model_names())}")
-    if settings.name.startswith("resnet2d") and settings.temporal_strides != (1, 1, 1, 1):
-        raise UsageError(f"model.temporal_strides has no meaning for {settings.name}, which sees one frame at a time")
-    backbone = _BACKBONES[settings.name](settings)
+    name = settings.name
+    if name not in _BACKBONES:
+        raise UsageError(f"no model '{name}'{choices(name, model_names())}")
+    if name not in _TIME_TO_CHOOSE and settings.temporal_strides != (1, 1, 1, 1):
+        why = "sees one frame at a time" if name in _FRAME_BY_FRAME else "has the strides of its paper"
+        raise UsageError(
+            f"model.temporal_strides has no meaning for {name}, which {why}: "
+            f"remove {list(settings.temporal_strides)}, or take resnet3d18"
+        )
+    backbone = _BACKBONES[name](settings)
     return ClipModel(backbone, features=backbone.width_out, classes=classes, dropout=settings.dropout)

@@ -9,88 +9,88 @@ Letters: N clips, C channels, T frames, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
+from ssv2rt.models.clipmodel import Backbone
 from ssv2rt.models.conv import Conv3d
+from ssv2rt.models.residual import Residual
 
 Strides = tuple[int, int, int]
 """Over time, height and width."""
 
+Block = Callable[[int, int, Strides], Residual]
+"""A residual block from its channels in, the channels of its stage, and its stride."""
 
-class BasicBlock(nn.Module):
+
+class BasicBlock(Residual):
     """Two 3x3x3 convolutions beside a shortcut."""
 
-    expansion = 1
-
     def __init__(self, channels_in: int, channels: int, stride: Strides) -> None:
-        super().__init__()
-        self.conv1 = nn.Sequential(_conv(channels_in, channels, 3, stride), nn.BatchNorm3d(channels), nn.ReLU(True))
-        self.conv2 = nn.Sequential(_conv(channels, channels, 3), nn.BatchNorm3d(channels))
-        self.downsample = _shortcut(channels_in, channels, stride)
-        self.relu = nn.ReLU(True)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        return self.relu(self.conv2(self.conv1(x)) + shortcut)
+        convolutions = (
+            nn.Sequential(_conv(channels_in, channels, 3, stride), nn.BatchNorm3d(channels), nn.ReLU(True)),
+            nn.Sequential(_conv(channels, channels, 3), nn.BatchNorm3d(channels)),
+        )
+        super().__init__(convolutions, shortcut(channels_in, channels, stride), channels)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Residual):
     """1x1x1, 3x3x3, 1x1x1 beside a shortcut; four times as many channels leave as the middle has."""
 
-    expansion = 4
-
     def __init__(self, channels_in: int, channels: int, stride: Strides) -> None:
-        super().__init__()
-        wide = channels * self.expansion
-        self.conv1 = nn.Sequential(_conv(channels_in, channels, 1), nn.BatchNorm3d(channels), nn.ReLU(True))
-        self.conv2 = nn.Sequential(_conv(channels, channels, 3, stride), nn.BatchNorm3d(channels), nn.ReLU(True))
-        self.conv3 = nn.Sequential(_conv(channels, wide, 1), nn.BatchNorm3d(wide))
-        self.downsample = _shortcut(channels_in, wide, stride)
-        self.relu = nn.ReLU(True)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        return self.relu(self.conv3(self.conv2(self.conv1(x))) + shortcut)
+        wide = 4 * channels
+        convolutions = (
+            nn.Sequential(_conv(channels_in, channels, 1), nn.BatchNorm3d(channels), nn.ReLU(True)),
+            nn.Sequential(_conv(channels, channels, 3, stride), nn.BatchNorm3d(channels), nn.ReLU(True)),
+            nn.Sequential(_conv(channels, wide, 1), nn.BatchNorm3d(wide)),
+        )
+        super().__init__(convolutions, shortcut(channels_in, wide, stride), wide)
 
 
-class ResNet3D(nn.Module):
+class ResNet3D(Backbone):
     """Normalised clips (N, 3, T, H, W) to features (N, D); D is `self.width_out`.
 
     Args:
-        block: the residual block.
-        depths: blocks in each of the four stages.
+        blocks: the residual block of each of the four stages.
+        depths: how many there are in each stage.
         width: channels after the stem.
         temporal_strides: stride in time of each stage; all 1 keeps T to the end.
+        stem: what comes before the stages, where it is not the one above: (N, 3, T, H, W) to (N, width, T, H/2, W/2).
+        pool: halves space once more after the stem, by a maximum over 3x3, as 2D ResNets do. An inflated 2D network
+            needs it; published 3D networks have none.
     """
 
     def __init__(
         self,
-        block: type[BasicBlock] | type[Bottleneck],
+        blocks: Sequence[Block],
         depths: Sequence[int],
         *,
         width: int = 64,
         temporal_strides: Sequence[int] = (1, 1, 1, 1),
+        stem: nn.Sequential | None = None,
+        pool: bool = False,
     ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
+        self.stem = stem or nn.Sequential(
             Conv3d(3, width, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False),
             nn.BatchNorm3d(width),
             nn.ReLU(True),
         )
+        self.pools = pool
+        if pool:
+            self.stem.append(nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)))
         channels = width
         stages: list[nn.Module] = []
-        for stage, depth in enumerate(depths):
-            planes = width << stage
+        for stage, (block, depth) in enumerate(zip(blocks, depths, strict=True)):
             space = 1 if stage == 0 else 2
-            blocks: list[nn.Module] = []
+            parts: list[Residual] = []
             for number in range(depth):
                 stride = (temporal_strides[stage], space, space) if number == 0 else (1, 1, 1)
-                blocks.append(block(channels, planes, stride))
-                channels = planes * block.expansion
-            stages.append(nn.Sequential(*blocks))
+                parts.append(block(channels, width << stage, stride))
+                channels = parts[-1].channels_out
+            stages.append(nn.Sequential(*parts))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.width_out = channels
         self.pool = nn.AdaptiveAvgPool3d(1)
@@ -109,11 +109,12 @@ def initialise(backbone: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def _conv(channels_in: int, channels: int, kernel: int, stride: Strides = (1, 1, 1)) -> Conv3d:
-    return Conv3d(channels_in, channels, kernel, stride=stride, padding=kernel // 2, bias=False)
-
-
-def _shortcut(channels_in: int, channels: int, stride: Strides) -> nn.Sequential | None:
+def shortcut(channels_in: int, channels: int, stride: Strides) -> nn.Sequential | None:
+    """What brings (N, channels_in, T, H, W) into the shape of a block's result; None if it has that shape."""
     if channels_in == channels and stride == (1, 1, 1):
         return None
     return nn.Sequential(_conv(channels_in, channels, 1, stride), nn.BatchNorm3d(channels))
+
+
+def _conv(channels_in: int, channels: int, kernel: int, stride: Strides = (1, 1, 1)) -> Conv3d:
+    return Conv3d(channels_in, channels, kernel, stride=stride, padding=kernel // 2, bias=False)

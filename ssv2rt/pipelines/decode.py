@@ -76,6 +76,8 @@ def _decode(container: av.container.InputContainer, request: ClipRequest, out: n
     try:
         for number, frame in frames:
             last, latest = number, frame
+            if skip and number > wanted[done]:
+                raise BadVideo("corrupt")  # a key frame that was none
             if number >= wanted[done] and (done := put(frame, number)) == len(wanted):
                 break
     except av.error.FFmpegError as error:

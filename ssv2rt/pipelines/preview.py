@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ssv2rt.dataset.listing import as_text
 from ssv2rt.dataset.manifest import Split
 from ssv2rt.dataset.probe import probe
 from ssv2rt.errors import UserError
@@ -110,9 +111,8 @@ def _draw(shown: Sequence[tuple[str, ClipRequest, np.ndarray]], out: Path) -> No
         axes.set_axis_off()
         indent = "" if request.erased is None and not caption.startswith("epoch") else "    "
         frames = " ".join(map(str, request.frames[0]))
-        axes.set_title(
-            f"{indent}{caption}     frames {frames} of {request.video_frames}", loc="left", fontsize=8, pad=3
-        )
+        title = f"{indent}{caption}     frames {frames} of {request.video_frames}"
+        axes.set_title(as_text(title), loc="left", fontsize=8, pad=3, parse_math=False)
     try:
         with whole_file(out) as temporary:
             figure.savefig(temporary, format="png")

@@ -51,7 +51,7 @@ def train_request(split: Split, row: int, *, clip: Clip, augment: Augment, seed:
         width=footage.width, height=footage.height, scale=augment.crop_scale, ratio=augment.crop_ratio, rng=rng
     )
     label = int(split.classes[row])
-    mirrored = int(split.mirrored[label])
+    mirrored = int(split.mirrored[label]) if label >= 0 else NEVER
     flip = bool(rng.random() < 0.5) and augment.flip == "label-aware" and mirrored != NEVER
     return ClipRequest(
         id=name,

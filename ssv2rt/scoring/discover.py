@@ -6,13 +6,8 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ssv2rt.dataset.listing import as_text, is_video
 from ssv2rt.errors import UsageError, UserError
-
-EXTENSIONS = frozenset(
-    """
-    3gp asf avi divx f4v flv gif h264 h265 ivf m2ts m4v mjpg mkv mov mp4 mpeg mpg mts mxf ogv ts vob webm wmv y4m
-    """.split()  # noqa: SIM905  # a list of short words reads better without quotes
-)
 
 
 def discover(inputs: Iterable[str]) -> Iterator[Path]:
@@ -48,7 +43,7 @@ def discover(inputs: Iterable[str]) -> Iterator[Path]:
 
 def shown(path: Path) -> str:
     """A path as text that every format can hold: bytes that are no UTF-8 are written \\xff."""
-    return os.fsencode(path).decode("utf-8", errors="backslashreplace")
+    return as_text(str(path))
 
 
 def _below(root: Path) -> Iterator[Path]:
@@ -62,5 +57,5 @@ def _below(root: Path) -> Iterator[Path]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower().lstrip(".") in EXTENSIONS:
+            if not name.startswith(".") and is_video(name):
                 yield Path(folder) / name

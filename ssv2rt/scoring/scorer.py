@@ -62,8 +62,9 @@ class Scorer:
         return Summary(done, errors)
 
     def _rows(self, videos: Iterable[Path]) -> Iterator[list[Row]]:
-        requests = (VideoRequest(shown(video), video, self._clip) for video in videos)
-        batches: list[list[str]] = []  # names in order, of batches under way
+        # By number, since two names may look the same when they are shown.
+        requests = (VideoRequest(str(number), video, self._clip) for number, video in enumerate(videos))
+        batches: list[list[str]] = []  # numbers in order, of batches under way
 
         def remembered() -> Iterator[list[VideoRequest]]:
             for batch in in_batches(requests, self._videos):
@@ -71,12 +72,12 @@ class Scorer:
                 yield batch
 
         for batch in self._loader.batches(remembered()):
-            rows = {row["video"]: row for row in self._score_batch(batch)}
+            rows = dict(self._score_batch(batch))
             yield [rows[name] for name in batches.pop(0)]
 
-    def _score_batch(self, batch: ClipBatch) -> Iterator[Row]:
+    def _score_batch(self, batch: ClipBatch) -> Iterator[tuple[str, Row]]:
         for clip in batch.bad:
-            yield {"video": clip.request.id, "status": f"error: {clip.reason}"}
+            yield clip.request.id, {"video": shown(clip.request.path), "status": f"error: {clip.reason}"}
         if not batch.requests:
             return
         logits = torch.cat([self._logits(clips) for clips in batch.clips.split(self._batch)])
@@ -84,7 +85,7 @@ class Scorer:
         probabilities, classes = logits.softmax(1).topk(self._top_k)
         finite = logits.isfinite().all(1)
         for number, request in enumerate(batch.requests):
-            row: Row = {"video": request.id, "status": OK, "frames": request.video_frames}
+            row: Row = {"video": shown(request.path), "status": OK, "frames": request.video_frames}
             if not finite[number]:
                 row["status"] = "error: not finite"
             else:
@@ -92,7 +93,7 @@ class Scorer:
                     end = "" if rank == 0 else f"_{rank + 1}"
                     row[f"label{end}"] = self._labels[int(classes[number, rank])]
                     row[f"probability{end}"] = float(probabilities[number, rank])
-            yield row
+            yield request.id, row
 
     def _logits(self, clips: torch.Tensor) -> torch.Tensor:
         """The engine's answer for at most a batch of clips.

@@ -7,16 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import av
+import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
 from ssv2rt.dataset.index import index, open_manifest
 from ssv2rt.dataset.look import content_hash
-from ssv2rt.dataset.manifest import SCHEMA, USED, Manifest, read_manifest
+from ssv2rt.dataset.manifest import SCHEMA, USED, Manifest, read_manifest, write_manifest
 from ssv2rt.dataset.synthetic import mux_webm
 from ssv2rt.errors import UserError
 from tests.conftest import numbered_video
@@ -190,8 +192,81 @@ def test_many_clips_are_looked_at_by_several_processes(tmp_path: Path) -> None:
     assert alone.table.equals(together.table)
 
 
-def test_names_that_are_no_text_are_refused_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    Path(os.fsdecode(os.fsencode(tmp_path) + b"/a/\xff.mp4")).touch()
-    with pytest.raises(UserError, match="is no text"):
-        index(tmp_path)
+def test_a_name_that_is_no_text_costs_its_own_clip(zoo: Path) -> None:
+    raw = os.fsdecode(os.fsencode(zoo / "train" / "good") + b"/\xff.mp4")
+    shutil.copy(zoo / "train" / "good" / "1.mp4", raw)
+    manifest, _ = index(zoo)
+    assert row(manifest, "\\xff.mp4")["status"] == "name is no text"
+    assert len(manifest.split("train")) == 7
+
+
+def test_what_decoding_found_holds_until_the_file_changes(zoo: Path) -> None:
+    index(zoo, decode=True)
+    for manifest in (index(zoo)[0], open_manifest(zoo)):
+        assert row(manifest, "damaged.webm")["status"] != "ok"
+    shutil.copy(zoo / "train" / "bad" / "fine.webm", zoo / "train" / "bad" / "damaged.webm")
+    assert row(index(zoo)[0], "damaged.webm")["status"] == "ok"
+
+
+def test_what_is_the_users_own_is_not_replaced(zoo: Path) -> None:
+    mine = zoo / "clips.csv"
+    mine.write_text("path,label\ntrain/good/0.mp4,up\ntrain/good/1.mp4,down\n")
+    with pytest.raises(UserError, match="`ssv2rt index` has not written it"):
+        index(mine, out=mine)
+    assert mine.read_text().startswith("path,label")
+    shutil.move(mine, zoo.parent / "clips.csv")
+    (zoo / "quarantine.csv").write_text("my,own\n1,2\n")
+    with pytest.raises(UserError, match="quarantine.csv' exists"):
+        index(zoo)
+
+
+def test_a_manifest_is_no_data_set_of_its_own(zoo: Path) -> None:
+    manifest, _ = index(zoo, out=zoo / "other.parquet")
+    assert index(zoo)[0].labels == manifest.labels == ("bad", "good")
+    with pytest.raises(UserError, match="is a manifest; give the data set"):
+        index(zoo / "other.parquet")
+
+
+def test_tables_of_one_name_do_not_share_a_manifest(zoo: Path) -> None:
+    for suffix, names in (("csv", "01"), ("parquet", "23")):
+        paths = [f"train/good/{n}.mp4" for n in names]
+        table = pa.table({"path": paths, "label": [f"{suffix} {n}" for n in names]})
+        target = zoo / f"d.{suffix}"
+        pa.csv.write_csv(table, target) if suffix == "csv" else pq.write_table(table, target)
+    assert open_manifest(zoo / "d.csv").labels == ("csv 0", "csv 1")
+    assert open_manifest(zoo / "d.parquet").labels == ("parquet 2", "parquet 3")
+
+
+def test_an_interrupted_manifest_is_not_trained_on(zoo: Path) -> None:
+    out = zoo.parent / "m.parquet"
+    index(zoo, out=out)
+    manifest = read_manifest(out)
+    assert manifest is not None
+    write_manifest(out, replace(manifest, table=manifest.table.slice(0, 3), fingerprint=""))
+    with pytest.raises(UserError, match="is incomplete"):
+        open_manifest(out)
+
+
+def test_a_file_that_kills_its_process_costs_itself(zoo: Path, tmp_path: Path) -> None:
+    """By a process that dies when it comes to one of the files."""
+    code = """
+import os, sys
+from pathlib import Path
+import ssv2rt.dataset.index as module
+import deadly
+if __name__ == "__main__":
+    module._ALONE, module._CHUNK, module.look_at = 0, 2, deadly.look_at
+    manifest, _ = module.index(Path("zoo"), workers=2)
+    rows = {Path(r["path"]).name: r["status"] for r in manifest.table.to_pylist()}
+    assert rows["2.mp4"] == "decoder crashed", rows
+    assert rows["0.mp4"] == rows["1.mp4"] == rows["3.mp4"] == rows["fine.webm"] == "ok", rows
+"""
+    (zoo.parent / "run.py").write_text(code)
+    (zoo.parent / "deadly.py").write_text(
+        "import os\nfrom ssv2rt.dataset import look\n"
+        "def look_at(folder, files, decode):\n"
+        "    if any(path.endswith('good/2.mp4') for path, _ in files): os.abort()\n"
+        "    return look.look_at(folder, files, decode)\n"
+    )
+    done = subprocess.run([sys.executable, "run.py"], cwd=zoo.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]

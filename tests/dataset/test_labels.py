@@ -70,3 +70,15 @@ def test_what_is_not_a_label_list_is_refused(tmp_path: Path, content: str, says:
     (tmp_path / "labels.json").write_text(content)
     with pytest.raises(UserError, match=says):
         read_labels(tmp_path / "labels.json")
+
+
+@pytest.mark.parametrize(
+    "pair",
+    ["push_left push_right", "PushLeft PushRight", "left1 right1", "to-leftwards to-rightwards", "LEFT RIGHT"],
+)
+def test_sides_are_seen_in_names_of_folders(pair: str) -> None:
+    assert mirrored_labels(pair.split()).tolist() == [1, 0]
+
+
+def test_words_that_contain_a_side_are_none() -> None:
+    assert mirrored_labels(["upright", "bright light", "leftover", "Copyright"]).tolist() == [0, 1, 2, 3]

@@ -1,6 +1,7 @@
 """Folders of classes and tables: recognised by themselves, with the same manifest behind them."""
 
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -165,3 +166,64 @@ def test_videos_in_other_containers_are_found_beside_ssv2_annotations(tmp_path: 
     for name in ids[:2]:
         numbered_video(tmp_path / "videos" / f"{name}.mp4", "libx264", frames=5)
     assert open_manifest(tmp_path).split("train").ids.to_pylist() == ids[:2]
+
+
+def test_what_lies_beside_the_splits_is_no_class(tmp_path: Path) -> None:
+    root = touch(tmp_path, "train/up/a.mp4", "train/down/b.mp4", "val/up/c.mp4", "runs/x/d.mp4", "notes/e.txt")
+    assert set(found(list_clips(root)).values()) == {("train", "up"), ("train", "down"), ("validation", "up")}
+
+
+def test_a_class_may_be_called_like_a_split(tmp_path: Path) -> None:
+    listing = list_clips(touch(tmp_path, "train/a.mp4", "bus/b.mp4"))
+    assert listing.labels == ("bus", "train")
+
+
+def test_videos_in_no_class_folder_are_spoken_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    list_clips(touch(tmp_path, "train/up/a.mp4", "train/loose.mp4"))
+    assert "1 videos in" in capsys.readouterr().err
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    root = touch(tmp_path / "data", "train/up/a.mp4", "train/down/b.mp4")
+    touch(tmp_path / "else", "c.mp4")
+    (root / "train" / "up" / "more").symlink_to(tmp_path / "else")
+    (root / "train" / "up" / "loop").symlink_to(root / "train" / "up")
+    assert sorted(found(list_clips(root))) == ["train/down/b.mp4", "train/up/a.mp4", "train/up/more/c.mp4"]
+
+
+@pytest.mark.parametrize("labels", [["1", "01", "001", "2"], ["9" * 5000, "1"]])
+def test_numbers_have_one_order(tmp_path: Path, labels: list[str]) -> None:
+    rows = "".join(f"{n}.mp4,{label}\n" for n, label in enumerate(labels))
+    (tmp_path / "t.csv").write_text(f"path,label\n{rows}")
+    listing = list_clips(tmp_path / "t.csv")
+    assert listing.labels == (("001", "01", "1", "2") if len(labels) == 4 else ("1", "9" * 5000))
+
+
+def test_odd_tables_are_refused_in_one_line(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"path": [b"a.mp4"], "label": ["x"]}), tmp_path / "b.parquet")
+    (tmp_path / "c.csv").write_text("path,label,path\na,b,c\n")
+    for name, says in (("b.parquet", "column 'path' holds binary"), ("c.csv", "more than one column 'path'")):
+        with pytest.raises(UserError, match=says):
+            list_clips(tmp_path / name)
+
+
+def test_other_tables_in_the_folder_are_let_be(tmp_path: Path) -> None:
+    touch(tmp_path, "train/up/a.mp4", "train/down/b.mp4")
+    (tmp_path / "notes.csv").write_bytes(b"caf\xe9,x\n1,2\n")
+    os.mkfifo(tmp_path / "pipe.csv")
+    assert list_clips(tmp_path).labels == ("down", "up")
+
+
+def test_tables_of_one_split_are_joined(tmp_path: Path) -> None:
+    for name, clip in (("train", "a"), ("val", "b"), ("valid", "c")):
+        (tmp_path / f"{name}.csv").write_text(f"path,label\n{clip}.mp4,up\n")
+    assert [c.split for c in list_clips(tmp_path).clips].count("validation") == 2
+
+
+def test_names_of_ssv2_videos_in_any_case(tmp_path: Path, tiny_set: Path) -> None:
+    for name in ("labels", "train", "validation"):
+        (tmp_path / f"{name}.json").write_text((tiny_set / f"{name}.json").read_text())
+    ids = [entry["id"] for entry in json.loads((tiny_set / "train.json").read_text())]
+    touch(tmp_path, f"videos/{ids[0]}.WEBM", f"videos/{ids[1]}.mkv", f"videos/._{ids[2]}.webm")
+    paths = {c.id: c.path for c in list_clips(tmp_path).clips}
+    assert [paths[i] for i in ids[:3]] == [f"videos/{ids[0]}.WEBM", f"videos/{ids[1]}.mkv", f"videos/{ids[2]}.webm"]

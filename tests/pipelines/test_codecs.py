@@ -246,3 +246,40 @@ def test_uneven_times_are_told(tmp_path: Path) -> None:
     assert info.variable and info.times is not None
     assert np.allclose(info.times * 1000, when, atol=1)
     assert not probe(numbered_video(tmp_path / "b.mkv", "mpeg4", frames=20)).variable
+
+
+def test_key_frames_that_are_none_are_found_out(tmp_path: Path) -> None:
+    """x264's intra refresh calls frames key frames from which decoding gives nothing for a while."""
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        options = {"x264-params": "intra-refresh=1:keyint=8:bframes=0"}
+        stream = container.add_stream("libx264", rate=10, options=options)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for number in range(20):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 96, 3), 20 + 7 * number, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    for wanted in ([8], [8, 9, 10, 15], [17]):
+        (clip,) = decode_clips(path, whole(path, wanted, probe(path)), size=16)
+        assert frame_numbers(clip) == wanted
+
+
+def test_an_avi_with_gaps_is_whole(tmp_path: Path) -> None:
+    source = numbered_video(tmp_path / "a.avi", "mpeg4", frames=20, gop=1)
+    with av.open(str(source)) as before, av.open(str(tmp_path / "b.avi"), "w") as after:
+        stream = after.add_stream_from_template(before.streams.video[0])
+        for number, packet in enumerate(p for p in before.demux(video=0) if p.size):
+            if number not in range(5, 9):
+                packet.stream = stream
+                after.mux(packet)
+    info = probe(tmp_path / "b.avi")
+    assert info.frames == 16
+    (clip,) = decode_clips(tmp_path / "b.avi", whole(tmp_path / "b.avi", [4, 5, 15], info), size=16)
+    assert frame_numbers(clip) == [4, 9, 19]
+
+
+def test_names_that_look_like_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbered_video(tmp_path / "x.mp4", "libx264", frames=5).rename(tmp_path / "12:30.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert probe(Path("12:30.mp4")).frames == 5
