@@ -69,7 +69,13 @@ def graphs(model: ClipModel, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return paths
 
 
-@pytest.mark.parametrize("name", model_names())
+KINDS = ("resnet3d18", "resnet2d50", "c3d", "r2plus1d_18", "resnet2d18-lstm", "resnet2d18-gru")
+"""One of each kind of layers; the rest is a slow test."""
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in model_names()]
+)
 def test_every_model_exports_and_agrees_with_pytorch(name: str, tmp_path: Path) -> None:
     model = lively_model(name, width=4)
     export_onnx(model, tmp_path / "m.onnx", clip=CLIP, labels=LABELS)
