@@ -147,6 +147,14 @@ class Model(Section):
     """Stride in time of the four stages. All 1 keeps time to the end; (1, 2, 2, 2) is torchvision's r3d_18."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Dropout before the classifier."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """ResNets: share of the clips that skip the last residual block in training, less for earlier ones (Huang et al. 2016)."""
+    checkpointing: bool = False
+    """ResNets: keep less for the way back, and compute it again; for clips that do not fit into memory."""
+    init: str = ""
+    """Weights to begin with: a .safetensors or .pth file, or the name of published ones, such as r3d_18 or resnet50."""
+    inflate: Literal["mean", "centre"] = "mean"
+    """How 2D weights are spread over time: evenly, or all in the middle (Carreira and Zisserman 2017)."""
 
 
 class Train(Section):

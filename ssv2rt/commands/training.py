@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -20,7 +21,13 @@ from ssv2rt.errors import UsageError, UserError
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def train(
-    recipe: str | None, data: Path | None, overrides: tuple[str, ...], name: str, resume: str | None, as_json: bool
+    recipe: str | None,
+    data: Path | None,
+    overrides: tuple[str, ...],
+    name: str,
+    init: str | None,
+    resume: str | None,
+    as_json: bool,
 ) -> None:
     """Train a model. Without arguments: the `demo` recipe on synthetic clips.
 
@@ -32,8 +39,10 @@ def train(
     from ssv2rt.training.distributed import group_of_processes
     from ssv2rt.training.trainer import Trainer
 
-    if resume and (recipe or name):
-        given = f"recipe '{recipe}'" if recipe else f"--name {name}"
+    if init:
+        overrides = (*overrides, f"model.init={json.dumps(init)}")
+    if resume and (recipe or name or init):
+        given = f"recipe '{recipe}'" if recipe else f"--name {name}" if name else f"--init {init}"
         raise UsageError(
             f"--resume {resume} with {given}: a run goes on with its own recipe; leave out the one or the other"
         )

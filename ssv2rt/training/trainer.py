@@ -15,7 +15,10 @@ from ssv2rt.console import Progress, say
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.errors import UserError
 from ssv2rt.hardware import choose_device, choose_precision, describe
+from ssv2rt.models.clipmodel import ClipModel, freeze_backbone
+from ssv2rt.models.initial import initialise_from
 from ssv2rt.models.registry import build_model
+from ssv2rt.models.residual import set_checkpointing, set_drop_path
 from ssv2rt.pipelines.epochs import steps_per_epoch, train_batches
 from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
 from ssv2rt.recipe_files import dump_recipe
@@ -54,7 +57,7 @@ class Trainer:
         self.updates_per_epoch = self.steps // settings.accumulate
         _determine(settings.deterministic)
         torch.manual_seed(settings.seed)
-        model = build_model(recipe.model, len(manifest.labels)).channels_last().to(group.device)
+        model = _begin(recipe, len(manifest.labels), group).channels_last().to(group.device)
         if settings.sync_bn and group.size > 1:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.stepper = Stepper(model, settings, self.precision, group)
@@ -301,6 +304,24 @@ class Trainer:
                 f"{len(self.train)} training clips do not fill one update of {settings.batch_size} x "
                 f"{settings.accumulate} clips{processes} (train.batch_size x train.accumulate); lower one of them"
             )
+
+
+def _begin(recipe: Recipe, classes: int, group: Group) -> ClipModel:
+    """The network as training begins, with fresh weights or with those that the recipe names."""
+    model = build_model(recipe.model, classes)
+    if recipe.model.init:
+        report = group.from_first(lambda: initialise_from(model, recipe.model.init, how=recipe.model.inflate))
+        if group.first:
+            say(str(report))
+        else:
+            initialise_from(model, recipe.model.init, how=recipe.model.inflate)
+    if recipe.model.drop_path:
+        set_drop_path(model, recipe.model.drop_path)
+    if recipe.model.checkpointing:
+        set_checkpointing(model, True)
+    if recipe.train.freeze_backbone:
+        freeze_backbone(model)
+    return model
 
 
 def _standing(evaluation: Evaluation) -> tuple[float, float]:

@@ -1,0 +1,59 @@
+"""How training begins: with given weights, and with parts that stay as they are."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssv2rt.dataset.index import open_manifest
+from ssv2rt.dataset.manifest import Manifest
+from ssv2rt.errors import UserError
+from ssv2rt.models.weights import WEIGHTS, load_trained
+from ssv2rt.recipe_files import load_recipe
+from ssv2rt.runs import Run, create_run
+from ssv2rt.training.trainer import Trainer
+from tests.conftest import TINY_SETTINGS
+
+
+@pytest.fixture
+def manifest(tiny_set: Path) -> Manifest:
+    return open_manifest(tiny_set)
+
+
+def trainer(manifest: Manifest, *overrides: str) -> Trainer:
+    return Trainer(load_recipe("ssv2-resnet3d18", (*TINY_SETTINGS, *overrides)), manifest)
+
+
+def test_a_run_begins_with_the_weights_of_another(
+    tiny_run: Run, manifest: Manifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = trainer(manifest, f"model.init='{tiny_run.checkpoints / 'best' / WEIGHTS}'")
+    weights = load_trained(tiny_run).model.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in work.model.state_dict().items())
+    assert capsys.readouterr().err
+
+
+def test_a_frozen_backbone_stays_as_it_is(manifest: Manifest, tmp_path: Path) -> None:
+    work = trainer(manifest, "train.freeze_backbone=true", "train.learning_rate=0.01")
+    before = {name: tensor.clone() for name, tensor in work.model.state_dict().items()}
+    work.fit(create_run("t", root=tmp_path))
+    after = work.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("backbone"))
+    assert not torch.equal(before["head.weight"], after["head.weight"])
+
+
+def test_less_memory_gives_the_same_weights(manifest: Manifest, tmp_path: Path) -> None:
+    runs = []
+    for number, setting in enumerate(("false", "true")):
+        run = create_run(f"t{number}", root=tmp_path)
+        trainer(manifest, f"model.checkpointing={setting}", "train.learning_rate=0.01").fit(run)
+        runs.append(load_trained(run, "last").model.state_dict())
+    for name, tensor in runs[0].items():
+        assert torch.allclose(tensor.double(), runs[1][name].double(), rtol=1e-3, atol=1e-4), name
+
+
+def test_weights_that_are_none(manifest: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "x.pth").write_text("hello")
+    with pytest.raises(UserError) as error:
+        trainer(manifest, f"model.init='{tmp_path / 'x.pth'}'")
+    assert "x.pth" in str(error.value) and "\n" not in str(error.value)
