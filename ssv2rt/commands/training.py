@@ -16,6 +16,7 @@ from ssv2rt.errors import UsageError, UserError
 @click.option("--data", type=click.Path(path_type=Path), help="A data set of any kind; see the README.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting: train.epochs=10.")
 @click.option("--name", default="", help="Name of the run directory. Default: recipe and time.")
+@click.option("--init", help="Weights to begin with: a file, or a name such as r3d_18 or resnet50.")
 @click.option(
     "--resume", is_flag=False, flag_value="latest", metavar="[RUN]", help="Go on with a run. Default: the newest."
 )
