@@ -14,9 +14,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ssv2rt.console import say
 from ssv2rt.errors import UserError
@@ -149,7 +150,8 @@ def _hash(clip: Clip) -> bytes:
     return hashlib.blake2b(clip.id.encode(errors="surrogateescape"), digest_size=8).digest()
 
 
-def _order(labels: set[str]):  # type: ignore[no-untyped-def]
+def _order(labels: set[str]) -> Callable[[str], Any]:
+    """What class names are sorted by."""
     if labels and all(label.isdecimal() for label in labels):
         return lambda label: (len(label.lstrip("0")), label.lstrip("0"), label)  # by value, however long
     return str

@@ -19,10 +19,13 @@ def quarantine(manifest: Manifest) -> pa.Table:
     """The clips that cannot be used, or should be looked at: path, split, label, status, reason."""
     table = manifest.table
     twins = _same_content(table)
-    rows: dict[str, list[str]] = {name: [] for name in COLUMNS}
     odd = pc.or_(pc.not_equal(table["status"], OK), pc.not_equal(pc.fill_null(table["suspicion"], ""), ""))
-    for row in sorted({*np.flatnonzero(odd.to_numpy()).tolist(), *twins}):
-        clip = table.slice(row, 1).to_pylist()[0]
+    numbers = sorted({*np.flatnonzero(odd.to_numpy()).tolist(), *twins})
+    clips = (
+        table.select(["path", "split", "label", "status", "suspicion"]).take(pa.array(numbers, pa.int64())).to_pylist()
+    )
+    rows: dict[str, list[str]] = {name: [] for name in COLUMNS}
+    for row, clip in zip(numbers, clips, strict=True):
         bad = clip["status"] != OK
         reasons = [clip["status"]] if bad else [r for r in (clip["suspicion"], twins.get(row)) if r]
         label = manifest.labels[clip["label"]] if clip["label"] >= 0 else ""

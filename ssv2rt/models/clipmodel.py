@@ -5,6 +5,7 @@ Letters: N clips, T frames, H height, W width, D features, K classes.
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -95,4 +96,6 @@ def mean_over_views(logits: torch.Tensor, videos: int) -> torch.Tensor:
     """One row a video, as logarithms of probabilities, from the logits (videos * views, classes) of its views."""
     if len(logits) == videos:
         return logits
-    return logits.view(videos, -1, logits.shape[1]).softmax(-1).mean(1).log()
+    views = logits.view(videos, -1, logits.shape[1])
+    # In logarithms throughout: a probability that is too small for a float is not one of zero.
+    return views.log_softmax(-1).logsumexp(1) - math.log(views.shape[1])

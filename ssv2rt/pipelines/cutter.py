@@ -113,7 +113,7 @@ class _Scaler:
 
 
 def _turned(picture: np.ndarray, turn: tuple[bool, bool, bool]) -> np.ndarray:
-    """A view of a picture to be shown that takes the pixels of a coded one. See `probe.orientation`."""
+    """A view of a picture to be shown that takes the pixels of a coded one. See `video.orientation`."""
     transposed, mirrored, upside_down = turn
     if upside_down:
         picture = picture[::-1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Condition
@@ -56,7 +56,7 @@ class ReadAhead:
 class Content:
     """A file that has been read, or, if it is large or no ordinary file, where it is."""
 
-    def __init__(self, path: Path, data: bytes | None = None, close=lambda: None) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, path: Path, data: bytes | None = None, close: Callable[[], None] = lambda: None) -> None:
         self.source: Path | bytes = path if data is None else data
         self.close = close
         """Says that it is not used any more."""

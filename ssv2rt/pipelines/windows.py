@@ -29,7 +29,7 @@ class Window(NamedTuple):
         """This window of a frame as shown, in the frame as coded.
 
         Args:
-            turn: how the coded frame is shown, see `probe.orientation`.
+            turn: how the coded frame is shown, see `video.orientation`.
             size: width and height of the coded frame.
         """
         transposed, mirrored, upside_down = turn

@@ -39,10 +39,11 @@ class Tally:
         clips = torch.full((), len(labels), dtype=torch.float64, device=self.device)
         self.values += torch.stack([loss.detach().double() * clips, right.double(), clips])
 
-    def read(self) -> tuple[float, float, int]:
-        """Mean loss, top-1 in percent, and clips. Waits for the device."""
-        loss, right, clips = self.values.tolist()
-        return loss / max(1, clips), 100 * right / max(1, clips), int(clips)
+    def read(self, group: Group | None = None) -> tuple[float, float]:
+        """Mean loss and top-1 in percent, of this process or of all in a group. Waits for the device."""
+        values = self.values.tolist()
+        loss, right, clips = group.sum(*values) if group else values
+        return loss / max(1, clips), 100 * right / max(1, clips)
 
 
 class Stepper:

@@ -104,7 +104,7 @@ class Trainer:
             while self.epoch < settings.epochs:
                 self._train_epoch(run)
                 evaluation = self._evaluate(run)
-                loss, top1, _ = self._read_tally()
+                loss, top1 = self.stepper.tally.read(self.group)
                 self.epoch, self.step = self.epoch + 1, 0
                 self.stepper.tally.values.zero_()
                 self._say(
@@ -167,7 +167,7 @@ class Trainer:
                     self._change_weights()
                     self._save_now_and_then(run)
                 if self.group.first and (progress.due() or self.step == self.steps):
-                    loss, top1, _ = self.stepper.tally.read()
+                    loss, top1 = self.stepper.tally.read()
                     progress.show(self.step * settings.batch_size, loss=f"{loss:.3f}", top_1=f"{top1:.1f}%")
         self.stepper.settle()
 
@@ -233,11 +233,6 @@ class Trainer:
                 f"{self.bad} clips could not be decoded by {self._where()}, more than data.max_bad = "
                 f"{self.recipe.data.max_bad:g} allows; look at the videos with `ssv2rt index --decode`, or raise it"
             )
-
-    def _read_tally(self) -> tuple[float, float, int]:
-        """Mean loss, top-1 and clips of the epoch, over all processes."""
-        loss, right, clips = self.group.sum(*self.stepper.tally.values.tolist())
-        return loss / max(1, clips), 100 * right / max(1, clips), int(clips)
 
     def _where(self) -> str:
         return f"epoch {self.epoch + 1}, step {self.step}"

@@ -9,7 +9,7 @@ import torch
 
 from ssv2rt.dataset.probe import probe
 from ssv2rt.errors import UsageError
-from ssv2rt.models.clipmodel import MEAN, STD, ClipModel, Normalise
+from ssv2rt.models.clipmodel import MEAN, STD, ClipModel, Normalise, mean_over_views
 from ssv2rt.models.conv import Conv2d, Conv3d
 from ssv2rt.models.registry import build_model, model_names
 from ssv2rt.pipelines.decode import decode_clips
@@ -161,3 +161,11 @@ def test_wrong_names_and_settings() -> None:
     for name in ("resnet2d18", "resnet2d50-lstm", "r3d_18", "mc3_18", "r2plus1d_18", "c3d", "i3d"):
         with pytest.raises(UsageError, match=f"temporal_strides has no meaning for {name}"):
             build_model(Model(name=name, temporal_strides=(1, 2, 2, 2)), 10)
+
+
+def test_the_mean_over_views_is_that_of_probabilities_and_always_finite() -> None:
+    logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    mean = mean_over_views(logits, 2)
+    assert torch.allclose(mean.exp(), logits.view(2, 3, 5).softmax(-1).mean(1), atol=1e-6)
+    assert mean_over_views(torch.tensor([[400.0, 0.0], [300.0, 0.0]]), 1).isfinite().all()
+    assert mean_over_views(logits, 6) is logits
