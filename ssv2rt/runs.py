@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import tempfile
@@ -119,6 +120,14 @@ def whole_file(path: Path) -> Iterator[Path]:
         flush_to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_abandoned(path: Path, older_than: float = 3600) -> None:
+    """Removes what killed processes have left of `whole_file(path)`, once it is `older_than` seconds old."""
+    for partial in path.parent.glob(f".{glob.escape(path.name[:100])}.*.partial"):
+        with contextlib.suppress(OSError):
+            if time.time() - partial.stat().st_mtime > older_than:
+                partial.unlink()
 
 
 @contextlib.contextmanager

@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from ssv2rt.errors import UsageError, UserError
-from ssv2rt.runs import create_run, find_run, put_in_place, scratch_folder, whole_file, whole_folder, write_text
+from ssv2rt.runs import (
+    create_run,
+    find_run,
+    put_in_place,
+    remove_abandoned,
+    scratch_folder,
+    whole_file,
+    whole_folder,
+    write_text,
+)
 
 
 def test_a_failing_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -42,6 +51,10 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
     process.wait()
     process.stdout.close()
     assert path.read_text() == "old"
+    remove_abandoned(path)
+    assert len(os.listdir(tmp_path)) == 2, "what is new may still be written"
+    remove_abandoned(path, older_than=-1)
+    assert os.listdir(tmp_path) == ["a.txt"]
 
 
 def test_new_files_have_the_permissions_of_any_other(tmp_path: Path) -> None:

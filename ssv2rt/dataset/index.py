@@ -39,7 +39,7 @@ from ssv2rt.dataset.quarantine import COLUMNS, quarantine, quarantine_file
 from ssv2rt.dataset.recognise import list_clips
 from ssv2rt.dataset.video import OK
 from ssv2rt.errors import UserError
-from ssv2rt.runs import whole_file
+from ssv2rt.runs import remove_abandoned, whole_file
 
 Progress = Callable[[int, int], None]
 """Called with (rows done, rows in all)."""
@@ -119,7 +119,7 @@ def index(
             done += len(rows)
             progress(done, total)
             if time.monotonic() >= next_save:
-                _save(root, out, work.manifest(complete=False))
+                _save(root, out, work.manifest(complete=False), with_quarantine=False)
                 next_save = time.monotonic() + _SAVE_EVERY
     except BaseException:
         _save(root, out, work.manifest(complete=False))
@@ -239,19 +239,19 @@ def _saved(paths: list[Path], columns: Sequence[str]) -> Manifest | None:
     return next((manifest for manifest in found if manifest.is_current()), found[0] if found else None)
 
 
-def _save(root: Path, out: Path | None, manifest: Manifest) -> Path:
-    """Writes a manifest, and says where."""
+def _save(root: Path, out: Path | None, manifest: Manifest, *, with_quarantine: bool = True) -> Path:
+    """Writes a manifest and the table of what is wrong, and says where."""
     beside, cached = (out, out) if out else places(root)
     try:
         _check_ours(beside)
         _check_ours(quarantine_file(beside))
-        _write(beside, manifest)
+        _write(beside, manifest, with_quarantine)
         return beside
     except OSError as error:
         if out:
             raise UserError(f"cannot write '{out}': {error.strerror}; choose another --out") from None
     cached.parent.mkdir(parents=True, exist_ok=True)
-    _write(cached, manifest)
+    _write(cached, manifest, with_quarantine)
     return cached
 
 
@@ -267,7 +267,7 @@ def _check_ours(path: Path) -> None:
             or head.decode(errors="replace").strip().replace('"', "") == ",".join(COLUMNS)
         ):
             return
-    if path.name == "manifest.parquet" and path.is_file() and not _is_parquet(path):
+    if f".{path.name}".endswith(".manifest.parquet") and path.is_file() and not _is_parquet(path):
         return  # a manifest that is damaged
     raise UserError(f"'{path}' exists, and `ssv2rt index` has not written it; move it, or choose another --out")
 
@@ -280,7 +280,10 @@ def _is_parquet(path: Path) -> bool:
     return True
 
 
-def _write(path: Path, manifest: Manifest) -> None:
+def _write(path: Path, manifest: Manifest, with_quarantine: bool) -> None:
+    remove_abandoned(path)
     write_manifest(path, manifest)
+    if not with_quarantine:
+        return
     with whole_file(quarantine_file(path)) as temporary:
         pyarrow.csv.write_csv(quarantine(manifest), temporary)

@@ -220,6 +220,15 @@ def test_what_is_the_users_own_is_not_replaced(zoo: Path) -> None:
         index(zoo)
 
 
+@pytest.mark.parametrize("name", ["manifest.parquet", "clips.csv.manifest.parquet"])
+def test_a_damaged_manifest_is_made_anew(zoo: Path, name: str) -> None:
+    mine = zoo / "clips.csv"
+    mine.write_text("path,label,split\ntrain/good/0.mp4,up,train\ntrain/good/1.mp4,down,validation\n")
+    root = mine if name.startswith("clips") else zoo
+    (zoo / name).write_bytes(b"PAR1 torn")
+    assert len(index(root)[0].table) == len(open_manifest(root).table) > 1
+
+
 def test_a_manifest_is_no_data_set_of_its_own(zoo: Path) -> None:
     manifest, _ = index(zoo, out=zoo / "other.parquet")
     assert index(zoo)[0].labels == manifest.labels == ("bad", "good")
