@@ -190,6 +190,10 @@ class Train(Section):
     """Paste a rectangle of another clip, of a share from Beta(cutmix, cutmix) (Yun et al. 2019); or mixup, if both."""
     freeze_backbone: bool = False
     """Train the classifier only."""
+    log_every: Positive = 20
+    """Changes of the weights between two lines of metrics.jsonl; there is one at the end of every epoch, too."""
+    tensorboard: bool = False
+    """Also write for TensorBoard, into the run's folder."""
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 15.0
     """Longest time between two checkpoints; there is one at the end of every epoch, too."""
     compile: bool = False

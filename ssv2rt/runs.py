@@ -39,6 +39,10 @@ class Run:
         return self.path / "metrics.jsonl"
 
     @property
+    def confusion_file(self) -> Path:
+        return self.path / "confusion.csv"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

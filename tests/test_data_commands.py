@@ -58,6 +58,24 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, arguments: tuple[str, ...],
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_the_training_benchmark_names_its_contestants_and_its_figures(tmp_path: Path, tiny_set: Path) -> None:
+    small = ("clip.size=32", "clip.frames=4", "model.width=8", "train.batch_size=4", "train.precision=fp32")
+    changes = [word for setting in small for word in ("--set", setting)]
+    options = ("--data", tiny_set, "--steps", 2, "--rounds", 2, "--json", "t.json")
+    done = ssv2rt("benchmark", "train", *options, *changes, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "t.json").read_text())
+    rates = figures["clips_per_second"]
+    assert set(rates) == {"fed by the loader", "the batch lies ready", "plain loop, fp32, contiguous"}
+    ratio = rates["fed by the loader"]["median"] / rates["the batch lies ready"]["median"]
+    assert figures["share_of_resident"] == pytest.approx(ratio)
+    assert 0 < figures["share_of_matrix_product"] < 1 and figures["peak_memory"]["megabytes"] > 50
+    assert 0 <= figures["waiting_for_data"] < 1
+    # Forwards, and twice that on the way back.
+    assert figures["gflop_per_step"] == pytest.approx(3 * figures["gflop_forwards"], rel=0.05)
+    assert "of the rate of a batch that lies ready" in " ".join(done.stdout.split())
+
+
 def test_the_benchmark_names_its_contestants_and_its_figures(tmp_path: Path, tiny_set: Path) -> None:
     folder = tiny_set / "videos"
     done = ssv2rt(

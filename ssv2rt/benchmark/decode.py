@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ssv2rt.benchmark.peers import FLOAT, peers
-from ssv2rt.benchmark.rounds import machine, race
+from ssv2rt.benchmark.rounds import Contestant, machine, race
 from ssv2rt.dataset.probe import VideoInfo, probe
 from ssv2rt.dataset.video import CLIP_ERRORS, open_video, video_stream
 from ssv2rt.errors import UserError
@@ -81,10 +81,8 @@ def benchmark_decode(videos: Sequence[Path], *, threads: int, clips: int, rounds
     }
 
 
-def _contestants(
-    requests: list[ClipRequest], clip: Clip, threads: int
-) -> tuple[dict[str, Callable[[], object]], dict[str, str]]:
-    def side_by_side(work: Callable[[ClipRequest], object]) -> Callable[[], object]:
+def _contestants(requests: list[ClipRequest], clip: Clip, threads: int) -> tuple[dict[str, Contestant], dict[str, str]]:
+    def side_by_side(work: Callable[[ClipRequest], object]) -> Contestant:
         def run() -> None:
             with ThreadPoolExecutor(threads) as pool:
                 for _ in pool.map(work, requests):
@@ -92,7 +90,7 @@ def _contestants(
 
         return run
 
-    def through(decoder: str) -> Callable[[], object]:
+    def through(decoder: str) -> Contestant:
         data = Data.model_validate({"decoder": decoder, "threads": threads})
         loader = ClipLoader(clip=clip, batch=BATCH, data=data, device=torch.device("cpu"))
 
@@ -196,11 +194,9 @@ def _describe(path: Path, info: VideoInfo) -> str:
 def clips_of(folder: Path | None) -> list[Path]:
     """The videos in and below a folder, or the one video; by default synthetic ones coded as SSv2's are."""
     from ssv2rt.dataset.listing import is_video
-    from ssv2rt.dataset.prepare import synthetic_set
-    from ssv2rt.recipes import Synthetic
+    from ssv2rt.dataset.prepare import like_ssv2
 
-    if folder is None:
-        folder = synthetic_set(Synthetic(clips=60, width=427, height=240, frames=(40, 56)), key_frames="first")
+    folder = folder or like_ssv2()
     if folder.is_file():
         return [folder]
     found = [Path(top) / name for top, _, names in os.walk(folder) for name in sorted(names) if is_video(name)]

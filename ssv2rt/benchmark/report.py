@@ -41,6 +41,33 @@ def show_decode(figures: dict[str, Any]) -> None:
         )
 
 
+def show_train(figures: dict[str, Any]) -> None:
+    """Prints what `benchmark_train` found."""
+    console = Console()
+    console.print(
+        f"{figures['model']}, batches of {figures['batch']} clips of {figures['clip']}, {figures['device']}, "
+        f"{figures['precision']}",
+        highlight=False,
+    )
+    rates = figures["clips_per_second"]
+    slowest = min(rate["median"] for rate in rates.values())
+    table = _table("clips/s", "quartiles", "x slowest")
+    for name, rate in sorted(rates.items(), key=lambda item: -item[1]["median"]):
+        spread = f"{rate['low']:.2f}-{rate['high']:.2f}"
+        table.add_row(name, f"{rate['median']:.2f}", spread, f"{rate['median'] / slowest:.2f}")
+    console.print(table)
+    memory = figures["peak_memory"]
+    console.print(
+        f"fed by the loader: {figures['share_of_resident']:.3f} of the rate of a batch that lies ready, "
+        f"{figures['times_plain']:.2f} times the plain loop; {figures['waiting_for_data']:.1%} of the time waiting for clips\n"
+        f"memory at most: {memory['megabytes']:,.0f} MB of {memory['of']}\n"
+        f"arithmetic: {figures['gflop_per_step']:,.0f} GFLOP a step, {figures['gflop_per_second']:,.0f} GFLOP/s, "
+        f"{figures['share_of_matrix_product']:.0%} of the {figures['matrix_product_gflop_per_second']:,.0f} that a matrix "
+        f"product reaches",
+        highlight=False,
+    )
+
+
 def _table(*columns: str) -> Table:
     table = Table(box=SIMPLE, show_edge=False)
     table.add_column("")

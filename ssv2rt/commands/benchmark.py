@@ -37,3 +37,33 @@ def decode(
     show_decode(figures)
     if json_file:
         write_json(json_file, figures)
+
+
+@benchmark.command()
+@click.argument("recipe", required=False)
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="A data set. Default: synthetic, 427x240, coded like SSv2's."
+)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting: clip.size=112.")
+@click.option("--steps", default=4, show_default=True, type=click.IntRange(1, 10_000), help="Steps in a turn.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(2, 1000), help="Rounds that are timed.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures to this file.")
+def train(
+    recipe: str | None, data: Path | None, overrides: tuple[str, ...], steps: int, rounds: int, json_file: Path | None
+) -> None:
+    """Time training: fed by the loader, on a batch that lies ready, and as a plain loop.
+
+    Default RECIPE: ssv2-resnet3d18; without a GPU in batches of 4 clips of 112x112.
+    """
+    from ssv2rt.benchmark.report import show_train
+    from ssv2rt.benchmark.train import RECIPE, benchmark_train, small_enough
+    from ssv2rt.dataset.prepare import like_ssv2, prepare, with_root
+    from ssv2rt.recipe_files import load_recipe
+    from ssv2rt.runs import write_json
+
+    settings = load_recipe(recipe or RECIPE, overrides if recipe else (*small_enough(), *overrides))
+    settings = settings.model_copy(update={"data": with_root(settings.data, data or like_ssv2())})
+    figures = benchmark_train(settings, prepare(settings.data), steps=steps, rounds=rounds)
+    show_train(figures)
+    if json_file:
+        write_json(json_file, figures)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ssv2rt.commands.output import print_facts
-from ssv2rt.errors import UsageError, UserError
+from ssv2rt.errors import UsageError
 
 
 @click.command()
@@ -38,6 +38,7 @@ def train(
     from ssv2rt.recipe_files import load_recipe
     from ssv2rt.runs import create_run, find_run
     from ssv2rt.training.distributed import group_of_processes
+    from ssv2rt.training.summary import summarise
     from ssv2rt.training.trainer import Trainer
 
     if init:
@@ -68,9 +69,10 @@ def train(
         result = trainer.fit(run)
         if not group.first:
             return
+    pictures = summarise(run, manifest.labels)
     if settings.data.synthetic and settings.data.test_videos:
         offer_test_videos(manifest, Path(settings.data.test_videos))
-    print_facts({"run": str(run.path), **result.as_dict()}, as_json)
+    print_facts({"run": str(run.path), **result.as_dict(), "pictures": str(pictures)}, as_json)
 
 
 @click.command()
@@ -79,8 +81,19 @@ def train(
 @click.option("--data", type=click.Path(path_type=Path), help="Another data set than the run's own.")
 @click.option("--checkpoint", type=click.Choice(["best", "last"]), default="best", show_default=True)
 @click.option("--views", help="Moments x squares of each clip that are averaged, such as 2x3. Default: the recipe's.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Write what is taken for what into this folder, and draw it."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def evaluate(run: str | None, split: str, data: Path | None, checkpoint: str, views: str | None, as_json: bool) -> None:
+def evaluate(
+    run: str | None,
+    split: str,
+    data: Path | None,
+    checkpoint: str,
+    views: str | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
     """Evaluate a run's model: top-1, top-5 and loss. Default: the newest run."""
     from ssv2rt.dataset.prepare import prepare, with_root
     from ssv2rt.hardware import choose_device, choose_precision
@@ -88,14 +101,12 @@ def evaluate(run: str | None, split: str, data: Path | None, checkpoint: str, vi
     from ssv2rt.recipes import with_views
     from ssv2rt.runs import find_run
     from ssv2rt.training.evaluate import evaluate as evaluate_split
+    from ssv2rt.training.summary import write_out
 
     where = find_run(run)
     trained = load_trained(where, checkpoint)
     manifest = prepare(with_root(trained.recipe.data, data))
-    if manifest.labels != trained.labels:
-        raise UserError(
-            f"the classes of '{manifest.folder}' are not those of run '{where.path}'; give it the right --data"
-        )
+    manifest.check_classes(trained.labels, f"run '{where.path}'")
     device = choose_device()
     recipe = trained.recipe
     if views:
@@ -107,4 +118,6 @@ def evaluate(run: str | None, split: str, data: Path | None, checkpoint: str, vi
         device=device,
         precision=choose_precision(trained.recipe.train.precision, device),
     )
+    if out:
+        write_out(out, result, trained.labels)
     print_facts({"run": str(where.path), "epoch": trained.epoch, "split": split, **result.as_dict()}, as_json)

@@ -128,6 +128,23 @@ class Manifest:
         """Whether every clip can be used."""
         return bool(pc.all(pc.equal(self.table["status"], OK)).as_py())
 
+    def check_classes(self, labels: Sequence[str], whose: str) -> None:
+        """Raises UserError unless the data has these classes, in this order, with what is the first difference.
+
+        Args:
+            labels: class names.
+            whose: whose they are, in a few words.
+        """
+        here = self.labels
+        if tuple(labels) == here:
+            return
+        if len(labels) != len(here):
+            what = f"there are {len(here)} here, and {len(labels)} there"
+        else:
+            number = next(n for n, (a, b) in enumerate(zip(here, labels, strict=True)) if a != b)
+            what = f"class {number} is '{here[number]}' here, and '{labels[number]}' there"
+        raise UserError(f"the classes of '{self.folder}' are not those of {whose}: {what}; give it the right --data")
+
     def split(self, name: str, max_bad: float = 1.0) -> Split:
         """The usable clips of a split.
 

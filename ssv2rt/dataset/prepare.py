@@ -53,6 +53,11 @@ def offer_test_videos(manifest: Manifest, folder: Path) -> None:
     say(f"wrote the {len(split)} held-out test clips to '{folder}', to have something to score")
 
 
+def like_ssv2() -> Path:
+    """The folder of a small synthetic set in the size and the coding of SSv2, to measure with."""
+    return synthetic_set(Synthetic(clips=60, width=427, height=240, frames=(40, 56)), key_frames="first")
+
+
 def synthetic_set(spec: Synthetic, key_frames: KeyFrames = "all") -> Path:
     """The folder of a synthetic set in the user's cache, made if it is not there."""
     coding = "" if key_frames == "all" else f" {key_frames}"

@@ -47,10 +47,7 @@ def build_engine(run: Run, recipe: EngineRecipe, backend_name: str, manifest: Ma
     if reason := program.cannot_build():
         raise UserError(f"cannot build with {backend_name}: {reason}")
     trained = load_trained(run)
-    if manifest.labels != trained.labels:
-        raise UserError(
-            f"the classes of '{manifest.folder}' are not those of run '{run.path}'; give the run's own --data"
-        )
+    manifest.check_classes(trained.labels, f"run '{run.path}'")
     precision = recipe.engine.precision
     with scratch_folder(run.engines) as folder:
         calibration = _write_graph(folder / GRAPH, trained, recipe, program, manifest)

@@ -22,7 +22,7 @@ from ssv2rt.recipes import Recipe
 from ssv2rt.runs import Run, point_to, remove_tree, whole_folder
 
 STATE = "state.pt"
-FREE = ("data", "train.checkpoint_minutes", "train.compile")
+FREE = ("data", "train.checkpoint_minutes", "train.compile", "train.tensorboard")
 """Settings that a run may be continued with in another way, since they change nothing that it computes."""
 
 

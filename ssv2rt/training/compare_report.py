@@ -8,15 +8,18 @@ from pathlib import Path
 from ssv2rt.hardware import choose_device, describe
 from ssv2rt.recipe_files import dump_recipe
 from ssv2rt.recipes import Recipe
-from ssv2rt.runs import whole_file, write_json, write_text
+from ssv2rt.runs import write_json, write_text
 from ssv2rt.training.compare import System, at_published_size
+from ssv2rt.training.pictures import BLUE, GOLD, RED, blank, save_picture
 
-_COLUMNS: dict[str, Callable[[System], str]] = {
+_ORDER: dict[str, Callable[[System], str]] = {
     "top-1": lambda s: f"{s.order.top1:.1f}",
     "both twins right": lambda s: _percent(s.order.both_right),
     "twins told apart": lambda s: _percent(s.order.told_apart),
     "reversed": lambda s: f"{s.order.top1_reversed:.1f}",
     "shuffled": lambda s: f"{s.order.top1_shuffled:.1f}",
+}
+_COSTS: dict[str, Callable[[System], str]] = {
     "parameters": lambda s: f"{s.costs.parameters:,}",
     "stem": lambda s: f"{s.costs.stem_parameters:,}",
     "input MB": lambda s: f"{s.costs.input_bytes / 1e6:.2f}",
@@ -25,6 +28,7 @@ _COLUMNS: dict[str, Callable[[System], str]] = {
     "step ms": lambda s: f"{1000 * s.costs.step_seconds:.0f}",
     "clips/s": lambda s: f"{s.costs.clips_per_second:.0f}",
 }
+_COLUMNS = _ORDER | _COSTS
 
 
 def report(systems: Sequence[System], recipe: Recipe, folder: Path) -> None:
@@ -77,15 +81,13 @@ def markdown(systems: Sequence[System], recipe: Recipe) -> str:
 
 def draw(systems: Sequence[System], folder: Path) -> None:
     """Two pictures in one: who tells twins apart, and what accuracy costs. As PNG and SVG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 0.55 * len(systems) + 2.2), facecolor="white", layout="constrained")
+    figure = blank(11, 0.55 * len(systems) + 2.2)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     rows = range(len(systems))
     bars = [
-        ("top-1", [s.order.top1 for s in systems], "#4477aa"),
-        ("top-1, frames reversed", [s.order.top1_reversed for s in systems], "#ee6677"),
-        ("top-1, frames shuffled", [s.order.top1_shuffled for s in systems], "#ccbb44"),
+        ("top-1", [s.order.top1 for s in systems], BLUE),
+        ("top-1, frames reversed", [s.order.top1_reversed for s in systems], RED),
+        ("top-1, frames shuffled", [s.order.top1_shuffled for s in systems], GOLD),
     ]
     for number, (name, values, colour) in enumerate(bars):
         left.barh([r + 0.25 * (number - 1) for r in rows], values, height=0.23, color=colour, label=name)
@@ -99,19 +101,24 @@ def draw(systems: Sequence[System], folder: Path) -> None:
     left.set_xlabel("percent")
     left.spines[["top", "right"]].set_visible(False)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    for system in systems:
-        right.plot(system.costs.gflops, system.order.top1, "o", color="#4477aa")
+    height = -10.0
+    for system in sorted(systems, key=lambda s: s.order.top1):
+        right.plot(system.costs.gflops, system.order.top1, "o", color=BLUE)
+        height = max(system.order.top1, height + 4)  # names of close points stand one above the other
         right.annotate(
-            system.name, (system.costs.gflops, system.order.top1), xytext=(6, 4), textcoords="offset points", fontsize=8
+            system.name,
+            (system.costs.gflops, height),
+            xytext=(7, 0),
+            textcoords="offset points",
+            fontsize=8,
+            va="center",
         )
     right.set_xlim(0, 1.35 * max(s.costs.gflops for s in systems))
     right.set_ylim(0, 106)
     right.set_xlabel("GFLOP a clip")
     right.set_ylabel("top-1, percent")
     right.spines[["top", "right"]].set_visible(False)
-    for kind in ("png", "svg"):
-        with whole_file(folder / f"comparison.{kind}") as temporary:
-            figure.savefig(temporary, format=kind, dpi=130)
+    save_picture(figure, folder / "comparison")
 
 
 def _show(systems: Sequence[System]) -> None:
@@ -119,13 +126,14 @@ def _show(systems: Sequence[System]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=SIMPLE, show_edge=False)
-    table.add_column("network")
-    for name in _COLUMNS:
-        table.add_column(name, justify="right")
-    for system in systems:
-        table.add_row(system.name, *(cell(system) for cell in _COLUMNS.values()))
-    Console(width=max(130, Console().width)).print(table)
+    for columns in (_ORDER, _COSTS):
+        table = Table(box=SIMPLE, show_edge=False)
+        table.add_column("network", no_wrap=True)
+        for name in columns:
+            table.add_column(name, justify="right")
+        for system in systems:
+            table.add_row(system.name, *(cell(system) for cell in columns.values()))
+        Console(width=max(110, Console().width)).print(table)
 
 
 def _percent(value: float | None) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 
+import numpy as np
 import torch
 from torch.nn import functional as F
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from ssv2rt.console import Progress
 from ssv2rt.dataset.manifest import Split
@@ -30,9 +31,12 @@ class Evaluation:
     clips: int
     bad: int
     """Clips that could not be decoded; they are in none of the figures."""
+    confusion: np.ndarray | None = field(default=None, compare=False, repr=False)
+    """int64 (K, K): clips by true class (rows) and by the class that is first (columns)."""
 
     def as_dict(self) -> dict[str, float]:
-        return asdict(self)
+        """The figures, without the matrix."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "confusion"}
 
 
 def evaluate(
@@ -68,6 +72,7 @@ def evaluate(
     group = group or Group(0, 1, device)
     top1 = MulticlassAccuracy(classes, top_k=1, average="micro").to(device)
     top5 = MulticlassAccuracy(classes, top_k=min(5, classes), average="micro").to(device)
+    confusion = MulticlassConfusionMatrix(classes).to(device)
     loss, seen, bad = torch.zeros((), device=device), 0, 0
     model.eval()
     batches = evaluation_batches(split, recipe.clip, batch=recipe.train.batch_size, shard=group.shard)
@@ -82,6 +87,7 @@ def evaluate(
                 loss += F.cross_entropy(logits, labels, reduction="sum")
                 top1.update(logits, labels)
                 top5.update(logits, labels)
+                confusion.update(logits, labels)
                 seen += len(labels)
             progress.show((seen + bad) * group.size)
             if group.size == 1:
@@ -89,7 +95,15 @@ def evaluate(
     total, clips, unread = group.sum(loss.item(), seen, bad)
     if not clips:
         raise UserError("not one clip of the split could be decoded; look at the videos")
-    return Evaluation(100 * top1.compute().item(), 100 * top5.compute().item(), total / clips, int(clips), int(unread))
+    matrix = confusion.compute().cpu().numpy()
+    return Evaluation(
+        100 * top1.compute().item(),
+        100 * top5.compute().item(),
+        total / clips,
+        int(clips),
+        int(unread),
+        matrix.astype(np.int64),
+    )
 
 
 def evaluation_loader(recipe: Recipe, device: torch.device) -> ClipLoader:

@@ -17,6 +17,9 @@ from ssv2rt.pipelines.source import clip_rng
 from ssv2rt.recipes import Recipe
 from ssv2rt.training.evaluate import evaluation_loader
 
+_ROUNDING = 1e-4
+"""Logits that differ by less, in fp32, are the same: a mean over frames depends on their order by as much."""
+
 
 @dataclass(frozen=True)
 class Order:
@@ -33,7 +36,7 @@ class Order:
     """Pairs of which both have the right label first."""
     told_apart: float | None
     """Pairs in which the label of the first weighs more, beside that of the second, in the first than in the second. Where
-    the two weigh exactly the same, as for a network that cannot see order, a pair counts half: chance is 50."""
+    the two weigh the same but for rounding, as for a network that cannot see order, a pair counts half: chance is 50."""
 
 
 def measure_order(model: ClipModel, split: Split, recipe: Recipe, device: torch.device) -> Order:
@@ -60,7 +63,8 @@ def measure_order(model: ClipModel, split: Split, recipe: Recipe, device: torch.
     for a, b in pairs:
         both += int(logits[a].argmax()) == label[a] and int(logits[b].argmax()) == label[b]
         lean = [float(logits[name][label[a]] - logits[name][label[b]]) for name in (a, b)]
-        apart += float(np.sign(lean[0] - lean[1])) / 2 + 0.5
+        difference = lean[0] - lean[1]
+        apart += 0.5 if abs(difference) < _ROUNDING else float(difference > 0)
     return Order(
         top1=float(shares[0]),
         top1_reversed=float(shares[1]),

@@ -28,10 +28,10 @@ class Tally:
 
     device: torch.device
     values: torch.Tensor = field(init=False)
-    """float64 (3,): loss, clips that were right, clips."""
+    """float64 (2, 3): loss, clips that were right, clips; of the epoch, and since they were last written down."""
 
     def __post_init__(self) -> None:
-        self.values = torch.zeros(3, dtype=torch.float64, device=self.device)
+        self.values = torch.zeros(2, 3, dtype=torch.float64, device=self.device)
 
     def add(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """Takes the mean loss of a batch and its logits (N, K)."""
@@ -39,11 +39,20 @@ class Tally:
         clips = torch.full((), len(labels), dtype=torch.float64, device=self.device)
         self.values += torch.stack([loss.detach().double() * clips, right.double(), clips])
 
+    def since_last(self, group: Group) -> tuple[float, float]:
+        """As `read`, of what was added since this was last called."""
+        means = _means(*group.sum(*self.values[1].tolist()))
+        self.values[1].zero_()
+        return means
+
     def read(self, group: Group | None = None) -> tuple[float, float]:
         """Mean loss and top-1 in percent, of this process or of all in a group. Waits for the device."""
-        values = self.values.tolist()
-        loss, right, clips = group.sum(*values) if group else values
-        return loss / max(1, clips), 100 * right / max(1, clips)
+        values = self.values[0].tolist()
+        return _means(*(group.sum(*values) if group else values))
+
+
+def _means(loss: float, right: float, clips: float) -> tuple[float, float]:
+    return loss / max(1, clips), 100 * right / max(1, clips)
 
 
 class Stepper:
@@ -66,6 +75,8 @@ class Stepper:
             else None
         )
         self.tally = Tally(group.device)
+        self.rate = 0.0
+        """The learning rate of the last update."""
         forward: nn.Module = model
         if group.size > 1:
             index = [group.device.index] if group.device.type == "cuda" else None
@@ -128,6 +139,7 @@ class Stepper:
         norm = torch.nn.utils.clip_grad_norm_(trained, self.settings.clip_norm or math.inf)
         if not self.scaler.is_enabled():  # the scaler skips such updates by itself
             self._check(norm.detach(), "gradient", where)
+        self.rate = rate
         for parameters in self.optimiser.param_groups:
             parameters["lr"] = rate
         self.scaler.step(self.optimiser)

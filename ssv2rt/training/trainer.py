@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
+import shutil
 import time
 from typing import Any
 
 import torch
-from torch import nn
 
 from ssv2rt.console import Progress, say
 from ssv2rt.dataset.manifest import Manifest
@@ -25,11 +24,14 @@ from ssv2rt.recipe_files import dump_recipe
 from ssv2rt.recipes import Recipe
 from ssv2rt.runs import Run, write_json, write_text
 from ssv2rt.training.checkpoint import load_state, save_checkpoint
+from ssv2rt.training.confusion import write_confusion
 from ssv2rt.training.distributed import Group
 from ssv2rt.training.evaluate import Evaluation, evaluate, evaluation_loader
 from ssv2rt.training.interruption import Interruption, Stopped
+from ssv2rt.training.journal import Journal
 from ssv2rt.training.optimiser import learning_rate, scaled_rate
 from ssv2rt.training.step import Stepper
+from ssv2rt.training.syncbn import share_batch_norm
 
 
 class Trainer:
@@ -45,7 +47,7 @@ class Trainer:
     """
 
     def __init__(self, recipe: Recipe, manifest: Manifest, group: Group | None = None) -> None:
-        self.recipe, settings = recipe, recipe.train
+        self.recipe, self.manifest, settings = recipe, manifest, recipe.train
         self.group = group = group or Group(0, 1, choose_device())
         self.precision = choose_precision(settings.precision, group.device)
         self.train = manifest.split("train", recipe.data.max_bad)
@@ -56,10 +58,12 @@ class Trainer:
         )
         self.updates_per_epoch = self.steps // settings.accumulate
         _determine(settings.deterministic)
+        if settings.compile:
+            _check_compiler(group)
         torch.manual_seed(settings.seed)
         model = _begin(recipe, len(manifest.labels), group).channels_last().to(group.device)
         if settings.sync_bn and group.size > 1:
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            share_batch_norm(model, group.device)
         self.stepper = Stepper(model, settings, self.precision, group)
         torch.manual_seed(settings.seed + group.rank)  # dropout differs from process to process
         self.loader = ClipLoader(
@@ -99,6 +103,7 @@ class Trainer:
             self._say(
                 f"training {self.recipe.model.name} on {len(self.train)} clips, {self.group.device}, {self.precision}"
             )
+            self._journal = Journal(run, epoch=self.epoch, update=self.update, tensorboard=settings.tensorboard)
         with Interruption() as interruption:
             self._interruption = interruption
             while self.epoch < settings.epochs:
@@ -113,7 +118,15 @@ class Trainer:
                 )
                 if best := self.best is None or _standing(evaluation) > _standing(self.best):
                     self.best = evaluation
-                self._log(run, train_loss=loss, train_top1=top1, bad=self.bad, validation=evaluation.as_dict())
+                self._write(
+                    epoch=self.epoch,
+                    train_loss=loss,
+                    train_top1=top1,
+                    bad=self.bad,
+                    validation=evaluation.as_dict(),
+                )
+                if best and self.group.first and evaluation.confusion is not None:
+                    write_confusion(run.confusion_file, evaluation.confusion, self.train.labels)
                 self._save(run, best=best)
         assert self.best is not None
         return self.best
@@ -125,6 +138,7 @@ class Trainer:
             UserError: there is no checkpoint, or it does not fit the recipe, the data or the number of processes.
         """
         state = load_state(run, self.recipe)
+        self.manifest.check_classes(state["labels"], f"run '{run.path}'")
         for name, here in (("clips", len(self.train)), ("processes", self.group.size)):
             if state[name] != here:
                 raise UserError(
@@ -149,16 +163,16 @@ class Trainer:
         torch.set_rng_state(random["cpu"])
         if random["cuda"] is not None:
             torch.cuda.set_rng_state(random["cuda"], self.group.device)
-        if self.group.first:
-            _forget_after(run, self.update)
 
     def _train_epoch(self, run: Run) -> None:
         """The steps of the epoch that are left."""
         settings, epoch = self.recipe.train, self.epoch + 1
         self.stepper.model.train()
         batches = train_batches(self.train, self.recipe, epoch=epoch, shard=self.group.shard, start=self.step)
+        waited, began, asked = 0.0, time.perf_counter(), time.perf_counter()
         with Progress(f"epoch {epoch}/{settings.epochs}", self.steps * settings.batch_size) as progress:
             for batch in self.loader.batches(batches):
+                waited += time.perf_counter() - asked
                 self._count_bad(batch)
                 last = (self.step + 1) % settings.accumulate == 0
                 self.stepper.backward(batch.clips, batch.labels, epoch=epoch, step=self.step, last=last)
@@ -168,7 +182,14 @@ class Trainer:
                     self._save_now_and_then(run)
                 if self.group.first and (progress.due() or self.step == self.steps):
                     loss, top1 = self.stepper.tally.read()
-                    progress.show(self.step * settings.batch_size, loss=f"{loss:.3f}", top_1=f"{top1:.1f}%")
+                    progress.show(
+                        self.step * settings.batch_size,
+                        loss=f"{loss:.3f}",
+                        top_1=f"{top1:.1f}%",
+                        rate=f"{self.stepper.rate:.2g}",
+                        waiting=f"{waited / (time.perf_counter() - began):.0%}",
+                    )
+                asked = time.perf_counter()
         self.stepper.settle()
 
     def _change_weights(self) -> None:
@@ -181,6 +202,9 @@ class Trainer:
         )
         self.stepper.update(rate, self._where())
         self.update += 1
+        if self.update % settings.log_every == 0:
+            loss, top1 = self.stepper.tally.since_last(self.group)
+            self._write(epoch=self.epoch + (self.step / self.steps), loss=loss, top1=top1, learning_rate=rate)
 
     def _evaluate(self, run: Run) -> Evaluation:
         def stop() -> None:
@@ -241,11 +265,9 @@ class Trainer:
         if self.group.first:
             say(text)
 
-    def _log(self, run: Run, **facts: object) -> None:
+    def _write(self, *, epoch: float, **facts: object) -> None:
         if self.group.first:
-            line = {"epoch": self.epoch, "update": self.update, **facts}
-            with run.metrics_file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            self._journal.write(epoch=epoch, update=self.update, **facts)
 
     def _save(self, run: Run, *, best: bool) -> None:
         """Writes a checkpoint. Every process has its part in it, and the first one writes."""
@@ -268,6 +290,7 @@ class Trainer:
             "update": self.update,
             "bad": self.bad,
             "best": self.best.as_dict() if self.best else None,
+            "labels": list(self.train.labels),
             "clips": len(self.train),
             "processes": self.group.size,
             "model": stepper.model.state_dict(),
@@ -324,19 +347,14 @@ def _standing(evaluation: Evaluation) -> tuple[float, float]:
     return evaluation.top1, -evaluation.loss if math.isfinite(evaluation.loss) else -math.inf
 
 
-def _forget_after(run: Run, update: int) -> None:
-    """Drops the lines of metrics.jsonl that were written after the checkpoint."""
-    if run.metrics_file.is_file():
-        lines = run.metrics_file.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if _update_of(line) <= update]
-        write_text(run.metrics_file, "".join(f"{line}\n" for line in kept))
-
-
-def _update_of(line: str) -> float:
-    try:
-        return int(json.loads(line)["update"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf  # torn by a crash
+def _check_compiler(group: Group) -> None:
+    """On a CPU torch.compile writes C++."""
+    compiler = os.environ.get("CXX", "g++")
+    if group.device.type == "cpu" and not (shutil.which(compiler) or shutil.which("clang++")):
+        raise UserError(
+            f"train.compile = true needs a C++ compiler on a CPU, and '{compiler}' is not installed; "
+            f"install g++, or leave it out"
+        )
 
 
 def _determine(on: bool) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ SETTINGS = (
     "train.accumulate=2",
     "train.learning_rate=0.02",
     "train.ema=0.9",
+    "train.log_every=3",
     "train.mixup=0.4",
     "train.cutmix=1.0",
     "model.dropout=0.3",
@@ -199,6 +201,15 @@ def test_a_changed_recipe_is_refused_with_the_difference(
         Trainer(recipe(*changes), manifest).resume(whole)
 
 
+def test_other_classes_are_refused(manifest: Manifest, whole: Run) -> None:
+    labels = list(manifest.labels)
+    other = replace(manifest, labels=(*labels[:3], "Folding", *labels[4:]))
+    with pytest.raises(UserError, match=f"are not those of run .*: class 3 is 'Folding' here, and '{labels[3]}' there"):
+        Trainer(recipe(), other).resume(whole)
+    with pytest.raises(UserError, match="there are 11 here, and 10 there"):
+        Trainer(recipe(), replace(manifest, labels=(*labels, "Folding"))).resume(whole)
+
+
 def test_what_changes_no_result_may_be_changed(manifest: Manifest, whole: Run) -> None:
     Trainer(recipe("data.threads=3", "train.checkpoint_minutes=1"), manifest).resume(whole)
 
@@ -215,12 +226,3 @@ def test_damaged_and_missing_checkpoints_are_refused(manifest: Manifest, whole: 
         state.write_bytes(damaged)
         with pytest.raises(UserError, match="not a checkpoint of ssv2rt, or damaged"):
             trainer.resume(copy)
-
-
-def test_a_torn_line_of_metrics_is_dropped(manifest: Manifest, whole: Run, tmp_path: Path) -> None:
-    copy = Run(tmp_path / "copy")
-    shutil.copytree(whole.path, copy.path, symlinks=True)
-    text = copy.metrics_file.read_text()
-    copy.metrics_file.write_text(text + '{"epoch": 3, "upd')
-    Trainer(recipe(), manifest).resume(copy)
-    assert copy.metrics_file.read_text() == text

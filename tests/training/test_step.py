@@ -1,6 +1,5 @@
 """What a step does: mixing, averaging, counting, and several processes at once."""
 
-import json
 import os
 import subprocess
 import sys
@@ -18,6 +17,8 @@ from ssv2rt.models.weights import load_trained
 from ssv2rt.recipe_files import load_recipe
 from ssv2rt.recipes import Recipe, Train
 from ssv2rt.runs import Run, create_run
+from ssv2rt.training.confusion import read_confusion
+from ssv2rt.training.journal import read_journal
 from ssv2rt.training.mixing import mix
 from ssv2rt.training.optimiser import scaled_rate
 from ssv2rt.training.step import Tally
@@ -78,7 +79,7 @@ def test_tally_is_the_mean_over_clips() -> None:
     tally = Tally(torch.device("cpu"))
     tally.add(torch.tensor(2.0), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0]))
     tally.add(torch.tensor(5.0), torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
-    assert tally.read() == (3.0, pytest.approx(200 / 3)) and tally.values[2] == 3
+    assert tally.read() == (3.0, pytest.approx(200 / 3)) and tally.values[0, 2] == 3
 
 
 def test_the_average_is_what_is_evaluated_and_kept(manifest: Manifest, tmp_path: Path) -> None:
@@ -110,7 +111,8 @@ def test_the_rate_grows_with_the_processes_as_the_recipe_says() -> None:
 
 DISTRIBUTED = (
     "train.epochs=2",
-    "train.learning_rate=0.01",
+    "train.learning_rate=0.001",
+    "train.log_every=1",
     "augment.color=0",
     "train.seed=3",
 )
@@ -128,25 +130,30 @@ def torchrun(processes: int, *arguments: str, cwd: Path) -> subprocess.Completed
 
 
 def test_two_processes_train_and_evaluate_as_one(manifest: Manifest, tiny_set: Path, tmp_path: Path) -> None:
-    """With batch norm over both and half the batch each, losses agree, and evaluation has every clip once."""
+    """With batch norm over both and half the batch each, every loss agrees, and evaluation has every clip once."""
     shared = [word for setting in (*TINY_SETTINGS, *DISTRIBUTED) for word in ("--set", setting)]
     done = torchrun(
         2,
         *("--data", str(tiny_set), "--name", "two", *shared),
-        *("--set", "train.batch_size=5", "--set", "train.scale_rate=none", "--set", "train.freeze_backbone=false"),
+        *("--set", "train.batch_size=5", "--set", "train.scale_rate=none", "--set", "train.sync_bn=true"),
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     two = Run(tmp_path / "runs" / "two")
     assert done.stderr.count("epoch 1/2: loss") == 1  # one process talks
-    lines = [json.loads(line) for line in two.metrics_file.read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == [1, 2]
-    assert [line["validation"]["clips"] for line in lines] == [10, 10]
+    lines = read_journal(two.metrics_file)
+    epochs = [line for line in lines if "validation" in line]
+    assert [line["validation"]["clips"] for line in epochs] == [10, 10]
+    assert read_confusion(two.confusion_file, manifest.labels).sum() == 10
     one = create_run("one", root=tmp_path)
     Trainer(recipe(*DISTRIBUTED, "train.batch_size=10"), manifest).fit(one)
-    alone = [json.loads(line) for line in one.metrics_file.read_text().splitlines()]
-    # Batch norm sees 5 clips here and 10 there, so the losses are near, and not the same.
-    assert lines[0]["train_loss"] == pytest.approx(alone[0]["train_loss"], rel=0.1)
+    alone = read_journal(one.metrics_file)
+    assert len(lines) == len(alone) > 10
+    for theirs, mine in zip(lines, alone, strict=True):
+        # So small a network magnifies rounding a hundredfold from one update to the next, in one process as well.
+        near = 1e-5 if mine["update"] <= 4 else 0.05
+        for name in {"loss", "learning_rate", "train_loss"} & mine.keys():
+            assert theirs[name] == pytest.approx(mine[name], rel=near), (theirs, mine)
     # The same weights evaluated by one process.
     from ssv2rt.training.evaluate import evaluate
 
@@ -158,7 +165,7 @@ def test_two_processes_train_and_evaluate_as_one(manifest: Manifest, tiny_set: P
         device=torch.device("cpu"),
         precision="fp32",
     )
-    last = lines[-1]["validation"]
+    last = epochs[-1]["validation"]
     assert (again.top1, again.top5, again.clips) == (last["top1"], last["top5"], last["clips"])
     assert again.loss == pytest.approx(last["loss"], rel=1e-5)
     resumed = torchrun(1, "--resume", "two", cwd=tmp_path)

@@ -19,6 +19,7 @@ from ssv2rt.recipe_files import load_recipe
 from ssv2rt.recipes import Recipe, Train
 from ssv2rt.runs import Run, create_run, find_run
 from ssv2rt.training.evaluate import evaluate
+from ssv2rt.training.journal import read_journal
 from ssv2rt.training.optimiser import build_optimiser, learning_rate
 from ssv2rt.training.trainer import Trainer
 from tests.conftest import TINY_SETTINGS
@@ -87,7 +88,7 @@ def test_best_and_last_are_kept_and_no_more(manifest: Manifest, tmp_path: Path) 
     folders = {p.name for p in run.checkpoints.iterdir() if not p.is_symlink()}
     pointers = {p.name: p.resolve().name for p in run.checkpoints.iterdir() if p.is_symlink()}
     assert pointers["last"] == "epoch-0003" and folders == set(pointers.values())
-    assert len(run.metrics_file.read_text().splitlines()) == 3
+    assert sum("validation" in line for line in read_journal(run.metrics_file)) == 3
 
 
 def test_a_recipe_of_a_run_trains_the_same_weights_again(tiny_run: Run, manifest: Manifest, tmp_path: Path) -> None:
@@ -182,6 +183,41 @@ def test_precisions_train(precision: str, manifest: Manifest, tmp_path: Path) ->
 @pytest.mark.gpu
 def test_fp16_trains_on_a_gpu(manifest: Manifest, tmp_path: Path) -> None:
     assert trainer(manifest, "train.precision=fp16").fit(create_run("t", root=tmp_path)).clips == 10
+
+
+@pytest.mark.gpu
+def test_a_deterministic_run_on_a_gpu_is_the_same_every_time(manifest: Manifest, tmp_path: Path) -> None:
+    runs = []
+    for name in ("a", "b"):
+        work = trainer(manifest, "train.deterministic=true")
+        work.fit(create_run(name, root=tmp_path))
+        runs.append(work.model.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(runs[0].values(), runs[1].values(), strict=True))
+
+
+def test_deterministic_is_passed_on_and_taken_back(manifest: Manifest) -> None:
+    trainer(manifest, "train.deterministic=true")
+    assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+    trainer(manifest)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_as_the_other(manifest: Manifest, tmp_path: Path) -> None:
+    losses = []
+    for name in ("false", "true"):
+        run = create_run(name, root=tmp_path)
+        trainer(manifest, f"train.compile={name}", "train.log_every=1", "train.learning_rate=0.001").fit(run)
+        losses.append([line["loss"] for line in read_journal(run.metrics_file) if "loss" in line])
+    assert len(losses[0]) == 8 and losses[1][:3] == pytest.approx(losses[0][:3], rel=1e-4)
+    assert load_trained(find_run(str(run.path))).labels == manifest.labels
+
+
+def test_compiling_needs_a_compiler(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UserError, match=r"train\.compile = true needs a C\+\+ compiler"):
+        trainer(manifest, "train.compile=true")
 
 
 def test_damaged_and_foreign_checkpoints_are_refused(tiny_run: Run, tmp_path: Path) -> None:

@@ -1,0 +1,52 @@
+"""Batch norm over the batches of all processes."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def share_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
+    """Makes every batch norm of a model take its statistics from the batches of all processes.
+
+    PyTorch's own does so on GPUs only; on a CPU `SyncBatchNorm` takes its place. Names and shapes of the weights stay.
+    """
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for name, child in model.named_children():
+        if isinstance(child, _BatchNorm):
+            shared = SyncBatchNorm(child.num_features, child.eps, child.momentum)
+            shared.load_state_dict(child.state_dict())
+            setattr(model, name, shared)
+        else:
+            share_batch_norm(child, device)
+    return model
+
+
+class SyncBatchNorm(_BatchNorm):
+    """Batch norm of (N, C, ...) over the batches of all processes of the default group (Ioffe and Szegedy 2015)."""
+
+    def _check_input_dim(self, input: torch.Tensor) -> None:
+        assert input.ndim >= 2
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return super().forward(input)
+        assert self.momentum is not None and self.running_mean is not None and self.running_var is not None
+        x = input.float()
+        over = [0, *range(2, x.ndim)]
+        shape = [1, -1, *[1] * (x.ndim - 2)]
+        count = x.new_full((1,), x.numel() / x.shape[1])
+        total = all_reduce(torch.cat([x.sum(over), count]))
+        mean, count = total[:-1] / total[-1], total[-1].detach()
+        centred = x - mean.view(shape)
+        variance = all_reduce(centred.square().sum(over)) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
