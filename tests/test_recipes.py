@@ -3,17 +3,22 @@
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ssv2rt.errors import UsageError
+from ssv2rt.models.registry import build_model
 from ssv2rt.recipe_files import dump_recipe, load_engine_recipe, load_recipe, recipe_names
 from ssv2rt.recipes import Recipe, Train
 
 
 @pytest.mark.parametrize("name", recipe_names("pipelines"))
 def test_shipped_training_recipes_load(name: str) -> None:
-    assert isinstance(load_recipe(name), Recipe)
+    recipe = load_recipe(name)
+    assert isinstance(recipe, Recipe)
+    with torch.device("meta"):
+        assert build_model(recipe.model, 174).head.out_features == 174
 
 
 @pytest.mark.parametrize("name", recipe_names("engines"))

@@ -25,6 +25,7 @@ from ssv2rt.recipes import Recipe
 from ssv2rt.runs import Run, write_json, write_text
 from ssv2rt.training.checkpoint import load_state, save_checkpoint
 from ssv2rt.training.confusion import write_confusion
+from ssv2rt.training.determinism import determine, said_plainly
 from ssv2rt.training.distributed import Group
 from ssv2rt.training.evaluate import Evaluation, evaluate, evaluation_loader
 from ssv2rt.training.interruption import Interruption, Stopped
@@ -57,7 +58,7 @@ class Trainer:
             len(self.train), batch=settings.batch_size, accumulate=settings.accumulate, shards=group.size
         )
         self.updates_per_epoch = self.steps // settings.accumulate
-        _determine(settings.deterministic)
+        determine(settings.deterministic)
         if settings.compile:
             _check_compiler(group)
         torch.manual_seed(settings.seed)
@@ -104,7 +105,7 @@ class Trainer:
                 f"training {self.recipe.model.name} on {len(self.train)} clips, {self.group.device}, {self.precision}"
             )
             self._journal = Journal(run, epoch=self.epoch, update=self.update, tensorboard=settings.tensorboard)
-        with Interruption() as interruption:
+        with Interruption() as interruption, said_plainly(self.recipe.model.name):
             self._interruption = interruption
             while self.epoch < settings.epochs:
                 self._train_epoch(run)
@@ -355,11 +356,3 @@ def _check_compiler(group: Group) -> None:
             f"train.compile = true needs a C++ compiler on a CPU, and '{compiler}' is not installed; "
             f"install g++, or leave it out"
         )
-
-
-def _determine(on: bool) -> None:
-    """Same bits every time. PyTorch wants the variable set before the first use of a GPU."""
-    if on:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(on)
-    torch.backends.cudnn.benchmark = not on

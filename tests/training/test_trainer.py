@@ -18,6 +18,7 @@ from ssv2rt.pipelines.epochs import train_batches
 from ssv2rt.recipe_files import load_recipe
 from ssv2rt.recipes import Recipe, Train
 from ssv2rt.runs import Run, create_run, find_run
+from ssv2rt.training.determinism import said_plainly
 from ssv2rt.training.evaluate import evaluate
 from ssv2rt.training.journal import read_journal
 from ssv2rt.training.optimiser import build_optimiser, learning_rate
@@ -200,6 +201,15 @@ def test_deterministic_is_passed_on_and_taken_back(manifest: Manifest) -> None:
     assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
     trainer(manifest)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_layer_that_cannot_be_deterministic_is_named(manifest: Manifest) -> None:
+    trainer(manifest, "train.deterministic=true")
+    with pytest.raises(UserError, match="'put_', which i3d needs, has no deterministic algorithm"), said_plainly("i3d"):
+        torch.zeros(2).put_(torch.tensor([0]), torch.tensor([1.0]), accumulate=False)
+    trainer(manifest)
+    with pytest.raises(RuntimeError, match="size mismatch"), said_plainly("i3d"):
+        torch.zeros(2, 2) @ torch.zeros(3)
 
 
 @pytest.mark.slow
