@@ -236,12 +236,22 @@ class BatchProfile(Section):
 
 
 class Engine(Section):
-    precision: Literal["fp32", "fp16", "int8"] = "fp16"
+    precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp16"
     batch: BatchProfile = BatchProfile()
     workspace_gib: Annotated[float, Field(gt=0)] = 4.0
     """TensorRT: memory that tactics may use."""
     optimization_level: Annotated[int, Field(ge=0, le=5)] = 3
     """TensorRT: builder effort."""
+    version_compatible: bool = False
+    """TensorRT: an engine that later versions load too; it may be slower."""
+    hardware_compatible: bool = False
+    """TensorRT: an engine that all GPUs since Ampere load, not only those of one architecture; it may be slower."""
+    cuda_graph: bool = True
+    """TensorRT: record the work of a full batch once, and replay it."""
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """OpenVINO and AOTInductor on a CPU: threads that compute. 0: one a core."""
+    hint: Literal["throughput", "latency"] = "throughput"
+    """OpenVINO: several batches in flight that share the cores, or one that has them all."""
     targets: tuple[str, ...] = ()
     """TensorRT for RTX: GPU architectures to build for, such as sm89; none means the GPU that is here."""
 

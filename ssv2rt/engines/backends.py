@@ -8,12 +8,23 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
+from torch import nn
 
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.errors import UserError
 from ssv2rt.recipes import Engine
 
 NAMES = ("tensorrt", "tensorrt-rtx", "openvino")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What an engine is made of."""
+
+    onnx_file: Path
+    """In the precision that is wanted."""
+    model: nn.Module | None
+    """The same network in PyTorch, fp32: uint8 (N, T, S, S, 3) to float32 (N, K). None where only the file is known."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +64,8 @@ class Backend(Protocol):
 
     def version(self) -> str: ...
 
-    def build(self, onnx_file: Path, settings: Engine) -> Built:
-        """Builds an engine beside `onnx_file`.
+    def build(self, graph: Graph, settings: Engine) -> Built:
+        """Builds an engine beside the graph's ONNX file.
 
         Raises:
             UserError: the backend refuses the graph.

@@ -11,9 +11,9 @@ import torch
 
 from ssv2rt.console import Progress, say
 from ssv2rt.dataset.manifest import Manifest, Split
-from ssv2rt.engines.backends import Backend, Built, Runner, backend
+from ssv2rt.engines.backends import Backend, Built, Graph, Runner, backend
 from ssv2rt.engines.bundle import FAILED, INFO, Bundle, BundleInfo, sha256
-from ssv2rt.engines.export import INPUT, export_onnx
+from ssv2rt.engines.export import INPUT, EngineModel, export_onnx
 from ssv2rt.engines.precision import halve, label_precision, quantise
 from ssv2rt.engines.verify import OnnxRunner, Verification, verify
 from ssv2rt.errors import UserError
@@ -52,7 +52,7 @@ def build_engine(run: Run, recipe: EngineRecipe, backend_name: str, manifest: Ma
     with scratch_folder(run.engines) as folder:
         calibration = _write_graph(folder / GRAPH, trained, recipe, program, manifest)
         say(f"building the {precision} engine with {backend_name} {program.version()}")
-        built = program.build(folder / GRAPH, recipe.engine)
+        built = program.build(Graph(folder / GRAPH, EngineModel(trained.model).eval()), recipe.engine)
         info = _describe(folder, run, trained, recipe, backend_name, built, calibration)
         verification, by = _compare(Bundle(folder, info), program, trained, recipe, manifest)
         info = info.model_copy(update={"verification": {"by": by, **verification.as_dict()}})

@@ -7,13 +7,12 @@ to the plugin, and which one is fastest depends on the network and the CPU: it i
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ssv2rt.engines.backends import Built
+from ssv2rt.engines.backends import Built, Graph
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.engines.export import INPUT
 from ssv2rt.errors import UserError
@@ -49,12 +48,12 @@ def target() -> str:
     return cpu_name()
 
 
-def build(onnx_file: Path, settings: Engine) -> Built:
+def build(graph: Graph, settings: Engine) -> Built:
     import openvino as ov
 
     core = ov.Core()
-    model = core.read_model(onnx_file)
-    file = onnx_file.with_name("engine.xml")
+    model = core.read_model(graph.onnx_file)
+    file = graph.onnx_file.with_name("engine.xml")
     ov.save_model(model, file, compress_to_fp16=False)  # the graph's precision is already what was asked for
     native = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     choices = [name for name in _ALLOWED[settings.precision] if _CAPABILITY[name] in native]

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ssv2rt.engines.backends import Built
+from ssv2rt.engines.backends import Built, Graph
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.engines.export import INPUT, OUTPUT
 from ssv2rt.errors import UserError
@@ -65,7 +65,8 @@ class TensorRtBackend:
     def target(self) -> str:
         return gpu_architecture(torch.device("cuda", torch.cuda.current_device()))
 
-    def build(self, onnx_file: Path, settings: Engine) -> Built:
+    def build(self, graph: Graph, settings: Engine) -> Built:
+        onnx_file = graph.onnx_file
         trt = self._trt()
         log = _Log(trt)
         builder = trt.Builder(log.logger)

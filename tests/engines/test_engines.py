@@ -16,58 +16,18 @@ from ssv2rt.engines.backends import load_runner
 from ssv2rt.engines.build import build_engine, spread_over_classes
 from ssv2rt.engines.bundle import Bundle, find_bundle, open_bundle
 from ssv2rt.engines.export import export_onnx
-from ssv2rt.engines.precision import halve, quantise
-from ssv2rt.engines.tensorrt import RTX, TENSORRT
+from ssv2rt.engines.precision import quantise
 from ssv2rt.engines.verify import OnnxRunner
 from ssv2rt.errors import UserError
 from ssv2rt.models.clipmodel import ClipModel
-from ssv2rt.models.registry import build_model, model_names
+from ssv2rt.models.registry import model_names
 from ssv2rt.models.weights import load_trained
 from ssv2rt.pipelines.epochs import evaluation_batches
 from ssv2rt.pipelines.loader import ClipLoader
 from ssv2rt.recipe_files import load_engine_recipe
-from ssv2rt.recipes import Clip, Data, Engine, Model
+from ssv2rt.recipes import Data
 from ssv2rt.runs import Run
-
-CLIP = Clip(frames=4, size=32)
-LABELS = tuple("abcde")
-
-
-def lively_model(name: str = "resnet3d18", width: int = 8) -> ClipModel:
-    """A model whose batch norms are not neutral, as after training."""
-    torch.manual_seed(0)
-    model = build_model(Model(name=name, width=width), len(LABELS))
-    for module in model.modules():
-        if isinstance(module, (torch.nn.BatchNorm3d, torch.nn.BatchNorm2d)):
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-            torch.nn.init.normal_(module.bias, std=0.2)
-            module.running_mean.normal_(std=0.2)  # type: ignore[union-attr, operator]
-            module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr, operator]
-    torch.nn.init.normal_(model.head.weight, std=0.2)
-    return model.eval()
-
-
-def clips(count: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count, 4, 32, 32, 3), dtype=torch.uint8, generator=generator)
-
-
-@pytest.fixture(scope="module")
-def model() -> ClipModel:
-    return lively_model()
-
-
-@pytest.fixture(scope="module")
-def graphs(model: ClipModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """fp32, fp16, int8 for OpenVINO, int8 with fp16 for TensorRT."""
-    folder = tmp_path_factory.mktemp("graphs")
-    paths = {name: folder / f"{name}.onnx" for name in ("fp32", "fp16", "int8", "int8half")}
-    export_onnx(model, paths["fp32"], clip=CLIP, labels=LABELS)
-    onnx.save(halve(onnx.load(paths["fp32"])), paths["fp16"])
-    quantise(paths["fp32"], paths["int8"], [clips(4, seed).numpy() for seed in range(8)], method="minmax")
-    onnx.save(halve(onnx.load(paths["int8"])), paths["int8half"])
-    return paths
-
+from tests.engines.conftest import CLIP, LABELS, clips, lively_model
 
 KINDS = ("resnet3d18", "resnet2d50", "c3d", "r2plus1d_18", "resnet2d18-lstm", "resnet2d18-gru")
 """One of each kind of layers; the rest is a slow test."""
@@ -136,32 +96,6 @@ def test_calibration_methods(model: ClipModel, graphs: dict[str, Path], tmp_path
         expected = model(clips(5, seed=99))
     error = (OnnxRunner(tmp_path / "q.onnx")(clips(5, seed=99)) - expected).abs().max() / expected.abs().max()
     assert error < 0.25
-
-
-@pytest.mark.parametrize("name", ["fp16", "int8half"])
-def test_nvidias_parser_takes_the_graphs_and_builds_engines_without_a_gpu(
-    graphs: dict[str, Path], tmp_path: Path, name: str
-) -> None:
-    pytest.importorskip("tensorrt_rtx")
-    shutil.copy(graphs[name], tmp_path / "model.onnx")
-    built = RTX.build(tmp_path / "model.onnx", Engine(targets=("sm80", "sm89")))
-    assert built.target == "sm80,sm89"
-    assert (tmp_path / built.file).stat().st_size > 1000
-
-
-def test_what_tensorrt_for_rtx_cannot_build_for_is_named(graphs: dict[str, Path], tmp_path: Path) -> None:
-    pytest.importorskip("tensorrt_rtx")
-    with pytest.raises(UserError, match="does not build for sm90; it does for sm75"):
-        RTX.build(graphs["fp16"], Engine(targets=("sm90",)))
-    (tmp_path / "bad.onnx").write_bytes(b"not a graph")
-    with pytest.raises(UserError, match="TensorRT does not take"):
-        RTX.build(tmp_path / "bad.onnx", Engine(targets=("sm89",)))
-
-
-def test_missing_backends_say_what_to_do() -> None:
-    if not torch.cuda.is_available():
-        assert "tensorrt" in TENSORRT.missing() or "no NVIDIA GPU" in TENSORRT.missing()
-        assert RTX.missing()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
@@ -317,11 +251,3 @@ def test_calibration_clips_are_spread_over_the_classes(tiny_set: Path) -> None:
     assert (rows == spread_over_classes(split, 20, seed=0)).all()
     assert (rows != spread_over_classes(split, 20, seed=1)).any()
     assert len(spread_over_classes(split, 10**6, seed=0)) == len(split)
-
-
-@pytest.mark.gpu
-def test_tensorrt_agrees_with_pytorch_on_a_gpu(tiny_run: Run, tiny_set: Path) -> None:
-    if TENSORRT.missing():
-        pytest.skip(TENSORRT.missing())
-    bundle, failures = build_engine(tiny_run, load_engine_recipe("fp16"), "tensorrt", open_manifest(tiny_set))
-    assert not failures and bundle.info.backend == "tensorrt"

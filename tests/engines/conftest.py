@@ -1,0 +1,52 @@
+"""A small network, clips for it, and its graph in every precision."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from ssv2rt.engines.export import export_onnx
+from ssv2rt.engines.precision import halve, quantise
+from ssv2rt.models.clipmodel import ClipModel
+from ssv2rt.models.registry import build_model
+from ssv2rt.recipes import Clip, Model
+
+CLIP = Clip(frames=4, size=32)
+LABELS = tuple("abcde")
+
+
+def lively_model(name: str = "resnet3d18", width: int = 8) -> ClipModel:
+    """A model whose batch norms are not neutral, as after training."""
+    torch.manual_seed(0)
+    model = build_model(Model(name=name, width=width), len(LABELS))
+    for module in model.modules():
+        if isinstance(module, (torch.nn.BatchNorm3d, torch.nn.BatchNorm2d)):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, std=0.2)
+            module.running_mean.normal_(std=0.2)  # type: ignore[union-attr, operator]
+            module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr, operator]
+    torch.nn.init.normal_(model.head.weight, std=0.2)
+    return model.eval()
+
+
+def clips(count: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 4, 32, 32, 3), dtype=torch.uint8, generator=generator)
+
+
+@pytest.fixture(scope="module")
+def model() -> ClipModel:
+    return lively_model()
+
+
+@pytest.fixture(scope="module")
+def graphs(model: ClipModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """fp32, fp16, int8 for OpenVINO, int8 with fp16 for TensorRT."""
+    folder = tmp_path_factory.mktemp("graphs")
+    paths = {name: folder / f"{name}.onnx" for name in ("fp32", "fp16", "int8", "int8half")}
+    export_onnx(model, paths["fp32"], clip=CLIP, labels=LABELS)
+    onnx.save(halve(onnx.load(paths["fp32"])), paths["fp16"])
+    quantise(paths["fp32"], paths["int8"], [clips(4, seed).numpy() for seed in range(8)], method="minmax")
+    onnx.save(halve(onnx.load(paths["int8"])), paths["int8half"])
+    return paths
