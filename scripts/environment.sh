@@ -8,8 +8,8 @@ fail() { echo "$*" >&2; exit 1; }
 
 install_into_venv() {
   local extras=$1 python=${PYTHON:-python3} venv=.venv
-  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
-    || fail "needs Python 3.10 or later, and '$python' is not; set PYTHON=/path/to/python3.x"
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+    || fail "needs Python 3.11 or later, and '$python' is not; set PYTHON=/path/to/python3.x"
   local stamp
   stamp=$(cat pyproject.toml scripts/constraints.txt <(echo "$extras $("$python" --version)") | sha256sum)
   if [ ! -f "$venv/stamp" ] || [ "$(cat "$venv/stamp")" != "$stamp" ]; then

@@ -243,15 +243,16 @@ class Engine(Section):
     optimization_level: Annotated[int, Field(ge=0, le=5)] = 3
     """TensorRT: builder effort."""
     version_compatible: bool = False
-    """TensorRT: an engine that later versions load too; it may be slower."""
+    """TensorRT: an engine that later versions load too; it may be slower. TensorRT for RTX has no such engines."""
     hardware_compatible: bool = False
-    """TensorRT: an engine that all GPUs since Ampere load, not only those of one architecture; it may be slower."""
+    """TensorRT: an engine that all GPUs since Ampere load, not only those of one architecture; it may be slower. TensorRT for
+    RTX is told the GPUs by --target."""
     cuda_graph: bool = True
     """TensorRT: record the work of a full batch once, and replay it."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """OpenVINO and AOTInductor on a CPU: threads that compute. 0: one a core."""
-    hint: Literal["throughput", "latency"] = "throughput"
-    """OpenVINO: several batches in flight that share the cores, or one that has them all."""
+    hint: Literal["latency", "throughput"] = "latency"
+    """OpenVINO: one batch at a time that has all the cores, or several that share them."""
     targets: tuple[str, ...] = ()
     """TensorRT for RTX: GPU architectures to build for, such as sm89; none means the GPU that is here."""
 
@@ -262,6 +263,13 @@ class Calibration(Section):
     clips: Positive = 512
     method: Literal["minmax", "entropy", "percentile"] = "minmax"
     seed: Seed = 0
+    max_drop: Annotated[float, Field(ge=0, le=100)] | None = None
+    """Points of top-1 that int8 may lose on the calibration clips; as many blocks as it takes, the most sensitive first,
+    are left in floating point. None: all blocks are int8."""
+    stem: bool = False
+    """Whether the first convolution is int8, too."""
+    head: bool = False
+    """Whether the classifier is int8, too."""
 
 
 class Gate(Section):

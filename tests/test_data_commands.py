@@ -127,3 +127,34 @@ def test_views_are_averaged_in_evaluation_and_scoring(tmp_path: Path, tiny_run, 
     assert len(rows) == 80 and all(row["status"] == "ok" and 0 < row["probability"] <= 1 for row in rows)
     wrong = ssv2rt("evaluate", tiny_run.path, "--views", "2by3", cwd=tmp_path)
     assert wrong.returncode == 2 and "--views 2by3: write moments x squares, like 2x3" in wrong.stderr
+
+
+def test_the_engine_benchmark_names_its_contestants_and_its_figures(tmp_path: Path) -> None:
+    options = (
+        "--size",
+        "4x32",
+        "--batch",
+        2,
+        "--rounds",
+        2,
+        "--no-compile",
+        "--set",
+        "model.width=8",
+        "--json",
+        "e.json",
+    )
+    done = ssv2rt("benchmark", "engine", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "e.json").read_text())
+    rates, eager = figures["clips_per_second"], "PyTorch, fp32, contiguous"
+    assert {eager, "ONNX Runtime, fp32", "ONNX Runtime, int8", "openvino, fp32", "openvino, int8"} <= set(rates)
+    assert figures["times_eager"]["openvino, int8"] == pytest.approx(
+        rates["openvino, int8"]["median"] / rates[eager]["median"]
+    )
+    assert figures["largest_difference"]["ONNX Runtime, fp32"] < 1e-4
+    assert all(off < 0.2 for off in figures["largest_difference"].values())
+    assert "called by hand" in done.stdout and "not measured" in done.stdout
+    assert "openvino, int8" in figures["share_of_by_hand"]
+    for wrong, says in ((("--size", "4"), "--size 4: write frames x pixels"), (("nonet",), "no model 'nonet'")):
+        done = ssv2rt("benchmark", "engine", *wrong, "--no-compile", cwd=tmp_path)
+        assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr

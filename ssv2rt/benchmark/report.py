@@ -21,7 +21,7 @@ def show_decode(figures: dict[str, Any]) -> None:
     console.print(f"{figures['clip']} clips of {figures['videos']['first']}; {figures['threads']} threads each")
     console.print(table)
     for name, reason in figures["absent"].items():
-        console.print(f"{name}: not measured: {reason}", highlight=False)
+        console.print(f"{name}: not measured: {reason}", highlight=False, markup=False)
     console.print(
         f"{figures['times_best_peer']:.2f} times the best peer ({figures['best_peer']}), "
         f"{figures['times_best_peer_in_float']:.2f} times the best one in float; "
@@ -29,15 +29,16 @@ def show_decode(figures: dict[str, Any]) -> None:
         f"2x3 views cost {figures['times_one_view']['2x3']:.2f} times one view"
     )
     costs = ", ".join(f"{name} {value:.1f}" for name, value in figures["milliseconds_per_clip"].items())
-    console.print(f"milliseconds of one core for a clip: {costs}", highlight=False)
+    console.print(f"milliseconds of one core for a clip: {costs}", highlight=False, markup=False)
     if scale := figures.get("scale"):
         start = scale["start"]
-        console.print(f"index: {scale['index_clips_per_second']:.0f} small clips/s", highlight=False)
+        console.print(f"index: {scale['index_clips_per_second']:.0f} small clips/s", highlight=False, markup=False)
         console.print(
             f"start with {start['clips']:,} clips: {start['seconds_to_open']:.1f} s to open the manifest, "
             f"{start['seconds_to_first_batch']:.1f} s to the first batch, {start['megabytes_above_bare']} MB above the "
             f"bare process, over the epoch {', '.join(map(str, start['megabytes_over_the_epoch']))}",
             highlight=False,
+            markup=False,
         )
 
 
@@ -48,6 +49,7 @@ def show_train(figures: dict[str, Any]) -> None:
         f"{figures['model']}, batches of {figures['batch']} clips of {figures['clip']}, {figures['device']}, "
         f"{figures['precision']}",
         highlight=False,
+        markup=False,
     )
     rates = figures["clips_per_second"]
     slowest = min(rate["median"] for rate in rates.values())
@@ -65,7 +67,32 @@ def show_train(figures: dict[str, Any]) -> None:
         f"{figures['share_of_matrix_product']:.0%} of the {figures['matrix_product_gflop_per_second']:,.0f} that a matrix "
         f"product reaches",
         highlight=False,
+        markup=False,
     )
+
+
+def show_engine(figures: dict[str, Any]) -> None:
+    """Prints what `benchmark_engine` found."""
+    console = Console()
+    console.print(
+        f"{figures['model']}, batches of {figures['batch']} clips of {figures['clip']}, {figures['threads']} threads, "
+        f"{figures['device']}",
+        highlight=False,
+        markup=False,
+    )
+    rates, off = figures["clips_per_second"], figures["largest_difference"]
+    table = _table("clips/s", "quartiles", "x eager fp32", "logits off by")
+    for name, rate in sorted(rates.items(), key=lambda item: -item[1]["median"]):
+        spread = f"{rate['low']:.1f}-{rate['high']:.1f}"
+        times = figures["times_eager"][name]
+        table.add_row(name, f"{rate['median']:.1f}", spread, f"{times:.2f}", f"{off[name]:.2%}")
+    console.print(table)
+    for name, share in figures["share_of_by_hand"].items():
+        console.print(
+            f"{name}: {share:.3f} of the rate of the same engine called by hand", highlight=False, markup=False
+        )
+    for name, reason in figures["absent"].items():
+        console.print(f"{name}: not measured: {reason}", highlight=False, markup=False)
 
 
 def _table(*columns: str) -> Table:

@@ -67,3 +67,45 @@ def train(
     show_train(figures)
     if json_file:
         write_json(json_file, figures)
+
+
+@benchmark.command()
+@click.argument("model", default="resnet3d18")
+@click.option("--size", default="16x112", show_default=True, help="Frames x pixels of a clip.")
+@click.option("--batch", default=8, show_default=True, type=click.IntRange(1, 4096), help="Clips in a batch.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="For each contestant. Default: one a core.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(2, 1000), help="Rounds that are timed.")
+@click.option("--compile/--no-compile", default=True, help="Also torch.compile and AOTInductor, which take a while.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the network: model.width=32.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures to this file.")
+def engine(
+    model: str,
+    size: str,
+    batch: int,
+    threads: int | None,
+    rounds: int,
+    compile: bool,
+    overrides: tuple[str, ...],
+    json_file: Path | None,
+) -> None:
+    """Time engines in every precision, beside PyTorch, ONNX Runtime, and the backend called by hand.
+
+    MODEL is a network of the registry; its weights are random.
+    """
+    from ssv2rt.benchmark.engine import benchmark_engine
+    from ssv2rt.benchmark.report import show_engine
+    from ssv2rt.errors import UsageError
+    from ssv2rt.recipe_files import load_recipe
+    from ssv2rt.runs import write_json
+
+    frames, _, pixels = size.partition("x")
+    if not (frames.isdecimal() and pixels.isdecimal()):
+        raise UsageError(f"--size {size}: write frames x pixels, like 16x112")
+    changes = (f"model.name={model}", f"clip.frames={frames}", f"clip.size={pixels}", *overrides)
+    settings = load_recipe("ssv2-resnet3d18", changes)
+    figures = benchmark_engine(
+        settings.model, settings.clip, batch=batch, threads=threads or 0, rounds=rounds, compiled=compile
+    )
+    show_engine(figures)
+    if json_file:
+        write_json(json_file, figures)

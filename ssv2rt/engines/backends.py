@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -10,7 +11,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import nn
 
-from ssv2rt.engines.bundle import Bundle
+from ssv2rt.engines.bundle import Bundle, BundleInfo
 from ssv2rt.errors import UserError
 from ssv2rt.recipes import Engine
 
@@ -25,6 +26,8 @@ class Graph:
     """In the precision that is wanted."""
     model: nn.Module | None
     """The same network in PyTorch, fp32: uint8 (N, T, S, S, 3) to float32 (N, K). None where only the file is known."""
+    float_file: Path | None = None
+    """The graph in fp32, for int8 engines to be compared with."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,20 @@ class Built:
     """What the backend needs to know to run it in the same way again."""
 
 
-class Runner(Protocol):
+class Runner:
     """A loaded engine."""
+
+    in_flight = 1
+    """Batches that are worth starting before the first is waited for."""
 
     def __call__(self, clips: torch.Tensor) -> torch.Tensor:
         """uint8 clips (N, T, S, S, 3), N within the engine's batch range, to float32 logits (N, K) on the CPU."""
-        ...
+        raise NotImplementedError
+
+    def start(self, clips: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """As a call, without waiting where the backend computes by itself: what is returned waits, and gives the logits."""
+        logits = self(clips)
+        return lambda: logits
 
 
 class Backend(Protocol):
@@ -76,6 +87,10 @@ class Backend(Protocol):
         """What an engine must have been built for to run here."""
         ...
 
+    def misfit(self, info: BundleInfo) -> str:
+        """Why an engine cannot be run here, although its backend can, as the end of a sentence; empty if it can."""
+        ...
+
     def load(self, bundle: Bundle) -> Runner: ...
 
 
@@ -88,19 +103,30 @@ def backend(name: str) -> Backend:
     if name not in NAMES:
         raise UserError(f"no backend '{name}'; there are: {', '.join(NAMES)}")
     if name == "tensorrt-rtx":
-        from ssv2rt.engines.tensorrt import RTX
+        from ssv2rt.engines.tensorrt.backend import RTX
 
         return RTX
     if name == "tensorrt":
-        from ssv2rt.engines.tensorrt import TENSORRT
+        from ssv2rt.engines.tensorrt.backend import TENSORRT
 
         return TENSORRT
-    return cast(Backend, importlib.import_module("ssv2rt.engines.openvino"))
+    return cast(Backend, importlib.import_module(f"ssv2rt.engines.{name}"))
 
 
-def choose_backend() -> str:
-    """TensorRT where it and a GPU are present, else OpenVINO."""
-    return "openvino" if backend("tensorrt").missing() else "tensorrt"
+def choose_backend(precision: str = "fp16") -> str:
+    """TensorRT, or TensorRT for RTX, where one and its GPU are present; on another GPU AOTInductor, which has no int8; else
+    OpenVINO."""
+    for name in ("tensorrt", "tensorrt-rtx"):
+        if not backend(name).missing():
+            return name
+    if (
+        "aotinductor" in NAMES
+        and torch.cuda.is_available()
+        and precision != "int8"
+        and not backend("aotinductor").cannot_build()
+    ):
+        return "aotinductor"
+    return "openvino"
 
 
 def load_runner(bundle: Bundle) -> Runner:
@@ -113,14 +139,6 @@ def load_runner(bundle: Bundle) -> Runner:
     program = backend(info.backend)
     if reason := program.missing():
         raise UserError(f"{bundle.path} needs {info.backend}: {reason}")
-    if program.version() != info.backend_version and info.backend != "openvino":
-        raise UserError(
-            f"{bundle.path} was built by {info.backend} {info.backend_version}, and {program.version()} is installed; "
-            f"rebuild it with `{info.rebuild}`"
-        )
-    if program.target() != info.target and info.backend != "openvino":
-        raise UserError(
-            f"{bundle.path} was built for {info.target}, and this machine has {program.target()}; "
-            f"rebuild it with `{info.rebuild}`"
-        )
+    if reason := program.misfit(info):
+        raise UserError(f"{bundle.path} {reason}; rebuild it with `{info.rebuild}`")
     return program.load(bundle)

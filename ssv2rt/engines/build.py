@@ -1,161 +1,232 @@
-"""From a run to an engine bundle: export, precision, backend, comparison with PyTorch."""
+"""From a run, or a graph made elsewhere, to an engine bundle: export, precision, backend, comparison with PyTorch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import onnx
-import torch
 
-from ssv2rt.console import Progress, say
-from ssv2rt.dataset.manifest import Manifest, Split
+from ssv2rt.console import say
+from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.engines.backends import Backend, Built, Graph, Runner, backend
 from ssv2rt.engines.bundle import FAILED, INFO, Bundle, BundleInfo, sha256
-from ssv2rt.engines.export import INPUT, EngineModel, export_onnx
-from ssv2rt.engines.precision import halve, label_precision, quantise
+from ssv2rt.engines.clips import Clips, spread_over_classes
+from ssv2rt.engines.export import INPUT
+from ssv2rt.engines.precision import halve, label_precision
+from ssv2rt.engines.quantisation import quantise
+from ssv2rt.engines.sensitivity import choose_blocks
+from ssv2rt.engines.source import Source, source_of_run
 from ssv2rt.engines.verify import OnnxRunner, Verification, verify
 from ssv2rt.errors import UserError
-from ssv2rt.models.weights import Trained, load_trained
-from ssv2rt.pipelines.epochs import evaluation_batches
-from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
-from ssv2rt.pipelines.source import clip_rng
 from ssv2rt.recipes import EngineRecipe
-from ssv2rt.runs import Run, put_in_place, scratch_folder, write_json
+from ssv2rt.runs import Run, cache_folder, put_in_place, scratch_folder, write_json
 
-GRAPH = "model.onnx"
+GRAPH, FLOAT = "model.onnx", "float.onnx"
 
 
-def build_engine(run: Run, recipe: EngineRecipe, backend_name: str, manifest: Manifest) -> tuple[Bundle, list[str]]:
-    """Builds, compares and installs an engine of a run's best checkpoint.
-
-    Args:
-        run: trained.
-        recipe: precision, batch range, calibration and gate.
-        backend_name: one of `backends.NAMES`.
-        manifest: the run's data, for calibration and comparison.
-
-    Returns:
-        The bundle in `runs/NAME/engines/PRECISION`, and no complaints; or, if it fails the gate, the bundle in
-        `engines/PRECISION.failed`, and what is wrong with it.
+def build_engine(
+    run: Run, recipe: EngineRecipe, backend_name: str, manifest: Manifest, *, debug: Path | None = None
+) -> tuple[Bundle, list[str]]:
+    """Builds, compares and installs an engine of a run's best checkpoint; as `build_of`.
 
     Raises:
         UserError: there is no checkpoint, the data does not fit, or the backend refuses.
     """
+    return build_of(source_of_run(run), run.engines, recipe, backend_name, manifest, debug=debug)
+
+
+def build_of(
+    source: Source,
+    folder: Path,
+    recipe: EngineRecipe,
+    backend_name: str,
+    manifest: Manifest,
+    *,
+    debug: Path | None = None,
+) -> tuple[Bundle, list[str]]:
+    """Builds, compares and installs an engine.
+
+    Args:
+        source: the network.
+        folder: where bundles are put.
+        recipe: precision, batch range, calibration and gate.
+        backend_name: one of `backends.NAMES`.
+        manifest: the network's data, for calibration (training clips) and comparison (validation clips).
+        debug: where each layer is written down beside the fp32 graph's, if at all.
+
+    Returns:
+        The bundle in `folder/PRECISION`, and no complaints; or, if it fails the gate, the bundle in `folder/PRECISION.failed`,
+        and what is wrong with it.
+
+    Raises:
+        UserError: the data does not fit, or the backend refuses.
+    """
     program = backend(backend_name)
     if reason := program.cannot_build():
         raise UserError(f"cannot build with {backend_name}: {reason}")
-    trained = load_trained(run)
-    manifest.check_classes(trained.labels, f"run '{run.path}'")
+    manifest.check_classes(source.labels, f"'{source.name}'")
     precision = recipe.engine.precision
-    with scratch_folder(run.engines) as folder:
-        calibration = _write_graph(folder / GRAPH, trained, recipe, program, manifest)
+    with scratch_folder(folder) as scratch:
+        float_file, graph_file = scratch / FLOAT, scratch / GRAPH
+        source.export(float_file)
+        calibration = _write_graph(float_file, graph_file, source, recipe, program, manifest)
         say(f"building the {precision} engine with {backend_name} {program.version()}")
-        built = program.build(Graph(folder / GRAPH, EngineModel(trained.model).eval()), recipe.engine)
-        info = _describe(folder, run, trained, recipe, backend_name, built, calibration)
-        verification, by = _compare(Bundle(folder, info), program, trained, recipe, manifest)
+        alone = float_file if precision == "int8" else None
+        built = program.build(Graph(graph_file, source.model, alone), recipe.engine)
+        _say_if_slow(built)
+        info = describe(scratch, source, recipe, backend_name, program, built, calibration)
+        clips = _clips(source, manifest, "validation", recipe.gate.clips, recipe.calibration.seed)
+        if debug:
+            _debug(float_file, graph_file, clips, debug)
+        verification, by = _compare(Bundle(scratch, info), program, source, float_file, clips)
+        float_file.unlink()
         info = info.model_copy(update={"verification": {"by": by, **verification.as_dict()}})
-        write_json(folder / INFO, info.model_dump(mode="json"))
+        write_json(scratch / INFO, info.model_dump(mode="json"))
         failures = verification.failures(recipe.gate)
-        final = run.engines / (precision + FAILED if failures else precision)
-        put_in_place(folder, final)
+        final = folder / (precision + FAILED if failures else precision)
+        put_in_place(scratch, final)
     return Bundle(final, info), failures
 
 
-def spread_over_classes(split: Split, count: int, seed: int) -> np.ndarray:
-    """int64 (count,) or fewer: rows of a split, in random order, with as even a share of every class as there is."""
-    order = clip_rng(seed, 0, "calibration").permutation(len(split))
-    turn = np.zeros(len(split), np.int64)  # how many clips of the same class come before
-    for label in np.unique(split.classes):
-        mine = order[split.classes[order] == label]
-        turn[mine] = np.arange(len(mine))
-    return order[np.argsort(turn[order], kind="stable")][:count]
-
-
 def _write_graph(
-    path: Path, trained: Trained, recipe: EngineRecipe, program: Backend, manifest: Manifest
-) -> dict[str, object] | None:
-    """Writes the graph in its precision. Returns what calibration used."""
+    float_file: Path, path: Path, source: Source, recipe: EngineRecipe, program: Backend, manifest: Manifest
+) -> dict[str, Any] | None:
+    """Writes the graph in its precision. Returns what calibration used and found."""
     precision = recipe.engine.precision
-    say(f"exporting {trained.recipe.model.name} of epoch {trained.epoch} to ONNX")
-    export_onnx(trained.model, path, clip=trained.recipe.clip, labels=trained.labels)
-    calibration = None
-    if precision == "int8":
-        settings = recipe.calibration
-        split = manifest.split("train")
-        rows = spread_over_classes(split, settings.clips, settings.seed)
-        with Progress("calibrating", len(rows)) as progress:
-            quantise(path, path, _calibration_batches(trained, split, rows, progress), method=settings.method)
-        calibration = {**settings.model_dump(), "clips": len(rows)}
-    model = onnx.load(path)
-    if precision == "fp16" or (precision == "int8" and program.WANTS_HALF):
-        model = halve(model)
-    onnx.save(label_precision(model, precision), path)
+    if precision != "int8":
+        in_precision(float_file, path, precision, program)
+        return None
+    calibration = _calibrate(float_file, path, source, recipe, manifest)
+    in_precision(path, path, precision, program)
     return calibration
 
 
-def _calibration_batches(trained: Trained, split: Split, rows: np.ndarray, progress: Progress) -> Iterator[np.ndarray]:
-    for batch in _clips(trained, split, rows):
-        if batch.requests:
-            yield batch.clips.numpy()
-        progress.add(len(batch.requests) + len(batch.bad))
+def in_precision(source: Path, target: Path, precision: str, program: Backend) -> None:
+    """Writes the graph that a backend takes for a precision.
+
+    Args:
+        source: the fp32 graph, or for int8 the quantised one.
+        target: file to write.
+        precision: of the engine.
+        program: the backend. Some take bf16 as a setting, and do int8 best beside fp32.
+    """
+    model = onnx.load(source)
+    if precision == "fp16" or (program.WANTS_HALF and precision in ("bf16", "int8")):
+        model = halve(model, bfloat=precision == "bf16")
+    onnx.save(label_precision(model, precision), target)
 
 
-def _clips(trained: Trained, split: Split, rows: np.ndarray, batch: int = 8) -> Iterator[ClipBatch]:
-    clip = trained.recipe.clip.one_view()
-    loader = ClipLoader(clip=clip, batch=batch, data=trained.recipe.data, device=torch.device("cpu"))
-    return loader.batches(evaluation_batches(split, clip, batch=batch, rows=rows))
+def _calibrate(
+    float_file: Path, path: Path, source: Source, recipe: EngineRecipe, manifest: Manifest
+) -> dict[str, Any]:
+    settings = recipe.calibration
+    clips = _clips(source, manifest, "train", settings.clips, settings.seed)
+    ranges = _place_of_ranges(source, recipe, clips)
+    if ranges.is_file():
+        say("taking the ranges of an earlier calibration on the same clips")
+
+    def to_int8(target: Path, keep: list[str]) -> None:
+        quantise(
+            float_file,
+            target,
+            (batch.clips.numpy() for batch in clips.batches("calibrating")),
+            method=settings.method,
+            ranges=ranges,
+            keep=keep,
+            stem=settings.stem,
+            head=settings.head,
+        )
+
+    found: dict[str, Any] = {**settings.model_dump(), "clips": len(clips)}
+    if settings.max_drop is None:
+        to_int8(path, [])
+        return found
+    return found | choose_blocks(float_file, path, clips, to_int8, max_drop=settings.max_drop).as_dict()
+
+
+def _place_of_ranges(source: Source, recipe: EngineRecipe, clips: Clips) -> Path:
+    """Where the ranges are kept that calibration of this network on these clips finds."""
+    settings = recipe.calibration
+    what = [source.sha256, source.name, source.clip.model_dump_json(), settings.method, settings.head, clips.names]
+    key = hashlib.blake2b(json.dumps(what).encode(errors="surrogateescape"), digest_size=16).hexdigest()
+    return cache_folder() / "calibration" / f"{key}.json"
+
+
+def _clips(source: Source, manifest: Manifest, split_name: str, count: int, seed: int) -> Clips:
+    split = manifest.split(split_name)
+    return Clips(split, spread_over_classes(split, count, seed), source.clip, source.data)
 
 
 def _compare(
-    bundle: Bundle, program: Backend, trained: Trained, recipe: EngineRecipe, manifest: Manifest
+    bundle: Bundle, program: Backend, source: Source, float_file: Path, clips: Clips
 ) -> tuple[Verification, str]:
-    """Compares with PyTorch on validation clips. An engine that cannot run here is represented by its graph."""
-    split = manifest.split("validation")
-    rows = spread_over_classes(split, recipe.gate.clips, recipe.calibration.seed)
+    """Compares with PyTorch. An engine that cannot run here is represented by its graph, run by ONNX Runtime; and so is
+    the network itself where only its graph is known."""
     runner: Runner
-    if reason := program.missing():
+    if reason := program.missing() or program.misfit(bundle.info):
         say(f"the engine cannot run here ({reason}); comparing its graph, run by ONNX Runtime")
+        if bundle.info.precision == "bf16":
+            raise UserError(
+                "ONNX Runtime computes no bf16 on a CPU, so this engine cannot be compared here; take --fp16"
+            )
         runner, by = OnnxRunner(bundle.onnx_file), "onnxruntime"
     else:
         runner, by = program.load(bundle), bundle.info.backend
-    with Progress("comparing with PyTorch", len(rows)) as progress:
-
-        def counted() -> Iterator[ClipBatch]:
-            for batch in _clips(trained, split, rows, min(8, bundle.info.batch.max)):
-                yield batch
-                progress.add(len(batch.requests) + len(batch.bad))
-
-        return verify(runner, trained.model, counted()), by
+    reference = source.reference or OnnxRunner(float_file)
+    batches = clips.batches("comparing with the fp32 network", min(8, bundle.info.batch.max))
+    return verify(runner, reference, batches), by
 
 
-def _describe(
+def _debug(float_file: Path, graph_file: Path, clips: Clips, folder: Path) -> None:
+    from ssv2rt.engines.layers import compare_layers
+    from ssv2rt.engines.layers_report import show_worst, write_layers
+
+    few = Clips(clips.split, clips.rows[:16], clips.clip, clips.data)
+    batches = (batch.clips.numpy() for batch in few.batches("comparing layers", 4))
+    layers = compare_layers(float_file, graph_file, batches)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_layers(layers, folder)
+    show_worst(layers)
+
+
+def _say_if_slow(built: Built) -> None:
+    alone = built.settings.get("clips_per_second_without_int8")
+    rate = max(built.settings.get("clips_per_second", {}).values(), default=0.0)
+    if alone and rate <= alone:
+        say(f"int8 is not faster here: {rate:g} clips/s, and {alone:g} without it; fp16 loses less")
+
+
+def describe(
     folder: Path,
-    run: Run,
-    trained: Trained,
+    source: Source,
     recipe: EngineRecipe,
     backend_name: str,
+    program: Backend,
     built: Built,
-    calibration: dict[str, object] | None,
+    calibration: dict[str, Any] | None,
 ) -> BundleInfo:
-    clip = trained.recipe.clip
+    """What `bundle.json` says of an engine whose files lie in a folder, before it is compared."""
+    clip, engine = source.clip, recipe.engine
+    targets = "".join(f" --target {target}" for target in engine.targets)
     return BundleInfo(
         backend=backend_name,
-        backend_version=backend(backend_name).version(),
-        precision=recipe.engine.precision,
+        backend_version=program.version(),
+        precision=engine.precision,
         target=built.target,
-        model=trained.recipe.model.name,
+        model=source.name,
         input=INPUT,
         input_shape=("batch", clip.frames, clip.size, clip.size, 3),
-        batch=recipe.engine.batch,
+        batch=engine.batch,
         clip=clip,
-        labels=trained.labels,
-        weights_sha256=sha256(trained.path),
+        labels=source.labels,
+        weights_sha256=source.sha256,
         files={name: sha256(folder / name) for name in (GRAPH, built.file, *built.more_files)},
         onnx_file=GRAPH,
         engine_file=built.file,
         settings=built.settings,
         calibration=calibration,
-        rebuild=f"ssv2rt build-engine {run.name} --{recipe.engine.precision} --backend {backend_name}",
+        rebuild=f"{source.command} --{engine.precision} --backend {backend_name}{targets}",
     )

@@ -22,6 +22,8 @@ from ssv2rt.recipes import Clip
 
 INPUT, OUTPUT = "frames", "logits"
 OPSET = 20
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""Key of what tells a node's module."""
 
 
 class EngineModel(nn.Module):
@@ -86,6 +88,10 @@ def export_onnx(model: ClipModel, path: Path, *, clip: Clip, labels: tuple[str, 
     assert program is not None
     graph = program.model_proto
     graph.producer_name = "ssv2rt"
+    for node in graph.graph.node:  # the exporter's own files and lines are nobody's business; scopes name the blocks
+        kept = [entry for entry in node.metadata_props if entry.key == SCOPES]
+        del node.metadata_props[:]
+        node.metadata_props.extend(kept)
     facts = {"labels": json.dumps(labels), "clip": clip.model_dump_json(), "precision": "fp32"}
     onnx.helper.set_model_props(graph, facts)
     onnx.checker.check_model(graph, full_check=True)

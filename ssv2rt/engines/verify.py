@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import torch
 
 from ssv2rt.engines.backends import Runner
 from ssv2rt.engines.export import INPUT, OUTPUT
-from ssv2rt.models.clipmodel import ClipModel
 from ssv2rt.pipelines.loader import ClipBatch
 from ssv2rt.recipes import Gate
 
@@ -52,29 +51,32 @@ class Verification:
         return {**asdict(self), "top1_drop": self.top1_drop}
 
 
-class OnnxRunner:
+class OnnxRunner(Runner):
     """The graph itself, run by ONNX Runtime on the CPU.
 
-    Without its optimisations, which are wrong for Q/DQ graphs with fp16 scales.
+    Args:
+        onnx_file: the graph.
+        optimise: whether by its faster kernels, which are wrong for Q/DQ graphs with fp16 scales.
     """
 
-    def __init__(self, onnx_file: Path) -> None:
+    def __init__(self, onnx_file: Path, *, optimise: bool = False) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if not optimise:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._session = onnxruntime.InferenceSession(onnx_file, options, providers=["CPUExecutionProvider"])
 
     def __call__(self, clips: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(self._session.run([OUTPUT], {INPUT: clips.numpy()})[0])
 
 
-def verify(runner: Runner, model: ClipModel, batches: Iterable[ClipBatch]) -> Verification:
+def verify(runner: Runner, model: Callable[[torch.Tensor], torch.Tensor], batches: Iterable[ClipBatch]) -> Verification:
     """Runs both over the clips.
 
     Args:
         runner: the engine.
-        model: fp32, in evaluation mode, on the CPU.
+        model: the fp32 network, on the CPU: uint8 (N, T, S, S, 3) to logits (N, K).
         batches: labelled clips, on the CPU.
     """
     ours, theirs, labels = [], [], []

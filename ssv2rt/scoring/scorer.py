@@ -46,7 +46,7 @@ class Scorer:
         self._clip = clip or info.clip
         self._batch = info.batch.best
         self._videos = max(1, self._batch // (self._clip.views[0] * self._clip.views[1]))
-        device = choose_device() if info.backend != "openvino" else torch.device("cpu")
+        device = choose_device() if info.target.startswith("sm") else torch.device("cpu")
         self._runner: Runner = load_runner(bundle)
         self._loader = ClipLoader(clip=self._clip, batch=self._videos, data=data, device=device)
 

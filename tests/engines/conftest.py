@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ssv2rt.engines.export import export_onnx
-from ssv2rt.engines.precision import halve, quantise
+from ssv2rt.engines.precision import halve
+from ssv2rt.engines.quantisation import quantise
 from ssv2rt.models.clipmodel import ClipModel
 from ssv2rt.models.registry import build_model
 from ssv2rt.recipes import Clip, Model

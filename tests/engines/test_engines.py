@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,10 +14,11 @@ import torch
 
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.engines.backends import load_runner
-from ssv2rt.engines.build import build_engine, spread_over_classes
+from ssv2rt.engines.build import build_engine
 from ssv2rt.engines.bundle import Bundle, find_bundle, open_bundle
+from ssv2rt.engines.clips import spread_over_classes
 from ssv2rt.engines.export import export_onnx
-from ssv2rt.engines.precision import quantise
+from ssv2rt.engines.quantisation import quantise
 from ssv2rt.engines.verify import OnnxRunner
 from ssv2rt.errors import UserError
 from ssv2rt.models.clipmodel import ClipModel
@@ -57,6 +59,7 @@ def test_the_graph_is_what_the_design_says(graphs: dict[str, Path]) -> None:
         assert sink.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
         assert [node.op_type for node in model.graph.node if "frames" in node.input] == ["Cast"]
         assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+        assert b"/" not in b"".join(p.value.encode() for n in model.graph.node for p in n.metadata_props)  # no paths
         assert json.loads({p.key: p.value for p in model.metadata_props}["labels"]) == list(LABELS)
 
 
@@ -75,7 +78,9 @@ def test_all_convolutions_but_the_first_are_quantised(graphs: dict[str, Path]) -
     assert len(convolutions) == 20 and quantised == [False] + [True] * 19
     adds = [node for node in graph.node if node.op_type == "Add"]
     assert len(adds) == 8
-    assert all(makers[name].op_type == "DequantizeLinear" for node in adds for name in node.input)
+    # Between a convolution and its Add stands nothing, so that the two and the ReLU behind them become one kernel.
+    for node in adds:
+        assert sorted(makers[name].op_type for name in node.input) == ["Conv", "DequantizeLinear"]
     zero_points = [t for t in graph.initializer if t.name.endswith("zero_point")]
     assert zero_points and all(not onnx.numpy_helper.to_array(t).any() for t in zero_points)  # symmetric
     assert Counter(node.op_type for node in graph.node)["Gemm"] == 1
@@ -87,6 +92,28 @@ def test_graphs_agree_with_pytorch(model: ClipModel, graphs: dict[str, Path], na
         expected = model(clips(5, seed=99))
     error = (OnnxRunner(graphs[name])(clips(5, seed=99)) - expected).abs().max() / expected.abs().max()
     assert error < bound
+
+
+def test_ranges_are_kept_for_the_next_call(graphs: dict[str, Path], tmp_path: Path) -> None:
+    ranges = tmp_path / "cache" / "ranges.json"
+    quantise(graphs["fp32"], tmp_path / "a.onnx", [clips(4).numpy()], method="minmax", ranges=ranges)
+    quantise(graphs["fp32"], tmp_path / "b.onnx", [], method="minmax", ranges=ranges)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    ranges.write_text('{"data": [')
+    quantise(graphs["fp32"], tmp_path / "c.onnx", [clips(4).numpy()], method="minmax", ranges=ranges)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "c.onnx").read_bytes()
+
+
+def test_what_is_to_keep_its_precision_does(graphs: dict[str, Path], tmp_path: Path) -> None:
+    def rounded(**settings: Any) -> list[bool]:
+        quantise(graphs["fp32"], tmp_path / "q.onnx", [clips(4).numpy()], method="minmax", **settings)
+        graph = onnx.load(tmp_path / "q.onnx").graph
+        makers = {name: node.op_type for node in graph.node for name in node.output}
+        return [makers.get(n.input[1]) == "DequantizeLinear" for n in graph.node if n.op_type == "Conv"]
+
+    names = [node.name for node in onnx.load(graphs["fp32"]).graph.node if node.op_type == "Conv"]
+    assert rounded(keep=names[3:5]) == [False, True, True, False, False] + [True] * 15
+    assert all(rounded(stem=True))
 
 
 @pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
@@ -130,7 +157,9 @@ def test_a_video_scores_the_same_in_any_place_of_a_batch(tiny_bundle: Bundle) ->
     assert torch.equal(runner(batch)[order], runner(batch[order]))
 
 
-def test_a_failing_engine_is_kept_apart(tiny_run: Run, tiny_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_engine_is_kept_apart(
+    tiny_run: Run, tiny_bundle: Bundle, tiny_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ssv2rt.engines import build as module
 
     monkeypatch.setattr(module, "halve", _with_other_classifier)
@@ -142,7 +171,7 @@ def test_a_failing_engine_is_kept_apart(tiny_run: Run, tiny_set: Path, monkeypat
     assert find_bundle(tiny_run) == before
 
 
-def _with_other_classifier(model: onnx.ModelProto) -> onnx.ModelProto:
+def _with_other_classifier(model: onnx.ModelProto, *, bfloat: bool) -> onnx.ModelProto:
     """The graph with the rows of its last matrix product shuffled."""
     last = next(node for node in reversed(model.graph.node) if node.op_type == "Gemm")
     weight = next(t for t in model.graph.initializer if t.name == last.input[1])

@@ -1,0 +1,166 @@
+"""From the fp32 graph to int8: symmetric Q/DQ pairs around what runs in integers, by ONNX Runtime's quantiser.
+
+Letters: N clips, T frames, S size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from ssv2rt.engines.export import INPUT
+from ssv2rt.runs import flush_to_disk
+
+KINDS = ("Conv", "Add")
+"""What runs in integers."""
+HEAD = ("Gemm", "MatMul")
+"""What a classifier is."""
+
+
+def quantise(
+    source: Path,
+    target: Path,
+    clips: Iterable[np.ndarray],
+    *,
+    method: str,
+    ranges: Path | None = None,
+    keep: Sequence[str] = (),
+    stem: bool = False,
+    head: bool = False,
+) -> None:
+    """Writes the int8 version of an fp32 graph.
+
+    Weights are quantised per channel, activations per tensor; biases stay as they are. The first convolution and the
+    classifier keep their precision unless told otherwise: they see raw pixels and make the decision, at little cost.
+
+    Args:
+        source: fp32 ONNX file made by `export_onnx`.
+        target: file to write.
+        clips: calibration batches, uint8 (N, T, S, S, 3); not looked at where `ranges` is there already.
+        method: 'minmax', 'entropy' or 'percentile': how a range follows from what was seen.
+        ranges: file that keeps what calibration finds, for another call with the same graph, clips and method. A damaged
+            one is made anew.
+        keep: names of nodes of the source that keep their precision, too.
+        stem: whether the first convolution becomes int8.
+        head: whether the classifier does.
+    """
+    from onnxruntime import quantization as ort
+
+    methods = {
+        "minmax": ort.CalibrationMethod.MinMax,
+        "entropy": ort.CalibrationMethod.Entropy,
+        "percentile": ort.CalibrationMethod.Percentile,
+    }
+
+    class Clips(ort.CalibrationDataReader):
+        def __init__(self) -> None:
+            self._clips: Iterator[np.ndarray] = iter(clips)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            batch = next(self._clips, None)
+            return None if batch is None else {INPUT: batch}
+
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder, _quiet():
+        prepared, kept = Path(folder) / "prepared.onnx", Path(folder) / "ranges.json"
+        ort.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        graph = onnx.load(prepared).graph
+        if ranges and _are_ranges(ranges):
+            kept.write_bytes(ranges.read_bytes())
+        ort.quantize_static(
+            str(prepared),
+            str(target),
+            Clips(),
+            quant_format=ort.QuantFormat.QDQ,
+            op_types_to_quantize=[*KINDS, *(HEAD if head else ())],
+            nodes_to_exclude=[*keep, *([] if stem else [_first_convolution(graph)])],
+            per_channel=True,
+            activation_type=ort.QuantType.QInt8,
+            weight_type=ort.QuantType.QInt8,
+            calibrate_method=methods[method],
+            calibration_cache_path=str(kept),
+            extra_options={
+                "ActivationSymmetric": True,
+                "WeightSymmetric": True,
+                "QuantizeBias": False,
+                "AddQDQPairToWeight": True,
+            },
+        )
+        if ranges and not _are_ranges(ranges):
+            ranges.parent.mkdir(parents=True, exist_ok=True)
+            flush_to_disk(kept)
+            kept.replace(ranges)
+    model = join_adds(onnx.load(target))
+    properties = {entry.key: entry.value for entry in onnx.load(source).metadata_props}
+    helper.set_model_props(model, properties)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, target)
+
+
+def join_adds(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Takes the Q/DQ pair away between an Add and one convolution before it, in place.
+
+    A convolution, the addition of a shortcut and a ReLU are then one kernel, which adds before it rounds: TensorRT and
+    OpenVINO both fuse them only if nothing stands between. Of an Add of two convolutions one keeps its pair.
+    """
+    graph = model.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    users: dict[str, int] = defaultdict(int)
+    for node in graph.node:
+        for name in node.input:
+            users[name] += 1
+    for node in [node for node in graph.node if node.op_type == "Add"]:
+        for number, name in enumerate(node.input):
+            restored = makers.get(name)
+            rounded = makers.get(restored.input[0]) if restored else None
+            maker = makers.get(rounded.input[0]) if rounded else None
+            if restored is None or rounded is None or maker is None:
+                continue
+            kinds = (restored.op_type, rounded.op_type, maker.op_type)
+            if kinds != ("DequantizeLinear", "QuantizeLinear", "Conv"):
+                continue
+            if users[name] == 1 and users[rounded.input[0]] == 1:
+                node.input[number] = rounded.input[0]
+                graph.node.remove(restored)
+                graph.node.remove(rounded)
+                break
+    _drop_unused(graph)
+    return model
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    used = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)
+
+
+def _first_convolution(graph: onnx.GraphProto) -> str:
+    return next(node.name for node in graph.node if node.op_type == "Conv")
+
+
+def _are_ranges(path: Path) -> bool:
+    try:
+        return isinstance(json.loads(path.read_text(encoding="utf-8"))["data"], dict)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the quantiser's advice to its own developers, which it gives to the root logger and to stdout."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(disabled)

@@ -1,0 +1,86 @@
+"""OpenVINO: several batches in flight, settings that reach the plugin, and a cache for the next start."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssv2rt.engines import openvino
+from ssv2rt.engines.backends import Graph
+from ssv2rt.engines.bundle import Bundle
+from ssv2rt.errors import UserError
+from ssv2rt.recipes import Engine
+from tests.engines.conftest import clips
+
+
+@pytest.fixture
+def loaded(tiny_bundle: Bundle) -> openvino.OpenVinoRunner:
+    return openvino.load(tiny_bundle)
+
+
+def test_batches_in_flight_come_back_as_they_were_started(loaded: openvino.OpenVinoRunner) -> None:
+    batches = [clips(1 + seed % 4, seed) for seed in range(4 * loaded.in_flight)]
+    alone = [loaded(batch) for batch in batches]
+    waits = [loaded.start(batch) for batch in batches]  # more than there are requests: the oldest are waited for
+    together = [wait() for wait in waits]
+    backwards = [wait() for wait in reversed([loaded.start(batch) for batch in batches])][::-1]
+    for a, b, c in zip(alone, together, backwards, strict=True):
+        assert torch.equal(a, b) and torch.equal(a, c)
+    assert loaded.in_flight >= 2
+
+
+def test_answers_stay_what_they_are(loaded: openvino.OpenVinoRunner) -> None:
+    """They are not the plugin's memory, which the next batch is written to."""
+    first = loaded(clips(4, 0))
+    kept = first.clone()
+    for seed in range(5):
+        loaded(clips(4, seed + 1))
+    assert torch.equal(first, kept)
+
+
+def test_clips_in_any_layout(loaded: openvino.OpenVinoRunner) -> None:
+    batch = clips(4, 3)
+    turned = batch.permute(0, 4, 1, 2, 3).contiguous().permute(0, 2, 3, 4, 1)
+    assert not turned.is_contiguous() and torch.equal(loaded(batch), loaded(turned))
+
+
+@pytest.mark.parametrize("hint", ["latency", "throughput"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_settings_are_kept_with_the_engine(graphs: dict[str, Path], tmp_path: Path, hint: str, precision: str) -> None:
+    (tmp_path / "model.onnx").write_bytes(graphs["fp32"].read_bytes())
+    settings = Engine.model_validate({"precision": precision, "hint": hint, "threads": 1})
+    built = openvino.build(Graph(tmp_path / "model.onnx", None), settings)
+    assert built.settings["hint"] == hint and built.settings["threads"] == 1
+    assert built.settings["arithmetic"] in {"fp32": ("f32",), "bf16": ("bf16", "f32")}[precision]
+    config = openvino._config(built.settings["arithmetic"], built.settings)
+    assert config["INFERENCE_NUM_THREADS"] == 1 and config["PERFORMANCE_HINT"] == hint.upper()
+
+
+def test_int8_is_timed_beside_the_graph_without_it(graphs: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(graphs["int8"].read_bytes())
+    built = openvino.build(Graph(tmp_path / "model.onnx", None, graphs["fp32"]), Engine(precision="int8"))
+    assert built.settings["clips_per_second_without_int8"] > 0
+    assert built.settings["arithmetic"] in built.settings["clips_per_second"]
+
+
+def test_a_compiled_engine_is_kept_for_the_next_start(tiny_bundle: Bundle) -> None:
+    openvino.load(tiny_bundle)
+    cache = Path(os.environ["SSV2RT_CACHE"]) / "openvino"
+    before = {path.name: path.stat().st_mtime_ns for path in cache.glob("*.blob")}
+    assert before
+    openvino.load(tiny_bundle)
+    assert {path.name: path.stat().st_mtime_ns for path in cache.glob("*.blob")} == before
+
+
+def test_a_damaged_cache_costs_nothing_but_time(tiny_bundle: Bundle) -> None:
+    expected = openvino.load(tiny_bundle)(clips(2))
+    for path in (Path(os.environ["SSV2RT_CACHE"]) / "openvino").glob("*.blob"):
+        path.write_bytes(b"junk")
+    assert torch.equal(openvino.load(tiny_bundle)(clips(2)), expected)
+
+
+def test_arithmetic_that_openvino_does_not_know_is_refused(tiny_bundle: Bundle) -> None:
+    info = tiny_bundle.info.model_copy(update={"settings": {"arithmetic": "f8"}})
+    with pytest.raises(UserError, match="arithmetic 'f8' is none of OpenVINO's; rebuild it with"):
+        openvino.load(Bundle(tiny_bundle.path, info))

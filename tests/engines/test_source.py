@@ -1,0 +1,139 @@
+"""Graphs that were made elsewhere."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from ssv2rt.dataset.index import open_manifest
+from ssv2rt.engines.source import source_of_onnx
+from ssv2rt.engines.verify import OnnxRunner
+from ssv2rt.errors import UserError
+from ssv2rt.models.clipmodel import ClipModel
+from tests.engines.conftest import LABELS, clips
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    (tmp_path / "labels.txt").write_text("\n".join(LABELS) + "\n")
+    return tmp_path / "labels.txt"
+
+
+class FromFloats(nn.Module):
+    """A network as others export theirs: normalised floats (N, 3, T, H, W) in."""
+
+    def __init__(self, model: ClipModel) -> None:
+        super().__init__()
+        self.backbone, self.head = model.backbone, model.head
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.backbone(video))
+        return logits
+
+
+def exported(model: nn.Module, path: Path, *, opset: int = 18, dynamic: bool = True) -> Path:
+    shapes = {"video": {0: torch.export.Dim("n", min=1, max=64)}} if dynamic else None
+    program = torch.onnx.export(
+        model.eval(),
+        (torch.zeros(2, 3, 4, 32, 32),),
+        dynamo=True,
+        input_names=["video"],
+        output_names=["scores"],
+        dynamic_shapes=shapes,
+        opset_version=opset,
+        verbose=False,
+    )
+    assert program is not None
+    program.save(str(path))
+    return path
+
+
+def test_a_graph_of_floats_is_given_our_normalisation(model: ClipModel, labels: Path, tmp_path: Path) -> None:
+    source = source_of_onnx(exported(FromFloats(model), tmp_path / "theirs.onnx"), labels)
+    assert (source.clip.frames, source.clip.size, source.labels, source.name) == (4, 32, LABELS, "theirs")
+    source.export(tmp_path / "ours.onnx")
+    graph = onnx.load(tmp_path / "ours.onnx").graph
+    assert graph.input[0].name == "frames" and graph.output[0].name == "logits"
+    assert [node.op_type for node in graph.node if "frames" in node.input] == ["Cast"]
+    with torch.inference_mode():
+        for count in (1, 3):
+            expected = model(clips(count))
+            error = (OnnxRunner(tmp_path / "ours.onnx")(clips(count)) - expected).abs().max()
+            assert error < 1e-4 * expected.abs().max()
+
+
+def test_our_own_graph_is_taken_as_it_is(
+    model: ClipModel, graphs: dict[str, Path], labels: Path, tmp_path: Path
+) -> None:
+    source_of_onnx(graphs["fp32"], labels).export(tmp_path / "again.onnx")
+    ours, again = (onnxruntime.InferenceSession(path) for path in (graphs["fp32"], tmp_path / "again.onnx"))
+    feed = {"frames": clips(2).numpy()}
+    assert np.array_equal(ours.run(None, feed)[0], again.run(None, feed)[0])
+
+
+@pytest.mark.parametrize("names", [json.dumps(list(LABELS)), json.dumps({n: str(k) for k, n in enumerate(LABELS)})])
+def test_labels_in_the_usual_forms(graphs: dict[str, Path], tmp_path: Path, names: str) -> None:
+    (tmp_path / "labels").write_text(names)
+    assert source_of_onnx(graphs["fp32"], tmp_path / "labels").labels == LABELS
+
+
+def test_what_will_not_do_is_named(model: ClipModel, graphs: dict[str, Path], labels: Path, tmp_path: Path) -> None:
+    (tmp_path / "few.txt").write_text("a\nb\n")
+    with pytest.raises(UserError, match=r"gives 5 classes, and '.*few.txt' names 2"):
+        source_of_onnx(graphs["fp32"], tmp_path / "few.txt")
+    with pytest.raises(UserError, match="cannot read the labels"):
+        source_of_onnx(graphs["fp32"], tmp_path / "gone.txt")
+    (tmp_path / "junk.onnx").write_bytes(b"junk")
+    with pytest.raises(UserError, match="junk.onnx"):
+        source_of_onnx(tmp_path / "junk.onnx", labels)
+    flat = onnx.load(graphs["fp32"])
+    flat.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT8
+    onnx.save(flat, tmp_path / "int8.onnx")
+    with pytest.raises(UserError, match=r"takes int8 .* must take uint8 \[N, T, S, S, 3\] or float \[N, 3, T, S, S\]"):
+        source_of_onnx(tmp_path / "int8.onnx", labels)
+    outside = onnx.load(graphs["fp32"])
+    onnx.save(outside, tmp_path / "o.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    moved = onnx.load(tmp_path / "o.onnx", load_external_data=False)
+    for tensor in moved.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = "../../etc/passwd"
+    onnx.save(moved, tmp_path / "hostile.onnx")
+    with pytest.raises(UserError, match="only plain files in its own folder are read"):
+        source_of_onnx(tmp_path / "hostile.onnx", labels)
+
+
+def test_from_the_command_line_to_scores(model: ClipModel, tiny_set: Path, tmp_path: Path) -> None:
+    """A network with ten classes, exported by others, becomes an int8 engine that scores."""
+    torch.manual_seed(0)
+    ten = FromFloats(model)
+    ten.head = nn.Linear(model.head.in_features, 10)
+    exported(ten.eval(), tmp_path / "theirs.onnx")
+    (tmp_path / "labels.json").write_text(json.dumps(list(open_manifest(tiny_set).labels)))
+
+    def ssv2rt(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "ssv2rt", *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    shared = ("build-engine", "--onnx", "theirs.onnx", "--labels", "labels.json", "--int8")
+    options = ("--set", "calibration.clips=20", "--set", "gate.clips=10", "--set", "gate.max_top1_drop=50")
+    done = ssv2rt(*shared, *options, "--data", tiny_set, "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["rebuild"].startswith("ssv2rt build-engine --onnx theirs.onnx --labels labels.json --int8")
+    scored = ssv2rt("score", tiny_set / "videos", "--out", "p.csv", "--engine", "runs/theirs/engines/int8", "--json")
+    assert scored.returncode == 0 and json.loads(scored.stdout)["videos"] == 80, scored.stderr
+    for wrong, says in (
+        (shared, "with no --data"),
+        (("build-engine", "--onnx", "theirs.onnx"), "with no --labels"),
+        (("build-engine", "--fp16", "--max-drop", "1"), "--max-drop 1 is for --int8"),
+    ):
+        done = ssv2rt(*wrong)
+        assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr
