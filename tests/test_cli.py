@@ -197,9 +197,14 @@ def test_interrupting_leaves_no_half_files(
         shutil.copy(sources[copy % len(sources)], many / f"{copy}.webm")
     command = [sys.executable, "-m", "ssv2rt", "score", str(many), "--out", str(tmp_path / "p.csv")]
     process = subprocess.Popen(command, cwd=workplace, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
-    while not list(tmp_path.glob(".p.csv*")) and process.poll() is None:
+    journal = tmp_path / "p.csv.journal"
+    while not (journal.is_file() and journal.read_bytes().count(b"\n") > 20) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(number)
-    process.communicate(timeout=60)
-    assert process.returncode == code
-    assert [path.name for path in tmp_path.iterdir()] == ["many"]
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code and b"go on with --resume" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["many", "p.csv.journal"]
+    again = ssv2rt("score", many, "--out", tmp_path / "p.csv", "--resume", "--json", cwd=workplace)
+    assert again.returncode == 0 and json.loads(again.stdout)["videos"] == 400, again.stderr
+    assert json.loads(again.stdout)["resumed after"] >= 20
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["many", "p.csv"]

@@ -17,9 +17,15 @@ from ssv2rt.errors import UsageError
 @click.option("--engine", type=click.Path(path_type=Path), help="A bundle. Default: the newest of the newest run.")
 @click.option("--run", help="The run whose newest engine is used.")
 @click.option("--top-k", type=click.IntRange(min=1), help="Labels per video. Default: 5.")
+@click.option("--logits", is_flag=True, help="Also the scores of all classes, as logarithms.")
 @click.option("--views", help="Moments x squares of each video that are averaged, such as 2x3. Default: the run's.")
 @click.option("--threads", type=click.IntRange(min=1, max=1024), help="Decoding threads. Default: one a core.")
-@click.option("--overwrite", is_flag=True, help="Replace the output file.")
+@click.option("--devices", help="GPUs by number, such as 0,2. Default: all that are visible.")
+@click.option("--timeout", type=click.FloatRange(min=1), default=60, show_default=True, help="Seconds for a video.")
+@click.option("--shard", help="Only the third of sixteen shares, by path: 3/16.")
+@click.option("--sort", is_flag=True, help="Rows in the order of their paths, not in that of scoring.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted call.")
+@click.option("--overwrite", is_flag=True, help="Replace the output file, and what an interrupted call has left.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def score(
     inputs: tuple[str, ...],
@@ -27,34 +33,68 @@ def score(
     engine: Path | None,
     run: str | None,
     top_k: int | None,
+    logits: bool,
     views: str | None,
     threads: int | None,
+    devices: str | None,
+    timeout: float,
+    shard: str | None,
+    sort: bool,
+    resume: bool,
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Score videos: files, and folders with all below them. One row each, whatever happens."""
-    from ssv2rt.scoring.discover import discover
-    from ssv2rt.scoring.sinks import check_output, open_sink
+    """Score videos: one row each, whatever happens.
 
-    check_output(out, overwrite=overwrite)
-    videos = list(discover(inputs))
-
-    from ssv2rt.engines.bundle import find_bundle, open_bundle
+    INPUT is a file, a folder with all below it, a pattern in quotes, @list.txt, or - for names on stdin.
+    """
+    from ssv2rt.engines.bundle import INFO, find_bundle, open_bundle, sha256
     from ssv2rt.recipes import Data, with_views
     from ssv2rt.runs import find_run
-    from ssv2rt.scoring.scorer import Scorer
+    from ssv2rt.scoring.devices import devices_for
+    from ssv2rt.scoring.discover import Share, check_inputs
+    from ssv2rt.scoring.run import Output
+    from ssv2rt.scoring.run import score as score_all
+    from ssv2rt.scoring.sinks import check_output, columns
+    from ssv2rt.scoring.worker import WorkerSettings
 
+    check_output(out, overwrite=overwrite)
+    check_inputs(inputs)
     bundle = open_bundle(engine if engine else find_bundle(find_run(run)))
     classes = len(bundle.info.labels)
     if top_k and top_k > classes:
         raise UsageError(f"--top-k {top_k}: the engine has {classes} classes; take at most that")
     top_k = top_k or min(5, classes)
     clip = with_views(bundle.info.clip, views) if views else bundle.info.clip
-    scorer = Scorer(bundle, top_k=top_k, data=Data(threads=threads or 0), clip=clip)
-    with open_sink(out, top_k) as sink:
-        summary = scorer.score(videos, sink, total=len(videos))
-    print_facts(
-        {"out": str(out), "engine": str(bundle.path), "videos": summary.videos, "errors": summary.errors}, as_json
+    options = {
+        "bundle": str(bundle.path),
+        "top_k": top_k,
+        "clip": clip,
+        "data": Data(threads=threads or 0),
+        "logits": logits,
+    }
+    workers = [
+        WorkerSettings("ssv2rt.scoring.worker:make_scorer", options | {"device": device})
+        for device in devices_for(bundle.info.target, devices)
+    ]
+    facts = {
+        "engine": sha256(bundle.path / INFO),
+        "clip": clip.model_dump(mode="json"),
+        "top_k": top_k,
+        "logits": logits,
+        "shard": shard or "1/1",
+    }
+    summary = score_all(
+        inputs,
+        Output(out, columns(top_k, logits=logits), sort=sort),
+        workers,
+        facts,
+        share=Share.parse(shard) if shard else None,
+        timeout=timeout,
+        resume=resume,
+        overwrite=overwrite,
     )
+    found = {"out": str(out), "engine": str(bundle.path), "videos": summary.videos, "errors": summary.errors}
+    print_facts(found | ({"resumed after": summary.resumed} if summary.resumed else {}), as_json)
     if summary.errors:
         sys.exit(3)

@@ -29,6 +29,10 @@ CODECS: dict[Decoder, frozenset[str]] = {
 """What DALI decodes, by FFmpeg's names; PyAV decodes the rest into the same graph."""
 
 
+_IN_GRAPH = 2
+"""Batches in the graph at once, so that it is never idle."""
+
+
 @dataclass(frozen=True, slots=True)
 class BadClip:
     """A request that could not be fulfilled, and the word for why."""
@@ -92,8 +96,8 @@ class ClipLoader:
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
         reading: deque[list[tuple[ClipRequest | VideoRequest, Future[Content]]]] = deque()
         fetching: deque[list[Future[Fetched | BadClip]]] = deque()
-        running: deque[list[Fetched | BadClip]] = deque()  # in the graph: two, so that it is never idle
-        at_once = max(1, 2 * self._data.readers // self._batch)  # batches that keep the readers busy
+        running: deque[list[Fetched | BadClip]] = deque()
+        at_once = self._read_at_once
         try:
             while True:
                 while len(reading) < at_once and (requests := next(source, None)) is not None:
@@ -102,7 +106,7 @@ class ClipLoader:
                     wanted = reading.popleft()
                     room = self._room(len(wanted))
                     fetching.append([pool.submit(self._fetch, *w, out) for w, out in zip(wanted, room, strict=True)])
-                while fetching and len(running) < 2:
+                while fetching and len(running) < _IN_GRAPH:
                     running.append([future.result() for future in fetching.popleft()])
                     self._graph.feed(_good(running[-1]))
                 if not running:
@@ -112,6 +116,16 @@ class ClipLoader:
             files.stop()
             pool.shutdown(wait=False, cancel_futures=True)
             self._drop(len(running))
+
+    @property
+    def ahead(self) -> int:
+        """Batches of requests that may be taken before the first batch of clips is given."""
+        return self._read_at_once + self._data.prefetch + _IN_GRAPH
+
+    @property
+    def _read_at_once(self) -> int:
+        """Batches that keep the readers busy."""
+        return max(1, 2 * self._data.readers // self._batch)
 
     def _build(self) -> ClipGraph | NoGraph:
         if self._decoder == "none" and not self._augment and self._device.type == "cpu":

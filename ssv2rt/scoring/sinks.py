@@ -15,21 +15,22 @@ import pyarrow.parquet as pq
 
 from ssv2rt.errors import UsageError, UserError
 from ssv2rt.runs import whole_file
+from ssv2rt.scoring.journal import Row
 
-Row = dict[str, Any]
+LOGITS = "logits"
 
 
 class Sink(Protocol):
     def write(self, rows: list[Row]) -> None: ...
 
 
-def columns(top_k: int) -> list[str]:
-    """Names of the columns, in order: video, status, frames, label, probability, label_2, probability_2, ..."""
+def columns(top_k: int, *, logits: bool = False) -> list[str]:
+    """Names of the columns, in order: video, status, frames, label, probability, label_2, probability_2, ..., logits."""
     names = ["video", "status", "frames"]
     for rank in range(1, top_k + 1):
         end = "" if rank == 1 else f"_{rank}"
         names += [f"label{end}", f"probability{end}"]
-    return names
+    return [*names, LOGITS] if logits else names
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
@@ -51,15 +52,15 @@ def check_output(path: Path, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def open_sink(path: Path, top_k: int) -> Iterator[Sink]:
-    """A sink for rows of `columns(top_k)`. The file takes its name when the block ends well.
+def open_sink(path: Path, names: list[str]) -> Iterator[Sink]:
+    """A sink for rows of these columns. The file takes its name when the block ends well.
 
     Raises:
         UserError: it cannot be written.
     """
     try:
         with whole_file(path) as temporary:
-            writer = _WRITERS[path.suffix.lower()](temporary, top_k)
+            writer = _WRITERS[path.suffix.lower()](temporary, names)
             try:
                 yield writer
             finally:
@@ -71,17 +72,19 @@ def open_sink(path: Path, top_k: int) -> Iterator[Sink]:
 
 
 class _Csv:
-    def __init__(self, path: Path, top_k: int) -> None:
+    def __init__(self, path: Path, names: list[str]) -> None:
         self._file = path.open("w", encoding="utf-8", newline="")
-        self._writer = csv.DictWriter(self._file, columns(top_k), lineterminator="\n")
+        self._writer = csv.DictWriter(self._file, names, extrasaction="ignore", lineterminator="\n")
         self._writer.writeheader()
         # The csv module leaves a carriage return bare, and its own reader then ends the row there.
-        self._quoting = csv.DictWriter(self._file, columns(top_k), lineterminator="\n", quoting=csv.QUOTE_ALL)
+        self._quoting = csv.DictWriter(
+            self._file, names, extrasaction="ignore", lineterminator="\n", quoting=csv.QUOTE_ALL
+        )
 
     def write(self, rows: list[Row]) -> None:
         for row in rows:
             writer = self._quoting if "\r" in row["video"] else self._writer
-            writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
+            writer.writerow({key: _as_text(value) for key, value in row.items()})
         self._file.flush()
 
     def close(self) -> None:
@@ -89,9 +92,9 @@ class _Csv:
 
 
 class _JsonLines:
-    def __init__(self, path: Path, top_k: int) -> None:
+    def __init__(self, path: Path, names: list[str]) -> None:
         self._file = path.open("w", encoding="utf-8")
-        self._columns = columns(top_k)
+        self._columns = names
 
     def write(self, rows: list[Row]) -> None:
         for row in rows:
@@ -103,13 +106,10 @@ class _JsonLines:
 
 
 class _Parquet:
-    def __init__(self, path: Path, top_k: int) -> None:
-        kinds = {"frames": pa.int32()}
+    def __init__(self, path: Path, names: list[str]) -> None:
+        kinds = {"frames": pa.int32(), LOGITS: pa.list_(pa.float32())}
         self._schema = pa.schema(
-            [
-                (name, kinds.get(name, pa.float32() if name.startswith("probability") else pa.string()))
-                for name in columns(top_k)
-            ]
+            [(name, kinds.get(name, pa.float32() if name.startswith("probability") else pa.string())) for name in names]
         )
         self._writer = pq.ParquetWriter(path, self._schema)
 
@@ -118,6 +118,12 @@ class _Parquet:
 
     def close(self) -> None:
         self._writer.close()
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, list):
+        return json.dumps([float(f"{number:.6g}") for number in value])
+    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 _WRITERS: dict[str, type[_Csv] | type[_JsonLines] | type[_Parquet]] = {

@@ -1,6 +1,7 @@
 """Scoring: one row for every video, in every format, whatever the videos are."""
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -9,30 +10,25 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.errors import UsageError, UserError
 from ssv2rt.recipes import Data
-from ssv2rt.scoring.discover import discover
+from ssv2rt.scoring.discover import Share, discover
+from ssv2rt.scoring.journal import Row
 from ssv2rt.scoring.scorer import Scorer
-from ssv2rt.scoring.sinks import Row, check_output, columns, open_sink
+from ssv2rt.scoring.sinks import check_output, columns, open_sink
 from tests.conftest import numbered_video
 
 
-class Kept:
-    """A sink that keeps its rows."""
-
-    def __init__(self) -> None:
-        self.rows: list[Row] = []
-
-    def write(self, rows: list[Row]) -> None:
-        self.rows += rows
-
-
-def score(bundle: Bundle, videos: list[Path]) -> list[Row]:
-    kept = Kept()
-    Scorer(bundle, top_k=3, data=Data(threads=2)).score(videos, kept)
-    return kept.rows
+def score(bundle: Bundle, videos: list[Path], top_k: int = 3, threads: int = 2) -> list[Row]:
+    """The rows as they go into a file."""
+    scorer = Scorer(bundle, top_k=top_k, data=Data(threads=threads))
+    tasks = [(number, str(path)) for number, path in enumerate(videos)]
+    batches = [tasks[at : at + scorer.videos] for at in range(0, len(tasks), scorer.videos)]
+    rows = [row for batch in scorer.score(batches) for _, row in batch]
+    return [{name: value for name, value in row.items() if name != "path"} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +89,8 @@ def test_odd_files_and_names(tiny_bundle: Bundle, videos: list[Path], tmp_path: 
     for name in names:
         shutil.copy(videos[0], os.fsencode(place) + b"/" + name)
     out = tmp_path / f"p{suffix}"
-    with open_sink(out, 1) as sink:
-        Scorer(tiny_bundle, top_k=1, data=Data(threads=1)).score(discover([str(place)]), sink)
+    with open_sink(out, columns(1)) as sink:
+        sink.write(score(tiny_bundle, list(discover([str(place)])), top_k=1, threads=1))
     read: dict[str, Callable[[], list[Row]]] = {
         ".csv": lambda: list(csv.DictReader(out.open(newline="", encoding="utf-8"))),
         ".jsonl": lambda: [json.loads(line) for line in out.read_text(encoding="utf-8").split("\n") if line],
@@ -124,18 +120,16 @@ def test_an_engine_that_gives_nan_is_an_error_row(
     tiny_bundle: Bundle, videos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scorer = Scorer(tiny_bundle, top_k=1, data=Data(threads=1))
-    run = scorer._runner
+    start = scorer._runner.start
 
-    def spoilt(clips):  # type: ignore[no-untyped-def]
-        logits = run(clips)
+    def spoilt(clips: torch.Tensor) -> Callable[[], torch.Tensor]:
+        logits = start(clips)()
         logits[1, 0] = float("nan")
-        return logits
+        return lambda: logits
 
-    monkeypatch.setattr(scorer, "_runner", spoilt)
-    kept = Kept()
-    summary = scorer.score(videos[:3], kept)
-    assert [row["status"] for row in kept.rows] == ["ok", "error: not finite", "ok"]
-    assert (summary.videos, summary.errors) == (3, 1)
+    monkeypatch.setattr(scorer._runner, "start", spoilt)
+    (rows,) = scorer.score([[(number, str(path)) for number, path in enumerate(videos[:3])]])
+    assert [row["status"] for _, row in rows] == ["ok", "error: not finite", "ok"]
 
 
 ROWS: list[Row] = [
@@ -146,7 +140,7 @@ ROWS: list[Row] = [
 
 @pytest.mark.parametrize("name", ["p.csv", "p.jsonl", "p.parquet"])
 def test_every_format_reads_back(tmp_path: Path, name: str) -> None:
-    with open_sink(tmp_path / name, 1) as sink:
+    with open_sink(tmp_path / name, columns(1)) as sink:
         sink.write(ROWS[:1])
         sink.write(ROWS[1:])
         assert not (tmp_path / name).exists()
@@ -167,7 +161,7 @@ def test_every_format_reads_back(tmp_path: Path, name: str) -> None:
 
 def test_an_interrupted_output_does_not_appear(tmp_path: Path) -> None:
     def interrupted() -> None:
-        with open_sink(tmp_path / "p.csv", 1) as sink:
+        with open_sink(tmp_path / "p.csv", columns(1)) as sink:
             sink.write(ROWS)
             raise KeyboardInterrupt
 
@@ -204,6 +198,43 @@ def test_folders_are_searched_and_files_taken_as_named(tmp_path: Path) -> None:
     assert names == ["a.avi", "self.webm", "b/1.MP4", "b/2.webm"]
     named = list(discover([str(tmp_path / "odd.bin"), str(tmp_path / "odd.bin"), str(tmp_path / ".hidden.webm")]))
     assert [path.name for path in named] == ["odd.bin", ".hidden.webm"]
+
+
+def test_patterns_lists_and_names_on_stdin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["a.mp4", "b/c.mp4", "b/d e.webm", "b/two\nlines.webm"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    assert [str(path) for path in discover(["**/*.mp4", "b"])] == ["a.mp4", *names[1:]]
+    (tmp_path / "list.txt").write_bytes(b"b/d e.webm\r\n\ngone.mp4\na.mp4")
+    assert [str(path) for path in discover(["@list.txt", "a.mp4"])] == ["b/d e.webm", "gone.mp4", "a.mp4"]
+    for content in (b"\0".join(os.fsencode(name) for name in names) + b"\0", "\n".join(names[:3]).encode()):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+        found = [str(path) for path in discover(["-"])]
+        assert found == names[: len(found)] and len(found) >= 3
+    with pytest.raises(UsageError, match=r"nothing fits '\*.avi'"):
+        list(discover(["*.avi"]))
+    with pytest.raises(UsageError, match="no file or folder '@gone.txt'"):
+        list(discover(["@gone.txt"]))
+
+
+def test_shares_are_disjoint_and_whole(tmp_path: Path) -> None:
+    names = [Path(f"clips/{number}.webm") for number in range(500)]
+    shares = [[name for name in names if name in Share(index, 3)] for index in (1, 2, 3)]
+    assert sorted(name for share in shares for name in share) == sorted(names)
+    assert all(100 < len(share) < 230 for share in shares)
+    for wrong in ("0/3", "4/3", "1", "a/b", "-1/3", "1/0"):
+        with pytest.raises(UsageError, match="like 3/16"):
+            Share.parse(wrong)
+    assert Share.parse("3/16") == Share(3, 16)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look into everything")
+def test_a_folder_that_cannot_be_looked_into_has_a_row(tmp_path: Path) -> None:
+    (tmp_path / "shut").mkdir(mode=0)
+    (tmp_path / "a.webm").touch()
+    assert [path.name for path in discover([str(tmp_path)])] == ["a.webm", "shut"]
 
 
 def test_no_videos_is_an_error(tmp_path: Path) -> None:

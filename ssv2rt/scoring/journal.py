@@ -1,0 +1,136 @@
+"""What has been scored so far, on disk beside the output: a line of JSON for each video, written as it comes.
+
+The first line says what scores depend on. A run that was stopped goes on behind the last whole line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ssv2rt.dataset.listing import as_text
+from ssv2rt.errors import UserError
+from ssv2rt.scoring.seen import Seen
+
+Row = dict[str, Any]
+PATH = "path"
+"""The key of a row's exact name; `video` is the same as text."""
+_FLUSH_EVERY = 2.0
+"""Seconds: no more than this is lost when the power goes. A killed process loses nothing that was written."""
+
+
+def named(path: str, facts: Row) -> Row:
+    """A row with the name of its video: as text, and exactly."""
+    return {"video": as_text(path), PATH: path, **facts}
+
+
+def journal_of(out: Path) -> Path:
+    """Where the journal of an output is."""
+    return out.with_name(f"{out.name}.journal")
+
+
+class Journal:
+    """Takes rows, and keeps them.
+
+    Args:
+        path: the file, new or to be gone on with.
+        facts: what scores depend on.
+        resume: whether there is a journal to go on with.
+
+    Raises:
+        UserError: it was begun with other facts, is no journal, or cannot be written.
+    """
+
+    def __init__(self, path: Path, facts: Mapping[str, Any], *, resume: bool) -> None:
+        self.path = path
+        self.seen = Seen()
+        self.rows = self.errors = 0
+        end = self._read(facts) if resume else 0
+        self._file = path.open("r+b" if resume else "wb")
+        self._file.truncate(end)
+        self._file.seek(end)
+        self._flushed = time.monotonic()
+        if not end:
+            self._line({"ssv2rt": 1, **facts})
+            self._file.flush()
+
+    def write(self, rows: list[Row]) -> None:
+        """Takes rows. They survive this process when this returns."""
+        for row in rows:
+            self._line(row)
+            self._count(row)
+        self._file.flush()
+        if time.monotonic() - self._flushed > _FLUSH_EVERY:
+            os.fsync(self._file.fileno())
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def _line(self, value: Mapping[str, Any]) -> None:
+        # ASCII: names that are no text survive as lone surrogates.
+        self._file.write(json.dumps(value).encode("ascii") + b"\n")
+
+    def _count(self, row: Row) -> None:
+        self.rows += 1
+        self.errors += row["status"] != "ok"
+        self.seen.add(row[PATH])
+
+    def _read(self, facts: Mapping[str, Any]) -> int:
+        """Takes in what is there. Returns where the last whole line ends."""
+        end = 0
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file):
+                value = _whole(line)
+                if value is None:
+                    break  # torn by a crash: it and all behind it are scored again
+                if number == 0:
+                    self._check(value, facts)
+                else:
+                    self._count(value)
+                end += len(line)
+        if not end:
+            raise UserError(f"'{self.path}' is no journal, or damaged at its beginning; remove it, and score anew")
+        return end
+
+    def _check(self, there: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        if "ssv2rt" not in there:
+            raise UserError(f"'{self.path}' is no journal of ssv2rt; move it, or choose another --out")
+        for name, value in facts.items():
+            if there.get(name) != json.loads(json.dumps(value)):
+                raise UserError(
+                    f"'{self.path}' was begun with another {name}: {_short(there.get(name))}, and it is {_short(value)} now; "
+                    f"go on with what it was begun with, or add --overwrite to begin anew"
+                )
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a journal, in the order in which they came."""
+    with path.open("rb") as file:
+        next(file, None)
+        for line in file:
+            row = _whole(line)
+            if row is None:
+                return
+            yield row
+
+
+def _whole(line: bytes) -> dict[str, Any] | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

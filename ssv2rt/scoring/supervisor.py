@@ -1,0 +1,202 @@
+"""Workers, and what becomes of the videos when one of them crashes or hangs.
+
+The batches of a worker that has died are tried again, one at a time; one that kills a worker again is halved, until a video
+stands alone. That video has an error row, and all others are scored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from ssv2rt.console import say
+from ssv2rt.dataset.listing import as_text
+from ssv2rt.errors import UserError
+from ssv2rt.scoring.journal import Row, named
+from ssv2rt.scoring.worker import FLUSH, READY, WorkerSettings, work
+
+Task = tuple[int, str]
+Answer = list[tuple[int, Row]]
+_STARTS = 3
+"""Times that a worker may die before it has answered anything, in a row."""
+_START = 600.0
+"""Seconds that loading an engine may take; building its kernels can be slow."""
+
+
+@dataclass
+class _Worker:
+    """One process, and what it has been sent."""
+
+    settings: WorkerSettings
+    process: Any = None
+    connection: Connection | None = None
+    ready: bool = False
+    careful: bool = False
+    """Whether it has one batch, which is under suspicion."""
+    flushed: bool = False
+    """Whether it has been told that no more is to come for now."""
+    sent: deque[list[Task]] = field(default_factory=deque)
+    heard: float = 0.0
+    """When it last said something, or was last given something to do."""
+
+    def start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        here, there = context.Pipe()
+        self.process = context.Process(target=work, args=(there, self.settings), daemon=True)
+        self.process.start()
+        there.close()
+        self.connection, self.ready, self.careful, self.flushed = here, False, False, False
+        self.heard = time.monotonic()
+
+    def send(self, message: Any) -> None:
+        assert self.connection is not None
+        if not self.sent:
+            self.heard = time.monotonic()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.connection.send(message)  # if it has died, that is noticed when it is listened to
+        if isinstance(message, list):
+            self.sent.append(message)
+
+    def end(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+        if self.connection is not None:
+            self.connection.close()
+
+
+class Supervisor:
+    """Scores batches of videos by workers that it keeps alive.
+
+    Args:
+        workers: one of each is run.
+        timeout: seconds after which a worker that has work and says nothing is ended.
+
+    Use it as a context: leaving it ends the workers.
+    """
+
+    def __init__(self, workers: Sequence[WorkerSettings], *, timeout: float) -> None:
+        self._workers = [_Worker(settings) for settings in workers]
+        self._timeout = timeout
+        self._doubt: deque[list[Task]] = deque()
+        self._failed_starts = 0
+        self.restarts = 0
+
+    def __enter__(self) -> Supervisor:
+        for worker in self._workers:
+            worker.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.end()
+
+    def score(self, videos: Iterator[Task]) -> Iterator[Answer]:
+        """The rows of all videos, with their numbers, in batches, as they come.
+
+        Raises:
+            UserError: a worker cannot load the engine, or dies again and again before it has done anything.
+        """
+        source: Iterator[Task] | None = videos
+        size = ahead = 1
+        while True:
+            for worker in self._workers:
+                if not worker.ready:
+                    continue
+                if self._doubt:
+                    if not worker.sent:
+                        worker.careful, worker.flushed = True, True
+                        worker.send(self._doubt.popleft())
+                        worker.send(FLUSH)
+                    elif not worker.flushed:
+                        worker.send(FLUSH)
+                        worker.flushed = True
+                    continue
+                if worker.careful and worker.sent:
+                    continue
+                worker.careful = False
+                while source is not None and len(worker.sent) < ahead:
+                    batch = _take(source, size)
+                    if not batch:
+                        source = None
+                        break
+                    worker.flushed = False
+                    worker.send(batch)
+                if source is None and worker.sent and not worker.flushed:
+                    worker.send(FLUSH)
+                    worker.flushed = True
+            if source is None and not self._doubt and not any(worker.sent for worker in self._workers):
+                return
+            for worker, message in self._listen():
+                if message is None:
+                    yield from self._died(worker, "decoder crashed")
+                elif isinstance(message, UserError):
+                    raise message
+                elif isinstance(message, tuple):
+                    assert message[0] == READY
+                    worker.ready, size, ahead = True, *message[1:]
+                else:
+                    self._failed_starts = 0
+                    worker.sent.popleft()
+                    yield message
+            for worker in self._workers:
+                limit = self._timeout if worker.ready else _START
+                if (worker.sent or not worker.ready) and time.monotonic() - worker.heard > limit:
+                    yield from self._died(worker, "timeout")
+
+    def _listen(self) -> Iterator[tuple[_Worker, Any]]:
+        """What workers have to say; None of one that has died."""
+        now = time.monotonic()
+        busy = [worker for worker in self._workers if worker.sent or not worker.ready]
+        until = min((worker.heard + (self._timeout if worker.ready else _START) for worker in busy), default=now)
+        heard = wait([w.connection for w in self._workers if w.connection], max(0.0, min(1.0, until - now)) + 0.01)
+        for worker in self._workers:
+            if worker.connection is None or worker.connection not in heard:
+                continue
+            worker.heard = time.monotonic()
+            try:
+                yield worker, worker.connection.recv()
+            except (EOFError, ConnectionResetError):
+                yield worker, None
+
+    def _died(self, worker: _Worker, reason: str) -> Iterator[Answer]:
+        """Starts a worker anew, and puts what it was doing under suspicion."""
+        suspects, careful, was_ready = list(worker.sent), worker.careful, worker.ready
+        worker.sent.clear()
+        worker.end()
+        code = worker.process.exitcode
+        if not was_ready:
+            self._failed_starts += 1
+            if self._failed_starts >= _STARTS:
+                raise UserError(
+                    f"the process that runs the engine ends before it has begun (exit code {code}); "
+                    f"see whether `ssv2rt doctor` finds what is wrong, or rebuild the engine"
+                )
+        self.restarts += 1
+        worker.start()
+        if careful and len(suspects) == 1:
+            (batch,) = suspects
+            if len(batch) == 1:
+                say(
+                    f"scoring '{as_text(batch[0][1])}' ended its process ({reason}, exit code {code}); going on without it"
+                )
+                yield [(batch[0][0], named(batch[0][1], {"status": f"error: {reason}"}))]
+                return
+            middle = len(batch) // 2
+            suspects = [batch[:middle], batch[middle:]]
+        self._doubt.extendleft(reversed(suspects))
+
+
+def _take(source: Iterator[Task], count: int) -> list[Task]:
+    batch: list[Task] = []
+    for task in source:
+        batch.append(task)
+        if len(batch) == count:
+            break
+    return batch

@@ -1,0 +1,65 @@
+"""Scorers that do what hostile videos do to a decoder, when they come to a video that is called so."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ssv2rt.scoring.journal import Row, named
+
+Task = tuple[int, str]
+
+
+class Deadly:
+    """Gives a row to each video, but aborts, hangs or takes all memory at one with that in its name."""
+
+    def __init__(self, *, videos: int = 8, log: str = "") -> None:
+        self.videos, self.ahead, self._log = videos, 5, log
+        if log:
+            with open(log, "a") as file:
+                file.write("start\n")
+
+    def score(self, batches: Iterable[list[Task]]) -> Iterator[list[tuple[int, Row]]]:
+        waiting: list[list[Task]] = []
+        for batch in batches:  # several under way, as the real one has
+            waiting.append(batch)
+            if len(waiting) > 3:
+                yield self._rows(waiting.pop(0))
+        for batch in waiting:
+            yield self._rows(batch)
+
+    def _rows(self, batch: list[Task]) -> list[tuple[int, Row]]:
+        for _, path in batch:
+            name = Path(path).name
+            if "abort" in name:
+                os.abort()
+            if "segfault" in name:
+                ctypes.string_at(0)
+            if "hang" in name:
+                time.sleep(3600)
+            if "kill" in name:
+                os.kill(os.getpid(), 9)
+            if "exit" in name:
+                os._exit(0)
+            if "flaky" in name and self._log and Path(self._log).read_text().count("start") < 2:
+                os.abort()
+        return [(number, named(path, {"status": "ok", "frames": len(path)})) for number, path in batch]
+
+
+class Refusing:
+    """Cannot be made."""
+
+    def __init__(self) -> None:
+        from ssv2rt.errors import UserError
+
+        raise UserError("the engine is for another machine")
+
+
+class Stillborn:
+    """Dies as it is made."""
+
+    def __init__(self) -> None:
+        os.abort()

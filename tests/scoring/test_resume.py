@@ -1,0 +1,138 @@
+"""A scoring run that is stopped loses nothing, and ends as if nothing had been."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ssv2rt.engines.bundle import Bundle
+from ssv2rt.errors import UserError
+from ssv2rt.scoring.journal import Journal, named, read_rows
+
+FACTS = {"engine": "abc", "top_k": 1}
+
+
+def row(number: int) -> dict[str, object]:
+    return named(f"{number}.webm", {"status": "ok", "probability": number / 7})
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 12), st.integers(0, 2000), st.binary(max_size=30))
+def test_a_torn_journal_goes_on_behind_its_last_whole_line(
+    tmp_path_factory: pytest.TempPathFactory, rows: int, cut: int, junk: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("j") / "p.csv.journal"
+    journal = Journal(path, FACTS, resume=False)
+    journal.write([row(number) for number in range(rows)])
+    journal.close()
+    whole = path.read_bytes()
+    head = whole.index(b"\n") + 1
+    path.write_bytes(whole[: max(head, len(whole) - cut)] + junk.replace(b"\n", b""))
+    again = Journal(path, FACTS, resume=True)
+    kept = again.rows
+    assert kept <= rows and all(f"{number}.webm" in again.seen for number in range(kept))
+    assert f"{kept}.webm" not in again.seen
+    again.write([row(number) for number in range(kept, rows)])
+    again.close()
+    assert path.read_bytes() == whole and list(read_rows(path)) == [row(number) for number in range(rows)]
+
+
+def test_a_journal_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv.journal"
+    Journal(path, FACTS, resume=False).close()
+    with pytest.raises(UserError, match=r'begun with another engine: "abc", and it is "xyz" now'):
+        Journal(path, {**FACTS, "engine": "xyz"}, resume=True)
+    for content in (b"", b"text\n", b"\0\xff"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="is no journal"):
+            Journal(path, FACTS, resume=True)
+    path.write_text('{"a": 1}\n')
+    with pytest.raises(UserError, match="is no journal of ssv2rt"):
+        Journal(path, FACTS, resume=True)
+
+
+def score(bundle: Bundle, inputs: Path, out: Path, *options: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "ssv2rt", "score", str(inputs), "--out", str(out), "--engine", str(bundle.path)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([*command, "--sort", *options], start_new_session=True, **pipes)  # type: ignore[call-overload, no-any-return]
+
+
+def kill_at_random_times(bundle: Bundle, inputs: Path, folder: Path, times: int) -> int:
+    """Kills a run, whole process groups at a time, until it has ended; returns how often."""
+    generator = random.Random(1)
+    for killed in range(times + 20):
+        process = score(bundle, inputs, folder / "p.csv", *(["--resume"] if killed else []))
+        journal = folder / "p.csv.journal"
+        before = journal.stat().st_size if journal.is_file() else 0
+        limit = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < limit:
+            if killed < times and journal.is_file() and journal.stat().st_size > before:
+                time.sleep(generator.random() * 0.1)
+                os.killpg(process.pid, signal.SIGKILL)
+                break
+            time.sleep(0.002)
+        process.communicate()
+        if process.returncode == 0:
+            return killed
+        assert process.returncode == -signal.SIGKILL
+    raise AssertionError("it never ended")
+
+
+@pytest.mark.parametrize("times", [2, pytest.param(30, marks=pytest.mark.slow)])
+def test_killed_and_gone_on_with_it_is_the_same(
+    tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path, times: int
+) -> None:
+    inputs = tmp_path / "in"
+    inputs.mkdir()
+    sources = sorted((tiny_set / "videos").iterdir())
+    for number in range(60 if times < 10 else 600):
+        os.link(sources[number % len(sources)], inputs / f"{number}.webm")
+    (inputs / "bad.webm").write_bytes(b"junk")
+    whole = score(tiny_bundle, inputs, tmp_path / "whole.csv")
+    _, said = whole.communicate()
+    assert whole.returncode == 3, said
+    (inputs / "bad.webm").unlink()
+    whole = score(tiny_bundle, inputs, tmp_path / "whole.csv", "--overwrite")
+    assert whole.wait() == 0
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    assert kill_at_random_times(tiny_bundle, inputs, folder, times) == times
+    assert (folder / "p.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert os.listdir(folder) == ["p.csv"]
+
+
+def test_what_an_earlier_call_has_left_is_not_lost_by_chance(
+    tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "p.csv.journal").write_text(json.dumps({"ssv2rt": 1}) + "\n")
+    process = score(tiny_bundle, tiny_set / "videos", tmp_path / "p.csv")
+    _, said = process.communicate()
+    assert process.returncode == 2 and b"add --resume to go on with it, or --overwrite to begin anew" in said
+    process = score(tiny_bundle, tiny_set / "videos", tmp_path / "p.csv", "--overwrite")
+    process.communicate()
+    assert process.returncode == 0 and os.listdir(tmp_path) == ["p.csv"]
+
+
+def test_a_full_disk_keeps_what_was_scored(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path) -> None:
+    """By a limit on the size of files."""
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, resource.RLIM_INFINITY));"
+        "sys.argv = ['ssv2rt', *sys.argv[1:]]; from ssv2rt.cli import main; main()"
+    )
+    arguments = ["score", str(tiny_set / "videos"), "--out", str(tmp_path / "p.csv"), "--engine", str(tiny_bundle.path)]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 1 and "make room, and go on with --resume" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "p.csv").exists()
+    kept = len(list(read_rows(tmp_path / "p.csv.journal")))
+    process = score(tiny_bundle, tiny_set / "videos", tmp_path / "p.csv", "--resume", "--json")
+    out, _ = process.communicate()
+    assert process.returncode == 0 and json.loads(out)["videos"] == 80 and kept > 0

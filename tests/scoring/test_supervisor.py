@@ -1,0 +1,109 @@
+"""Whatever a video does to the process that decodes it, it costs itself only."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ssv2rt.errors import UserError
+from ssv2rt.scoring.supervisor import Supervisor
+from ssv2rt.scoring.worker import WorkerSettings
+
+
+def deadly(**options: object) -> WorkerSettings:
+    return WorkerSettings("tests.scoring.doubles:Deadly", dict(options))
+
+
+def statuses(workers: list[WorkerSettings], names: list[str], timeout: float = 60.0) -> tuple[dict[str, str], int]:
+    """What became of each video, and how often a worker was started anew."""
+    found: dict[int, str] = {}
+    with Supervisor(workers, timeout=timeout) as supervisor:
+        for rows in supervisor.score(iter(list(enumerate(names)))):
+            for number, row in rows:
+                assert number not in found and row["path"] == names[number], "one row each"
+                found[number] = row["status"]
+        restarts = supervisor.restarts
+    assert sorted(found) == list(range(len(names)))
+    return {names[number]: status for number, status in found.items()}, restarts
+
+
+def many(count: int, *bad: str) -> list[str]:
+    names = [f"{number}.webm" for number in range(count)]
+    for number, name in enumerate(bad):
+        names.insert(7 * number + 3, name)
+    return names
+
+
+def test_nothing_happens_to_good_videos() -> None:
+    found, restarts = statuses([deadly()], many(100))
+    assert set(found.values()) == {"ok"} and restarts == 0
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9])
+def test_any_number_of_videos(count: int) -> None:
+    assert len(statuses([deadly()], many(count))[0]) == count
+
+
+@pytest.mark.parametrize("what", ["abort", "segfault", "kill", "exit"])
+def test_a_video_that_kills_the_process_costs_itself(what: str) -> None:
+    found, restarts = statuses([deadly()], many(60, f"{what}.webm"))
+    assert found.pop(f"{what}.webm") == "error: decoder crashed"
+    assert set(found.values()) == {"ok"} and restarts <= 5  # halving a batch of eight
+
+
+def test_a_video_that_hangs_costs_itself() -> None:
+    found, _ = statuses([deadly(videos=2)], many(20, "hang.webm"), timeout=1.5)
+    assert found.pop("hang.webm") == "error: timeout"
+    assert set(found.values()) == {"ok"}
+
+
+def test_several_of_them_and_several_workers() -> None:
+    bad = ["abort-1.webm", "abort-2.webm", "kill.webm", "segfault.webm"]
+    found, _ = statuses([deadly(), deadly(), deadly()], many(80, *bad))
+    assert {found.pop(name) for name in bad} == {"error: decoder crashed"}
+    assert set(found.values()) == {"ok"}
+
+
+def test_nothing_but_bad_videos() -> None:
+    found, _ = statuses([deadly(videos=4)], [f"abort{n}.webm" for n in range(6)])
+    assert set(found.values()) == {"error: decoder crashed"}
+
+
+def test_a_crash_that_does_not_come_again_costs_nothing(tmp_path: Path) -> None:
+    found, restarts = statuses([deadly(log=str(tmp_path / "log"))], many(30, "flaky.webm"))
+    assert set(found.values()) == {"ok"} and restarts == 1
+
+
+@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.booleans(), max_size=30), st.integers(1, 5))
+def test_one_row_each_whatever_dies(bad: list[bool], size: int) -> None:
+    names = [f"{'abort' if one else 'fine'}{number}.webm" for number, one in enumerate(bad[:30])]
+    found, _ = statuses([deadly(videos=size)], names)
+    for name, status in found.items():
+        assert status == ("error: decoder crashed" if name.startswith("abort") else "ok")
+
+
+def test_an_engine_that_cannot_be_loaded_ends_the_run() -> None:
+    with pytest.raises(UserError, match="the engine is for another machine"):
+        statuses([WorkerSettings("tests.scoring.doubles:Refusing", {})], many(3))
+    with pytest.raises(UserError, match="ends before it has begun"):
+        statuses([WorkerSettings("tests.scoring.doubles:Stillborn", {})], many(3))
+
+
+def test_videos_are_taken_as_they_are_needed() -> None:
+    """A source without end is not read to its end."""
+    taken = 0
+
+    def endless() -> Iterator[tuple[int, str]]:
+        nonlocal taken
+        while True:
+            yield taken, f"{taken}.webm"
+            taken += 1
+
+    with Supervisor([deadly()], timeout=60) as supervisor:
+        for number, _ in enumerate(supervisor.score(endless())):
+            if number == 20:
+                break
+    assert taken < 8 * (21 + 2 * 5)
