@@ -236,7 +236,7 @@ class BatchProfile(Section):
 
 
 class Engine(Section):
-    precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp16"
+    precision: Literal["fp32", "bf16", "fp16", "int8", "fp8"] = "fp16"
     batch: BatchProfile = BatchProfile()
     workspace_gib: Annotated[float, Field(gt=0)] = 4.0
     """TensorRT: memory that tactics may use."""

@@ -17,6 +17,7 @@ from ssv2rt.errors import UsageError, UserError
 @click.option("--bf16", "precision", flag_value="bf16", help="Half precision with the range of fp32.")
 @click.option("--fp16", "precision", flag_value="fp16", help="Half precision (the default).")
 @click.option("--int8", "precision", flag_value="int8", help="8-bit integers, calibrated on training clips.")
+@click.option("--fp8", "precision", flag_value="fp8", help="8-bit floats, on GPUs that have them; calibrated.")
 @click.option(
     "--max-drop", type=click.FloatRange(0, 100), help="int8: points of top-1 that may be lost; see the README."
 )
@@ -66,8 +67,8 @@ def build_engine(
             "--debug-layers with --bf16: ONNX Runtime, which compares layers, computes no bf16; take --fp16"
         )
     if max_drop is not None:
-        if precision != "int8":
-            raise UsageError(f"--max-drop {max_drop:g} is for --int8, which loses accuracy; give both, or neither")
+        if precision not in ("int8", "fp8"):
+            raise UsageError(f"--max-drop {max_drop:g} is for --int8 and --fp8, which lose accuracy; give one of them")
         overrides = (f"calibration.max_drop={max_drop}", f"gate.max_top1_drop={max_drop}", *overrides)
     if precision:
         overrides = (f"engine.precision={precision}", *overrides)

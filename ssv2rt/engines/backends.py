@@ -62,6 +62,8 @@ class Runner:
 class Backend(Protocol):
     """A module of this package that builds and runs engines of one kind."""
 
+    PRECISIONS: tuple[str, ...]
+    """Of engines that it builds."""
     WANTS_HALF: bool
     """Whether int8 graphs should be fp16 where they are not int8."""
 
@@ -122,7 +124,7 @@ def choose_backend(precision: str = "fp16") -> str:
     if (
         "aotinductor" in NAMES
         and torch.cuda.is_available()
-        and precision != "int8"
+        and precision in backend("aotinductor").PRECISIONS
         and not backend("aotinductor").cannot_build()
     ):
         return "aotinductor"

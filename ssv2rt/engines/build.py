@@ -11,12 +11,12 @@ import onnx
 
 from ssv2rt.console import say
 from ssv2rt.dataset.manifest import Manifest
-from ssv2rt.engines.backends import Backend, Built, Graph, Runner, backend
+from ssv2rt.engines.backends import NAMES, Backend, Built, Graph, Runner, backend
 from ssv2rt.engines.bundle import FAILED, INFO, Bundle, BundleInfo, sha256
 from ssv2rt.engines.clips import Clips, spread_over_classes
 from ssv2rt.engines.export import INPUT
 from ssv2rt.engines.precision import halve, label_precision
-from ssv2rt.engines.quantisation import quantise
+from ssv2rt.engines.quantisation import quantise, to_fp8
 from ssv2rt.engines.sensitivity import choose_blocks
 from ssv2rt.engines.source import Source, source_of_run
 from ssv2rt.engines.verify import OnnxRunner, Verification, verify
@@ -25,6 +25,8 @@ from ssv2rt.recipes import EngineRecipe
 from ssv2rt.runs import Run, cache_folder, put_in_place, scratch_folder, write_json
 
 GRAPH, FLOAT = "model.onnx", "float.onnx"
+CALIBRATED = ("int8", "fp8")
+"""Precisions with ranges that come from clips."""
 
 
 def build_engine(
@@ -67,8 +69,13 @@ def build_of(
     program = backend(backend_name)
     if reason := program.cannot_build():
         raise UserError(f"cannot build with {backend_name}: {reason}")
-    manifest.check_classes(source.labels, f"'{source.name}'")
     precision = recipe.engine.precision
+    if precision not in program.PRECISIONS:
+        others = ", ".join(name for name in NAMES if precision in backend(name).PRECISIONS)
+        raise UserError(
+            f"{backend_name} builds {', '.join(program.PRECISIONS)}, not {precision}; for that take {others}"
+        )
+    manifest.check_classes(source.labels, f"'{source.name}'")
     with scratch_folder(folder) as scratch:
         float_file, graph_file = scratch / FLOAT, scratch / GRAPH
         source.export(float_file)
@@ -96,7 +103,7 @@ def _write_graph(
 ) -> dict[str, Any] | None:
     """Writes the graph in its precision. Returns what calibration used and found."""
     precision = recipe.engine.precision
-    if precision != "int8":
+    if precision not in CALIBRATED:
         in_precision(float_file, path, precision, program)
         return None
     calibration = _calibrate(float_file, path, source, recipe, manifest)
@@ -108,13 +115,15 @@ def in_precision(source: Path, target: Path, precision: str, program: Backend) -
     """Writes the graph that a backend takes for a precision.
 
     Args:
-        source: the fp32 graph, or for int8 the quantised one.
+        source: the fp32 graph, or for int8 and fp8 the quantised one.
         target: file to write.
         precision: of the engine.
         program: the backend. Some take bf16 as a setting, and do int8 best beside fp32.
     """
     model = onnx.load(source)
-    if precision == "fp16" or (program.WANTS_HALF and precision in ("bf16", "int8")):
+    if precision == "fp8":
+        model = to_fp8(model)
+    if precision == "fp16" or (program.WANTS_HALF and precision in ("bf16", *CALIBRATED)):
         model = halve(model, bfloat=precision == "bf16")
     onnx.save(label_precision(model, precision), target)
 

@@ -23,6 +23,7 @@ from ssv2rt.recipes import Engine
 from ssv2rt.runs import cache_folder
 
 WANTS_HALF = False
+PRECISIONS: tuple[str, ...] = ("fp32", "bf16", "fp16", "int8")
 
 _CAPABILITY = {"f32": "FP32", "f16": "FP16", "bf16": "BF16"}
 _ALLOWED = {

@@ -18,7 +18,7 @@ from ssv2rt.engines.build import build_engine
 from ssv2rt.engines.bundle import Bundle, find_bundle, open_bundle
 from ssv2rt.engines.clips import spread_over_classes
 from ssv2rt.engines.export import export_onnx
-from ssv2rt.engines.quantisation import quantise
+from ssv2rt.engines.quantisation import quantise, to_fp8
 from ssv2rt.engines.verify import OnnxRunner
 from ssv2rt.errors import UserError
 from ssv2rt.models.clipmodel import ClipModel
@@ -92,6 +92,20 @@ def test_graphs_agree_with_pytorch(model: ClipModel, graphs: dict[str, Path], na
         expected = model(clips(5, seed=99))
     error = (OnnxRunner(graphs[name])(clips(5, seed=99)) - expected).abs().max() / expected.abs().max()
     assert error < bound
+
+
+def test_fp8_is_near_and_openvino_says_who_builds_it(
+    model: ClipModel, graphs: dict[str, Path], tiny_run: Run, tiny_set: Path, tmp_path: Path
+) -> None:
+    onnx.save(to_fp8(onnx.load(graphs["int8"])), tmp_path / "fp8.onnx")
+    with torch.inference_mode():
+        expected = model(clips(5, seed=99))
+    error = (OnnxRunner(tmp_path / "fp8.onnx")(clips(5, seed=99)) - expected).abs().max() / expected.abs().max()
+    assert error < 0.2  # three bits of mantissa
+    with pytest.raises(
+        UserError, match=r"openvino builds fp32, bf16, fp16, int8, not fp8; for that take tensorrt, tens"
+    ):
+        build_engine(tiny_run, load_engine_recipe("fp8"), "openvino", open_manifest(tiny_set))
 
 
 def test_ranges_are_kept_for_the_next_call(graphs: dict[str, Path], tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_from_the_command_line_to_scores(model: ClipModel, tiny_set: Path, tmp_p
     for wrong, says in (
         (shared, "with no --data"),
         (("build-engine", "--onnx", "theirs.onnx"), "with no --labels"),
-        (("build-engine", "--fp16", "--max-drop", "1"), "--max-drop 1 is for --int8"),
+        (("build-engine", "--fp16", "--max-drop", "1"), "--max-drop 1 is for --int8 and --fp8"),
     ):
         done = ssv2rt(*wrong)
         assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr

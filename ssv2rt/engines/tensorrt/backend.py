@@ -38,6 +38,7 @@ class TensorRtBackend:
     """
 
     WANTS_HALF = True
+    PRECISIONS: tuple[str, ...] = ("fp32", "bf16", "fp16", "int8", "fp8")
 
     def __init__(self, module: str, extra: str) -> None:
         self._module, self._extra = module, extra
@@ -123,11 +124,13 @@ class TensorRtBackend:
         target = ",".join(targets) or (AMPERE_PLUS if settings.hardware_compatible else self.target())
         if counts := summary(layers):
             kept["layers"] = counts
-            if settings.precision == "int8" and "INT8" not in counts["convolutions"]:
+            wanted = settings.precision.upper()
+            if wanted in ("INT8", "FP8") and wanted not in counts["convolutions"]:
                 # TensorRT for RTX falls back without a word where one of several targets is sm75.
                 found = ", ".join(f"{count} in {kind}" for kind, count in counts["convolutions"].items())
                 say(
-                    f"no convolution of this int8 engine runs in INT8 on {target} ({found}); take --fp16, or GPUs since sm80"
+                    f"no convolution of this {settings.precision} engine runs in {wanted} on {target} ({found}); "
+                    f"take --fp16, or GPUs since {'sm80' if wanted == 'INT8' else 'sm89'}"
                 )
         return Built(file.name, target, more, kept)
 

@@ -20,7 +20,7 @@ from ssv2rt.engines.build import build_engine
 from ssv2rt.engines.bundle import open_bundle
 from ssv2rt.engines.export import export_onnx
 from ssv2rt.engines.precision import halve
-from ssv2rt.engines.quantisation import quantise
+from ssv2rt.engines.quantisation import quantise, to_fp8
 from ssv2rt.engines.tensorrt import progress
 from ssv2rt.engines.tensorrt.backend import AMPERE_PLUS, RTX, TENSORRT, TensorRtBackend, fits
 from ssv2rt.engines.tensorrt.build import TimingCache
@@ -135,6 +135,17 @@ def test_nvidias_builder_takes_a_full_resnet(tmp_path: Path, precision: str) -> 
 
 
 @needs_rtx
+@pytest.mark.parametrize("kind", ["bf16", "fp8"])
+def test_bf16_and_fp8_run_in_what_they_are_called(graphs: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    model = to_fp8(onnx.load(graphs["int8"])) if kind == "fp8" else onnx.load(graphs["fp32"])
+    onnx.save(halve(model, bfloat=kind == "bf16"), tmp_path / "model.onnx")
+    settings = Engine.model_validate({"precision": kind, "targets": ("sm89",)})
+    built = RTX.build(Graph(tmp_path / "model.onnx", None), settings)
+    found = built.settings["layers"]["convolutions"]
+    assert found == ({"FP8": 19, "FP16": 1} if kind == "fp8" else {"BF16": 20})
+
+
 def test_what_tensorrt_for_rtx_cannot_build_for_is_named(graphs: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="does not build for sm90; it does for sm75, sm80"):
         RTX.build(Graph(graphs["fp16"], None), Engine(targets=("sm90",)))
