@@ -14,7 +14,7 @@ from ssv2rt.commands.data import index, preview, synthesize
 from ssv2rt.commands.engines import build_engine
 from ssv2rt.commands.inspect import inspect
 from ssv2rt.commands.machine import doctor
-from ssv2rt.commands.scoring import score
+from ssv2rt.commands.scoring import merge, score
 from ssv2rt.commands.training import evaluate, train
 from ssv2rt.errors import UserError
 
@@ -32,7 +32,20 @@ def app() -> None:
     """Train 3D-convolution action models on Something-Something V2, and score folders of videos with them."""
 
 
-for command in (train, evaluate, compare, build_engine, inspect, score, index, preview, benchmark, synthesize, doctor):
+for command in (
+    train,
+    evaluate,
+    compare,
+    build_engine,
+    inspect,
+    score,
+    merge,
+    index,
+    preview,
+    benchmark,
+    synthesize,
+    doctor,
+):
     app.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""The command that scores videos."""
+"""The commands that score videos, and put the results of several calls together."""
 
 from __future__ import annotations
 
@@ -97,4 +97,32 @@ def score(
     found = {"out": str(out), "engine": str(bundle.path), "videos": summary.videos, "errors": summary.errors}
     print_facts(found | ({"resumed after": summary.resumed} if summary.resumed else {}), as_json)
     if summary.errors:
+        sys.exit(3)
+
+
+@click.command()
+@click.argument("parts", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="One file: .csv, .parquet or .jsonl.")
+@click.option("--expect", multiple=True, metavar="INPUT", help="What was scored, as for `score`: says what is missing.")
+@click.option("--overwrite", is_flag=True, help="Replace the output file.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def merge(parts: tuple[Path, ...], out: Path, expect: tuple[str, ...], overwrite: bool, as_json: bool) -> None:
+    """Put outputs of `score` together, such as those of several shards; says what is doubled or missing."""
+    from ssv2rt.console import say
+    from ssv2rt.scoring.discover import discover
+    from ssv2rt.scoring.merge import merge as merge_parts
+    from ssv2rt.scoring.sinks import check_output
+
+    check_output(out, overwrite=overwrite)
+    merged = merge_parts(parts, out, discover(expect) if expect else ())
+    for what, names in (("in several parts", merged.doubled), ("in no part", merged.missing)):
+        for name in names[:10]:
+            say(f"{what}: {name}")
+        if len(names) > 10:
+            say(f"{what}: {len(names) - 10} more")
+    counts = {"doubled": len(merged.doubled), "missing": len(merged.missing)}
+    print_facts({"out": str(out), "videos": merged.videos, "errors": merged.errors, **counts}, as_json)
+    if merged.missing:
+        sys.exit(1)
+    if merged.errors:
         sys.exit(3)

@@ -1,0 +1,68 @@
+"""Parts of a job put together again."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from ssv2rt.engines.bundle import Bundle
+from ssv2rt.errors import UserError
+from ssv2rt.scoring.merge import merge
+from ssv2rt.scoring.sinks import columns, open_sink
+
+
+def ssv2rt(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ssv2rt", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_two_shards_are_one_run(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path, suffix: str) -> None:
+    inputs = tiny_set / "videos"
+    shared = ("score", inputs, "--engine", tiny_bundle.path, "--sort", "--top-k", 2, "--logits", "--json")
+    whole = ssv2rt(*shared, "--out", f"whole.{suffix}", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    counts = []
+    for shard in ("1/2", "2/2"):
+        out = f"{shard[0]}.{suffix}"
+        part = ssv2rt(*shared, "--out", out, "--shard", shard, cwd=tmp_path)
+        counts.append(json.loads(part.stdout)["videos"])
+    assert sum(counts) == 80 and all(counts)
+    parts = [f"1.{suffix}", f"2.{suffix}"]
+    done = ssv2rt("merge", *parts, "--out", f"all.{suffix}", "--expect", inputs, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) | {"out": ""} == {"out": "", "videos": 80, "errors": 0, "doubled": 0, "missing": 0}
+    if suffix == "parquet":
+        assert pq.read_table(tmp_path / "all.parquet").equals(pq.read_table(tmp_path / "whole.parquet"))
+    else:
+        assert (tmp_path / f"all.{suffix}").read_bytes() == (tmp_path / f"whole.{suffix}").read_bytes()
+    half = ssv2rt("merge", parts[0], parts[0], "--out", f"half.{suffix}", "--expect", inputs, "--json", cwd=tmp_path)
+    facts = json.loads(half.stdout)
+    assert half.returncode == 1 and (facts["doubled"], facts["missing"]) == (counts[0], counts[1])
+    assert "in several parts: " in half.stderr and "in no part: " in half.stderr
+
+
+def test_the_good_row_counts(tmp_path: Path) -> None:
+    good = {"video": "a.webm", "status": "ok", "frames": 3, "label": "x", "probability": 0.5}
+    for name, row in (("bad", {"video": "a.webm", "status": "error: timeout"}), ("good", good)):
+        with open_sink(tmp_path / f"{name}.csv", columns(1)) as sink:
+            sink.write([row])
+    for order in (("bad", "good"), ("good", "bad")):
+        merged = merge([tmp_path / f"{name}.csv" for name in order], tmp_path / "out.csv")
+        assert (merged.videos, merged.errors, merged.doubled) == (1, 0, ["a.webm"])
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    with open_sink(tmp_path / "a.csv", columns(1)) as sink:
+        sink.write([])
+    with open_sink(tmp_path / "b.csv", columns(2)) as sink:
+        sink.write([])
+    with pytest.raises(UserError, match="has other columns than"):
+        merge([tmp_path / "a.csv", tmp_path / "b.csv"], tmp_path / "out.csv")
+    for name, content in (("c.csv", b"x,y\n1,2\n"), ("d.parquet", b"junk"), ("e.jsonl", b"{"), ("f.csv", b"\xff\xfe")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=r"is no output of|cannot read"):
+            merge([tmp_path / name], tmp_path / "out.csv")
