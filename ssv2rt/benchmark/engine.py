@@ -29,7 +29,6 @@ from ssv2rt.models.registry import build_model
 from ssv2rt.recipes import BatchProfile, Calibration, Clip, Engine, EngineRecipe, Model
 
 EAGER = "PyTorch, fp32, contiguous"
-PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 
 def benchmark_engine(
@@ -121,11 +120,7 @@ def _engines(
     compiled: bool,
 ) -> dict[str, Callable[[], torch.Tensor]]:
     source = source_of_model(model, "benchmark", tuple(str(number) for number in range(174)), clip)
-    (folder / "graphs").mkdir()
-    floats, integers = folder / "graphs" / FLOAT, folder / "graphs" / "int8.onnx"
-    source.export(floats)
-    say("calibrating on noise: only speed is measured")
-    quantise(floats, integers, [clips[:2].numpy()], method="minmax")
+    floats, integers = graphs_of(source, folder / "graphs")
     found: dict[str, Callable[[], torch.Tensor]] = {}
     for name, file in (("fp32", floats), ("int8", integers)):
         found[f"ONNX Runtime, {name}"] = _onnxruntime(file, clips, threads)
@@ -137,10 +132,12 @@ def _engines(
         if name == "aotinductor" and not compiled:
             absent[name] = "left out, as asked for"
             continue
-        for precision in PRECISIONS:
+        for precision in program.PRECISIONS:
             title = f"{name}, {precision}"
             try:
-                bundle = _bundle(source, name, precision, floats, integers, folder / title, len(clips), threads)
+                bundle = build_untested(
+                    source, name, precision, floats, integers, folder / title, batch=len(clips), threads=threads
+                )
             except UserError as error:
                 absent[title] = str(error)
                 continue
@@ -151,17 +148,30 @@ def _engines(
     return found
 
 
-def _bundle(
+def graphs_of(source: Source, folder: Path) -> tuple[Path, Path]:
+    """The fp32 and the int8 graph of a network, in a new folder."""
+    folder.mkdir()
+    floats, integers = folder / FLOAT, folder / "int8.onnx"
+    source.export(floats)
+    say("calibrating on noise: only speed is measured")
+    clip = source.clip
+    noise = np.random.default_rng(0).integers(0, 256, (2, clip.frames, clip.size, clip.size, 3), np.uint8)
+    quantise(floats, integers, [noise], method="minmax")
+    return floats, integers
+
+
+def build_untested(
     source: Source,
     name: str,
     precision: str,
     floats: Path,
     integers: Path,
     folder: Path,
+    *,
     batch: int,
     threads: int,
 ) -> Bundle:
-    """An engine that nobody has compared with the network."""
+    """An engine, in a new folder, that nobody has compared with the network."""
     say(f"building {name}, {precision}")
     folder.mkdir()
     program = backend(name)

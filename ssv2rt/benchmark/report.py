@@ -95,6 +95,30 @@ def show_engine(figures: dict[str, Any]) -> None:
         console.print(f"{name}: not measured: {reason}", highlight=False, markup=False)
 
 
+def show_score(figures: dict[str, Any]) -> None:
+    """Prints what `benchmark_score` found."""
+    console = Console()
+    console.print(
+        f"{figures['model']}, {figures['engine']}, clips of {figures['clip']}, videos such as {figures['videos']['first']}",
+        highlight=False,
+    )
+    table = _table("videos/s", "quartiles")
+    for name, rate in sorted(figures["videos_per_second"].items(), key=lambda item: -item[1]["median"]):
+        table.add_row(name, f"{rate['median']:.2f}", f"{rate['low']:.2f}-{rate['high']:.2f}")
+    console.print(table)
+    console.print(
+        f"{figures['share_of_slowest']:.2f} of the slowest stage ({figures['slowest_stage']}), "
+        f"{figures['share_of_both_on_the_same_cores']:.2f} of what two stages on the same cores can give together; "
+        f"{figures['times_plain']:.1f} times the plain script",
+        highlight=False,
+    )
+    if start := figures["start"]:
+        console.print(
+            f"first row after {start['seconds_to_first_row']:.1f} s in a folder of {start['names']:,} names",
+            highlight=False,
+        )
+
+
 def _table(*columns: str) -> Table:
     table = Table(box=SIMPLE, show_edge=False)
     table.add_column("")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from ssv2rt.recipes import Recipe
 
 
 @click.group()
@@ -94,18 +98,59 @@ def engine(
     """
     from ssv2rt.benchmark.engine import benchmark_engine
     from ssv2rt.benchmark.report import show_engine
-    from ssv2rt.errors import UsageError
-    from ssv2rt.recipe_files import load_recipe
     from ssv2rt.runs import write_json
 
-    frames, _, pixels = size.partition("x")
-    if not (frames.isdecimal() and pixels.isdecimal()):
-        raise UsageError(f"--size {size}: write frames x pixels, like 16x112")
-    changes = (f"model.name={model}", f"clip.frames={frames}", f"clip.size={pixels}", *overrides)
-    settings = load_recipe("ssv2-resnet3d18", changes)
+    settings = _network(model, size, overrides)
     figures = benchmark_engine(
         settings.model, settings.clip, batch=batch, threads=threads or 0, rounds=rounds, compiled=compile
     )
     show_engine(figures)
     if json_file:
         write_json(json_file, figures)
+
+
+@benchmark.command()
+@click.argument("videos", required=False, type=click.Path(path_type=Path, exists=True))
+@click.option("--model", default="resnet3d18", show_default=True, help="A network of the registry; random weights.")
+@click.option("--size", default="16x112", show_default=True, help="Frames x pixels of a clip.")
+@click.option("--count", default=64, show_default=True, type=click.IntRange(8, 100_000), help="Videos in a turn.")
+@click.option("--rounds", default=4, show_default=True, type=click.IntRange(2, 1000), help="Rounds that are timed.")
+@click.option("--names", default=100_000, show_default=True, type=click.IntRange(0), help="Files for the first row.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the network: model.width=32.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures to this file.")
+def score(
+    videos: Path | None,
+    model: str,
+    size: str,
+    count: int,
+    rounds: int,
+    names: int,
+    overrides: tuple[str, ...],
+    json_file: Path | None,
+) -> None:
+    """Time scoring from end to end, beside its stages alone and beside a plain script.
+
+    VIDEOS is a video or a folder of them. Default: synthetic ones of 427x240, coded like SSv2's.
+    """
+    from ssv2rt.benchmark.decode import clips_of
+    from ssv2rt.benchmark.report import show_score
+    from ssv2rt.benchmark.score import benchmark_score
+    from ssv2rt.runs import write_json
+
+    settings = _network(model, size, overrides)
+    figures = benchmark_score(settings.model, settings.clip, clips_of(videos), count=count, rounds=rounds, names=names)
+    show_score(figures)
+    if json_file:
+        write_json(json_file, figures)
+
+
+def _network(model: str, size: str, overrides: tuple[str, ...]) -> Recipe:
+    """A network and its clips, from what is typed."""
+    from ssv2rt.errors import UsageError
+    from ssv2rt.recipe_files import load_recipe
+
+    frames, _, pixels = size.partition("x")
+    if not (frames.isdecimal() and pixels.isdecimal()):
+        raise UsageError(f"--size {size}: write frames x pixels, like 16x112")
+    changes = (f"model.name={model}", f"clip.frames={frames}", f"clip.size={pixels}", *overrides)
+    return load_recipe("ssv2-resnet3d18", changes)

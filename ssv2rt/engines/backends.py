@@ -15,7 +15,7 @@ from ssv2rt.engines.bundle import Bundle, BundleInfo
 from ssv2rt.errors import UserError
 from ssv2rt.recipes import Engine
 
-NAMES = ("tensorrt", "tensorrt-rtx", "openvino")
+NAMES = ("tensorrt", "tensorrt-rtx", "openvino", "aotinductor")
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,7 @@ def choose_backend(precision: str = "fp16") -> str:
         if not backend(name).missing():
             return name
     if (
-        "aotinductor" in NAMES
-        and torch.cuda.is_available()
+        torch.cuda.is_available()
         and precision in backend("aotinductor").PRECISIONS
         and not backend("aotinductor").cannot_build()
     ):

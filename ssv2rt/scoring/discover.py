@@ -73,8 +73,8 @@ def discover(inputs: Iterable[str]) -> Iterator[Path]:
     seen = Seen()
     found = False
     for name in inputs:
-        for file in _files(name):
-            if seen.add(os.path.realpath(file)):
+        for file, where in _files(name):
+            if seen.add(where or os.path.realpath(file)):
                 found = True
                 yield file
     if not found:
@@ -87,20 +87,21 @@ def shown(path: Path) -> str:
     return as_text(str(path))
 
 
-def _files(name: str) -> Iterator[Path]:
+def _files(name: str) -> Iterator[tuple[Path, str]]:
+    """Videos, each with where it really is, if that is known."""
     path = Path(name)
     try:
         if name == STDIN:
-            yield from _listed(sys.stdin.buffer)
+            yield from ((file, "") for file in _listed(sys.stdin.buffer))
         elif path.is_dir() and name:
             yield from _below(path)
         elif os.path.lexists(path) and name:
-            yield path
+            yield path, ""
         elif name.startswith("@"):
             with open(name[1:], "rb") as lines:
-                yield from _listed(lines)
+                yield from ((file, "") for file in _listed(lines))
         elif glob.has_magic(name):
-            yield from _fitting(name)
+            yield from ((file, "") for file in _fitting(name))
         else:
             raise UsageError(f"no file or folder '{name}'; check the path")
     except OSError as error:
@@ -141,8 +142,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False  # a link to itself, say: a file that cannot be read
 
 
-def _below(root: Path) -> Iterator[Path]:
-    """Videos below a folder, each folder's own first. Links are followed; a loop of links ends."""
+def _below(root: Path) -> Iterator[tuple[Path, str]]:
+    """Videos below a folder, each folder's own first, with where they really are. Links are followed; a loop of them ends."""
     seen: set[str] = set()
     waiting = [root]
     while waiting:
@@ -161,8 +162,10 @@ def _below(root: Path) -> Iterator[Path]:
                         if _is_folder(entry):
                             folders.append(Path(entry.path))
                         elif is_video(entry.name):
-                            yield Path(entry.path)
+                            # Following every path from the root would be most of the work.
+                            where = os.path.realpath(entry) if entry.is_symlink() else os.path.join(real, entry.name)
+                            yield Path(entry.path), where
         except OSError as error:
             say(f"cannot look into '{shown(folder)}': {error.strerror}; it has a row in place of what is in it")
-            yield folder
+            yield folder, real
         waiting += reversed(folders)

@@ -41,6 +41,10 @@ class _Worker:
     """Whether it has one batch, which is under suspicion."""
     flushed: bool = False
     """Whether it has been told that no more is to come for now."""
+    size: int = 1
+    """Videos in a batch of it."""
+    ahead: int = 1
+    """Batches that it has at most; it may need as many before it answers the first."""
     sent: deque[list[Task]] = field(default_factory=deque)
     heard: float = 0.0
     """When it last said something, or was last given something to do."""
@@ -104,7 +108,6 @@ class Supervisor:
             UserError: a worker cannot load the engine, or dies again and again before it has done anything.
         """
         source: Iterator[Task] | None = videos
-        size = ahead = 1
         while True:
             for worker in self._workers:
                 if not worker.ready:
@@ -121,8 +124,8 @@ class Supervisor:
                 if worker.careful and worker.sent:
                     continue
                 worker.careful = False
-                while source is not None and len(worker.sent) < ahead:
-                    batch = _take(source, size)
+                while source is not None and len(worker.sent) < worker.ahead:
+                    batch = _take(source, worker.size)
                     if not batch:
                         source = None
                         break
@@ -140,7 +143,7 @@ class Supervisor:
                     raise message
                 elif isinstance(message, tuple):
                     assert message[0] == READY
-                    worker.ready, size, ahead = True, *message[1:]
+                    worker.ready, worker.size, worker.ahead = True, *message[1:]
                 else:
                     self._failed_starts = 0
                     worker.sent.popleft()

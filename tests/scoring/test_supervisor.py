@@ -41,6 +41,13 @@ def test_nothing_happens_to_good_videos() -> None:
     assert set(found.values()) == {"ok"} and restarts == 0
 
 
+def test_workers_go_on_with_the_next_videos() -> None:
+    with Supervisor([deadly()], timeout=60) as supervisor:
+        for _ in range(3):
+            rows = [row for part in supervisor.score(iter(list(enumerate(many(50))))) for row in part]
+            assert len(rows) == 50
+
+
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9])
 def test_any_number_of_videos(count: int) -> None:
     assert len(statuses([deadly()], many(count))[0]) == count

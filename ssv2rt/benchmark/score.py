@@ -1,0 +1,191 @@
+"""How fast scoring is from end to end: beside its slowest stage alone, and beside a plain script."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssv2rt.benchmark.engine import build_untested, graphs_of
+from ssv2rt.benchmark.peers import peers
+from ssv2rt.benchmark.rounds import Contestant, machine, race
+from ssv2rt.console import say
+from ssv2rt.dataset.probe import probe
+from ssv2rt.engines.backends import choose_backend, load_runner
+from ssv2rt.engines.bundle import INFO, Bundle, open_bundle
+from ssv2rt.engines.source import source_of_model
+from ssv2rt.errors import UserError
+from ssv2rt.hardware import choose_device, versions
+from ssv2rt.models.clipmodel import ClipModel
+from ssv2rt.models.registry import build_model
+from ssv2rt.pipelines.epochs import in_batches
+from ssv2rt.pipelines.loader import ClipLoader
+from ssv2rt.pipelines.source import VideoRequest, plain_request
+from ssv2rt.recipes import Clip, Data, Model
+from ssv2rt.runs import cache_folder, write_json
+from ssv2rt.scoring.journal import journal_of
+from ssv2rt.scoring.supervisor import Supervisor
+from ssv2rt.scoring.worker import WorkerSettings
+
+ALL, DECODE, ENGINE = "ssv2rt score", "decoding alone", "engine alone"
+PLAIN = "plain script: PyAV, torch, fp32"
+_LINKS = 10_000
+"""Names of one file; file systems allow so many."""
+_PLAIN_CLIPS = 4
+"""Clips of a turn of the plain script, which is slow."""
+
+
+def benchmark_score(
+    model: Model, clip: Clip, videos: Sequence[Path], *, count: int, rounds: int, names: int
+) -> dict[str, Any]:
+    """Videos per second, with an int8 engine of a network with random weights.
+
+    Args:
+        model: the network.
+        clip: its clips.
+        videos: taken again and again.
+        count: videos in a turn.
+        rounds: timed ones.
+        names: files in the folder for which the time to the first row is measured; 0 leaves that out.
+
+    Raises:
+        UserError: the videos cannot be read.
+    """
+    torch.manual_seed(0)
+    network = build_model(model, 174).eval()
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        bundle = _bundle(network, model.name, clip, folder)
+        settings = WorkerSettings(
+            "ssv2rt.scoring.worker:make_scorer",
+            {"bundle": str(bundle.path), "top_k": 5, "clip": clip, "data": Data(), "logits": False},
+        )
+        with Supervisor([settings], timeout=600) as supervisor:
+            rates = race(
+                {
+                    ALL: _whole(supervisor, videos, count),
+                    DECODE: _decoding(videos, clip, bundle.info.batch.best, count),
+                    ENGINE: _engine(bundle, count),
+                    PLAIN: _plain(network, videos, clip, count),
+                },
+                units=count,
+                rounds=rounds,
+            )
+        first = _first_row(bundle, videos[0], folder / "names", names) if names else None
+    median = {name: rate.median for name, rate in rates.items()}
+    slowest = min((DECODE, ENGINE), key=lambda name: median[name])
+    return {
+        "model": model.name,
+        "clip": f"{clip.frames} x {clip.size} x {clip.size}",
+        "engine": f"{bundle.info.backend}, {bundle.info.precision}",
+        "videos": {"first": videos[0].name, "count": len(videos)},
+        "videos_per_second": {name: asdict(rate) for name, rate in rates.items()},
+        "slowest_stage": slowest,
+        "share_of_slowest": median[ALL] / median[slowest],
+        "share_of_both_on_the_same_cores": median[ALL] * (1 / median[DECODE] + 1 / median[ENGINE]),
+        "times_plain": median[ALL] / median[PLAIN],
+        "start": first,
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def _bundle(network: ClipModel, name: str, clip: Clip, folder: Path) -> Bundle:
+    backend_name = choose_backend("int8")
+    source = source_of_model(network, name, tuple(str(number) for number in range(174)), clip)
+    floats, integers = graphs_of(source, folder / "graphs")
+    bundle = build_untested(source, backend_name, "int8", floats, integers, folder / "engine", batch=8, threads=0)
+    write_json(bundle.path / INFO, bundle.info.model_dump(mode="json"))
+    return open_bundle(bundle.path)
+
+
+def _whole(supervisor: Supervisor, videos: Sequence[Path], count: int) -> Contestant:
+    def turn() -> None:
+        tasks = ((number, str(path)) for number, path in enumerate(islice(cycle(videos), count)))
+        for rows in supervisor.score(tasks):
+            if bad := [row for _, row in rows if row["status"] != "ok"]:
+                raise UserError(
+                    f"'{bad[0]['path']}' cannot be scored: {bad[0]['status']}; give videos that can be read"
+                )
+
+    return turn
+
+
+def _decoding(videos: Sequence[Path], clip: Clip, batch: int, count: int) -> Contestant:
+    loader = ClipLoader(clip=clip, batch=batch, data=Data(), device=choose_device())
+
+    def turn() -> None:
+        requests: Iterator[VideoRequest] = (
+            VideoRequest(str(number), path, clip) for number, path in enumerate(islice(cycle(videos), count))
+        )
+        for _ in loader.batches(in_batches(requests, batch)):
+            pass
+
+    return turn
+
+
+def _engine(bundle: Bundle, count: int) -> Contestant:
+    runner, clip, batch = load_runner(bundle), bundle.info.clip, bundle.info.batch.best
+    clips = torch.randint(0, 256, (batch, clip.frames, clip.size, clip.size, 3), dtype=torch.uint8)
+
+    def turn() -> float:
+        start = time.perf_counter()
+        turns = max(1, count // batch)
+        for _ in range(turns):
+            runner(clips)
+        return (time.perf_counter() - start) * count / (turns * batch)
+
+    return turn
+
+
+def _plain(network: ClipModel, videos: Sequence[Path], clip: Clip, count: int) -> Contestant:
+    """One video after the other: decoded to RGB by PyAV, resized by torch, and through the network as it is."""
+    reader = peers()["PyAV + torch"]
+    assert callable(reader)
+    requests = [plain_request(path.name, path, probe(path), clip=clip) for path in videos[:_PLAIN_CLIPS]]
+
+    def turn() -> float:
+        start = time.perf_counter()
+        with torch.inference_mode():
+            for request in islice(cycle(requests), _PLAIN_CLIPS):
+                network(reader(request, clip.size)[None])
+        return (time.perf_counter() - start) * count / _PLAIN_CLIPS
+
+    return turn
+
+
+def _first_row(bundle: Bundle, video: Path, folder: Path, names: int) -> dict[str, Any]:
+    """Seconds from the start of the command to its first row, on a folder of many names, with the engine in the cache."""
+    say(f"making a folder of {names:,} names")
+    folder.mkdir()
+    for number in range(names):
+        first = folder / f"{number - number % _LINKS}.webm"
+        if number % _LINKS:
+            os.link(first, folder / f"{number}.webm")
+        else:
+            shutil.copy(video, first)
+    out = folder.parent / "p.csv"
+    command = [sys.executable, "-m", "ssv2rt", "score", str(folder), "--engine", str(bundle.path), "--out", str(out)]
+    environment = {**os.environ, "SSV2RT_CACHE": str(cache_folder())}
+    seconds = []
+    for _ in range(2):  # the first one fills the cache
+        start = time.perf_counter()
+        process = subprocess.Popen([*command, "--overwrite"], env=environment, stderr=subprocess.DEVNULL)
+        journal = journal_of(out)
+        while process.poll() is None and not (journal.is_file() and journal.read_bytes().count(b"\n") > 1):
+            time.sleep(0.01)
+        seconds.append(time.perf_counter() - start)
+        process.terminate()
+        process.wait()
+        journal.unlink(missing_ok=True)
+    return {"names": names, "seconds_to_first_row": seconds[-1]}
