@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import torch
 
 from ssv2rt.console import say
 from ssv2rt.dataset.manifest import Manifest
@@ -25,6 +26,8 @@ from ssv2rt.recipes import EngineRecipe
 from ssv2rt.runs import Run, cache_folder, put_in_place, scratch_folder, write_json
 
 GRAPH, FLOAT = "model.onnx", "float.onnx"
+_EXACT = 1e-4
+"""Difference of logits that rounding may make."""
 CALIBRATED = ("int8", "fp8")
 """Precisions with ranges that come from clips."""
 
@@ -79,13 +82,14 @@ def build_of(
     with scratch_folder(folder) as scratch:
         float_file, graph_file = scratch / FLOAT, scratch / GRAPH
         source.export(float_file)
+        clips = _clips(source, manifest, "validation", recipe.gate.clips, recipe.calibration.seed)
+        _check_export(float_file, source, clips)
         calibration = _write_graph(float_file, graph_file, source, recipe, program, manifest)
         say(f"building the {precision} engine with {backend_name} {program.version()}")
         alone = float_file if precision == "int8" else None
         built = program.build(Graph(graph_file, source.model, alone), recipe.engine)
         _say_if_slow(built)
         info = describe(scratch, source, recipe, backend_name, program, built, calibration)
-        clips = _clips(source, manifest, "validation", recipe.gate.clips, recipe.calibration.seed)
         if debug:
             _debug(float_file, graph_file, clips, debug)
         verification, by = _compare(Bundle(scratch, info), program, source, float_file, clips)
@@ -154,6 +158,23 @@ def _calibrate(
         to_int8(path, [])
         return found
     return found | choose_blocks(float_file, path, clips, to_int8, max_drop=settings.max_drop).as_dict()
+
+
+def _check_export(float_file: Path, source: Source, clips: Clips) -> None:
+    """Compares the fp32 graph, run by ONNX Runtime, with PyTorch on a few clips."""
+    if source.reference is None:
+        return
+    few = Clips(clips.split, clips.rows[:4], clips.clip, clips.data)
+    runner = OnnxRunner(float_file)
+    for batch in few.batches("checking the graph", 4):
+        with torch.inference_mode():
+            expected = source.reference(batch.clips)
+        off = float((runner(batch.clips) - expected).abs().max() / expected.abs().max().clamp(min=1))
+        if not off < _EXACT:
+            raise UserError(
+                f"the ONNX graph of '{source.name}' differs from the network by {off:.2g} of its largest logit, and {_EXACT} "
+                f"is allowed; take another version of torch or onnx, and tell us"
+            )
 
 
 def _place_of_ranges(source: Source, recipe: EngineRecipe, clips: Clips) -> Path:

@@ -171,6 +171,18 @@ def test_a_video_scores_the_same_in_any_place_of_a_batch(tiny_bundle: Bundle) ->
     assert torch.equal(runner(batch)[order], runner(batch[order]))
 
 
+def test_a_graph_that_is_not_the_network_is_not_built(
+    tiny_run: Run, tiny_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoilt(model: ClipModel, path: Path, **settings: Any) -> None:
+        export_onnx(model, path, **settings)
+        onnx.save(_with_other_classifier(onnx.load(path), bfloat=False), path)
+
+    monkeypatch.setattr("ssv2rt.engines.source.export_onnx", spoilt)
+    with pytest.raises(UserError, match="the ONNX graph of 'resnet3d18' differs from the network by"):
+        build_engine(tiny_run, load_engine_recipe("fp32"), "openvino", open_manifest(tiny_set))
+
+
 def test_a_failing_engine_is_kept_apart(
     tiny_run: Run, tiny_bundle: Bundle, tiny_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
