@@ -53,12 +53,14 @@ def score(
     from ssv2rt.runs import find_run
     from ssv2rt.scoring.devices import devices_for
     from ssv2rt.scoring.discover import Share, check_inputs
+    from ssv2rt.scoring.journal import journal_of
     from ssv2rt.scoring.run import Output
     from ssv2rt.scoring.run import score as score_all
     from ssv2rt.scoring.sinks import check_output, columns
     from ssv2rt.scoring.worker import WorkerSettings
 
-    check_output(out, overwrite=overwrite)
+    # With a journal beside it, an output is that of the same call, stopped as it was done.
+    check_output(out, overwrite=overwrite or (resume and journal_of(out).is_file()))
     check_inputs(inputs)
     bundle = open_bundle(engine if engine else find_bundle(find_run(run)))
     classes = len(bundle.info.labels)

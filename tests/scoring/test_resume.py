@@ -109,6 +109,27 @@ def test_killed_and_gone_on_with_it_is_the_same(
     assert os.listdir(folder) == ["p.csv"]
 
 
+def test_killed_between_the_output_and_the_end_of_its_journal(
+    tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import os, pathlib, sys; from ssv2rt.scoring import run;"
+        "unlink = pathlib.Path.unlink;"
+        "pathlib.Path.unlink = lambda p, *a, **k: os._exit(9) if p.suffix == '.journal' else unlink(p, *a, **k);"
+        "sys.argv = ['ssv2rt', *sys.argv[1:]]; from ssv2rt.cli import main; main()"
+    )
+    out = tmp_path / "p.csv"
+    arguments = ["score", str(tiny_set / "videos"), "--out", str(out), "--engine", str(tiny_bundle.path)]
+    assert subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True).returncode == 9
+    whole = out.read_bytes()
+    process = score(tiny_bundle, tiny_set / "videos", out)
+    assert process.wait() == 2 and out.read_bytes() == whole
+    process = score(tiny_bundle, tiny_set / "videos", out, "--resume", "--json")
+    stdout, _ = process.communicate()
+    assert process.returncode == 0 and json.loads(stdout)["resumed after"] == 80
+    assert os.listdir(tmp_path) == ["p.csv"] and sorted(out.read_bytes().split()) == sorted(whole.split())
+
+
 def test_what_an_earlier_call_has_left_is_not_lost_by_chance(
     tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path
 ) -> None:
