@@ -1,0 +1,205 @@
+"""Training fed by the loader, beside the same step on a batch that lies ready, on clips coded as SSv2's are.
+
+Letters: N clips, T frames, S size.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+import tomllib
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpu_check import measure
+from gpu_check.record import Record, steps
+from gpu_check.usage import Usage
+from gpu_check.videos import like_ssv2
+from ssv2rt.dataset.index import open_manifest
+from ssv2rt.dataset.manifest import Manifest
+from ssv2rt.hardware import choose_precision
+from ssv2rt.models.registry import build_model
+from ssv2rt.pipelines.epochs import train_batches
+from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
+from ssv2rt.recipes import Recipe
+from ssv2rt.training.determinism import determine
+from ssv2rt.training.distributed import Group
+from ssv2rt.training.step import Stepper
+
+
+def small(record: Record) -> None:
+    _decoders(record, size=112, batch=32)
+
+
+def large(record: Record) -> None:
+    _decoders(record, size=224, batch=16)
+
+
+def waits(record: Record) -> None:
+    """Which calls of a step let the CPU wait for the GPU, as PyTorch itself tells."""
+    where = measure.need_gpu()
+    recipe = _recipe(record, size=112, batch=8)
+    bench = Bench(recipe, open_manifest(like_ssv2(record)), where)
+    batches = bench.batches()
+    for _ in range(4):
+        bench.step(next(batches))
+    torch.cuda.synchronize()
+    seen: Counter[str] = Counter()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            for _ in range(4):
+                batch = next(batches)
+                bench.step(batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        for warning in told:
+            if "synchroniz" in str(warning.message):
+                seen[f"{_short(warning.filename)}:{warning.lineno}"] += 1
+    batches.close()  # type: ignore[attr-defined]  # a generator: stops its threads
+    for place, count in seen.most_common():
+        record.row("calls that wait, in 4 steps", place=place, times=count)
+    record.fact("calls that wait in a step", sum(seen.values()) / 4)
+
+
+def benchmark(record: Record) -> None:
+    """`ssv2rt benchmark train` itself, briefly."""
+    from ssv2rt.benchmark.train import benchmark_train
+
+    recipe = _recipe(record, size=112, batch=16)
+    found = benchmark_train(recipe, open_manifest(like_ssv2(record)), steps=2 if record.tiny else 5, rounds=2)
+    for name in ("precision", "share_of_resident", "times_plain", "waiting_for_data", "share_of_matrix_product"):
+        record.fact(name, found[name])
+    record.fact("clips per second", {name: rate["median"] for name, rate in found["clips_per_second"].items()})
+    record.fact("peak memory", found["peak_memory"])
+
+
+def _decoders(record: Record, *, size: int, batch: int) -> None:
+    where = measure.device()
+    manifest = open_manifest(like_ssv2(record))
+    ours = measure.usual_decoder()
+    resident = 0.0
+    each = record.left() / 3
+    for number, decoder in enumerate(
+        steps(record, list(dict.fromkeys([ours, "pyav"])), each=0.5 * each, what="decoders")
+    ):
+        bench = Bench(_recipe(record, size=size, batch=batch, decoder=decoder), manifest, where)
+        if not number:
+            resident = bench.resident(record.moment(0.4 * each))
+        with Usage() as usage:
+            fed, waited, bad = bench.fed(record.moment(0.5 * each))
+        record.row(
+            "training",
+            network=bench.title,
+            decoder=decoder,
+            batch=bench.batch,
+            precision=bench.precision,
+            fed_clips_per_second=fed,
+            resident_clips_per_second=resident,
+            fed_reaches=fed / resident,
+            waiting_for_data=waited,
+            gpu_percent=usage.gpu,
+            nvdec_percent=usage.decoder,
+        )
+        record.check(f"no clip fails: {bench.title}, {decoder}", bad == 0, f"{bad} bad")
+        loss, _ = bench.stepper.tally.read()
+        record.check(f"the loss is finite: {bench.title}, {decoder}", loss == loss and abs(loss) < 1e4, f"{loss:.3f}")
+        del bench
+        measure.free()
+
+
+class Bench:
+    """A network with its optimiser, and the loader that feeds it, as the trainer has them.
+
+    Args:
+        recipe: network, clips, batch and decoder.
+        manifest: its training clips are used over and over.
+        where: the device.
+    """
+
+    def __init__(self, recipe: Recipe, manifest: Manifest, where: torch.device) -> None:
+        determine(False)
+        self._recipe, self._where = recipe, where
+        self._split = manifest.split("train")
+        self.batch = recipe.train.batch_size
+        self.precision = choose_precision("auto", where)
+        self.title = f"{recipe.model.name}, {recipe.clip.frames} x {recipe.clip.size} x {recipe.clip.size}"
+        torch.manual_seed(0)
+        model = build_model(recipe.model, len(manifest.labels)).channels_last().to(where)
+        self.stepper = Stepper(model.train(), recipe.train, self.precision, Group(0, 1, where))
+
+    def batches(self) -> Iterator[ClipBatch]:
+        """Without end."""
+        recipe = self._recipe
+        loader = ClipLoader(
+            clip=recipe.clip,
+            batch=self.batch,
+            data=recipe.data,
+            device=self._where,
+            augment=recipe.augment.repaints,
+        )
+        epochs = itertools.count(1)
+        return loader.batches(batch for epoch in epochs for batch in train_batches(self._split, recipe, epoch=epoch))
+
+    def step(self, batch: ClipBatch) -> None:
+        self.stepper.backward(batch.clips, batch.labels, epoch=1, step=0, last=True)
+        self.stepper.update(1e-6, "the check")
+
+    def resident(self, seconds: float) -> float:
+        """Clips per second on one batch."""
+        batches = self.batches()
+        batch = next(batches)
+        batches.close()  # type: ignore[attr-defined]  # a generator: stops its threads
+        for _ in range(3):
+            self.step(batch)
+        start, done = measure.now(self._where), 0
+        while done < 2 or time.perf_counter() - start < seconds:
+            self.step(batch)
+            done += 1
+            if done % 4 == 0:  # so that the clock is not far ahead of the GPU
+                measure.now(self._where)
+        return done * self.batch / (measure.now(self._where) - start)
+
+    def fed(self, seconds: float) -> tuple[float, float, int]:
+        """Clips per second fed by the loader, the share of time that was spent on waiting for it, and bad clips."""
+        batches = self.batches()
+        for _ in range(3):
+            self.step(next(batches))
+        waited, clips, bad, done = 0.0, 0, 0, 0
+        start = measure.now(self._where)
+        while done < 2 or time.perf_counter() - start < seconds:
+            asked = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - asked
+            self.step(batch)
+            done, clips, bad = done + 1, clips + len(batch.requests), bad + len(batch.bad)
+        took = measure.now(self._where) - start
+        batches.close()  # type: ignore[attr-defined]  # a generator: stops its threads
+        return clips / took, waited / took, bad
+
+
+def _recipe(record: Record, *, size: int, batch: int, decoder: str = "auto") -> Recipe:
+    """The recipe ssv2-resnet3d18 as it is shipped, with another size and batch."""
+    file = Path(__file__).resolve().parents[2] / "pipelines" / "ssv2-resnet3d18.toml"
+    settings: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    settings["data"] |= {"decoder": decoder}
+    settings["clip"] |= {"size": size}
+    settings["train"] |= {"batch_size": batch, "accumulate": 1}
+    if record.tiny:
+        settings["clip"] |= {"frames": 4, "size": 32}
+        settings["model"] |= {"width": 8}
+        settings["train"] |= {"batch_size": 4}
+    return Recipe.model_validate_json(json.dumps(settings))
+
+
+def _short(name: str) -> str:
+    """A file's path from its package on."""
+    parts = Path(name).parts
+    return "/".join(parts[-3:])
