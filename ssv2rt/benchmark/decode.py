@@ -17,7 +17,7 @@ import torch
 from ssv2rt.benchmark.peers import FLOAT, peers
 from ssv2rt.benchmark.rounds import Contestant, machine, race
 from ssv2rt.dataset.probe import VideoInfo, probe
-from ssv2rt.dataset.video import CLIP_ERRORS, open_video, video_stream
+from ssv2rt.dataset.video import CLIP_ERRORS, Place, open_video, video_stream
 from ssv2rt.errors import UserError
 from ssv2rt.hardware import versions
 from ssv2rt.pipelines import windows
@@ -111,7 +111,7 @@ def _contestants(requests: list[ClipRequest], clip: Clip, threads: int) -> tuple
     return contestants, absent
 
 
-def decode_alone(path: Path) -> int:
+def decode_alone(path: Place) -> int:
     """Decodes every frame and looks at none."""
     with open_video(path) as container:
         stream = video_stream(container)

@@ -34,6 +34,7 @@ from ssv2rt.pipelines.source import VideoRequest, plain_request
 from ssv2rt.recipes import Clip, Data, Model
 from ssv2rt.runs import cache_folder, write_json
 from ssv2rt.scoring.journal import journal_of
+from ssv2rt.scoring.places import Video
 from ssv2rt.scoring.supervisor import Supervisor
 from ssv2rt.scoring.worker import WorkerSettings
 
@@ -111,7 +112,7 @@ def _bundle(network: ClipModel, name: str, clip: Clip, folder: Path) -> Bundle:
 
 def _whole(supervisor: Supervisor, videos: Sequence[Path], count: int) -> Contestant:
     def turn() -> None:
-        tasks = ((number, str(path)) for number, path in enumerate(islice(cycle(videos), count)))
+        tasks = ((number, Video(str(path), path)) for number, path in enumerate(islice(cycle(videos), count)))
         for rows in supervisor.score(tasks):
             if bad := [row for _, row in rows if row["status"] != "ok"]:
                 raise UserError(

@@ -12,12 +12,13 @@ from ssv2rt.errors import UsageError
 
 
 @click.command()
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.argument("inputs", nargs=-1, metavar="INPUT...")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Predictions: .csv, .parquet or .jsonl.")
 @click.option("--engine", type=click.Path(path_type=Path), help="A bundle. Default: the newest of the newest run.")
 @click.option("--run", help="The run whose newest engine is used.")
 @click.option("--top-k", type=click.IntRange(min=1), help="Labels per video. Default: 5.")
 @click.option("--logits", is_flag=True, help="Also the scores of all classes, as logarithms.")
+@click.option("--annotations", type=click.Path(path_type=Path), help="Of SSv2: only its clips, with top-1 and top-5.")
 @click.option("--views", help="Moments x squares of each video that are averaged, such as 2x3. Default: the run's.")
 @click.option("--threads", type=click.IntRange(min=1, max=1024), help="Decoding threads. Default: one a core.")
 @click.option("--devices", help="GPUs by number, such as 0,2. Default: all that are visible.")
@@ -34,6 +35,7 @@ def score(
     run: str | None,
     top_k: int | None,
     logits: bool,
+    annotations: Path | None,
     views: str | None,
     threads: int | None,
     devices: str | None,
@@ -46,23 +48,33 @@ def score(
 ) -> None:
     """Score videos: one row each, whatever happens.
 
-    INPUT is a file, a folder with all below it, a pattern in quotes, @list.txt, or - for names on stdin.
+    INPUT is a file, a folder with all below it, a tar file, an address such as s3://bucket/clips, a pattern in quotes,
+    @list.txt, or - for names on stdin. With --annotations, it is `videos` beside them unless it is named.
     """
+    from ssv2rt.console import say
     from ssv2rt.engines.bundle import INFO, find_bundle, open_bundle, sha256
     from ssv2rt.recipes import Data, with_views
     from ssv2rt.runs import find_run
     from ssv2rt.scoring.devices import devices_for
     from ssv2rt.scoring.discover import Share, check_inputs
     from ssv2rt.scoring.journal import journal_of
-    from ssv2rt.scoring.run import Output
+    from ssv2rt.scoring.run import Output, Videos
     from ssv2rt.scoring.run import score as score_all
-    from ssv2rt.scoring.sinks import check_output, columns
+    from ssv2rt.scoring.sinks import LOGITS, check_output, columns
+    from ssv2rt.scoring.truth import BEST, Truth
     from ssv2rt.scoring.worker import WorkerSettings
 
+    if resume and out.is_file() and not journal_of(out).is_file() and not overwrite:
+        say(f"'{out}' is there and whole, by an earlier call; nothing is left to do (--overwrite scores anew)")
+        return
     # With a journal beside it, an output is that of the same call, stopped as it was done.
     check_output(out, overwrite=overwrite or (resume and journal_of(out).is_file()))
-    check_inputs(inputs)
+    if not inputs and not annotations:
+        raise UsageError("nothing to score: name videos, folders, tar files or addresses")
     bundle = open_bundle(engine if engine else find_bundle(find_run(run)))
+    truth = Truth.read(annotations, bundle.info.labels) if annotations else None
+    videos = Videos(inputs or (truth.inputs() if truth else ()), Share.parse(shard) if shard else None, truth)
+    check_inputs(videos.inputs)
     classes = len(bundle.info.labels)
     if top_k and top_k > classes:
         raise UsageError(f"--top-k {top_k}: the engine has {classes} classes; take at most that")
@@ -70,7 +82,7 @@ def score(
     clip = with_views(bundle.info.clip, views) if views else bundle.info.clip
     options = {
         "bundle": str(bundle.path),
-        "top_k": top_k,
+        "top_k": min(classes, max(top_k, BEST if truth else 0)),
         "clip": clip,
         "data": Data(threads=threads or 0),
         "logits": logits,
@@ -82,22 +94,22 @@ def score(
     facts = {
         "engine": sha256(bundle.path / INFO),
         "clip": clip.model_dump(mode="json"),
-        "top_k": top_k,
+        "top_k": options["top_k"],
         "logits": logits,
         "shard": shard or "1/1",
+        "annotations": sha256(annotations) if annotations else "",
     }
     summary = score_all(
-        inputs,
-        Output(out, columns(top_k, logits=logits), sort=sort),
+        videos,
+        Output(out, columns(top_k, expected=truth is not None, more=[LOGITS] if logits else []), sort=sort),
         workers,
         facts,
-        share=Share.parse(shard) if shard else None,
         timeout=timeout,
         resume=resume,
         overwrite=overwrite,
     )
     found = {"out": str(out), "engine": str(bundle.path), "videos": summary.videos, "errors": summary.errors}
-    print_facts(found | ({"resumed after": summary.resumed} if summary.resumed else {}), as_json)
+    print_facts(found | ({"resumed after": summary.resumed} if summary.resumed else {}) | summary.accuracy, as_json)
     if summary.errors:
         sys.exit(3)
 
@@ -110,19 +122,13 @@ def score(
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def merge(parts: tuple[Path, ...], out: Path, expect: tuple[str, ...], overwrite: bool, as_json: bool) -> None:
     """Put outputs of `score` together, such as those of several shards; says what is doubled or missing."""
-    from ssv2rt.console import say
     from ssv2rt.scoring.discover import discover
     from ssv2rt.scoring.merge import merge as merge_parts
     from ssv2rt.scoring.sinks import check_output
 
     check_output(out, overwrite=overwrite)
     merged = merge_parts(parts, out, discover(expect) if expect else ())
-    for what, names in (("in several parts", merged.doubled), ("in no part", merged.missing)):
-        for name in names[:10]:
-            say(f"{what}: {name}")
-        if len(names) > 10:
-            say(f"{what}: {len(names) - 10} more")
-    counts = {"doubled": len(merged.doubled), "missing": len(merged.missing)}
+    counts = {"doubled": merged.doubled, "missing": merged.missing}
     print_facts({"out": str(out), "videos": merged.videos, "errors": merged.errors, **counts}, as_json)
     if merged.missing:
         sys.exit(1)

@@ -55,6 +55,28 @@ def read_annotations(root: Path) -> Listing | None:
     return Listing(labels, root, list(clips.values()), sources)
 
 
+def read_one_split(path: Path, classes: tuple[str, ...]) -> list[tuple[str, int]]:
+    """Ids and class numbers of one annotation file, with the answers beside it if it tells no labels.
+
+    Raises:
+        UserError: it is not SSv2's, or a label is none of the classes.
+    """
+    clips = _read_split(path, classes)
+    answers = path.with_name("test-answers.csv")
+    if all(label == UNLABELLED for _, label in clips) and answers.is_file():
+        return _with_answers(clips, answers, classes)
+    return clips
+
+
+def video_folder(annotations: Path) -> Path | None:
+    """The folder of the videos that an annotation file is about, as SSv2 is usually laid out."""
+    beside = annotations.absolute().parent
+    roots = (beside, beside.parent) if beside.name in _ANNOTATION_FOLDERS else (beside,)
+    return next(
+        (folder for root in roots for name in _VIDEO_FOLDERS if name and (folder := root / name).is_dir()), None
+    )
+
+
 def _find(root: Path, name: str) -> Path | None:
     for folder in _ANNOTATION_FOLDERS:
         for prefix in _PREFIXES:
@@ -121,6 +143,6 @@ def _with_answers(clips: list[tuple[str, int]], path: Path, labels: tuple[str, .
 def _class_number(name: str, index: dict[str, int], path: Path, clip: str) -> int:
     if name not in index:
         raise UserError(
-            f"{path}: clip '{clip}' has the label '{name}', which labels.json lacks{nearest(name, list(index))}"
+            f"{path}: clip '{clip}' has the label '{name}', which is none of the classes{nearest(name, list(index))}"
         )
     return index[name]

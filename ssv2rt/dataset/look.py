@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ssv2rt.dataset.listing import as_text
 from ssv2rt.dataset.probe import VideoInfo, decode_fully, probe
-from ssv2rt.dataset.video import CLIP_ERRORS, OK, BadVideo, VideoSource, reason_of
+from ssv2rt.dataset.video import CLIP_ERRORS, OK, BadVideo, reason_of
 
 Known = tuple[int, int, bool] | None
 """Size, time of change, and whether it has been decoded, of a file that has been looked at."""
@@ -32,7 +32,7 @@ def _facts_of(path: Path, known: Known, decode: bool) -> Facts | None:
             return None
         facts |= {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
         small = stat.S_ISREG(status.st_mode) and status.st_size <= 3 * _PIECE
-        source = path.read_bytes() if small else path  # small files are opened once
+        source: Path | bytes = path.read_bytes() if small else path  # small files are opened once
         info = probe(source)
         facts |= {name: getattr(info, name) for name in _PROBED}
         facts["hash"] = content_hash(source)
@@ -51,7 +51,7 @@ _PIECE = 64 << 10
 _PROBED = [field.name for field in fields(VideoInfo) if field.name != "streams"]
 
 
-def content_hash(source: VideoSource) -> str:
+def content_hash(source: Path | bytes) -> str:
     """16 hexadecimal digits of a file's size and content; of a large file's beginning, middle and end."""
     if isinstance(source, bytes):
         size, pieces = len(source), [source]

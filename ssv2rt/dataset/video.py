@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import stat
 from pathlib import Path
@@ -13,12 +14,16 @@ import av.logging
 import numpy as np
 from av.stream import Disposition
 
+from ssv2rt.dataset.storage import Stored
+
 av.logging.set_level(av.logging.PANIC)  # a broken clip is reported once, by us
 
 _EBML = b"\x1a\x45\xdf\xa3"  # how Matroska and WebM begin
 
-VideoSource = Path | bytes
-"""A file, or the content of one."""
+Place = Path | Stored
+"""Where a video is."""
+VideoSource = Place | bytes
+"""A video where it is, or its content."""
 
 
 _OTHER_FILES = frozenset({"concat", "concatf", "dash", "hls", "imf", "sdp", "webm_dash_manifest"})
@@ -85,6 +90,16 @@ def _area(stream: av.VideoStream) -> int:
     return context.width * context.height if context else -1
 
 
+def is_fault(error: BaseException) -> bool:
+    """Whether an error is not the video's: this process has too many files open, or the storage has gone away."""
+    return isinstance(error, OSError) and error.errno in _FAULTS
+
+
+_FAULTS = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN}
+)
+
+
 def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     """How a frame is to be shown: transposed first, then mirrored left to right, then top to bottom."""
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
@@ -104,6 +119,8 @@ def reason_of(error: Exception) -> str:
         return "no permission"
     if isinstance(error, av.error.DecoderNotFoundError):
         return "unsupported codec"
+    if isinstance(error, MemoryError):
+        return "out of memory"
     return "unreadable"
 
 
@@ -112,7 +129,10 @@ def _all_vpx(container: av.container.InputContainer) -> bool:
 
 
 def _open(source: VideoSource, options: dict[str, str], format: str | None = None) -> av.container.InputContainer:
-    handle = io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}"  # 12:30.mp4 is no address
+    if isinstance(source, Path):
+        handle: Any = f"file:{source}"  # 12:30.mp4 is no address
+    else:
+        handle = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
     return av.open(handle, mode="r", buffer_size=1 << 18, options=options, format=format)
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from ssv2rt.dataset.probe import VideoInfo, probe
-from ssv2rt.dataset.video import CLIP_ERRORS, VideoSource, reason_of
-from ssv2rt.errors import UsageError
+from ssv2rt.dataset.video import CLIP_ERRORS, VideoSource, is_fault, reason_of
+from ssv2rt.errors import UsageError, UserError
 from ssv2rt.pipelines.decode import decode_clips
 from ssv2rt.pipelines.graph import ClipGraph, Decoder, Fetched, GraphFailed, NoGraph
 from ssv2rt.pipelines.readahead import Content, ReadAhead
@@ -80,6 +80,7 @@ class ClipLoader:
 
     Raises:
         UsageError: `data.decoder` does not work on this device.
+        UserError: in `batches`: no file can be read, since too many are open or storage is gone.
     """
 
     def __init__(self, *, clip: Clip, batch: int, data: Data, device: torch.device, augment: bool = False) -> None:
@@ -150,7 +151,7 @@ class ClipLoader:
         try:
             content = read.result()
         except CLIP_ERRORS as error:
-            return BadClip(wanted, reason_of(error))
+            return _bad(wanted, error)
         try:
             source = content.source
             request = wanted.probed(source) if isinstance(wanted, VideoRequest) else wanted
@@ -164,7 +165,7 @@ class ClipLoader:
             data = source if isinstance(source, bytes) else source.read_bytes()
             return Fetched(request, encoded=np.frombuffer(data, np.uint8))
         except CLIP_ERRORS as error:
-            return BadClip(wanted, reason_of(error))
+            return _bad(wanted, error)
         finally:
             content.close()
 
@@ -172,7 +173,7 @@ class ClipLoader:
         try:
             return Fetched(request, frames=decode_clips(source, request, size=self._clip.size, out=out))
         except CLIP_ERRORS as error:
-            return BadClip(request, reason_of(error))
+            return _bad(request, error)
 
     def _finish(self, running: deque[list[Fetched | BadClip]]) -> ClipBatch:
         """Takes the oldest batch from the graph. If the graph has died, its clips go through new ones singly."""
@@ -236,6 +237,15 @@ def choose_decoder(data: Data, device: torch.device) -> Decoder:
 def decodable(info: VideoInfo, decoder: Decoder) -> bool:
     """Whether DALI's decoder shows this video as it is meant to be shown: it turns nothing, and takes BT.601 for granted."""
     return info.codec in CODECS[decoder] and not info.rotation and info.matrix in ("", "bt601")
+
+
+def _bad(request: ClipRequest | VideoRequest, error: Exception) -> BadClip:
+    if is_fault(error):
+        raise UserError(f"cannot read '{request.path}': {error}; {_REMEDY}") from None
+    return BadClip(request, reason_of(error))
+
+
+_REMEDY = "see that the storage is there, and that `ulimit -n` allows enough open files"
 
 
 def _good(flight: Sequence[Fetched | BadClip]) -> list[Fetched]:

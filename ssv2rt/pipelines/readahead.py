@@ -5,8 +5,10 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from threading import Condition
+
+from ssv2rt.dataset.storage import Stored
+from ssv2rt.dataset.video import BadVideo, Place
 
 LARGE = 64 << 20
 """Bytes; larger files are left to the decoder, which reads what it needs."""
@@ -25,10 +27,10 @@ class ReadAhead:
         self._budget = _Budget(limit)
         self._asked = 0
 
-    def ask(self, paths: Sequence[Path]) -> list[Future[Content]]:
-        """Starts reading. Each future gives the content, or raises OSError; `close` its content after use."""
-        futures = [self._pool.submit(self._read, path, self._asked + at) for at, path in enumerate(paths)]
-        self._asked += len(paths)
+    def ask(self, places: Sequence[Place]) -> list[Future[Content]]:
+        """Starts reading. Each future gives the content, or raises OSError or BadVideo; `close` its content after use."""
+        futures = [self._pool.submit(self._read, place, self._asked + at) for at, place in enumerate(places)]
+        self._asked += len(places)
         return futures
 
     def stop(self) -> None:
@@ -36,28 +38,39 @@ class ReadAhead:
         self._budget.end()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self, path: Path, turn: int) -> Content:
+    def _read(self, place: Place, turn: int) -> Content:
         size = -1
         try:
-            status = path.stat()
-            if stat.S_ISREG(status.st_mode) and status.st_size <= LARGE:
-                size = status.st_size
+            size = _small(place)
         finally:
             self._budget.take(turn, max(size, 0))
         if size < 0:
-            return Content(path)
+            return Content(place)
         try:
-            return Content(path, path.read_bytes(), lambda: self._budget.give(size))
+            data = place.read_bytes()
+            if isinstance(place, Stored) and len(data) < size:
+                raise BadVideo("truncated")
+            return Content(place, data, lambda: self._budget.give(size))
         except BaseException:
             self._budget.give(size)
             raise
 
 
+def _small(place: Place) -> int:
+    """Bytes of a file that is read at once; -1 of one that is large or no ordinary file."""
+    if isinstance(place, Stored):
+        size = place.length()
+    else:
+        status = place.stat()
+        size = status.st_size if stat.S_ISREG(status.st_mode) else -1
+    return size if size <= LARGE else -1
+
+
 class Content:
     """A file that has been read, or, if it is large or no ordinary file, where it is."""
 
-    def __init__(self, path: Path, data: bytes | None = None, close: Callable[[], None] = lambda: None) -> None:
-        self.source: Path | bytes = path if data is None else data
+    def __init__(self, place: Place, data: bytes | None = None, close: Callable[[], None] = lambda: None) -> None:
+        self.source: Place | bytes = place if data is None else data
         self.close = close
         """Says that it is not used any more."""
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ssv2rt.dataset.video import Place
 from ssv2rt.pipelines.windows import Window
 
 NO_LABEL = -1
@@ -45,7 +45,7 @@ class ClipRequest:
     """
 
     id: str
-    path: Path
+    path: Place
     frames: np.ndarray
     """int32 (V, T), each row never falling: which frames, in display order."""
     windows: tuple[Window, ...]

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from ssv2rt.dataset.labels import NEVER
 from ssv2rt.dataset.manifest import Split
 from ssv2rt.dataset.probe import Footage, probe
-from ssv2rt.dataset.video import VideoSource
+from ssv2rt.dataset.video import Place, VideoSource
 from ssv2rt.pipelines import windows
 from ssv2rt.pipelines.request import NO_LABEL, ClipRequest, Colour, Patch
 from ssv2rt.pipelines.sampling import at_index, at_time, places
@@ -27,7 +26,7 @@ class VideoRequest:
     """The plain clips of a video of which nothing is known but where it is. It is probed when it is read."""
 
     id: str
-    path: Path
+    path: Place
     clip: Clip
 
     def probed(self, source: VideoSource) -> ClipRequest:
@@ -67,7 +66,7 @@ def train_request(split: Split, row: int, *, clip: Clip, augment: Augment, seed:
     )
 
 
-def plain_request(name: str, path: Path, footage: Footage, *, clip: Clip, label: int = NO_LABEL) -> ClipRequest:
+def plain_request(name: str, path: Place, footage: Footage, *, clip: Clip, label: int = NO_LABEL) -> ClipRequest:
     """What evaluation and scoring look at: evenly placed views, centred if there is one, no change.
 
     Args:

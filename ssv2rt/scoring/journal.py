@@ -1,10 +1,12 @@
 """What has been scored so far, on disk beside the output: a line of JSON for each video, written as it comes.
 
-The first line says what scores depend on. A run that was stopped goes on behind the last whole line.
+The first line says what scores depend on. A run that was stopped goes on behind the last whole line. Where windows slide over
+videos, there is a line for each window, and the last one of a video says so.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import time
@@ -12,13 +14,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ssv2rt.dataset.listing import as_text
 from ssv2rt.errors import UserError
-from ssv2rt.scoring.seen import Seen
+from ssv2rt.scoring.ondisk import Seen
 
 Row = dict[str, Any]
 PATH = "path"
 """The key of a row's exact name; `video` is the same as text."""
+WINDOW, LAST = "window", "last"
+"""Keys of a window's number in its video, from 0, and of whether it is the last one there."""
 _FLUSH_EVERY = 2.0
 """Seconds: no more than this is lost when the power goes. A killed process loses nothing that was written."""
 
@@ -40,15 +46,21 @@ class Journal:
         path: the file, new or to be gone on with.
         facts: what scores depend on.
         resume: whether there is a journal to go on with.
+        windows: whether rows are those of windows.
 
     Raises:
         UserError: it was begun with other facts, is no journal, or cannot be written.
     """
 
-    def __init__(self, path: Path, facts: Mapping[str, Any], *, resume: bool) -> None:
+    def __init__(self, path: Path, facts: Mapping[str, Any], *, resume: bool, windows: bool = False) -> None:
         self.path = path
         self.seen = Seen()
-        self.rows = self.errors = 0
+        """Names of videos that are done."""
+        self.videos = self.errors = 0
+        """How many are done, and how many of them have an error."""
+        self._windows = windows
+        self._begun: dict[str, int] = {}
+        """Windows of videos that are under way."""
         end = self._read(facts) if resume else 0
         self._file = path.open("r+b" if resume else "wb")
         self._file.truncate(end)
@@ -59,8 +71,13 @@ class Journal:
             self._file.flush()
 
     def write(self, rows: list[Row]) -> None:
-        """Takes rows. They survive this process when this returns."""
+        """Takes rows. They survive this process when this returns. Windows that are there already are let be."""
         for row in rows:
+            if self._windows:
+                done = self._begun.get(row[PATH], 0)
+                row = {WINDOW: done, LAST: True, **row}  # an error that is not of the scorer's
+                if row[WINDOW] < done:
+                    continue
             self._line(row)
             self._count(row)
         self._file.flush()
@@ -75,12 +92,16 @@ class Journal:
 
     def _line(self, value: Mapping[str, Any]) -> None:
         # ASCII: names that are no text survive as lone surrogates.
-        self._file.write(json.dumps(value).encode("ascii") + b"\n")
+        self._file.write(json.dumps(value, default=_packed).encode("ascii") + b"\n")
 
     def _count(self, row: Row) -> None:
-        self.rows += 1
         self.errors += row["status"] != "ok"
-        self.seen.add(row[PATH])
+        if row.get(LAST, True):
+            self.videos += 1
+            self.seen.add(row[PATH])
+            self._begun.pop(row[PATH], None)
+        else:
+            self._begun[row[PATH]] = row[WINDOW] + 1
 
     def _read(self, facts: Mapping[str, Any]) -> int:
         """Takes in what is there. Returns where the last whole line ends."""
@@ -125,10 +146,23 @@ def _whole(line: bytes) -> dict[str, Any] | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        value = json.loads(line)
+        value = json.loads(line, object_hook=_unpacked)
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
+
+
+_FLOATS = "float32"
+
+
+def _packed(value: object) -> dict[str, str]:
+    """Many numbers in few bytes."""
+    assert isinstance(value, np.ndarray) and value.dtype == np.float32
+    return {_FLOATS: base64.b64encode(value.tobytes()).decode("ascii")}
+
+
+def _unpacked(value: dict[str, Any]) -> Any:
+    return np.frombuffer(base64.b64decode(value[_FLOATS]), np.float32) if value.keys() == {_FLOATS} else value
 
 
 def _short(value: object) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,76 +13,138 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ssv2rt.console import Progress, say
 from ssv2rt.dataset.listing import as_text
+from ssv2rt.dataset.video import OK
 from ssv2rt.errors import UserError
 from ssv2rt.scoring.journal import Row
-from ssv2rt.scoring.sinks import LOGITS, open_sink
+from ssv2rt.scoring.ondisk import Ordered
+from ssv2rt.scoring.places import Video
+from ssv2rt.scoring.sinks import LIST, kind_of, open_sink
 
 _AT_ONCE = 1000
+_LAST = 2**62
 
 
-@dataclass(frozen=True)
+@dataclass
 class Merged:
     """What there was."""
 
-    videos: int
-    errors: int
-    doubled: list[str]
+    videos: int = 0
+    errors: int = 0
+    doubled: int = 0
     """Videos that several parts have. The first row that is `ok` counts, or else the first."""
-    missing: list[str]
+    missing: int = 0
     """Videos that were expected and are in no part."""
 
 
-def merge(parts: Sequence[Path], out: Path, expected: Iterable[Path] = ()) -> Merged:
-    """Writes one file with the rows of all parts, in the order of their videos' names.
+def merge(parts: Sequence[Path], out: Path, expected: Iterable[Video] = ()) -> Merged:
+    """Writes one file with the rows of all parts, in the order of their videos' names, and says what is doubled or missing.
 
     Raises:
-        UserError: a part cannot be read, or has other columns than the first.
+        UserError: a part cannot be read, has other columns than the first, or there is no room for temporary files.
     """
-    rows: dict[str, Row] = {}
-    doubled: dict[str, None] = {}
+    try:
+        return _merge(parts, out, expected)
+    except OSError as error:
+        raise UserError(f"cannot merge into '{out}': {error.strerror or error}; make room") from None
+
+
+def _merge(parts: Sequence[Path], out: Path, expected: Iterable[Video]) -> Merged:
+    merged, rows = Merged(), Ordered()
+    doubled, missing = _Names("in several parts"), _Names("in no part")
     columns: list[str] = []
-    for part in parts:
-        names, found = _read(part)
-        if columns and names != columns:
-            raise UserError(
-                f"'{part}' has other columns than '{parts[0]}': {', '.join(names)}; score all parts with the same options"
-            )
-        columns = names
-        for row in found:
-            name = row["video"]
-            if name in rows:
-                doubled[name] = None
-            if name not in rows or (rows[name]["status"] != "ok" and row["status"] == "ok"):
-                rows[name] = row
-    ordered = iter(rows[name] for name in sorted(rows))
+    with Progress("reading parts", None, unit="rows") as progress:
+        for part in parts:
+            names, found = read_output(part)
+            if columns and names != columns:
+                raise UserError(
+                    f"'{part}' has other columns than '{parts[0]}': {', '.join(names)}; score all parts with the same options"
+                )
+            columns = names
+            for row in found:
+                name = row["video"]
+                # Windows of a video are told apart by their beginning; an error ends them.
+                start = 0 if "start" not in columns else round(row["start"] * 1e6) if "start" in row else _LAST
+                if not rows.add(name, start, row, good=row["status"] == OK):
+                    doubled.add(name)
+                progress.add(1)
+    ordered = iter(rows)
+    last = ""
     with open_sink(out, columns) as sink:
         while some := list(islice(ordered, _AT_ONCE)):
             sink.write(some)
-    missing = [name for path in expected if (name := as_text(str(path))) not in rows]
-    errors = sum(row["status"] != "ok" for row in rows.values())
-    return Merged(len(rows), errors, list(doubled), missing)
+            for row in some:
+                merged.videos += row["video"] != last
+                merged.errors += row["status"] != OK
+                last = row["video"]
+    for video in expected:
+        if (name := as_text(video.name)) not in rows:
+            missing.add(name)
+    merged.doubled, merged.missing = doubled.end(), missing.end()
+    return merged
 
 
-def _read(path: Path) -> tuple[list[str], list[Row]]:
-    """The columns and rows of an output of scoring."""
-    try:
-        if path.suffix == ".parquet":
-            table = pq.read_table(path)
-            names, rows = table.column_names, [_there(row) for row in table.to_pylist()]
-        elif path.suffix == ".jsonl":
-            values = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-            names, rows = list(values[0]) if values else [], [_there(row) for row in values]
-        else:
-            with path.open(encoding="utf-8", newline="") as file:
-                reader = csv.DictReader(file, strict=True)
-                rows = [_from_text(row) for row in reader]
-                names = list(reader.fieldnames or [])
-    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
-        raise UserError(f"cannot read '{path}': {str(error).splitlines()[0]}; give outputs of `ssv2rt score`") from None
+class _Names:
+    """Says the first of many names, and how many there are."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._count, self._last = what, 0, ""
+
+    def add(self, name: str) -> None:
+        if name != self._last:
+            self._last, self._count = name, self._count + 1
+            if self._count <= 10:
+                say(f"{self._what}: {name}")
+
+    def end(self) -> int:
+        if self._count > 10:
+            say(f"{self._what}: {self._count - 10} more")
+        return self._count
+
+
+def read_output(path: Path) -> tuple[list[str], Iterator[Row]]:
+    """The columns and rows of an output of scoring, read as they are needed.
+
+    Raises:
+        UserError: it is none, at once; or while it is read, where it is damaged.
+    """
+    reader = {".parquet": _parquet, ".jsonl": _jsonl}.get(path.suffix.lower(), _csv)
+    rows = _readable(path, reader(path))
+    names: list[str] = next(rows, [])
     if not {"video", "status"} <= set(names):
         raise UserError(f"'{path}' is no output of `ssv2rt score`: it has no columns video and status")
     return names, rows
+
+
+def _readable(path: Path, rows: Iterator[Any]) -> Iterator[Any]:
+    try:
+        yield from rows
+    except (OSError, ValueError, csv.Error, AttributeError, pa.ArrowException) as error:
+        raise UserError(f"cannot read '{path}': {str(error).splitlines()[0]}; give outputs of `ssv2rt score`") from None
+
+
+def _parquet(path: Path) -> Iterator[Any]:
+    with pq.ParquetFile(path) as file:
+        yield file.schema_arrow.names
+        for batch in file.iter_batches(_AT_ONCE):
+            yield from (_there(row) for row in batch.to_pylist())
+
+
+def _jsonl(path: Path) -> Iterator[Any]:
+    with path.open(encoding="utf-8", newline="\n") as file:
+        for number, line in enumerate(file):
+            row = json.loads(line)
+            if not number:
+                yield list(row.keys())
+            yield _there(row)
+
+
+def _csv(path: Path) -> Iterator[Any]:
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        yield list(reader.fieldnames or [])
+        yield from map(_from_text, reader)
 
 
 def _there(row: dict[str, Any]) -> Row:
@@ -94,10 +156,6 @@ def _from_text(row: dict[str, str]) -> Row:
     for name, text in row.items():
         if text == "" and name != "video":
             continue
-        if name == "frames":
-            found[name] = int(text)
-        elif name == LOGITS:
-            found[name] = json.loads(text)
-        else:
-            found[name] = float(text) if name.startswith("probability") else text
+        kind = kind_of(name)
+        found[name] = json.loads(text) if kind == LIST else kind(text)
     return found

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,13 +13,49 @@ from typing import Any
 from ssv2rt.console import Progress, say
 from ssv2rt.errors import UsageError, UserError
 from ssv2rt.scoring.discover import STDIN, Share, discover
-from ssv2rt.scoring.journal import PATH, Journal, Row, journal_of, read_rows
+from ssv2rt.scoring.journal import PATH, WINDOW, Journal, Row, journal_of, read_rows
+from ssv2rt.scoring.ondisk import Ordered
+from ssv2rt.scoring.places import Video
+from ssv2rt.scoring.segments import Windows, segments
 from ssv2rt.scoring.sinks import open_sink
 from ssv2rt.scoring.supervisor import Supervisor, Task
+from ssv2rt.scoring.truth import Tally, Truth
 from ssv2rt.scoring.worker import WorkerSettings
 
+MISSING = "error: missing"
 _AT_ONCE = 1000
 """Rows that are taken from the journal into the output at once."""
+
+
+@dataclass
+class Videos:
+    """Which videos are scored."""
+
+    inputs: Sequence[str]
+    """See `discover`."""
+    share: Share | None = None
+    """Only these of them."""
+    truth: Truth | None = None
+    """Only those that annotations name, of which each has a row."""
+
+    def __post_init__(self) -> None:
+        self._folders = [name for name in self.inputs if os.path.isdir(name)]
+
+    def __iter__(self) -> Iterator[Video]:
+        found = discover(self.inputs)
+        for video in self.truth.only(found) if self.truth else found:
+            if not self.share or video.name in self.share:
+                yield video
+
+    def check_still_there(self) -> None:
+        """Looks whether the folders are there that the videos were found in.
+
+        Raises:
+            UserError: one is not: its storage has gone away.
+        """
+        for name in self._folders:
+            if not os.path.lexists(name):
+                raise UserError(f"'{name}' is not there any more; bring it back, and go on with --resume")
 
 
 @dataclass(frozen=True)
@@ -29,6 +66,8 @@ class Output:
     columns: list[str]
     sort: bool = False
     """By path; otherwise in the order in which they were scored."""
+    windows: Windows | None = None
+    """Whether they are rows of windows."""
 
 
 @dataclass(frozen=True)
@@ -39,28 +78,28 @@ class Summary:
     errors: int
     resumed: int
     """Videos that an earlier call had scored."""
+    accuracy: dict[str, float]
+    """Percentages, where annotations tell the right labels."""
 
 
 def score(
-    inputs: Sequence[str],
+    videos: Videos,
     output: Output,
     workers: Sequence[WorkerSettings],
     facts: dict[str, Any],
     *,
     timeout: float,
-    share: Share | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Summary:
     """Scores videos, keeps each row as it comes, and writes the output when all are there.
 
     Args:
-        inputs: see `discover`.
+        videos: which.
         output: the file.
         workers: the processes that score.
         facts: what scores depend on; a run that goes on needs the same.
         timeout: seconds that a video may take.
-        share: of the videos; all of them by default.
         resume: go on with what an earlier call has left.
         overwrite: forget what an earlier call has left.
 
@@ -77,70 +116,75 @@ def score(
     if resume and not there:
         say(f"there is no '{path}' to go on with; beginning")
     try:
-        journal = Journal(path, facts, resume=resume and there)
+        journal = Journal(path, facts, resume=resume and there, windows=output.windows is not None)
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error.strerror}; choose another --out") from None
-    before = journal.rows
+    before = journal.videos
     try:
-        _score(inputs, share, journal, workers, timeout)
+        _score(videos, journal, workers, timeout)
         journal.close()
-        _write(path, output)
+        tally = _write(path, output, videos.truth)
     except OSError as error:
         raise UserError(
-            f"stopped after {journal.rows} videos: {error.strerror or error}; make room, and go on with --resume"
+            f"stopped after {journal.videos} videos: {error.strerror or error}; make room, and go on with --resume"
         ) from None
     except BaseException:
-        say(f"{journal.rows} videos are scored and kept in '{path}'; go on with --resume")
+        say(f"{journal.videos} videos are scored and kept in '{path}'; go on with --resume")
         raise
     path.unlink()
-    return Summary(journal.rows, journal.errors, before)
+    return Summary(journal.videos, journal.errors, before, tally.facts() if tally else {})
 
 
-def _score(
-    inputs: Sequence[str],
-    share: Share | None,
-    journal: Journal,
-    workers: Sequence[WorkerSettings],
-    timeout: float,
-) -> None:
-    total = _Count(inputs, share)
+def _score(videos: Videos, journal: Journal, workers: Sequence[WorkerSettings], timeout: float) -> None:
+    total = _Count(videos)
     with Progress("scoring", None, unit="videos") as progress, Supervisor(workers, timeout=timeout) as supervisor:
-        for rows in supervisor.score(_left(inputs, share, journal)):
+        for rows in supervisor.score(_left(videos, journal)):
+            if any(row["status"] == MISSING for _, row in rows):
+                videos.check_still_there()
             journal.write([row for _, row in rows])
-            progress.show(journal.rows, total.value, errors=str(journal.errors))
+            progress.show(journal.videos, total.value, errors=str(journal.errors))
 
 
-def _left(inputs: Sequence[str], share: Share | None, journal: Journal) -> Iterator[Task]:
+def _left(videos: Videos, journal: Journal) -> Iterator[Task]:
     """Videos that have no row yet."""
-    begun = journal.rows > 0
-    for number, video in enumerate(discover(inputs)):
-        if share and video not in share:
-            continue
-        if not begun or str(video) not in journal.seen:
-            yield number, str(video)
+    begun = journal.videos > 0
+    for number, video in enumerate(videos):
+        if not begun or video.name not in journal.seen:
+            yield number, video
 
 
-def _write(path: Path, output: Output) -> None:
-    rows: Iterable[Row] = read_rows(path)
+def _write(path: Path, output: Output, truth: Truth | None) -> Tally | None:
+    """The output, of the rows of a journal."""
+    rows = read_rows(path)
     if output.sort:
-        rows = sorted(rows, key=lambda row: str(row[PATH]))
-    rows = iter(rows)
+        rows = _sorted(rows)
+    if output.windows and output.windows.merge:
+        rows = segments(rows)
+    tally = Tally(truth) if truth else None
     with open_sink(output.path, output.columns) as sink:
         while part := list(islice(rows, _AT_ONCE)):
-            sink.write(part)
+            sink.write([tally.add(row) for row in part] if tally else part)
+    return tally
+
+
+def _sorted(rows: Iterator[Row]) -> Iterator[Row]:
+    ordered = Ordered()
+    for row in rows:
+        ordered.add(row[PATH], row.get(WINDOW, 0), row)
+    return iter(ordered)
 
 
 class _Count:
     """Counts the inputs beside the work, so that progress can say what is left."""
 
-    def __init__(self, inputs: Sequence[str], share: Share | None) -> None:
+    def __init__(self, videos: Videos) -> None:
         self.value: int | None = None
-        self._inputs, self._share = inputs, share
-        if STDIN not in inputs:
+        self._videos = videos
+        if STDIN not in videos.inputs:
             threading.Thread(target=self._count, daemon=True).start()
 
     def _count(self) -> None:
         try:
-            self.value = sum(1 for video in discover(self._inputs) if not self._share or video in self._share)
+            self.value = sum(1 for _ in self._videos)
         except (OSError, UserError):
             self.value = None  # said where the videos are scored

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 import torch
 
@@ -17,9 +16,10 @@ from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
 from ssv2rt.pipelines.source import VideoRequest
 from ssv2rt.recipes import Clip, Data
 from ssv2rt.scoring.journal import Row, named
+from ssv2rt.scoring.places import Video
 
-Task = tuple[int, str]
-"""A video by number, since two names may look the same when they are shown; and its path."""
+Task = tuple[int, Video]
+"""A video, with a number, since two names may look the same when they are shown."""
 
 
 class Scorer:
@@ -67,7 +67,7 @@ class Scorer:
         def requests() -> Iterator[list[VideoRequest]]:
             for batch in batches:
                 asked.append(batch)
-                yield [VideoRequest(str(number), Path(path), self._clip) for number, path in batch]
+                yield [VideoRequest(str(number), video.place, self._clip) for number, video in batch]
 
         computing: deque[tuple[list[Task], ClipBatch, Callable[[], torch.Tensor]]] = deque()
         for made in self._loader.batches(requests()):
@@ -105,6 +105,6 @@ class Scorer:
                         row[f"label{end}"] = self._labels[int(classes[number, rank])]
                         row[f"probability{end}"] = float(probabilities[number, rank])
                     if self._all:
-                        row["logits"] = logits[number].tolist()
+                        row["logits"] = logits[number].numpy()
                 rows[request.id] = row
-        return [(number, named(path, rows[str(number)])) for number, path in tasks]
+        return [(number, named(video.name, rows[str(number)])) for number, video in tasks]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -17,20 +18,51 @@ from ssv2rt.errors import UsageError, UserError
 from ssv2rt.runs import whole_file
 from ssv2rt.scoring.journal import Row
 
-LOGITS = "logits"
+LOGITS, EMBEDDING = "logits", "embedding"
+MANY = (LOGITS, EMBEDDING)
+"""Columns with many numbers."""
+LIST = list
+EXPECTED = "expected"
+"""The column of the right label."""
 
 
 class Sink(Protocol):
     def write(self, rows: list[Row]) -> None: ...
 
 
-def columns(top_k: int, *, logits: bool = False) -> list[str]:
-    """Names of the columns, in order: video, status, frames, label, probability, label_2, probability_2, ..., logits."""
-    names = ["video", "status", "frames"]
+def columns(
+    top_k: int, *, windows: bool = False, merged: bool = False, expected: bool = False, more: Sequence[str] = ()
+) -> list[str]:
+    """Names of the columns, in order.
+
+    video, status, [start, end,] frames, [expected,] label, probability, label_2, probability_2, ..., [logits, embedding]
+
+    Args:
+        top_k: how many labels; 1 where windows are merged.
+        windows: whether a row is a window.
+        merged: whether a row is several windows: it has `windows` in the place of `frames`.
+        expected: whether the right labels are known.
+        more: of `MANY`.
+    """
+    names = ["video", "status"]
+    if windows:
+        names += ["start", "end"]
+    names += ["windows" if merged else "frames"]
+    if expected:
+        names += [EXPECTED]
     for rank in range(1, top_k + 1):
         end = "" if rank == 1 else f"_{rank}"
         names += [f"label{end}", f"probability{end}"]
-    return [*names, LOGITS] if logits else names
+    return [*names, *more]
+
+
+def kind_of(column: str) -> type:
+    """The type of a column's values; `LIST` of float32 numbers."""
+    if column in MANY:
+        return LIST
+    if column in ("frames", "windows"):
+        return int
+    return float if column in ("start", "end") or column.startswith("probability") else str
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
@@ -98,7 +130,8 @@ class _JsonLines:
 
     def write(self, rows: list[Row]) -> None:
         for row in rows:
-            self._file.write(json.dumps({name: row.get(name) for name in self._columns}, ensure_ascii=False) + "\n")
+            values = {name: _plain(row.get(name)) for name in self._columns}
+            self._file.write(json.dumps(values, ensure_ascii=False) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -107,10 +140,10 @@ class _JsonLines:
 
 class _Parquet:
     def __init__(self, path: Path, names: list[str]) -> None:
-        kinds = {"frames": pa.int32(), LOGITS: pa.list_(pa.float32())}
-        self._schema = pa.schema(
-            [(name, kinds.get(name, pa.float32() if name.startswith("probability") else pa.string())) for name in names]
-        )
+        kinds = {int: pa.int32(), float: pa.float32(), str: pa.string(), LIST: pa.list_(pa.float32())}
+        # Seconds of a long video are more than float32 can tell apart to the millisecond.
+        kind = {"start": pa.float64(), "end": pa.float64()}
+        self._schema = pa.schema([(name, kind.get(name, kinds[kind_of(name)])) for name in names])
         self._writer = pq.ParquetWriter(path, self._schema)
 
     def write(self, rows: list[Row]) -> None:
@@ -120,8 +153,12 @@ class _Parquet:
         self._writer.close()
 
 
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
 def _as_text(value: Any) -> Any:
-    if isinstance(value, list):
+    if isinstance(value, (list, np.ndarray)):
         return json.dumps([float(f"{number:.6g}") for number in value])
     return f"{value:.6g}" if isinstance(value, float) else value
 

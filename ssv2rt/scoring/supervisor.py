@@ -19,9 +19,10 @@ from ssv2rt.console import say
 from ssv2rt.dataset.listing import as_text
 from ssv2rt.errors import UserError
 from ssv2rt.scoring.journal import Row, named
+from ssv2rt.scoring.places import Video
 from ssv2rt.scoring.worker import FLUSH, READY, WorkerSettings, work
 
-Task = tuple[int, str]
+Task = tuple[int, Video]
 Answer = list[tuple[int, Row]]
 _STARTS = 3
 """Times that a worker may die before it has answered anything, in a row."""
@@ -186,10 +187,11 @@ class Supervisor:
         if careful and len(suspects) == 1:
             (batch,) = suspects
             if len(batch) == 1:
+                ((number, video),) = batch
                 say(
-                    f"scoring '{as_text(batch[0][1])}' ended its process ({reason}, exit code {code}); going on without it"
+                    f"scoring '{as_text(video.name)}' ended its process ({reason}, exit code {code}); going on without it"
                 )
-                yield [(batch[0][0], named(batch[0][1], {"status": f"error: {reason}"}))]
+                yield [(number, named(video.name, {"status": f"error: {reason}"}))]
                 return
             middle = len(batch) // 2
             suspects = [batch[:middle], batch[middle:]]

@@ -55,7 +55,7 @@ def test_answers_of_the_second_generation(tmp_path: Path) -> None:
         ({"train": {"a": 1}}, "train.json: not SSv2's annotations"),
         ({"train": []}, "names no clips"),
         ({"train": [{"template": "Moving [something] up"}]}, "not SSv2's annotations"),
-        ({"train": [{"id": "7", "template": "Moving [something] upp"}]}, "labels.json lacks; did you mean"),
+        ({"train": [{"id": "7", "template": "Moving [something] upp"}]}, "none of the classes; did you mean"),
         ({"train": TRAIN + TRAIN}, "clip '7' is named twice"),
         ({"train": TRAIN + VALIDATION}, "'8' is in both train and validation"),
         ({"train": [{"id": "../../x"}]}, "is no name of a file"),

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ssv2rt.scoring.journal import Row, named
-
-Task = tuple[int, str]
+from ssv2rt.scoring.supervisor import Task
 
 
 class Deadly:
@@ -32,8 +31,8 @@ class Deadly:
             yield self._rows(batch)
 
     def _rows(self, batch: list[Task]) -> list[tuple[int, Row]]:
-        for _, path in batch:
-            name = Path(path).name
+        for _, video in batch:
+            name = Path(video.name).name
             if "abort" in name:
                 os.abort()
             if "segfault" in name:
@@ -46,7 +45,7 @@ class Deadly:
                 os._exit(0)
             if "flaky" in name and self._log and Path(self._log).read_text().count("start") < 2:
                 os.abort()
-        return [(number, named(path, {"status": "ok", "frames": len(path)})) for number, path in batch]
+        return [(number, named(video.name, {"status": "ok", "frames": len(video.name)})) for number, video in batch]
 
 
 class Refusing:

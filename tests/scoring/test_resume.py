@@ -38,7 +38,7 @@ def test_a_torn_journal_goes_on_behind_its_last_whole_line(
     head = whole.index(b"\n") + 1
     path.write_bytes(whole[: max(head, len(whole) - cut)] + junk.replace(b"\n", b""))
     again = Journal(path, FACTS, resume=True)
-    kept = again.rows
+    kept = again.videos
     assert kept <= rows and all(f"{number}.webm" in again.seen for number in range(kept))
     assert f"{kept}.webm" not in again.seen
     again.write([row(number) for number in range(kept, rows)])

@@ -17,15 +17,16 @@ from ssv2rt.errors import UsageError, UserError
 from ssv2rt.recipes import Data
 from ssv2rt.scoring.discover import Share, discover
 from ssv2rt.scoring.journal import Row
+from ssv2rt.scoring.places import Video
 from ssv2rt.scoring.scorer import Scorer
 from ssv2rt.scoring.sinks import check_output, columns, open_sink
 from tests.conftest import numbered_video
 
 
-def score(bundle: Bundle, videos: list[Path], top_k: int = 3, threads: int = 2) -> list[Row]:
+def score(bundle: Bundle, videos: list[Path] | list[Video], top_k: int = 3, threads: int = 2) -> list[Row]:
     """The rows as they go into a file."""
     scorer = Scorer(bundle, top_k=top_k, data=Data(threads=threads))
-    tasks = [(number, str(path)) for number, path in enumerate(videos)]
+    tasks = list(enumerate(video if isinstance(video, Video) else Video(str(video), video) for video in videos))
     batches = [tasks[at : at + scorer.videos] for at in range(0, len(tasks), scorer.videos)]
     rows = [row for batch in scorer.score(batches) for _, row in batch]
     return [{name: value for name, value in row.items() if name != "path"} for row in rows]
@@ -128,7 +129,7 @@ def test_an_engine_that_gives_nan_is_an_error_row(
         return lambda: logits
 
     monkeypatch.setattr(scorer._runner, "start", spoilt)
-    (rows,) = scorer.score([[(number, str(path)) for number, path in enumerate(videos[:3])]])
+    (rows,) = scorer.score([[(number, Video(str(path), path)) for number, path in enumerate(videos[:3])]])
     assert [row["status"] for _, row in rows] == ["ok", "error: not finite", "ok"]
 
 
@@ -194,10 +195,10 @@ def test_folders_are_searched_and_files_taken_as_named(tmp_path: Path) -> None:
     os.symlink(tmp_path, tmp_path / "b" / "loop")
     os.symlink(tmp_path / "a.avi", tmp_path / "again.avi")
     os.symlink("self.webm", tmp_path / "self.webm")
-    names = [str(path.relative_to(tmp_path)) for path in discover([str(tmp_path)])]
+    names = [str(Path(video.name).relative_to(tmp_path)) for video in discover([str(tmp_path)])]
     assert names == ["a.avi", "self.webm", "b/1.MP4", "b/2.webm"]
     named = list(discover([str(tmp_path / "odd.bin"), str(tmp_path / "odd.bin"), str(tmp_path / ".hidden.webm")]))
-    assert [path.name for path in named] == ["odd.bin", ".hidden.webm"]
+    assert [Path(video.name).name for video in named] == ["odd.bin", ".hidden.webm"]
 
 
 def test_patterns_lists_and_names_on_stdin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,12 +207,12 @@ def test_patterns_lists_and_names_on_stdin(tmp_path: Path, monkeypatch: pytest.M
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
-    assert [str(path) for path in discover(["**/*.mp4", "b"])] == ["a.mp4", *names[1:]]
+    assert [video.name for video in discover(["**/*.mp4", "b"])] == ["a.mp4", *names[1:]]
     (tmp_path / "list.txt").write_bytes(b"b/d e.webm\r\n\ngone.mp4\na.mp4")
-    assert [str(path) for path in discover(["@list.txt", "a.mp4"])] == ["b/d e.webm", "gone.mp4", "a.mp4"]
+    assert [video.name for video in discover(["@list.txt", "a.mp4"])] == ["b/d e.webm", "gone.mp4", "a.mp4"]
     for content in (b"\0".join(os.fsencode(name) for name in names) + b"\0", "\n".join(names[:3]).encode()):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
-        found = [str(path) for path in discover(["-"])]
+        found = [video.name for video in discover(["-"])]
         assert found == names[: len(found)] and len(found) >= 3
     with pytest.raises(UsageError, match=r"nothing fits '\*.avi'"):
         list(discover(["*.avi"]))
@@ -220,7 +221,7 @@ def test_patterns_lists_and_names_on_stdin(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_shares_are_disjoint_and_whole(tmp_path: Path) -> None:
-    names = [Path(f"clips/{number}.webm") for number in range(500)]
+    names = [f"clips/{number}.webm" for number in range(500)]
     shares = [[name for name in names if name in Share(index, 3)] for index in (1, 2, 3)]
     assert sorted(name for share in shares for name in share) == sorted(names)
     assert all(100 < len(share) < 230 for share in shares)
@@ -234,7 +235,7 @@ def test_shares_are_disjoint_and_whole(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_looked_into_has_a_row(tmp_path: Path) -> None:
     (tmp_path / "shut").mkdir(mode=0)
     (tmp_path / "a.webm").touch()
-    assert [path.name for path in discover([str(tmp_path)])] == ["a.webm", "shut"]
+    assert [Path(video.name).name for video in discover([str(tmp_path)])] == ["a.webm", "shut"]
 
 
 def test_no_videos_is_an_error(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ssv2rt.errors import UserError
-from ssv2rt.scoring.supervisor import Supervisor
+from ssv2rt.scoring.places import Video
+from ssv2rt.scoring.supervisor import Supervisor, Task
 from ssv2rt.scoring.worker import WorkerSettings
 
 
@@ -20,13 +21,17 @@ def statuses(workers: list[WorkerSettings], names: list[str], timeout: float = 6
     """What became of each video, and how often a worker was started anew."""
     found: dict[int, str] = {}
     with Supervisor(workers, timeout=timeout) as supervisor:
-        for rows in supervisor.score(iter(list(enumerate(names)))):
+        for rows in supervisor.score(iter(tasks(names))):
             for number, row in rows:
                 assert number not in found and row["path"] == names[number], "one row each"
                 found[number] = row["status"]
         restarts = supervisor.restarts
     assert sorted(found) == list(range(len(names)))
     return {names[number]: status for number, status in found.items()}, restarts
+
+
+def tasks(names: list[str]) -> list[Task]:
+    return [(number, Video.at(name)) for number, name in enumerate(names)]
 
 
 def many(count: int, *bad: str) -> list[str]:
@@ -44,7 +49,7 @@ def test_nothing_happens_to_good_videos() -> None:
 def test_workers_go_on_with_the_next_videos() -> None:
     with Supervisor([deadly()], timeout=60) as supervisor:
         for _ in range(3):
-            rows = [row for part in supervisor.score(iter(list(enumerate(many(50))))) for row in part]
+            rows = [row for part in supervisor.score(iter(tasks(many(50)))) for row in part]
             assert len(rows) == 50
 
 
@@ -103,10 +108,10 @@ def test_videos_are_taken_as_they_are_needed() -> None:
     """A source without end is not read to its end."""
     taken = 0
 
-    def endless() -> Iterator[tuple[int, str]]:
+    def endless() -> Iterator[Task]:
         nonlocal taken
         while True:
-            yield taken, f"{taken}.webm"
+            yield taken, Video.at(f"{taken}.webm")
             taken += 1
 
     with Supervisor([deadly()], timeout=60) as supervisor:

@@ -1,0 +1,139 @@
+"""Videos that are not files of their own: members of tar files, and what lies at an address such as s3://bucket/a.webm.
+
+Addresses are read by fsspec, which has a file system for each kind of storage.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
+
+from ssv2rt.errors import UserError
+
+
+def is_address(name: str) -> bool:
+    """Whether a name is an address and not a path: s3://, gs://, memory://, file://, ..."""
+    kind, separator, _ = name.partition("://")
+    return (
+        bool(separator) and kind.isascii() and kind[:1].isalpha() and kind.replace("+", "").replace("::", "").isalnum()
+    )
+
+
+def file_system(address: str) -> tuple[Any, str]:
+    """fsspec's file system for an address, and what the address is called there.
+
+    Raises:
+        UserError: there is none, or its package is not installed.
+    """
+    from fsspec.core import url_to_fs
+
+    kind = address.partition("://")[0]
+    try:
+        with _storage_errors():
+            system, path = url_to_fs(address)
+    except ValueError:
+        from fsspec import available_protocols
+
+        from ssv2rt.errors import nearest
+
+        raise UserError(
+            f"'{address}': fsspec knows no '{kind}://'{nearest(kind, available_protocols())}; check the address"
+        ) from None
+    except ImportError as error:
+        raise UserError(f"'{address}': {error}; install that package beside ssv2rt") from None
+    return system, str(path)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A stretch of a file, or all of it, wherever the file is. It is read as a `Path` is."""
+
+    file: str
+    """A path, or an address."""
+    start: int = 0
+    """Bytes before it."""
+    size: int = -1
+    """Bytes; -1 for all that follow."""
+
+    def length(self) -> int:
+        """Bytes. Raises OSError."""
+        if self.size >= 0:
+            return self.size
+        with _storage_errors():
+            if not is_address(self.file):
+                return os.stat(self.file).st_size - self.start
+            system, path = file_system(self.file)
+            return int(system.size(path) or 0) - self.start
+
+    def read_bytes(self) -> bytes:
+        """The content, shorter than `size` where the file is. Raises OSError."""
+        with _storage_errors():
+            if is_address(self.file):
+                system, path = file_system(self.file)
+                end = self.start + self.size if self.size >= 0 else None
+                return bytes(system.cat_file(path, start=self.start or None, end=end))
+            with open(self.file, "rb") as file:
+                file.seek(self.start)
+                return file.read(self.size)
+
+    def open(self, mode: str = "rb") -> IO[bytes]:
+        """The content as a file at its beginning, to be read as it is needed. Raises OSError."""
+        assert mode == "rb"
+        with _storage_errors():
+            if is_address(self.file):
+                system, path = file_system(self.file)
+                file: IO[bytes] = system.open(path, "rb")
+            else:
+                file = open(self.file, "rb")  # noqa: SIM115
+        return io.BufferedReader(_Stretch(file, self.start, self.length())) if self.start or self.size >= 0 else file
+
+    def __str__(self) -> str:
+        return self.file if self.size < 0 else f"{self.file}, bytes {self.start} to {self.start + self.size}"
+
+
+class _Stretch(io.RawIOBase):
+    """A part of a file that looks like a file."""
+
+    def __init__(self, file: IO[bytes], start: int, size: int) -> None:
+        self._file, self._start, self._size, self._at = file, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence])
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = max(0, min(len(buffer), self._size - self._at))
+        with _storage_errors():
+            self._file.seek(self._start + self._at)
+            data = self._file.read(wanted)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    """Each kind of storage has errors of its own; here they are all OSError."""
+    try:
+        yield
+    except (OSError, UserError, ValueError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error

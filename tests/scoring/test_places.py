@@ -1,0 +1,162 @@
+"""Videos in tar files and at addresses are scored as files are."""
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import fsspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ssv2rt.dataset.probe import probe
+from ssv2rt.dataset.storage import Stored, is_address
+from ssv2rt.dataset.video import BadVideo, open_video
+from ssv2rt.engines.bundle import Bundle
+from ssv2rt.errors import UsageError, UserError
+from ssv2rt.pipelines import readahead
+from ssv2rt.recipes import Data
+from ssv2rt.scoring.discover import check_inputs, discover
+from ssv2rt.scoring.journal import Row
+from ssv2rt.scoring.places import Video
+from ssv2rt.scoring.scorer import Scorer
+
+
+def tar_of(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def rows_of(bundle: Bundle, videos: list[Video]) -> list[Row]:
+    """Without names, which tell where a video is."""
+    scorer = Scorer(bundle, top_k=2, data=Data(threads=2))
+    tasks = list(enumerate(videos))
+    batches = [tasks[at : at + scorer.videos] for at in range(0, len(tasks), scorer.videos)]
+    rows = [row for batch in scorer.score(batches) for _, row in batch]
+    return [{name: value for name, value in row.items() if name not in ("path", "video")} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def clips(tiny_set: Path) -> list[Path]:
+    return sorted((tiny_set / "videos").iterdir())[:6]
+
+
+@pytest.fixture
+def bucket(clips: list[Path]) -> str:
+    """The clips at an address."""
+    system = fsspec.filesystem("memory")
+    for clip in clips:
+        system.pipe(f"/bucket/in/{clip.name}", clip.read_bytes())
+    system.pipe("/bucket/in/.hidden.webm", b"")
+    system.pipe("/bucket/in/notes.txt", b"")
+    yield "memory://bucket/in"
+    system.rm("/bucket", recursive=True)
+
+
+def test_members_of_a_tar_are_scored_as_the_files_are(tiny_bundle: Bundle, clips: list[Path], tmp_path: Path) -> None:
+    members = {f"part/{clip.name}": clip.read_bytes() for clip in clips}
+    tar_of(tmp_path / "a.tar", members | {"part/._x.webm": b"", "part/1.json": b"{}"})
+    found = list(discover([str(tmp_path)]))
+    assert [video.name for video in found] == [f"{tmp_path}/a.tar/{name}" for name in members]
+    assert rows_of(tiny_bundle, found) == rows_of(tiny_bundle, list(discover([str(clip) for clip in clips])))
+    os.symlink(tmp_path / "a.tar", tmp_path / "b.tar")
+    assert len(list(discover([str(tmp_path), str(tmp_path / "b.tar")]))) == len(clips), "the same tar is read once"
+
+
+def test_a_damaged_tar_has_a_row_after_its_whole_members(
+    tiny_bundle: Bundle, clips: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = tar_of(tmp_path / "a.tar", {clip.name: clip.read_bytes() for clip in clips[:3]}).read_bytes()
+    cut = whole.index(clips[2].read_bytes()) + 100
+    (tmp_path / "a.tar").write_bytes(whole[:cut])
+    found = list(discover([str(tmp_path / "a.tar")]))
+    assert [video.name.removeprefix(f"{tmp_path}/") for video in found[:2]] == [f"a.tar/{c.name}" for c in clips[:2]]
+    status = [row["status"] for row in rows_of(tiny_bundle, found)]
+    assert status[:2] == ["ok", "ok"] and status[2:] and all(s.startswith("error: ") for s in status[2:])
+    (tmp_path / "junk.tar").write_bytes(b"junk" * 1000)
+    assert [row["status"] for row in rows_of(tiny_bundle, list(discover([str(tmp_path / "junk.tar")])))] == [
+        "error: unreadable"
+    ]
+    assert "cannot read" in capsys.readouterr().err
+    (tmp_path / "c.tar.gz").touch()
+    with pytest.raises(UsageError, match="is compressed"):
+        check_inputs([str(tmp_path / "c.tar.gz")])
+
+
+def test_addresses_are_scored_as_files_are(tiny_bundle: Bundle, clips: list[Path], bucket: str, tmp_path: Path) -> None:
+    expected = rows_of(tiny_bundle, list(discover([str(clip) for clip in clips])))
+    names = [f"{bucket}/{clip.name}" for clip in clips]
+    found = list(discover([bucket]))
+    assert [Path(video.name).name for video in found] == [clip.name for clip in clips]
+    assert all(is_address(video.name) for video in found) and rows_of(tiny_bundle, found) == expected
+    for inputs in (names, [f"{bucket}/*.webm"], [f"file://{clip}" for clip in clips]):
+        assert rows_of(tiny_bundle, list(discover(inputs))) == expected
+    (tmp_path / "list.txt").write_text("\n".join([*names, f"{bucket}/gone.webm"]))
+    rows = rows_of(tiny_bundle, list(discover([f"@{tmp_path / 'list.txt'}"])))
+    assert rows == [*expected, {"status": "error: missing"}]
+    tar_of(tmp_path / "a.tar", {clip.name: clip.read_bytes() for clip in clips})
+    fsspec.filesystem("memory").pipe("/bucket/tars/a.tar", (tmp_path / "a.tar").read_bytes())
+    assert rows_of(tiny_bundle, list(discover(["memory://bucket/tars"]))) == expected
+
+
+def test_what_is_not_at_an_address() -> None:
+    with pytest.raises(UsageError, match="nothing at 'memory://nowhere'"):
+        check_inputs(["memory://nowhere"])
+    with pytest.raises(UserError, match="fsspec knows no 'memry://'; did you mean 'memory'"):
+        check_inputs(["memry://bucket"])
+    with pytest.raises(UserError, match="install"):
+        check_inputs(["s3://bucket/a.webm"])
+
+
+def test_large_files_are_read_as_they_are_needed(
+    tiny_bundle: Bundle, clips: list[Path], bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar = tar_of(tmp_path / "a.tar", {clip.name: clip.read_bytes() for clip in clips})
+    expected = rows_of(tiny_bundle, list(discover([str(clip) for clip in clips])))
+    monkeypatch.setattr(readahead, "LARGE", 100)
+    assert rows_of(tiny_bundle, list(discover([str(tar)]))) == expected
+    assert rows_of(tiny_bundle, list(discover([bucket]))) == expected
+
+
+def test_a_file_at_an_address_is_scored_by_the_command(tiny_bundle: Bundle, clips: list[Path], tmp_path: Path) -> None:
+    tar = tar_of(tmp_path / "a.tar", {clip.name: clip.read_bytes() for clip in clips})
+    command = [sys.executable, "-m", "ssv2rt", "score", f"file://{clips[0].parent}", str(tar), "--out", "p.csv"]
+    done = subprocess.run([*command, "--engine", str(tiny_bundle.path)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "p.csv").read_text().count("\n") == 1 + 80 + len(clips)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_a_stretch_of_a_file_is_a_file(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    content = data.draw(st.binary(max_size=200))
+    path = tmp_path_factory.mktemp("s") / "f"
+    path.write_bytes(content)
+    start = data.draw(st.integers(0, len(content)))
+    size = data.draw(st.integers(0, len(content) - start))
+    stretch, plain = Stored(str(path), start, size), io.BytesIO(content[start : start + size])
+    assert stretch.read_bytes() == plain.getvalue() and stretch.length() == size
+    with stretch.open() as file:
+        for _ in range(data.draw(st.integers(0, 8))):
+            if data.draw(st.booleans()):
+                amount = data.draw(st.integers(-1, 250))
+                assert file.read(amount) == plain.read(amount)
+            else:
+                to, whence = data.draw(st.integers(0, 250)), data.draw(st.sampled_from([os.SEEK_SET, os.SEEK_END]))
+                assert file.seek(to, whence) == plain.seek(to, whence)
+
+
+def test_a_stretch_is_a_video(clips: list[Path], tmp_path: Path) -> None:
+    content = clips[0].read_bytes()
+    (tmp_path / "f").write_bytes(b"x" * 77 + content + b"y" * 999)
+    stretch = Stored(str(tmp_path / "f"), 77, len(content))
+    assert probe(stretch) == probe(clips[0])
+    with pytest.raises(BadVideo, match="missing"):
+        open_video(Stored(str(tmp_path / "gone"), 5, 5))

@@ -1,0 +1,78 @@
+"""Where annotations tell the right labels, their clips are scored, and it is said how often the engine is right."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ssv2rt.engines.bundle import Bundle
+
+
+def score(folder: Path, bundle: Bundle, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ssv2rt", "score", *map(str, arguments), "--engine", str(bundle.path), "--json"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def annotations(tiny_set: Path) -> Path:
+    (file,) = [path for path in tiny_set.rglob("validation.json") if path.is_file()]
+    return file
+
+
+def test_top1_and_top5_are_those_of_the_rows(tiny_bundle: Bundle, annotations: Path, tmp_path: Path) -> None:
+    done = score(tmp_path, tiny_bundle, "--annotations", annotations, "--out", "p.csv", "--top-k", 1)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    rows = list(csv.DictReader((tmp_path / "p.csv").open(newline="")))
+    entries = {
+        entry["id"]: entry["template"].translate({ord("["): None, ord("]"): None})
+        for entry in json.loads(annotations.read_text())
+    }
+    assert {Path(row["video"]).stem: row["expected"] for row in rows} == entries
+    right = sum(row["label"] == row["expected"] for row in rows)
+    assert facts["top-1"] == pytest.approx(100 * right / len(rows))
+    assert 100 >= facts["top-5"] >= facts["top-1"] and list(rows[0]) == [
+        "video",
+        "status",
+        "frames",
+        "expected",
+        "label",
+        "probability",
+    ]
+
+
+def test_a_clip_that_is_not_there_has_a_row_and_is_not_right(
+    tiny_bundle: Bundle, annotations: Path, tiny_set: Path, tmp_path: Path
+) -> None:
+    entries = json.loads(annotations.read_text())[:5]
+    (tmp_path / "some.json").write_text(json.dumps(entries))
+    (tmp_path / "in").mkdir()
+    for entry in entries[1:]:
+        shutil.copy(tiny_set / "videos" / f"{entry['id']}.webm", tmp_path / "in")
+    shutil.copy(tiny_set / "videos" / f"{entries[1]['id']}.webm", tmp_path / "in" / "unknown.webm")
+    done = score(tmp_path, tiny_bundle, "in", "--annotations", "some.json", "--out", "p.csv")
+    assert done.returncode == 3, done.stderr
+    rows = {Path(row["video"]).stem: row for row in csv.DictReader((tmp_path / "p.csv").open(newline=""))}
+    assert rows.keys() == {entry["id"] for entry in entries}
+    assert rows[entries[0]["id"]]["status"] == "error: missing"
+    right = sum(row["label"] == row["expected"] for row in rows.values())
+    assert json.loads(done.stdout)["top-1"] == pytest.approx(100 * right / 5)
+    parts = [
+        score(tmp_path, tiny_bundle, "in", "--annotations", "some.json", "--out", f"{n}.csv", "--shard", f"{n}/2")
+        for n in (1, 2)
+    ]
+    assert sum(json.loads(part.stdout)["videos"] for part in parts if part.stdout) == 5
+
+
+def test_annotations_of_something_else_are_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[{"id": "1", "template": "Juggling [something]"}]')
+    done = score(tmp_path, tiny_bundle, ".", "--annotations", "a.json", "--out", "p.csv")
+    assert done.returncode == 1 and "'Juggling something', which is none of the classes" in done.stderr
+    done = score(tmp_path, tiny_bundle, "--annotations", "a.json", "--out", "p.csv")
+    assert done.returncode in (1, 2) and len(done.stderr.splitlines()) == 1
+    done = score(tmp_path, tiny_bundle, "--out", "p.csv")
+    assert done.returncode == 2 and "nothing to score" in done.stderr
