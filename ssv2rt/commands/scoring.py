@@ -61,7 +61,7 @@ def score(
     from ssv2rt.scoring.run import Output, Videos
     from ssv2rt.scoring.run import score as score_all
     from ssv2rt.scoring.sinks import LOGITS, check_output, columns
-    from ssv2rt.scoring.truth import BEST, Truth
+    from ssv2rt.scoring.truth import BEST, Truth, videos_of
     from ssv2rt.scoring.worker import WorkerSettings
 
     if resume and out.is_file() and not journal_of(out).is_file() and not overwrite:
@@ -71,10 +71,11 @@ def score(
     check_output(out, overwrite=overwrite or (resume and journal_of(out).is_file()))
     if not inputs and not annotations:
         raise UsageError("nothing to score: name videos, folders, tar files or addresses")
+    inputs = inputs or (videos_of(annotations),) if annotations else inputs
+    check_inputs(inputs)
     bundle = open_bundle(engine if engine else find_bundle(find_run(run)))
     truth = Truth.read(annotations, bundle.info.labels) if annotations else None
-    videos = Videos(inputs or (truth.inputs() if truth else ()), Share.parse(shard) if shard else None, truth)
-    check_inputs(videos.inputs)
+    videos = Videos(inputs, Share.parse(shard) if shard else None, truth)
     classes = len(bundle.info.labels)
     if top_k and top_k > classes:
         raise UsageError(f"--top-k {top_k}: the engine has {classes} classes; take at most that")

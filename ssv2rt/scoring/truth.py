@@ -22,7 +22,6 @@ BEST = 5
 class Truth:
     """What an annotation file says."""
 
-    file: Path
     labels: dict[str, str]
     """For each id its label; empty where it is not told."""
 
@@ -34,18 +33,7 @@ class Truth:
             UserError: it is none, or it has a label that is none of the classes.
         """
         clips = read_one_split(file, tuple(classes))
-        return cls(file, {clip: "" if label == UNLABELLED else classes[label] for clip, label in clips})
-
-    def inputs(self) -> list[str]:
-        """The folder of the videos, as it lies beside the annotations of SSv2.
-
-        Raises:
-            UsageError: there is none.
-        """
-        folder = video_folder(self.file)
-        if folder is None:
-            raise UsageError(f"no folder 'videos' beside '{self.file}'; name where the videos are")
-        return [str(folder)]
+        return cls({clip: "" if label == UNLABELLED else classes[label] for clip, label in clips})
 
     def only(self, videos: Iterable[Video]) -> Iterator[Video]:
         """Of videos the first with each id, whatever its extension; at the end those that were not among them."""
@@ -84,6 +72,18 @@ class Tally:
         if not self.labelled:
             return {}
         return {"top-1": 100 * self.first / self.labelled, f"top-{BEST}": 100 * self.among / self.labelled}
+
+
+def videos_of(annotations: Path) -> str:
+    """The folder of the videos that annotations are of, as SSv2 is laid out.
+
+    Raises:
+        UsageError: there is none.
+    """
+    folder = video_folder(annotations)
+    if folder is None:
+        raise UsageError(f"no folder 'videos' beside '{annotations}'; name where the videos are")
+    return str(folder)
 
 
 def clip_id(name: str) -> str:
