@@ -70,6 +70,7 @@ def test_a_clip_that_is_not_there_has_a_row_and_is_not_right(
 
 def test_annotations_of_something_else_are_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('[{"id": "1", "template": "Juggling [something]"}]')
+    (tmp_path / "1.webm").touch()
     done = score(tmp_path, tiny_bundle, ".", "--annotations", "a.json", "--out", "p.csv")
     assert done.returncode == 1 and "'Juggling something', which is none of the classes" in done.stderr
     done = score(tmp_path, tiny_bundle, "--annotations", "a.json", "--out", "p.csv")
