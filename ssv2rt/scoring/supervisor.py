@@ -18,7 +18,7 @@ from typing import Any
 from ssv2rt.console import say
 from ssv2rt.dataset.listing import as_text
 from ssv2rt.errors import UserError
-from ssv2rt.scoring.journal import Row, named
+from ssv2rt.scoring.journal import LAST, Row, named
 from ssv2rt.scoring.places import Video
 from ssv2rt.scoring.worker import FLUSH, READY, WorkerSettings, work
 
@@ -103,7 +103,9 @@ class Supervisor:
             worker.end()
 
     def score(self, videos: Iterator[Task]) -> Iterator[Answer]:
-        """The rows of all videos, with their numbers, in batches, as they come.
+        """The rows of all videos, with their numbers, in batches or parts of them, as they come.
+
+        What a worker had given of a video before it died comes again.
 
         Raises:
             UserError: a worker cannot load the engine, or dies again and again before it has done anything.
@@ -147,7 +149,8 @@ class Supervisor:
                     worker.ready, worker.size, worker.ahead = True, *message[1:]
                 else:
                     self._failed_starts = 0
-                    worker.sent.popleft()
+                    if message and message[-1][1].get(LAST, True):
+                        worker.sent.popleft()
                     yield message
             for worker in self._workers:
                 limit = self._timeout if worker.ready else _START

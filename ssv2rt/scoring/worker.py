@@ -1,7 +1,8 @@
 """A process that scores. Whatever a video does to it, it does to this process alone.
 
-It is sent batches of videos, and answers each with its rows, in order; several are under way at once. `FLUSH` asks for the
-answers to all that it has been sent, without more to come; `None` ends it.
+It is sent batches of videos, and answers each with its rows, in order; several are under way at once. A video that has many
+rows is answered in parts, and an answer without rows says that the work goes on. `FLUSH` asks for the answers to all that it
+has been sent, without more to come; `None` ends it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import contextlib
 import ctypes
 import importlib
 import os
+import queue
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -68,15 +71,15 @@ def work(connection: Connection, settings: WorkerSettings) -> None:
         connection.send(error)
         return
     connection.send((READY, scorer.videos, scorer.ahead))
+    # What comes is taken at once: if both ends of a connection waited for the other to listen, they would wait for ever.
+    messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(connection, messages), daemon=True).start()
     ended = False
 
     def batches() -> Iterator[Any]:
         nonlocal ended
         while True:
-            try:
-                message = connection.recv()
-            except EOFError:
-                message = None
+            message = messages.get()
             if message is None:
                 ended = True
                 return
@@ -85,7 +88,20 @@ def work(connection: Connection, settings: WorkerSettings) -> None:
             yield message
 
     with contextlib.suppress(BrokenPipeError):
-        while not ended:
-            for rows in scorer.score(batches()):
-                connection.send(rows)
+        try:
+            while not ended:
+                for rows in scorer.score(batches()):
+                    connection.send(rows)
+        except UserError as error:
+            connection.send(error)
     os._exit(0)  # threads that hang in a decoder are not waited for
+
+
+def _listen(connection: Connection, messages: queue.SimpleQueue[Any]) -> None:
+    message: Any = FLUSH
+    while message is not None:
+        try:
+            message = connection.recv()
+        except (EOFError, OSError):
+            message = None
+        messages.put(message)
