@@ -85,6 +85,24 @@ def _area(stream: av.VideoStream) -> int:
     return context.width * context.height if context else -1
 
 
+def declared_duration(
+    container: av.container.InputContainer, stream: av.VideoStream, *, others: bool = False
+) -> float | None:
+    """Seconds from the first frame to the end of the last, as the header has it; None if it does not say.
+
+    Args:
+        container: it.
+        stream: of it.
+        others: take what is said of the container also where it has more streams, one of which may last longer.
+    """
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    if container.duration is None or (len(container.streams) > 1 and not others):
+        return None
+    # Matroska and Flash tell when the last frame ends, on a clock that the first one need not start.
+    return container.duration / av.time_base - float((stream.start_time or 0) * (stream.time_base or 0))
+
+
 def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     """How a frame is to be shown: transposed first, then mirrored left to right, then top to bottom."""
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
