@@ -13,7 +13,9 @@ import av.logging
 import numpy as np
 from av.stream import Disposition
 
-av.logging.set_level(av.logging.PANIC)  # a broken clip is reported once, by us
+# A broken clip is reported once, by us. With any level but None, a decoder's thread that meets damage waits for Python's
+# lock in order to log it, which it never gets from a thread that closes the decoder.
+av.logging.set_level(None)
 
 _EBML = b"\x1a\x45\xdf\xa3"  # how Matroska and WebM begin
 

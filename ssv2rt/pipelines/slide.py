@@ -96,7 +96,8 @@ def slide(source: VideoSource, clip: Clip, *, window: float, hop: float, threads
         window: seconds, at least 0.001.
         hop: seconds from one window's start to the next, at least 0.001. What is between windows, where it is larger than
             `window`, is decoded and not shown.
-        threads: of the decoder. The pixels do not depend on it.
+        threads: of the decoder. Clips do not depend on it; which word a damaged video gets may, for of damage in its last
+            packets several threads tell only that frames are missing.
 
     Raises:
         ValueError: `window` or `hop` is too short, or infinite; before anything is opened.
