@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from dataclasses import asdict, dataclass
 
 import torch
 
 from ssv2rt import __version__
+from ssv2rt.cores import cores
 from ssv2rt.engines.backends import NAMES, backend, choose_backend
 from ssv2rt.hardware import choose_device, choose_precision, cpu_name, native_bf16, versions
 from ssv2rt.pipelines.loader import choose_decoder
@@ -36,7 +36,7 @@ def examine() -> Facts:
     device = choose_device()
     machine = {
         "ssv2rt": __version__,
-        "cpu": f"{cpu_name()}, {os.cpu_count()} cores, {'with' if native_bf16(torch.device('cpu')) else 'no'} bf16",
+        "cpu": f"{cpu_name()}, {cores()} cores, {'with' if native_bf16(torch.device('cpu')) else 'no'} bf16",
         "gpu": _gpus(),
         "nvidia driver": _driver(),
         "nvdec": _library("libnvcuvid.so.1", "present", "no libnvcuvid.so.1"),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 from typing import Literal
 
 import torch
 
+from ssv2rt.cores import cores
 from ssv2rt.errors import UsageError
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -71,7 +71,7 @@ def describe(device: torch.device) -> dict[str, object]:
     facts: dict[str, object] = {
         "platform": platform.platform(),
         "cpu": cpu_name(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "device": str(device),
         "versions": versions(),
     }

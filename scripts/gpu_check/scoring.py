@@ -31,7 +31,8 @@ from ssv2rt.pipelines.decode import decode_clips
 from ssv2rt.pipelines.loader import ClipLoader
 from ssv2rt.pipelines.source import plain_request
 from ssv2rt.recipes import BatchProfile, Clip, Data
-from ssv2rt.scoring import scorer as scorer_module
+from ssv2rt.scoring.labelling import Labeller
+from ssv2rt.scoring.places import Video
 from ssv2rt.scoring.scorer import Scorer
 from ssv2rt.scoring.supervisor import Supervisor
 from ssv2rt.scoring.worker import WorkerSettings
@@ -104,9 +105,10 @@ def make_scorer(*, work: str, quick: bool, top_k: int) -> Scorer:
     """A scorer around the network in PyTorch; made by the process that scores."""
     record = Record(Path(work) / "scorer.jsonl", work=Path(work), quick=quick)
     where, subject = measure.device(), Subject(record)
-    scorer_module.load_runner = lambda bundle: _in_pytorch(subject)
     bundle = _without_engine(subject)
-    return Scorer(bundle, top_k=top_k, data=Data(), device=where if where.type == "cuda" else None)
+    gpu = where if where.type == "cuda" else None
+    labeller = Labeller(bundle, top_k=top_k, device=gpu, runner=_in_pytorch(subject))
+    return Scorer(labeller, data=Data(), clip=bundle.info.clip)
 
 
 def _worker(record: Record) -> tuple[WorkerSettings, Bundle]:
@@ -122,7 +124,7 @@ def _worker(record: Record) -> tuple[WorkerSettings, Bundle]:
         return WorkerSettings("gpu_check.scoring:make_scorer", options), _without_engine(subject)
     info = bundle.info
     record.fact("engine", f"{info.backend}, {info.precision}, for {info.target}")
-    options = {"bundle": str(bundle.path), "top_k": 5, "clip": info.clip, "data": Data(), "logits": False}
+    options = {"bundle": str(bundle.path), "top_k": 5, "clip": info.clip, "data": Data()}
     options["device"] = 0 if info.target.startswith("sm") else None
     return WorkerSettings("ssv2rt.scoring.worker:make_scorer", options), bundle
 
@@ -168,7 +170,7 @@ def _device(bundle: Bundle, where: torch.device) -> torch.device:
 
 def _answers(supervisor: Supervisor, paths: Iterable[str | Path]) -> Iterator[dict[str, Any]]:
     """Rows, as they come."""
-    for answer in supervisor.score((number, str(path)) for number, path in enumerate(paths)):
+    for answer in supervisor.score((number, Video(str(path), Path(path))) for number, path in enumerate(paths)):
         yield from (row for _, row in answer)
 
 

@@ -16,6 +16,7 @@ import torch
 
 from ssv2rt.benchmark.peers import FLOAT, peers
 from ssv2rt.benchmark.rounds import Contestant, machine, race
+from ssv2rt.cores import cores
 from ssv2rt.dataset.probe import VideoInfo, probe
 from ssv2rt.dataset.video import CLIP_ERRORS, Place, open_video, video_stream
 from ssv2rt.errors import UserError
@@ -46,7 +47,7 @@ def benchmark_decode(videos: Sequence[Path], *, threads: int, clips: int, rounds
     Raises:
         UserError: none of the videos can be read.
     """
-    clip, threads = Clip(frames=16, size=224), threads or os.cpu_count() or 1
+    clip, threads = Clip(frames=16, size=224), threads or cores()
     known = [(path, info) for path in videos if (info := _probed(path))]
     if not known:
         raise UserError("none of the videos can be read; give a folder of videos, or none for synthetic ones")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,6 +14,7 @@ import torch
 
 from ssv2rt.benchmark.rounds import Contestant, machine, race
 from ssv2rt.console import say
+from ssv2rt.cores import cores
 from ssv2rt.engines.backends import NAMES, Graph, backend, load_runner
 from ssv2rt.engines.build import FLOAT, GRAPH, describe, in_precision
 from ssv2rt.engines.bundle import Bundle
@@ -44,7 +44,7 @@ def benchmark_engine(
         rounds: timed ones.
         compiled: whether torch.compile and AOTInductor, which take a minute to compile, take part.
     """
-    threads = threads or os.cpu_count() or 1
+    threads = threads or cores()
     device = choose_device()
     torch.manual_seed(0)
     network = build_model(model, 174).eval()

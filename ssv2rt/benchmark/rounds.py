@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ssv2rt.console import Progress
+from ssv2rt.cores import cores
 from ssv2rt.hardware import cpu_name
 
 Contestant = Callable[[], float | None]
@@ -48,9 +49,7 @@ def race(contestants: Mapping[str, Contestant], *, units: int, rounds: int) -> d
 
 def machine() -> dict[str, object]:
     """What the figures were measured on."""
-    import os
-
-    return {"cpu": cpu_name(), "cores": os.cpu_count(), "platform": platform.platform()}
+    return {"cpu": cpu_name(), "cores": cores(), "platform": platform.platform()}
 
 
 def _rate(values: list[float]) -> Rate:

@@ -69,7 +69,7 @@ def benchmark_score(
         bundle = _bundle(network, model.name, clip, folder)
         settings = WorkerSettings(
             "ssv2rt.scoring.worker:make_scorer",
-            {"bundle": str(bundle.path), "top_k": 5, "clip": clip, "data": Data(), "logits": False},
+            {"bundle": str(bundle.path), "top_k": 5, "clip": clip, "data": Data()},
         )
         with Supervisor([settings], timeout=600) as supervisor:
             rates = race(

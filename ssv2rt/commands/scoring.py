@@ -20,6 +20,9 @@ from ssv2rt.errors import UsageError
 @click.option("--logits", is_flag=True, help="Also the scores of all classes, as logarithms.")
 @click.option("--annotations", type=click.Path(path_type=Path), help="Of SSv2: only its clips, with top-1 and top-5.")
 @click.option("--views", help="Moments x squares of each video that are averaged, such as 2x3. Default: the run's.")
+@click.option("--window", type=float, help="Seconds of a window that slides over each video, with a row for each.")
+@click.option("--hop", type=float, help="Seconds from one window to the next. Default: half a window.")
+@click.option("--merge", "merged", is_flag=True, help="Neighbouring windows of the same label become one row.")
 @click.option("--threads", type=click.IntRange(min=1, max=1024), help="Decoding threads. Default: one a core.")
 @click.option("--devices", help="GPUs by number, such as 0,2. Default: all that are visible.")
 @click.option("--timeout", type=click.FloatRange(min=1), default=60, show_default=True, help="Seconds for a video.")
@@ -37,6 +40,9 @@ def score(
     logits: bool,
     annotations: Path | None,
     views: str | None,
+    window: float | None,
+    hop: float | None,
+    merged: bool,
     threads: int | None,
     devices: str | None,
     timeout: float,
@@ -46,7 +52,7 @@ def score(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Score videos: one row each, whatever happens.
+    """Score videos: one row each, or one for each window, whatever happens.
 
     INPUT is a file, a folder with all below it, a tar file, an address such as s3://bucket/clips, a pattern in quotes,
     @list.txt, or - for names on stdin. With --annotations, it is `videos` beside them unless it is named.
@@ -60,6 +66,7 @@ def score(
     from ssv2rt.scoring.journal import journal_of
     from ssv2rt.scoring.run import Output, Videos
     from ssv2rt.scoring.run import score as score_all
+    from ssv2rt.scoring.segments import Windows
     from ssv2rt.scoring.sinks import LOGITS, check_output, columns
     from ssv2rt.scoring.truth import BEST, Truth, videos_of
     from ssv2rt.scoring.worker import WorkerSettings
@@ -71,6 +78,14 @@ def score(
     check_output(out, overwrite=overwrite or (resume and journal_of(out).is_file()))
     if not inputs and not annotations:
         raise UsageError("nothing to score: name videos, folders, tar files or addresses")
+    windows = Windows(window, hop or window / 2, merged) if window is not None else None
+    if windows is None and (hop is not None or merged):
+        raise UsageError("--hop and --merge go with --window; add it, in seconds")
+    if windows and annotations:
+        raise UsageError("--annotations tell the label of a whole video; leave out --window")
+    if merged and ((top_k or 1) > 1 or logits):
+        raise UsageError("--merge leaves one label in a row; leave out --top-k and --logits")
+    more = [LOGITS] if logits else []
     inputs = inputs or (videos_of(annotations),) if annotations else inputs
     check_inputs(inputs)
     bundle = open_bundle(engine if engine else find_bundle(find_run(run)))
@@ -79,14 +94,15 @@ def score(
     classes = len(bundle.info.labels)
     if top_k and top_k > classes:
         raise UsageError(f"--top-k {top_k}: the engine has {classes} classes; take at most that")
-    top_k = top_k or min(5, classes)
+    top_k = top_k or (1 if merged else min(5, classes))
     clip = with_views(bundle.info.clip, views) if views else bundle.info.clip
     options = {
         "bundle": str(bundle.path),
         "top_k": min(classes, max(top_k, BEST if truth else 0)),
         "clip": clip,
         "data": Data(threads=threads or 0),
-        "logits": logits,
+        "more": more,
+        "windows": windows,
     }
     workers = [
         WorkerSettings("ssv2rt.scoring.worker:make_scorer", options | {"device": device})
@@ -96,13 +112,19 @@ def score(
         "engine": sha256(bundle.path / INFO),
         "clip": clip.model_dump(mode="json"),
         "top_k": options["top_k"],
-        "logits": logits,
+        "columns": more,
+        "windows": [windows.seconds, windows.hop] if windows else [],
         "shard": shard or "1/1",
         "annotations": sha256(annotations) if annotations else "",
     }
     summary = score_all(
         videos,
-        Output(out, columns(top_k, expected=truth is not None, more=[LOGITS] if logits else []), sort=sort),
+        Output(
+            out,
+            columns(top_k, windows=windows is not None, merged=merged, expected=truth is not None, more=more),
+            sort=sort,
+            windows=windows,
+        ),
         workers,
         facts,
         timeout=timeout,

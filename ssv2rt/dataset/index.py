@@ -22,6 +22,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ssv2rt.console import say
+from ssv2rt.cores import cores
 from ssv2rt.dataset.listing import Listing, as_text, fingerprint
 from ssv2rt.dataset.look import Facts, Known, look_at
 from ssv2rt.dataset.manifest import (
@@ -114,7 +115,7 @@ def index(
     jobs = work.jobs(decode=decode, trust=trust)
     done = total - sum(len(rows) for rows, _ in jobs)
     try:
-        for rows, found in _look_at_all(listing.folder, jobs, decode, workers or os.cpu_count() or 1):
+        for rows, found in _look_at_all(listing.folder, jobs, decode, workers or cores()):
             work.add(rows, found)
             done += len(rows)
             progress(done, total)

@@ -8,7 +8,15 @@ import av
 import av.error
 import numpy as np
 
-from ssv2rt.dataset.video import CLIP_ERRORS, BadVideo, VideoSource, open_video, reason_of, video_stream
+from ssv2rt.dataset.video import (
+    CLIP_ERRORS,
+    BadVideo,
+    VideoSource,
+    declared_duration,
+    open_video,
+    reason_of,
+    video_stream,
+)
 
 
 @dataclass(frozen=True)
@@ -199,11 +207,8 @@ def _rotation(container: av.container.InputContainer, stream: av.VideoStream) ->
 
 def _ends_early(stream: av.VideoStream, container: av.container.InputContainer, end: float, rate: float) -> bool:
     """Whether packets stop well before the duration that the header declares."""
-    if stream.duration is not None and stream.time_base is not None:
-        declared = float(stream.duration * stream.time_base)
-    elif container.duration is not None and len(container.streams) == 1:
-        declared = container.duration / av.time_base
-    else:
+    declared = declared_duration(container, stream)
+    if declared is None:
         return False
     start = float((stream.start_time or 0) * (stream.time_base or 0))
     slack = max(2 / rate if rate else 0.0, 0.02 * declared)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Literal
 import av
 import numpy as np
 
+from ssv2rt.cores import cores
 from ssv2rt.dataset.listing import SPLITS
 from ssv2rt.dataset.scenes import PAIRS, draw_clip
 from ssv2rt.errors import UserError
@@ -91,7 +91,7 @@ def synthesize(
     twins = plan(spec)
     missing = [t for t in twins if not all(_clip_path(folder, clip).exists() for clip in t.ids)]
     progress(2 * (len(twins) - len(missing)))
-    for written in _write_all(folder, spec, key_frames, missing, workers or os.cpu_count() or 1):
+    for written in _write_all(folder, spec, key_frames, missing, workers or cores()):
         progress(written)
     _write_annotations(folder, twins)
 

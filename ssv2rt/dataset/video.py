@@ -16,7 +16,9 @@ from av.stream import Disposition
 
 from ssv2rt.dataset.storage import Stored
 
-av.logging.set_level(av.logging.PANIC)  # a broken clip is reported once, by us
+# A broken clip is reported once, by us. With any level but None, a decoder's thread that meets damage waits for Python's
+# lock in order to log it, which it never gets from a thread that closes the decoder.
+av.logging.set_level(None)
 
 _EBML = b"\x1a\x45\xdf\xa3"  # how Matroska and WebM begin
 
@@ -98,6 +100,24 @@ def is_fault(error: BaseException) -> bool:
 _FAULTS = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN}
 )
+
+
+def declared_duration(
+    container: av.container.InputContainer, stream: av.VideoStream, *, others: bool = False
+) -> float | None:
+    """Seconds from the first frame to the end of the last, as the header has it; None if it does not say.
+
+    Args:
+        container: it.
+        stream: of it.
+        others: take what is said of the container also where it has more streams, one of which may last longer.
+    """
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    if container.duration is None or (len(container.streams) > 1 and not others):
+        return None
+    # Matroska and Flash tell when the last frame ends, on a clock that the first one need not start.
+    return container.duration / av.time_base - float((stream.start_time or 0) * (stream.time_base or 0))
 
 
 def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:

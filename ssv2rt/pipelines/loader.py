@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from ssv2rt.cores import cores
 from ssv2rt.dataset.probe import VideoInfo, probe
 from ssv2rt.dataset.video import CLIP_ERRORS, VideoSource, is_fault, reason_of
 from ssv2rt.errors import UsageError, UserError
@@ -86,7 +86,7 @@ class ClipLoader:
     def __init__(self, *, clip: Clip, batch: int, data: Data, device: torch.device, augment: bool = False) -> None:
         self._clip = clip
         self._batch, self._augment, self._data, self._device = batch, augment, data, device
-        self._threads = data.threads or os.cpu_count() or 1
+        self._threads = data.threads or cores()
         self._decoder = choose_decoder(data, device)
         self._graph = self._build()
 

@@ -14,10 +14,14 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ssv2rt.recipes import Clip, Data
+    from ssv2rt.scoring.segments import Windows
 
 FLUSH = "flush"
 READY = "ready"
@@ -36,20 +40,44 @@ class WorkerSettings:
     """Bytes of address space that it may take; 0 for no limit."""
 
 
-def make_scorer(**options: Any) -> Any:
-    """A `Scorer` from plain values: path of the bundle, and what else `Scorer` takes."""
+def make_scorer(
+    *,
+    bundle: str,
+    top_k: int,
+    clip: Clip,
+    data: Data,
+    more: Sequence[str] = (),
+    windows: Windows | None = None,
+    device: int | None = None,
+) -> Any:
+    """A `Scorer`, or a `Slider` where there are windows.
+
+    Args:
+        bundle: its path.
+        top_k: see `Labeller`.
+        clip: see `Scorer`.
+        data: the same.
+        more: see `Labeller`.
+        windows: see `Slider`.
+        device: number of the GPU; None for engines of CPUs.
+    """
     from pathlib import Path
 
     import torch
 
     from ssv2rt.engines.bundle import open_bundle
+    from ssv2rt.scoring.labelling import Labeller
     from ssv2rt.scoring.scorer import Scorer
+    from ssv2rt.scoring.slider import Slider
 
-    device = options.pop("device", None)
-    bundle = open_bundle(Path(options.pop("bundle")))
+    opened = open_bundle(Path(bundle))
     if device is not None:
         torch.cuda.set_device(device)
-    return Scorer(bundle, **options, device=torch.device("cuda", device) if device is not None else None)
+    gpu = torch.device("cuda", device) if device is not None else None
+    labeller = Labeller(opened, top_k=top_k, more=more, device=gpu)
+    if windows:
+        return Slider(labeller, data=data, clip=clip, windows=windows)
+    return Scorer(labeller, data=data, clip=clip)
 
 
 def work(connection: Connection, settings: WorkerSettings) -> None:

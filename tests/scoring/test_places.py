@@ -21,6 +21,7 @@ from ssv2rt.pipelines import readahead
 from ssv2rt.recipes import Data
 from ssv2rt.scoring.discover import check_inputs, discover
 from ssv2rt.scoring.journal import Row
+from ssv2rt.scoring.labelling import Labeller
 from ssv2rt.scoring.places import Video
 from ssv2rt.scoring.scorer import Scorer
 
@@ -36,7 +37,7 @@ def tar_of(path: Path, members: dict[str, bytes]) -> Path:
 
 def rows_of(bundle: Bundle, videos: list[Video]) -> list[Row]:
     """Without names, which tell where a video is."""
-    scorer = Scorer(bundle, top_k=2, data=Data(threads=2))
+    scorer = Scorer(Labeller(bundle, top_k=2), data=Data(threads=2), clip=bundle.info.clip)
     tasks = list(enumerate(videos))
     batches = [tasks[at : at + scorer.videos] for at in range(0, len(tasks), scorer.videos)]
     rows = [row for batch in scorer.score(batches) for _, row in batch]

@@ -17,6 +17,7 @@ from ssv2rt.errors import UsageError, UserError
 from ssv2rt.recipes import Data
 from ssv2rt.scoring.discover import Share, discover
 from ssv2rt.scoring.journal import Row
+from ssv2rt.scoring.labelling import Labeller
 from ssv2rt.scoring.places import Video
 from ssv2rt.scoring.scorer import Scorer
 from ssv2rt.scoring.sinks import check_output, columns, open_sink
@@ -25,7 +26,7 @@ from tests.conftest import numbered_video
 
 def score(bundle: Bundle, videos: list[Path] | list[Video], top_k: int = 3, threads: int = 2) -> list[Row]:
     """The rows as they go into a file."""
-    scorer = Scorer(bundle, top_k=top_k, data=Data(threads=threads))
+    scorer = Scorer(Labeller(bundle, top_k=top_k), data=Data(threads=threads), clip=bundle.info.clip)
     tasks = list(enumerate(video if isinstance(video, Video) else Video(str(video), video) for video in videos))
     batches = [tasks[at : at + scorer.videos] for at in range(0, len(tasks), scorer.videos)]
     rows = [row for batch in scorer.score(batches) for _, row in batch]
@@ -120,15 +121,16 @@ def test_other_codecs(tiny_bundle: Bundle, tmp_path: Path) -> None:
 def test_an_engine_that_gives_nan_is_an_error_row(
     tiny_bundle: Bundle, videos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scorer = Scorer(tiny_bundle, top_k=1, data=Data(threads=1))
-    start = scorer._runner.start
+    labeller = Labeller(tiny_bundle, top_k=1)
+    scorer = Scorer(labeller, data=Data(threads=1), clip=tiny_bundle.info.clip)
+    start = labeller._runner.start
 
     def spoilt(clips: torch.Tensor) -> Callable[[], torch.Tensor]:
         logits = start(clips)()
         logits[1, 0] = float("nan")
         return lambda: logits
 
-    monkeypatch.setattr(scorer._runner, "start", spoilt)
+    monkeypatch.setattr(labeller._runner, "start", spoilt)
     (rows,) = scorer.score([[(number, Video(str(path), path)) for number, path in enumerate(videos[:3])]])
     assert [row["status"] for _, row in rows] == ["ok", "error: not finite", "ok"]
 

@@ -1,0 +1,402 @@
+"""Clips of windows that slide over a video of any length: one pass, each frame decoded once, in bounded memory.
+
+    time        0    1    2    3    4    5    6    7    8
+    frames      |. . .|. . . . .|. . .|. . . . . . . . .      window = 4, hop = 2, T = 4
+    window 0    [^    ^    ^    ^   )
+    window 1              [ ^    ^    ^    ^  )
+    window 2                        [ ^    ^    ^    ^  )
+
+A clip is T places in its window (see `sampling`), and a place shows the last frame that appears no later. Which frame that
+is, is known when the next one appears: so one frame is held, and of it a picture is cut when the first place wants one.
+
+Times are seconds from the first frame, in whole microseconds, so that equal times are equal. They are the frames' own;
+where a file gives none, or one that does not rise, a frame follows the one before at the video's average rate.
+
+Letters: V moments, S squares, T frames.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import av.error
+import numpy as np
+
+from ssv2rt.dataset.video import (
+    CLIP_ERRORS,
+    BadVideo,
+    VideoSource,
+    declared_duration,
+    open_video,
+    orientation,
+    reason_of,
+    video_stream,
+)
+from ssv2rt.pipelines import windows
+from ssv2rt.pipelines.cutter import Cutter
+from ssv2rt.pipelines.sampling import places
+from ssv2rt.recipes import Clip
+
+SHORTEST = 0.001
+"""Seconds: the least that a window and a hop may be."""
+
+_SECOND = 1_000_000  # microseconds
+_USUAL_RATE = Fraction(12)
+"""Frames per second where the container does not say."""
+_LONGEST_STILL = 3600 * _SECOND
+"""A frame that is to be shown for longer has a damaged time."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class TimeWindow:
+    """A window of time of a video, and its clips."""
+
+    number: int
+    """k, from 0: it starts at k * hop."""
+    start: float
+    """Seconds from the first frame."""
+    end: float
+    """Seconds from the first frame: start + window, or the end of the video if that is earlier."""
+    frames: int
+    """Frames of the video that appear in it, start <= time < end. 0 where one frame is shown throughout."""
+    clips: np.ndarray
+    """uint8 RGB (V * S, T, size, size, 3): clip `v * S + s` has the v-th moment and the s-th square."""
+
+    def __post_init__(self) -> None:
+        assert self.clips.dtype == np.uint8 and self.clips.ndim == 5
+
+    def __repr__(self) -> str:
+        return f"TimeWindow({self.number}, {self.start:g} to {self.end:g} s, {self.frames} frames, clips {self.clips.shape})"
+
+
+def slide(
+    source: VideoSource,
+    clip: Clip,
+    *,
+    window: float,
+    hop: float,
+    threads: int = 1,
+    decoded: Callable[[int], None] = lambda frames: None,
+) -> Iterator[TimeWindow]:
+    """The windows of a video in order, each as soon as a frame beyond it is decoded.
+
+    Windows start at 0, hop, 2 * hop, ... The first that reaches the end of the video is the last, and is cut short there;
+    a video that is shorter than a window has one, of its own length. Held in memory are, besides a frame or two, the
+    clips of the windows that are open: window / hop of them, and one more.
+
+    The places of the last window are spread over what there is of it, as far as the header declares how long the video is.
+    Where it declares nothing (a WebM that was written live), or too little, they are spread over a whole window, and those
+    beyond the end show the last frame. A header that declares too little is not believed: windows go on to the last frame.
+
+    Where a video is no longer than a window, its clips are those of `decode_clips` for `source.plain_request`, if its
+    frames are evenly spaced or `clip.timing` is 'time', and no place is within a container's rounding (a millisecond in
+    WebM) of where a frame appears.
+
+    Args:
+        source: the video.
+        clip: what the network sees. `stride` is in frames of `rate` or, with `timing = "index"`, of the video's average
+            rate.
+        window: seconds, at least 0.001.
+        hop: seconds from one window's start to the next, at least 0.001. What is between windows, where it is larger than
+            `window`, is decoded and not shown.
+        threads: of the decoder. Clips do not depend on it; which word a damaged video gets may, for of damage in its last
+            packets several threads tell only that frames are missing.
+        decoded: told after each frame how many are decoded: a window may take long.
+
+    Raises:
+        ValueError: `window` or `hop` is too short, or infinite; before anything is opened.
+        BadVideo: while it is iterated, after the windows that end before the damage: the words of `decode_clips`.
+            'truncated' also if there is less than the header declares, by more than 2 frames and 2 %.
+    """
+    for name, value in (("window", window), ("hop", hop)):
+        if not SHORTEST <= value < math.inf:
+            raise ValueError(f"{name} = {value}: it must be at least {SHORTEST} seconds")
+    if threads < 1:
+        raise ValueError(f"threads = {threads}: at least 1")
+    return _slide(source, clip, window, hop, threads, decoded)
+
+
+def _slide(
+    source: VideoSource, clip: Clip, window: float, hop: float, threads: int, decoded: Callable[[int], None]
+) -> Iterator[TimeWindow]:
+    try:
+        with open_video(source) as container:
+            film = _Film(container, threads)
+            strip: _Windows | None = None
+            reason = ""
+            try:
+                for number, (time, frame) in enumerate(film.frames()):
+                    decoded(number + 1)
+                    if strip is None:
+                        strip = _Windows(frame, film, clip, window, hop)
+                    yield from strip.until(time)
+                    strip.take(frame)
+                film.check()
+            except (BadVideo, av.error.FFmpegError) as error:
+                reason = reason_of(error)
+            if strip is None:
+                raise BadVideo(reason or "unreadable")
+            if reason:
+                yield from strip.until(film.end + film.slack)
+                raise BadVideo(reason)
+            yield from strip.until(film.end - film.slack - 1)
+            yield from strip.last(film.end)
+    except CLIP_ERRORS as error:
+        raise BadVideo(reason_of(error)) from None
+
+
+class _Film:
+    """The frames of a video with their times, and what its header says of its length. Times are in microseconds."""
+
+    def __init__(self, container: av.container.InputContainer, threads: int) -> None:
+        self._container, self._stream = container, video_stream(container)
+        self._stream.thread_type = "AUTO" if threads > 1 else "NONE"
+        if threads > 1:
+            self._stream.codec_context.thread_count = threads
+        self.rate = Fraction(self._stream.average_rate or 0)
+        if self.rate <= 0:
+            self.rate = _USUAL_RATE
+        self.usual = min(max(1, round(_SECOND / self.rate)), _LONGEST_STILL)
+        """How long a frame is shown on average."""
+        self._sure = declared_duration(container, self._stream)
+        likely = self._sure or declared_duration(container, self._stream, others=True) or 0.0
+        self.declared = round(likely * _SECOND) if likely > 0 else None
+        """When the video should end."""
+        self._first: tuple[int, int] | None = None  # the first stamp, and when its frame appears
+        self._time = -1  # when the last frame appears
+        self.end = 0
+        """When the last frame ends."""
+        self.slack = 0
+        """By so much, its end is uncertain: half of it, or half of a usual frame."""
+        self._packets = 0
+        self._last: int | None = None  # the end of the last packet's frame, in the stream's ticks
+
+    def frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        """All frames and when they appear, which rises.
+
+        Raises:
+            BadVideo: a packet or a frame is damaged.
+            av.error.FFmpegError: the file cannot be read, or a packet cannot be decoded.
+        """
+        wrong: Exception | None = None
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.error.FFmpegError as error:
+                packet, wrong = None, error
+            if packet is not None and packet.is_corrupt:
+                packet, wrong = None, BadVideo("truncated")
+            if packet is not None and not packet.size:
+                continue
+            if packet is not None:
+                self._count(packet)
+            # After the last one come the frames that the decoder keeps back, also where the file is damaged from there.
+            for frame in self._stream.codec_context.decode(packet):
+                if frame.is_corrupt:
+                    raise BadVideo("corrupt")
+                yield self._appears(frame), frame
+            if packet is None:
+                break
+        if wrong:
+            raise wrong
+
+    def check(self) -> None:
+        """Whether all that was declared was there, after the last frame.
+
+        Raises:
+            BadVideo: 'unreadable' if no packet gave a frame, 'corrupt' if the last ones gave none, 'truncated' if some
+                are missing.
+        """
+        if self._time < 0 and self._packets:
+            raise BadVideo("unreadable")
+        if self._first and self._last and self._ends_before(self._since_first(self._last)):
+            raise BadVideo("corrupt")
+        # An AVI counts frames that were dropped, which are no packets; its duration counts them too.
+        counted = 0 if self._container.format.name == "avi" else self._stream.frames
+        if self._packets < counted or (self._sure and self._ends_before(round(self._sure * _SECOND))):
+            raise BadVideo("truncated")
+
+    def _ends_before(self, end: int) -> bool:
+        return self.end < end - max(2 * self.usual, end // 50)
+
+    def _count(self, packet: av.Packet) -> None:
+        self._packets += 1
+        if packet.pts is not None and not packet.is_discard:
+            end = packet.pts + (packet.duration or 0)
+            self._last = end if self._last is None else max(self._last, end)
+
+    def _appears(self, frame: av.VideoFrame) -> int:
+        time = self._time + self.usual if self._time >= 0 else 0
+        if frame.pts is not None:
+            if self._first is None:
+                self._first = frame.pts, time
+            stamped = self._since_first(frame.pts)
+            if stamped > self._time + _LONGEST_STILL:
+                raise BadVideo("corrupt")
+            if stamped > self._time:
+                time = stamped
+        stays = self._microseconds(frame.duration or 0)
+        if not 0 < stays <= _LONGEST_STILL:
+            stays = self.usual
+        self._time, self.end, self.slack = time, time + stays, min(stays, self.usual) // 2
+        return time
+
+    def _since_first(self, stamp: int) -> int:
+        assert self._first is not None
+        return self._first[1] + self._microseconds(stamp - self._first[0])
+
+    def _microseconds(self, ticks: int) -> int:
+        return round(ticks * (self._stream.time_base or 0) * _SECOND)
+
+
+class _Windows:
+    """The windows that are open, and the frame that is shown.
+
+    Args:
+        first: frame of the video; its size is what squares are computed from.
+        film: its rate, and when it should end.
+        clip: what the network sees.
+        window: seconds.
+        hop: seconds.
+    """
+
+    def __init__(self, first: av.VideoFrame, film: _Film, clip: Clip, window: float, hop: float) -> None:
+        self._clip, self._window, self._hop, self._film = clip, window, hop, film
+        self._step = clip.stride / (clip.rate if clip.timing == "time" else float(film.rate))
+        size = (first.height, first.width) if orientation(first)[0] else (first.width, first.height)
+        squares = windows.crops(width=size[0], height=size[1], share=clip.center_crop, count=clip.views[1])
+        self._cutter = Cutter(squares, size, clip.size)
+        self._shown = _Picture(first, self._cutter, clip)
+        self._open: deque[_Open] = deque()
+        self._next = 0  # number of the window that is opened next
+
+    def until(self, time: int) -> Iterator[TimeWindow]:
+        """Lets the frame that is shown be shown until `time`, and gives the windows that end by then."""
+        while True:  # one window after the other, for a frame may be shown through many
+            if self._open and self._open[0].end <= time:
+                window = self._open.popleft()
+                yield window.given(window.whole, self._shown, window.end)
+            elif round(self._next * self._hop * _SECOND) <= time:
+                self._open.append(self._opened(self._next))
+                self._next += 1
+            else:
+                break
+        for window in self._open:
+            for filling in window.fillings:
+                filling.show(self._shown, time)
+
+    def take(self, frame: av.VideoFrame) -> None:
+        """The frame that is shown next, from the time that `until` was told."""
+        self._shown = _Picture(frame, self._cutter, self._clip)
+        for window in self._open:
+            window.frames += 1
+
+    def last(self, end: int) -> Iterator[TimeWindow]:
+        """The window that reaches the end of the video, unless it lies between two windows."""
+        if self._open:
+            window, declared = self._open[0], self._film.declared
+            believed = window.short and declared and end <= declared + 2 * self._film.usual
+            filling = window.short if window.short and believed else window.whole
+            yield window.given(filling, self._shown, min(window.end, end))
+
+    def _opened(self, number: int) -> _Open:
+        start = round(number * self._hop * _SECOND)
+        end = start + round(self._window * _SECOND)
+        declared = self._film.declared
+        cut_short = declared is not None and start < declared < end
+        return _Open(
+            number,
+            start,
+            end,
+            whole=_Filling(self._clip, start, end, self._step),
+            short=_Filling(self._clip, start, declared, self._step) if declared and cut_short else None,
+        )
+
+
+class _Picture:
+    """The frame that is shown, of which squares are cut when they are asked for first."""
+
+    def __init__(self, frame: av.VideoFrame, cutter: Cutter, clip: Clip) -> None:
+        self._frame, self._cutter, self._clip = frame, cutter, clip
+        self._cut: np.ndarray | None = None
+
+    @property
+    def squares(self) -> np.ndarray:
+        """uint8 (S, size, size, 3)"""
+        if self._cut is None:
+            self._cut = np.empty((self._clip.views[1], self._clip.size, self._clip.size, 3), np.uint8)
+            self._cutter.cut(self._frame, self._cut)
+        return self._cut
+
+
+class _Filling:
+    """The clips of a window, which fill up from its start to its end.
+
+    Args:
+        clip: what the network sees.
+        start: of the window in microseconds.
+        end: the same.
+        step: seconds between two frames in dense sampling.
+    """
+
+    def __init__(self, clip: Clip, start: int, end: int, step: float) -> None:
+        moments, squares = clip.views
+        self.clips = np.empty((moments, squares, clip.frames, clip.size, clip.size, 3), np.uint8)
+        seconds = np.stack(
+            [
+                places(
+                    clip.sampling,
+                    extent=(end - start) / _SECOND,
+                    length=clip.frames,
+                    step=step,
+                    view=(moment + 0.5) / moments,
+                )
+                for moment in range(moments)
+            ]
+        )
+        place = start + np.minimum(np.rint(seconds * _SECOND).astype(np.int64), end - start - 1)
+        order = np.argsort(place, axis=None, kind="stable")
+        self._places: list[int] = place.ravel()[order].tolist()
+        self._moment, self._frame = np.divmod(order, clip.frames)  # where each place is in `clips`
+        self._done = 0
+
+    def show(self, picture: _Picture, until: int) -> None:
+        """Puts the picture in the places before `until` that are empty."""
+        while self._done < len(self._places) and self._places[self._done] < until:
+            self.clips[self._moment[self._done], :, self._frame[self._done]] = picture.squares
+            self._done += 1
+
+
+@dataclass(slots=True)
+class _Open:
+    """A window that has begun. Times are in microseconds."""
+
+    number: int
+    start: int
+    end: int
+    whole: _Filling
+    """Clips from all of it."""
+    short: _Filling | None
+    """Clips from what there should be of it, where the video should end within it."""
+    frames: int = 0
+
+    @property
+    def fillings(self) -> list[_Filling]:
+        return [self.whole, self.short] if self.short else [self.whole]
+
+    def given(self, filling: _Filling, shown: _Picture, end: int) -> TimeWindow:
+        """The window with its clips, of which `shown` is the last frame."""
+        filling.show(shown, self.end)
+        return TimeWindow(
+            self.number,
+            self.start / _SECOND,
+            end / _SECOND,
+            self.frames,
+            filling.clips.reshape(-1, *filling.clips.shape[2:]),
+        )

@@ -1,0 +1,201 @@
+"""Windows that slide over videos, through an engine: a row for each window, and one where a video breaks off."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ssv2rt.cores import cores
+from ssv2rt.dataset.video import CLIP_ERRORS, is_fault, reason_of
+from ssv2rt.errors import UserError
+from ssv2rt.pipelines.slide import TimeWindow, slide
+from ssv2rt.recipes import Clip, Data
+from ssv2rt.scoring.journal import LAST, WINDOW, Row, named
+from ssv2rt.scoring.labelling import Labeller, Wait
+from ssv2rt.scoring.scorer import Task
+from ssv2rt.scoring.segments import Windows
+
+_AHEAD = 2
+"""Windows of a video that are made before they are asked for."""
+_SIGN = 1.0
+"""Seconds after which it is said that the work goes on."""
+_PER_DECODER = 2
+"""Threads of a decoder. More of them help a single video, and cost all of many something."""
+
+
+class Slider:
+    """Scores windows of videos with an engine, several videos at a time.
+
+    Args:
+        labeller: the engine.
+        data: threads.
+        clip: what is looked at in a window.
+        windows: how they slide.
+    """
+
+    videos = 1
+    """In a batch."""
+
+    def __init__(self, labeller: Labeller, *, data: Data, clip: Clip, windows: Windows) -> None:
+        self._labeller, self._clip, self._windows = labeller, clip, windows
+        threads = data.threads or cores()
+        self._at_once = max(1, threads // _PER_DECODER)
+        self._threads = min(threads, _PER_DECODER)
+        self._group = max(1, labeller.batch // (clip.views[0] * clip.views[1]))
+        # Short videos have a window each, so that many of them are in the engine.
+        self.ahead = self._at_once + (labeller.in_flight + 1) * self._group + 2
+        """Videos that keep it busy."""
+
+    def score(self, batches: Iterable[list[Task]]) -> Iterator[list[tuple[int, Row]]]:
+        """The rows of videos, in order, in parts; now and then an empty part, as a sign that the work goes on."""
+        tasks = iter(task for batch in batches for task in batch)
+        reels: deque[_Reel] = deque()
+        computing: deque[tuple[list[_Piece], Wait]] = deque()
+        group: list[_Piece] = []
+        more = True
+        try:
+            while True:
+                while more and len(reels) < self._at_once:
+                    if (task := next(tasks, None)) is None:
+                        more = False
+                    else:
+                        reels.append(self._reel(task))
+                if not reels:
+                    break
+                piece = reels[0].next()
+                if piece is None:
+                    yield []
+                    continue
+                if piece.last:
+                    reels.popleft()
+                group.append(piece)
+                if len(group) == self._group:
+                    computing.append((group, self._start(group)))
+                    group = []
+                    if len(computing) >= self._labeller.in_flight:
+                        yield from self._finish(*computing.popleft())
+            if group:
+                computing.append((group, self._start(group)))
+            while computing:
+                yield from self._finish(*computing.popleft())
+        finally:
+            for reel in reels:
+                reel.stop()
+
+    def _reel(self, task: Task) -> _Reel:
+        return _Reel(task, self._clip, self._windows, self._threads)
+
+    def _start(self, group: list[_Piece]) -> Wait:
+        made = [piece.made.clips for piece in group if piece.made]
+        clips = torch.from_numpy(np.concatenate(made)) if made else torch.empty(0, dtype=torch.uint8)
+        return self._labeller.start(clips.to(self._labeller.device), len(made))
+
+    def _finish(self, group: list[_Piece], wait: Wait) -> Iterator[list[tuple[int, Row]]]:
+        """The rows of some pieces, those of each video together."""
+        labels = iter(wait())
+        part: list[tuple[int, Row]] = []
+        for piece in group:
+            number, video = piece.task
+            row: Row = {WINDOW: piece.number, "start": piece.number * self._windows.hop, LAST: piece.last}
+            if piece.made:
+                row |= {"end": piece.made.end, "frames": piece.made.frames, **next(labels)}
+            else:
+                row |= {"status": f"error: {piece.reason}"}
+            part.append((number, named(video.name, row)))
+            if piece.last:
+                yield part
+                part = []
+        if part:
+            yield part
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A window, or what is wrong in its place."""
+
+    task: Task
+    number: int
+    made: TimeWindow | None
+    reason: str
+    last: bool
+    """Of its video."""
+
+
+class _Reel:
+    """A video whose windows are made by a thread of its own."""
+
+    def __init__(self, task: Task, clip: Clip, windows: Windows, threads: int) -> None:
+        self._task = task
+        self._made: queue.Queue[_Piece | UserError] = queue.Queue(_AHEAD)
+        self._stopped = False
+        self.frames = 0
+        """Decoded so far."""
+        self._seen = 0
+        threading.Thread(target=self._run, args=(clip, windows, threads), daemon=True).start()
+
+    def next(self) -> _Piece | None:
+        """The next window; None as a sign that frames are being decoded, though none has been finished for a while.
+
+        Raises:
+            UserError: it is not the video that cannot be read.
+        """
+        while True:
+            try:
+                piece = self._made.get(timeout=_SIGN)
+            except queue.Empty:
+                if self._seen != self.frames:
+                    self._seen = self.frames
+                    return None
+                continue
+            if isinstance(piece, UserError):
+                raise piece
+            return piece
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def _run(self, clip: Clip, windows: Windows, threads: int) -> None:
+        video, before, number = self._task[1], None, 0
+        try:
+            made = slide(
+                video.place, clip, window=windows.seconds, hop=windows.hop, threads=threads, decoded=self._decoded
+            )
+            for window in made:
+                if before:
+                    self._put(_Piece(self._task, before.number, before, "", last=False))
+                before, number = window, window.number + 1
+            assert before
+            self._put(_Piece(self._task, before.number, before, "", last=True))
+        except _Stopped:
+            return
+        except CLIP_ERRORS as error:
+            if is_fault(error):
+                self._put(UserError(f"cannot read '{video.place}': {error}; see that its storage is there"))
+                return
+            if before:
+                self._put(_Piece(self._task, before.number, before, "", last=False))
+            self._put(_Piece(self._task, number, None, reason_of(error), last=True))
+
+    def _put(self, piece: Any) -> None:
+        while not self._stopped:
+            try:
+                return self._made.put(piece, timeout=1.0)
+            except queue.Full:
+                continue
+        raise _Stopped
+
+    def _decoded(self, frames: int) -> None:
+        if self._stopped:
+            raise _Stopped
+        self.frames = frames
+
+
+class _Stopped(Exception):
+    """Nobody waits any more."""

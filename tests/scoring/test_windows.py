@@ -1,0 +1,183 @@
+"""Windows slide over videos of any length, with a row for each; neighbours of one label make segments."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ssv2rt.engines.bundle import Bundle
+from ssv2rt.pipelines.slide import slide
+from ssv2rt.recipes import Data
+from ssv2rt.scoring.journal import Journal, Row, named, read_rows
+from ssv2rt.scoring.labelling import Labeller
+from ssv2rt.scoring.places import Video
+from ssv2rt.scoring.segments import Windows, segments
+from ssv2rt.scoring.slider import Slider
+from tests.conftest import numbered_video
+
+WINDOWS = Windows(2.0, 1.0)
+
+
+def rows_of(bundle: Bundle, videos: list[Path], windows: Windows = WINDOWS, threads: int = 2) -> list[Row]:
+    slider = Slider(Labeller(bundle, top_k=2), data=Data(threads=threads), clip=bundle.info.clip, windows=windows)
+    batches = [[(number, Video(str(path), path))] for number, path in enumerate(videos)]
+    return [row for part in slider.score(batches) for _, row in part]
+
+
+def ssv2rt(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ssv2rt", *map(str, arguments)], cwd=cwd, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Of 10, 1 and 5 seconds, at 12 frames a second."""
+    folder = tmp_path_factory.mktemp("long")
+    return [
+        numbered_video(folder / "a.webm", "libvpx-vp9", frames=120),
+        numbered_video(folder / "b.mp4", "libx264", frames=12),
+        numbered_video(folder / "c.avi", "mpeg4", frames=60),
+    ]
+
+
+def test_a_row_for_each_window(tiny_bundle: Bundle, videos: list[Path]) -> None:
+    rows = rows_of(tiny_bundle, videos)
+    times = {
+        path: [(row["start"], row["end"], row["frames"]) for row in rows if row["path"] == str(path)] for path in videos
+    }
+    assert times[videos[0]] == [(start, start + 2, 24) for start in range(9)]
+    assert times[videos[1]] == [(0, 1, 12)]
+    assert times[videos[2]] == [(start, start + 2, 24) for start in range(4)]
+    assert [row["path"] for row in rows if row["last"]] == [str(path) for path in videos]
+
+
+def test_each_row_is_what_the_engine_says_of_its_window(tiny_bundle: Bundle, videos: list[Path]) -> None:
+    import torch
+
+    labeller = Labeller(tiny_bundle, top_k=2)
+    clips = [window.clips for window in slide(videos[0], tiny_bundle.info.clip, window=2.0, hop=1.0)]
+    expected = [labeller.start(torch.from_numpy(clip), 1)()[0] for clip in clips]
+    rows = rows_of(tiny_bundle, videos)[: len(clips)]
+    assert [{name: row[name] for name in expected[0]} for row in rows] == expected
+    assert rows_of(tiny_bundle, videos[:1], threads=8) == rows
+
+
+def test_a_video_that_breaks_off_has_its_windows_and_then_an_error(
+    tiny_bundle: Bundle, videos: list[Path], tmp_path: Path
+) -> None:
+    content = videos[0].read_bytes()
+    (tmp_path / "half.webm").write_bytes(content[: len(content) // 2])
+    (tmp_path / "junk.webm").write_bytes(b"junk")
+    whole = rows_of(tiny_bundle, videos[:1])
+    rows = rows_of(tiny_bundle, [tmp_path / "half.webm", tmp_path / "junk.webm", videos[1]])
+    half = [row for row in rows if row["video"].endswith("half.webm")]
+    assert [row["status"] for row in half] == ["ok"] * (len(half) - 1) + ["error: truncated"]
+    assert 2 <= len(half) <= len(whole) and half[-1]["start"] == len(half) - 1 and half[-1]["last"]
+    for ours, theirs in zip(half[:-1], whole, strict=False):
+        assert ours["probability"] == theirs["probability"] and ours["label"] == theirs["label"]
+    junk = [row for row in rows if row["video"].endswith("junk.webm")]
+    assert [(row["status"], row["start"], row["last"]) for row in junk] == [("error: unreadable", 0, True)]
+
+
+def test_the_command_writes_windows_and_segments(tiny_bundle: Bundle, videos: list[Path], tmp_path: Path) -> None:
+    shared = ("score", *videos, "--engine", tiny_bundle.path, "--sort", "--window", 2, "--hop", 1)
+    assert ssv2rt(*shared, "--out", "w.csv", cwd=tmp_path).returncode == 0
+    rows = list(csv.DictReader((tmp_path / "w.csv").open(newline="")))
+    assert list(rows[0])[:6] == ["video", "status", "start", "end", "frames", "label"] and len(rows) == 14
+    done = ssv2rt(*shared, "--merge", "--out", "s.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    joined = list(csv.DictReader((tmp_path / "s.csv").open(newline="")))
+    assert list(joined[0]) == ["video", "status", "start", "end", "windows", "label", "probability"]
+    assert sum(int(row["windows"]) for row in joined) == 14
+    for before, after in pairwise(joined):
+        if before["video"] == after["video"]:
+            assert before["end"] == after["start"] and before["label"] != after["label"]
+    for wrong, said in (
+        (("--hop", 1), "go with --window"),
+        (("--window", 0), "--window 0: give seconds"),
+        (("--window", 2, "--hop", 3, "--merge"), "there is time between windows"),
+        (("--window", 2, "--merge", "--top-k", 2), "leaves one label"),
+    ):
+        done = ssv2rt("score", *videos, "--engine", tiny_bundle.path, "--out", "x.csv", *wrong, cwd=tmp_path)
+        assert done.returncode == 2 and said in done.stderr, done.stderr
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from("abc")), max_size=40), st.integers(1, 4))
+def test_segments_tile_each_video(windows: list[tuple[int, str]], overlap: int) -> None:
+    """Of videos whose windows come mixed: each moment that a window covers is in exactly one segment of its label's run."""
+    rows: list[Row] = []
+    counts = [sum(video == number for video, _ in windows) for number in range(3)]
+    at = [0, 0, 0]
+    for video, label in windows:
+        start = float(at[video])
+        at[video] += 1
+        facts = {
+            "status": "ok",
+            "start": start,
+            "end": start + overlap,
+            "label": label,
+            "probability": 0.5,
+            "window": at[video] - 1,
+        }
+        rows.append(named(f"{video}", facts | {"last": at[video] == counts[video]}))
+    made = list(segments(iter(rows)))
+    for video in range(3):
+        labels = [label for other, label in windows if other == video]
+        mine = [row for row in made if row["path"] == str(video)]
+        runs = [label for number, label in enumerate(labels) if number == 0 or labels[number - 1] != label]
+        assert [row["label"] for row in mine] == runs and sum(row["windows"] for row in mine) == len(labels)
+        edges = [edge for row in mine for edge in (row["start"], row["end"])]
+        assert edges == sorted(edges) and edges[1:-1:2] == edges[2::2]
+        if mine:
+            assert (edges[0], edges[-1]) == (0.0, len(labels) - 1 + overlap)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=5), st.data())
+def test_a_journal_takes_windows_once(
+    tmp_path_factory: pytest.TempPathFactory, videos: list[int], data: st.DataObject
+) -> None:
+    """Videos that are begun again, after a crash or by another call, have each window once."""
+    path = tmp_path_factory.mktemp("j") / "j"
+    journal = Journal(path, {}, resume=False, windows=True)
+    for video, count in enumerate(videos):
+        row = {"status": "ok"}
+        for _ in range(data.draw(st.integers(0, 3))):
+            until = data.draw(st.integers(0, count - 1))
+            journal.write([named(str(video), row | {"window": n, "last": False}) for n in range(until)])
+            if data.draw(st.booleans()):
+                journal.close()
+                journal = Journal(path, {}, resume=True, windows=True)
+        journal.write([named(str(video), row | {"window": n, "last": n == count - 1}) for n in range(count)])
+    journal.close()
+    found = [(row["path"], row["window"]) for row in read_rows(path)]
+    assert found == [(str(video), n) for video, count in enumerate(videos) for n in range(count)]
+    assert Journal(path, {}, resume=True, windows=True).videos == len(videos)
+
+
+def test_killed_within_a_long_video_and_gone_on_with(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    long = numbered_video(tmp_path / "long.webm", "libvpx-vp9", frames=3000, gop=50)
+    shared = ["score", str(long), "--engine", str(tiny_bundle.path), "--window", "1", "--hop", "0.25"]
+    assert ssv2rt(*shared, "--out", "whole.csv", cwd=tmp_path).returncode == 0
+    command = [sys.executable, "-m", "ssv2rt", *shared, "--out", str(tmp_path / "p.csv")]
+    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL)
+    journal = tmp_path / "p.csv.journal"
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit and not (journal.is_file() and journal.read_bytes().count(b"\n") > 20):
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 20 < journal.read_bytes().count(b"\n") < 900, "it was killed within the video"
+    done = ssv2rt(*shared, "--out", "p.csv", "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "p.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
