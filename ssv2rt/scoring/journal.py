@@ -67,7 +67,7 @@ class Journal:
         self._file.seek(end)
         self._flushed = time.monotonic()
         if not end:
-            self._line({"ssv2rt": 1, **facts})
+            self._file.write(_head(facts))
             self._file.flush()
 
     def write(self, rows: list[Row]) -> None:
@@ -116,7 +116,7 @@ class Journal:
                 else:
                     self._count(value)
                 end += len(line)
-        if not end:
+        if not end and not _head(facts).startswith(self.path.read_bytes()[: len(_head(facts)) + 1]):
             raise UserError(f"'{self.path}' is no journal, or damaged at its beginning; remove it, and score anew")
         return end
 
@@ -129,6 +129,11 @@ class Journal:
                     f"'{self.path}' was begun with another {name}: {_short(there.get(name))}, and it is {_short(value)} now; "
                     f"go on with what it was begun with, or add --overwrite to begin anew"
                 )
+
+
+def _head(facts: Mapping[str, Any]) -> bytes:
+    """The first line."""
+    return json.dumps({"ssv2rt": 1, **facts}).encode("ascii") + b"\n"
 
 
 def read_rows(path: Path) -> Iterator[Row]:

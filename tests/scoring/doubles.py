@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ssv2rt.errors import UserError
 from ssv2rt.scoring.journal import Row, named
 from ssv2rt.scoring.supervisor import Task
 
@@ -62,3 +63,24 @@ class Stillborn:
 
     def __init__(self) -> None:
         os.abort()
+
+
+class Starved(Deadly):
+    """Its process may open no more files from the eighth video on."""
+
+    def _rows(self, batch: list[Task]) -> list[tuple[int, Row]]:
+        if any(Path(video.name).stem == "8" for _, video in batch):
+            raise UserError("cannot read '8.webm': Too many open files")
+        return super()._rows(batch)
+
+
+class Slow(Deadly):
+    """Takes its time."""
+
+    def _rows(self, batch: list[Task]) -> list[tuple[int, Row]]:
+        time.sleep(0.2)
+        lost = {"status": "error: missing"}
+        return [
+            (number, row if os.path.exists(row["path"]) else named(row["path"], lost))
+            for number, row in super()._rows(batch)
+        ]

@@ -51,7 +51,7 @@ def test_a_journal_of_something_else_is_refused(tmp_path: Path) -> None:
     Journal(path, FACTS, resume=False).close()
     with pytest.raises(UserError, match=r'begun with another engine: "abc", and it is "xyz" now'):
         Journal(path, {**FACTS, "engine": "xyz"}, resume=True)
-    for content in (b"", b"text\n", b"\0\xff"):
+    for content in (b"text\n", b"\0\xff", b'{"x'):
         path.write_bytes(content)
         with pytest.raises(UserError, match="is no journal"):
             Journal(path, FACTS, resume=True)

@@ -1,0 +1,170 @@
+"""Killed at any write, on a full disk, with no file to open, with storage that goes away: what was scored is kept."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssv2rt.engines.bundle import Bundle
+
+VIDEOS = 24
+
+
+def run(out: Path, inputs: Path | str, **settings: Any) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.scoring.faulty",
+        json.dumps({"out": str(out), "inputs": [str(inputs)], **settings}),
+    ]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("in")
+    for number in range(VIDEOS):
+        (folder / f"{number}.webm").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, int]:
+    """What comes out when nothing happens, and how many moments there are at which something could."""
+    out = tmp_path_factory.mktemp("whole") / "p.csv"
+    done = run(out, inputs)
+    assert done.returncode == 0, done.stderr
+    return out.read_bytes(), json.loads(done.stdout)["moments"]
+
+
+def killed_at(moment: int, inputs: Path, whole: bytes, folder: Path) -> None:
+    out = folder / f"{moment}" / "p.csv"
+    out.parent.mkdir()
+    assert run(out, inputs, kill_at=moment).returncode == -9
+    if out.exists():
+        assert out.read_bytes() == whole, "an output is whole or is not there"
+    if out.exists() and not out.with_name("p.csv.journal").exists():
+        return  # all was done
+    done = run(out, inputs, resume=True)
+    assert done.returncode == 0, done.stderr
+    assert out.read_bytes() == whole and json.loads(done.stdout)["videos"] == VIDEOS
+    left = [name for name in os.listdir(out.parent) if not name.endswith(".partial")]
+    assert left == ["p.csv"]
+
+
+@pytest.mark.parametrize("tenth", range(10))
+def test_killed_at_a_write_and_gone_on_with(tenth: int, inputs: Path, whole: tuple[bytes, int], tmp_path: Path) -> None:
+    content, moments = whole
+    assert moments > 40
+    killed_at(1 + tenth * (moments - 1) // 9, inputs, content, tmp_path)
+
+
+@pytest.mark.slow
+def test_killed_at_every_write_and_gone_on_with(inputs: Path, whole: tuple[bytes, int], tmp_path: Path) -> None:
+    for moment in range(1, whole[1] + 1):
+        killed_at(moment, inputs, whole[0], tmp_path)
+
+
+def test_no_room_for_the_journal(inputs: Path, whole: tuple[bytes, int], tmp_path: Path) -> None:
+    done = run(tmp_path / "p.csv", inputs, bytes=900)
+    assert done.returncode == 1 and "make room, and go on with --resume" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    done = run(tmp_path / "p.csv", inputs, resume=True)
+    assert done.returncode == 0 and (tmp_path / "p.csv").read_bytes() == whole[0]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", folder], capture_output=True)
+    if made.returncode:
+        pytest.skip("file systems may not be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk(inputs: Path, whole: tuple[bytes, int], small_disk: Path) -> None:
+    (small_disk / "other").write_bytes(bytes(12 << 10))
+    done = run(small_disk / "p.csv", inputs)
+    assert done.returncode == 1 and "No space left on device; " in done.stderr and "go on with --resume" in done.stderr
+    (small_disk / "other").unlink()
+    done = run(small_disk / "p.csv", inputs, resume=True)
+    assert done.returncode == 0, done.stderr
+    assert (small_disk / "p.csv").read_bytes() == whole[0]
+
+
+def test_an_output_that_cannot_be_written(inputs: Path) -> None:
+    done = run(Path("/proc/p.csv"), inputs)
+    assert done.returncode == 1 and "cannot write '/proc/p.csv.journal'" in done.stderr
+
+
+def test_no_more_files_may_be_opened(inputs: Path, whole: tuple[bytes, int], tmp_path: Path) -> None:
+    done = run(tmp_path / "p.csv", inputs, double="Starved", options={"videos": 1})
+    assert done.returncode == 1 and "Too many open files" in done.stderr and "go on with --resume" in done.stderr
+    assert run(tmp_path / "p.csv", inputs, resume=True).returncode == 0
+    assert (tmp_path / "p.csv").read_bytes() == whole[0]
+
+
+def test_too_many_open_files_are_no_fault_of_the_videos(tiny_bundle: Bundle, tiny_set: Path) -> None:
+    """A real scorer, with three files more than it has open already."""
+    code = (
+        "import os, resource, sys; from pathlib import Path;"
+        "from ssv2rt.engines.bundle import open_bundle; from ssv2rt.recipes import Data;"
+        "from ssv2rt.scoring.labelling import Labeller; from ssv2rt.scoring.places import Video;"
+        "from ssv2rt.scoring.scorer import Scorer; import ssv2rt.pipelines.decode;"
+        "bundle = open_bundle(Path(sys.argv[1]));"
+        "scorer = Scorer(Labeller(bundle, top_k=1), data=Data(), clip=bundle.info.clip);"
+        "tasks = [(n, Video(str(p), p)) for n, p in enumerate(sorted(Path(sys.argv[2]).iterdir()))];"
+        "spare = os.open('/dev/null', os.O_RDONLY); resource.setrlimit(resource.RLIMIT_NOFILE, (spare + 1, spare + 1));"
+        "print([row['status'] for rows in scorer.score([tasks[:4]]) for _, row in rows])"
+    )
+    command = [sys.executable, "-c", code, str(tiny_bundle.path), str(tiny_set / "videos")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "Too many open files" in done.stderr and "ulimit -n" in done.stderr
+
+
+def test_a_folder_that_goes_away(whole: tuple[bytes, int], inputs: Path, tmp_path: Path) -> None:
+    place = tmp_path / "videos"
+    shutil.copytree(inputs, place)
+    settings = {"out": str(tmp_path / "p.csv"), "inputs": [str(place)], "double": "Slow", "options": {"videos": 1}}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.scoring.faulty", json.dumps(settings)], stderr=subprocess.PIPE, text=True
+    )
+    journal = tmp_path / "p.csv.journal"
+    while not (journal.is_file() and journal.read_bytes().count(b"\n") > 3):
+        time.sleep(0.01)
+    place.rename(tmp_path / "elsewhere")
+    _, said = process.communicate()
+    assert process.returncode == 1 and "is not there any more; bring it back, and go on with --resume" in said
+    assert b"missing" not in journal.read_bytes()
+    (tmp_path / "elsewhere").rename(place)
+    done = run(tmp_path / "p.csv", place, resume=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["videos"] == VIDEOS and b"missing" not in (tmp_path / "p.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_videos(tmp_path: Path) -> None:
+    """1,000,000 names within a tenth of what 1,000 take."""
+    taken = {}
+    for count in (1_000, 1_000_000):
+        names = tmp_path / f"{count}.txt"
+        with names.open("w") as file:
+            file.writelines(f"/somewhere/clips/{number}.webm\n" for number in range(count))
+        done = run(tmp_path / f"{count}.csv", f"@{names}", options={"videos": 32}, workers=2)
+        assert done.returncode == 0, done.stderr
+        facts = json.loads(done.stdout)
+        assert facts["videos"] == count
+        taken[count] = facts["MiB"]
+    assert taken[1_000_000] < 1.1 * taken[1_000], taken
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
