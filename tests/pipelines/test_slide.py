@@ -357,6 +357,29 @@ def test_a_turned_video_is_shown_upright(tmp_path: Path, degrees: int) -> None:
     assert np.array_equal(only.clips, decode_clips(path, request, size=48))
 
 
+def test_a_change_of_size_in_mid_stream(tmp_path: Path) -> None:
+    """VP9 may change its frame size at a key frame: two files' packets in one stream, shown through one window."""
+    both, count = tmp_path / "both.webm", 0
+    with av.open(str(both), "w") as output:
+        stream = output.add_stream("libvpx-vp9", rate=12)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        output.start_encoding()
+        for width, height in ((64, 48), (128, 96)):
+            path = numbered_video(tmp_path / f"{width}.webm", "libvpx-vp9", frames=6, width=width, height=height)
+            with av.open(str(path)) as container:
+                for packet in container.demux(video=0):
+                    if packet.size:
+                        copy = av.Packet(bytes(packet))
+                        copy.stream, copy.time_base, copy.is_keyframe = stream, stream.time_base, packet.is_keyframe
+                        copy.pts = copy.dts = round(count / 12 / stream.time_base)
+                        output.mux(copy)
+                        count += 1
+    for threads in (1, 3):
+        (only,) = slide(both, PLAIN, window=1, hop=1, threads=threads)
+        assert frame_numbers(only.clips[0]) == [1, 4, 1, 4]
+
+
 def test_frames_without_times_are_counted(tmp_path: Path) -> None:
     """A bare H.264 stream has no times; FFmpeg takes it for 25 frames a second."""
     path = numbered_video(tmp_path / "a.h264", "libx264", frames=60)
