@@ -158,6 +158,7 @@ class _Film:
         self._stream.thread_type = "AUTO" if threads > 1 else "NONE"
         if threads > 1:
             self._stream.codec_context.thread_count = threads
+        self._tick = Fraction(self._stream.time_base or 0) * _SECOND
         self.rate = Fraction(self._stream.average_rate or 0)
         if self.rate <= 0:
             self.rate = _USUAL_RATE
@@ -252,7 +253,7 @@ class _Film:
         return self._first[1] + self._microseconds(stamp - self._first[0])
 
     def _microseconds(self, ticks: int) -> int:
-        return round(ticks * (self._stream.time_base or 0) * _SECOND)
+        return round(ticks * self._tick)
 
 
 class _Windows:

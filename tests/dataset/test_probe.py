@@ -57,6 +57,23 @@ def test_a_file_that_lost_its_end_is_noticed(tmp_path: Path, codec: str, suffix:
         probe(data[: int(len(data) * share)])
 
 
+@pytest.mark.parametrize(("codec", "suffix"), [("libvpx-vp9", "webm"), ("libx264", "mkv"), ("libx264", "flv")])
+def test_a_clock_that_does_not_start_at_0(tmp_path: Path, codec: str, suffix: str) -> None:
+    """These headers tell when the last frame ends, not how long the video is."""
+    path, late = numbered_video(tmp_path / f"a.{suffix}", codec, frames=24), tmp_path / f"late.{suffix}"
+    with av.open(str(path)) as before, av.open(str(late), "w") as after:
+        stream = after.add_stream_from_template(before.streams.video[0])
+        for packet in before.demux(video=0):
+            if packet.size:
+                assert packet.time_base is not None and packet.pts is not None
+                packet.pts += round(2 / packet.time_base)
+                packet.dts = None if packet.dts is None else packet.dts + round(2 / packet.time_base)
+                packet.stream = stream
+                after.mux(packet)
+    info = probe(late)
+    assert info.frames == 24 and info.duration == pytest.approx(2, abs=0.1)
+
+
 def test_an_mp4_without_its_index_is_unreadable(tmp_path: Path) -> None:
     path = numbered_video(tmp_path / "a.mp4", "libx264", frames=40)
     data = path.read_bytes()
