@@ -87,7 +87,7 @@ class Scorer:
         for part in clips.split(self._batch) if len(clips) else ():
             missing = part.new_zeros(self._batch - len(part), *part.shape[1:])
             waits.append((len(part), self._runner.start(torch.cat([part, missing]) if len(missing) else part)))
-        return lambda: torch.cat([wait()[:count] for count, wait in waits])
+        return lambda: torch.cat([wait().logits[:count] for count, wait in waits])
 
     def _finish(self, tasks: list[Task], made: ClipBatch, wait: Callable[[], torch.Tensor]) -> list[tuple[int, Row]]:
         rows: dict[str, Row] = {clip.request.id: {"status": f"error: {clip.reason}"} for clip in made.bad}
