@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from ssv2rt.engines.backends import Runner
+from ssv2rt.engines.backends import Outputs, Runner
 from ssv2rt.hardware import native_bf16
 from ssv2rt.models.clipmodel import ClipModel
 
@@ -25,13 +25,10 @@ class TorchRunner(Runner):
     def __init__(self, network: Network, where: torch.device) -> None:
         self._network, self._where = network, where
 
-    def start(self, clips: torch.Tensor) -> Callable[[], torch.Tensor]:
+    def start(self, clips: torch.Tensor) -> Callable[[], Outputs]:
         with torch.inference_mode():
             logits = self._network(clips.to(self._where, non_blocking=True))
-        return lambda: logits.float().cpu()
-
-    def __call__(self, clips: torch.Tensor) -> torch.Tensor:
-        return self.start(clips)()
+        return lambda: Outputs(logits.float().cpu(), None)
 
 
 def half(where: torch.device) -> torch.dtype:
@@ -54,7 +51,7 @@ def cast(network: Network, kind: torch.dtype) -> Network:
 
 def in_flight(runner: Runner, clips: torch.Tensor, seconds: float) -> float:
     """Clips per second with as many batches under way as the runner is worth."""
-    waiting: deque[Callable[[], torch.Tensor]] = deque()
+    waiting: deque[Callable[[], Outputs]] = deque()
     for _ in range(3):
         runner(clips)
     start, done = time.perf_counter(), 0

@@ -18,6 +18,7 @@ from ssv2rt.errors import UsageError
 @click.option("--run", help="The run whose newest engine is used.")
 @click.option("--top-k", type=click.IntRange(min=1), help="Labels per video. Default: 5.")
 @click.option("--logits", is_flag=True, help="Also the scores of all classes, as logarithms.")
+@click.option("--embeddings", is_flag=True, help="Also what the network sees in each video: its pooled features.")
 @click.option("--annotations", type=click.Path(path_type=Path), help="Of SSv2: only its clips, with top-1 and top-5.")
 @click.option("--views", help="Moments x squares of each video that are averaged, such as 2x3. Default: the run's.")
 @click.option("--window", type=float, help="Seconds of a window that slides over each video, with a row for each.")
@@ -38,6 +39,7 @@ def score(
     run: str | None,
     top_k: int | None,
     logits: bool,
+    embeddings: bool,
     annotations: Path | None,
     views: str | None,
     window: float | None,
@@ -67,7 +69,7 @@ def score(
     from ssv2rt.scoring.run import Output, Videos
     from ssv2rt.scoring.run import score as score_all
     from ssv2rt.scoring.segments import Windows
-    from ssv2rt.scoring.sinks import LOGITS, check_output, columns
+    from ssv2rt.scoring.sinks import EMBEDDING, LOGITS, check_output, columns
     from ssv2rt.scoring.truth import BEST, Truth, videos_of
     from ssv2rt.scoring.worker import WorkerSettings
 
@@ -83,12 +85,14 @@ def score(
         raise UsageError("--hop and --merge go with --window; add it, in seconds")
     if windows and annotations:
         raise UsageError("--annotations tell the label of a whole video; leave out --window")
-    if merged and ((top_k or 1) > 1 or logits):
-        raise UsageError("--merge leaves one label in a row; leave out --top-k and --logits")
-    more = [LOGITS] if logits else []
+    if merged and ((top_k or 1) > 1 or logits or embeddings):
+        raise UsageError("--merge leaves one label in a row; leave out --top-k, --logits and --embeddings")
+    more = [name for name, wanted in ((LOGITS, logits), (EMBEDDING, embeddings)) if wanted]
     inputs = inputs or (videos_of(annotations),) if annotations else inputs
     check_inputs(inputs)
     bundle = open_bundle(engine if engine else find_bundle(find_run(run)))
+    if embeddings and not bundle.info.embedding:
+        raise UsageError(f"--embeddings: the engine gives none; rebuild it with `{bundle.info.rebuild}`")
     truth = Truth.read(annotations, bundle.info.labels) if annotations else None
     videos = Videos(inputs, Share.parse(shard) if shard else None, truth)
     classes = len(bundle.info.labels)

@@ -1,7 +1,7 @@
 """AOTInductor: the network as PyTorch compiles it ahead of time, for the GPU that is here, or else for the CPU.
 
 The engine file is one package of machine code and weights, which loads without the network's Python code and without a
-compiler. Letters: N clips, T frames, S size, K classes.
+compiler. Letters: N clips, T frames, S size, D features, K classes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from ssv2rt.console import say
-from ssv2rt.engines.backends import Built, Graph, Runner
+from ssv2rt.engines.backends import Built, Graph, Outputs, Runner
 from ssv2rt.engines.bundle import Bundle, BundleInfo
 from ssv2rt.engines.export import EngineModel
 from ssv2rt.errors import UserError
@@ -94,7 +94,7 @@ def build(graph: Graph, settings: Engine) -> Built:
     if settings.precision == "fp16" and device.type == "cpu":
         choices = ["bf16", "fp32"] if native_bf16(device) else ["fp32"]
     clip = [size.dim_value for size in onnx.load(graph.onnx_file).graph.input[0].type.tensor_type.shape.dim[1:]]
-    facts = _facts(clip, model.head.out_features, settings.batch.max)
+    facts = _facts(clip, model.head.out_features, model.head.in_features, settings.batch.max)
     torch.set_num_threads(settings.threads or torch.get_num_threads())
     networks = {name: _InPrecision(model, DTYPES[name]).to(device) for name in ("fp32", *choices)}
     file = graph.onnx_file.with_name("engine.pt2")
@@ -121,20 +121,20 @@ class AotRunner(Runner):
     def __init__(self, bundle: Bundle) -> None:
         info = bundle.info
         self._file, self._rebuild = bundle.engine_file, f"rebuild it with `{info.rebuild}`"
-        self._shape, self._largest = info.input_shape[1:], info.batch.max
+        self._shape, self._largest, self._embeds = info.input_shape[1:], info.batch.max, bool(info.embedding)
         try:
             self._package = _open(self._file)
             facts: dict[str, str] = self._package.get_metadata()
             torch.set_num_threads(int(info.settings.get("threads", 0)) or torch.get_num_threads())
         except (RuntimeError, ValueError, TypeError) as error:
             raise UserError(f"PyTorch cannot load {self._file} ({_reason(error)}); {self._rebuild}") from None
-        for name, value in _facts(self._shape, len(info.labels), self._largest).items():
+        for name, value in _facts(self._shape, len(info.labels), info.embedding, self._largest).items():
             if facts.get(name) != value:
                 raise UserError(f"{self._file}: {name} {facts.get(name)}, but {value} in bundle.json; {self._rebuild}")
         self._device = _device() if facts["AOTI_DEVICE_KEY"] == "cuda" else torch.device("cpu")
         self.in_flight = 2 if self._device.type == "cuda" else 1
 
-    def start(self, clips: torch.Tensor) -> Callable[[], torch.Tensor]:
+    def start(self, clips: torch.Tensor) -> Callable[[], Outputs]:
         # The package does not look at what it is given, and would read past the end of anything smaller.
         if clips.dtype != torch.uint8 or clips.shape[1:] != self._shape or not 1 <= len(clips) <= self._largest:
             raise UserError(
@@ -143,13 +143,11 @@ class AotRunner(Runner):
             )
         try:
             with torch.backends.cudnn.flags(**_ALGORITHMS):
-                logits: torch.Tensor = self._package.run([clips.to(self._device).contiguous()])[0]
+                found: list[torch.Tensor] = self._package.run([clips.to(self._device).contiguous()])
         except RuntimeError as error:
             raise UserError(f"{self._file} failed on {len(clips)} clips ({_reason(error)}); {self._rebuild}") from None
-        return logits.cpu  # waits for the GPU
-
-    def __call__(self, clips: torch.Tensor) -> torch.Tensor:
-        return self.start(clips)()
+        # Bringing them to the CPU waits for the GPU.
+        return lambda: Outputs(found[0].cpu(), found[1].cpu() if self._embeds else None)
 
 
 def load(bundle: Bundle) -> AotRunner:
@@ -157,7 +155,7 @@ def load(bundle: Bundle) -> AotRunner:
 
 
 class _InPrecision(nn.Module):
-    """A copy of a network, of another arithmetic between fp32 pixels and fp32 logits, in the layout that clips come in."""
+    """A copy of a network, of another arithmetic between fp32 pixels and fp32 results, in the layout that clips come in."""
 
     def __init__(self, model: EngineModel, dtype: torch.dtype) -> None:
         super().__init__()
@@ -168,9 +166,10 @@ class _InPrecision(nn.Module):
                 layout = torch.channels_last if weight.ndim == 4 else torch.channels_last_3d
                 weight.data = weight.data.contiguous(memory_format=layout)
 
-    def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """uint8 (N, T, S, S, 3) to float32 (N, K)."""
-        return cast(torch.Tensor, self.head(self.backbone(self.normalise(frames).to(self.dtype)))).float()
+    def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """uint8 (N, T, S, S, 3) to logits, float32 (N, K), and the embedding, float32 (N, D)."""
+        embedding = self.backbone(self.normalise(frames).to(self.dtype))
+        return self.head(embedding).float(), embedding.float()
 
 
 def _compile(model: nn.Module, file: Path, clip: Sequence[int], settings: Engine, facts: Mapping[str, str]) -> None:
@@ -211,17 +210,18 @@ def _try(packages: Mapping[str, Any], networks: Mapping[str, nn.Module], clips: 
     """
     rates = dict.fromkeys(packages, 0.0)
     with torch.backends.cudnn.flags(**_ALGORITHMS):
-        eager = {name: network(clips).cpu() for name, network in networks.items()}
+        eager = {name: [part.cpu() for part in network(clips)] for name, network in networks.items()}
         for name, package in 4 * list(packages.items()):
             start = time.perf_counter()
-            logits = package.run([clips])[0].cpu()
+            found = [part.cpu() for part in package.run([clips])]
             rates[name] = max(rates[name], round(len(clips) / (time.perf_counter() - start), 2))
-            error, rounding = ((it - eager["fp32"]).norm() / eager["fp32"].norm() for it in (logits, eager[name]))
-            if not error <= 1e-3 + 3 * rounding:
-                raise UserError(
-                    f"what PyTorch compiled in {name} is wrong by {error:.1%} on {len(clips)} clips, and {rounding:.1%} "
-                    "is rounding; take another precision, or openvino or tensorrt"
-                )
+            for ours, rounded, exact in zip(found, eager[name], eager["fp32"], strict=True):
+                error, rounding = ((part - exact).norm() / exact.norm().clamp(min=1e-9) for part in (ours, rounded))
+                if not error <= 1e-3 + 3 * rounding:
+                    raise UserError(
+                        f"what PyTorch compiled in {name} is wrong by {error:.1%} on {len(clips)} clips, and "
+                        f"{rounding:.1%} is rounding; take another precision, or openvino or tensorrt"
+                    )
     return rates
 
 
@@ -238,9 +238,11 @@ def _noise(count: int, clip: Sequence[int]) -> torch.Tensor:
     return torch.randint(0, 256, (count, *clip), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def _facts(clip: Sequence[object], classes: int, largest: int) -> dict[str, str]:
-    """What a package says of itself."""
-    return {"clips": "x".join(str(size) for size in clip), "classes": str(classes), "largest batch": str(largest)}
+def _facts(clip: Sequence[object], classes: int, features: int, largest: int) -> dict[str, str]:
+    """What a package says of itself. One of earlier times gives no features, and says nothing of them."""
+    sizes = "x".join(str(size) for size in clip)
+    facts = {"clips": sizes, "classes": str(classes), "largest batch": str(largest)}
+    return facts | ({"features": str(features)} if features else {})
 
 
 def _reason(error: BaseException) -> str:

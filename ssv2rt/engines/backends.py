@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import nn
@@ -25,7 +25,8 @@ class Graph:
     onnx_file: Path
     """In the precision that is wanted."""
     model: nn.Module | None
-    """The same network in PyTorch, fp32: uint8 (N, T, S, S, 3) to float32 (N, K). None where only the file is known."""
+    """The same network in PyTorch, fp32: uint8 (N, T, S, S, 3) to float32 logits (N, K) and embedding (N, D). None where
+    only the file is known."""
     float_file: Path | None = None
     """The graph in fp32, for int8 engines to be compared with."""
 
@@ -43,6 +44,15 @@ class Built:
     """What the backend needs to know to run it in the same way again."""
 
 
+class Outputs(NamedTuple):
+    """What an engine gives for N clips."""
+
+    logits: torch.Tensor
+    """float32 (N, K), on the CPU."""
+    embedding: torch.Tensor | None
+    """What the classifier sees: float32 (N, D), on the CPU. None where the engine does not give it."""
+
+
 class Runner:
     """A loaded engine."""
 
@@ -51,12 +61,11 @@ class Runner:
 
     def __call__(self, clips: torch.Tensor) -> torch.Tensor:
         """uint8 clips (N, T, S, S, 3), N within the engine's batch range, to float32 logits (N, K) on the CPU."""
-        raise NotImplementedError
+        return self.start(clips)().logits
 
-    def start(self, clips: torch.Tensor) -> Callable[[], torch.Tensor]:
-        """As a call, without waiting where the backend computes by itself: what is returned waits, and gives the logits."""
-        logits = self(clips)
-        return lambda: logits
+    def start(self, clips: torch.Tensor) -> Callable[[], Outputs]:
+        """As a call, without waiting where the backend computes by itself: what is returned waits, and gives all there is."""
+        raise NotImplementedError
 
 
 class Backend(Protocol):

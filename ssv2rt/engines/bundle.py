@@ -12,9 +12,9 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ssv2rt.errors import UserError, choices
 from ssv2rt.recipes import BatchProfile, Clip
@@ -43,6 +43,8 @@ class BundleInfo(BaseModel):
     batch: BatchProfile
     clip: Clip
     labels: tuple[str, ...]
+    embedding: Annotated[int, Field(ge=0)] = 0
+    """Features that the engine gives beside the logits; 0: it gives none."""
     weights_sha256: str
     """Of the checkpoint that the engine was built from."""
     files: dict[str, str]

@@ -1,7 +1,8 @@
-"""From a trained model to an ONNX graph: uint8 `frames` (batch, T, H, W, 3) in, fp32 `logits` (batch, classes) out.
+"""From a trained model to an ONNX graph: uint8 `frames` (batch, T, H, W, 3) in, fp32 `logits` (batch, classes) and
+`embedding` (batch, features), what the classifier sees, out.
 
 The graph is fp32, with batch norms folded into their convolutions; `precision` makes the others of it.
-Letters: N clips, T frames, S size, K classes.
+Letters: N clips, T frames, S size, D features, K classes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ssv2rt.models.clipmodel import ClipModel
 from ssv2rt.recipes import Clip
 
-INPUT, OUTPUT = "frames", "logits"
+INPUT, OUTPUT, EMBEDDING = "frames", "logits", "embedding"
 OPSET = 20
 SCOPES = "pkg.torch.onnx.name_scopes"
 """Key of what tells a node's module."""
@@ -35,10 +36,10 @@ class EngineModel(nn.Module):
         self.backbone = fold_batch_norms(copy.deepcopy(model.backbone).float().eval())
         self.head = copy.deepcopy(model.head).float()
 
-    def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """uint8 (N, T, S, S, 3) to float32 (N, K)."""
-        logits: torch.Tensor = self.head(self.backbone(self.normalise(frames)))
-        return logits
+    def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """uint8 (N, T, S, S, 3) to logits, float32 (N, K), and the embedding, float32 (N, D)."""
+        embedding = self.backbone(self.normalise(frames))
+        return self.head(embedding), embedding
 
 
 def fold_batch_norms(module: nn.Module) -> nn.Module:
@@ -80,7 +81,7 @@ def export_onnx(model: ClipModel, path: Path, *, clip: Clip, labels: tuple[str, 
             (example,),
             dynamo=True,
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=[OUTPUT, EMBEDDING],
             dynamic_shapes={INPUT: {0: torch.export.Dim("batch", min=1, max=4096)}},
             opset_version=OPSET,
             verbose=False,

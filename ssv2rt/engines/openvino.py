@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssv2rt.engines.backends import Built, Graph, Runner
+from ssv2rt.engines.backends import Built, Graph, Outputs, Runner
 from ssv2rt.engines.bundle import Bundle, BundleInfo
-from ssv2rt.engines.export import INPUT
+from ssv2rt.engines.export import EMBEDDING, INPUT, OUTPUT
 from ssv2rt.errors import UserError
 from ssv2rt.hardware import cpu_name
 from ssv2rt.recipes import Engine
@@ -114,26 +114,25 @@ class OpenVinoRunner(Runner):
                 f"OpenVINO cannot load {bundle.engine_file} ({reason}); rebuild it with `{info.rebuild}`"
             ) from None
         takes = [str(size) for size in list(model.input(0).partial_shape)[1:]]
-        gives = str(model.output(0).partial_shape[1])
-        if takes != [str(size) for size in info.input_shape[1:]] or gives != str(len(info.labels)):
+        gives = {output.any_name: str(output.partial_shape[1]) for output in model.outputs}
+        wanted = {OUTPUT: str(len(info.labels))} | ({EMBEDDING: str(info.embedding)} if info.embedding else {})
+        if takes != [str(size) for size in info.input_shape[1:]] or gives != wanted:
             raise UserError(
-                f"{bundle.engine_file} takes {'x'.join(takes)} and gives {gives} classes, which is not what bundle.json says; "
-                f"rebuild it with `{info.rebuild}`"
+                f"{bundle.engine_file} takes {'x'.join(takes)} and gives {gives.get(OUTPUT)} classes and "
+                f"{gives.get(EMBEDDING, 'no')} features, which is not what bundle.json says; rebuild it with `{info.rebuild}`"
             )
+        self._names = tuple(wanted)
         # One more than compute at the same time: the next batch waits in the plugin, not here.
         self.in_flight = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) + 1
         self._free = deque(self._compiled.create_infer_request() for _ in range(self.in_flight))
         self._running: deque[_Pending] = deque()
 
-    def start(self, clips: torch.Tensor) -> Callable[[], torch.Tensor]:
+    def start(self, clips: torch.Tensor) -> Callable[[], Outputs]:
         if not self._free:
             self._running[0]()
-        pending = _Pending(self._free.popleft(), clips, self._done)
+        pending = _Pending(self._free.popleft(), clips, self._names, self._done)
         self._running.append(pending)
         return pending
-
-    def __call__(self, clips: torch.Tensor) -> torch.Tensor:
-        return self.start(clips)()
 
     def _done(self, pending: _Pending) -> None:
         self._running.remove(pending)
@@ -141,21 +140,24 @@ class OpenVinoRunner(Runner):
 
 
 class _Pending:
-    """A batch under way. Called, it waits for the logits."""
+    """A batch under way. Called, it waits for what comes of it."""
 
-    def __init__(self, request: Any, clips: torch.Tensor, done: Callable[[_Pending], None]) -> None:
-        self.request, self._done = request, done
+    def __init__(
+        self, request: Any, clips: torch.Tensor, names: tuple[str, ...], done: Callable[[_Pending], None]
+    ) -> None:
+        self.request, self._names, self._done = request, names, done
         self._clips: np.ndarray | None = clips.contiguous().numpy()  # the plugin reads it in place
-        self._logits: torch.Tensor | None = None
+        self._outputs: Outputs | None = None
         request.start_async({INPUT: self._clips}, share_inputs=True)
 
-    def __call__(self) -> torch.Tensor:
-        if self._logits is None:
+    def __call__(self) -> Outputs:
+        if self._outputs is None:
             self.request.wait()
-            self._logits = torch.from_numpy(np.array(self.request.get_output_tensor().data, np.float32))
+            parts = [torch.from_numpy(np.array(self.request.get_tensor(n).data, np.float32)) for n in self._names]
+            self._outputs = Outputs(parts[0], parts[1] if len(parts) > 1 else None)
             self._clips = None
             self._done(self)
-        return self._logits
+        return self._outputs
 
 
 def by_hand(bundle: Bundle, clips: torch.Tensor) -> Callable[[], torch.Tensor]:

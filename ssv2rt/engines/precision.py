@@ -1,7 +1,7 @@
 """From a graph in fp32 to one in fp16.
 
 Precision lives in the graph, so that every backend, strongly typed TensorRT among them, computes the same network.
-Pixels are normalised in fp32 and logits leave as fp32, whatever lies between.
+Pixels are normalised in fp32 and results leave as fp32, whatever lies between.
 Letters: N clips, T frames, S size.
 """
 
@@ -13,8 +13,6 @@ import onnx
 import onnx.version_converter
 from onnx import TensorProto, helper, numpy_helper
 
-from ssv2rt.engines.export import OUTPUT
-
 BFLOAT_OPSET = 22
 """The first in which convolutions take bf16."""
 
@@ -22,7 +20,7 @@ BFLOAT_OPSET = 22
 def halve(model: onnx.ModelProto, *, bfloat: bool = False) -> onnx.ModelProto:
     """The same graph with fp16 (or bf16) weights and activations, Q/DQ scales included.
 
-    The first convolution is preceded by a cast to it and the logits are followed by one to fp32; what comes before
+    The first convolution is preceded by a cast to it and each result is followed by one to fp32; what comes before
     the first convolution stays fp32.
     """
     kind = TensorProto.BFLOAT16 if bfloat else TensorProto.FLOAT16
@@ -48,13 +46,12 @@ def halve(model: onnx.ModelProto, *, bfloat: bool = False) -> onnx.ModelProto:
     cast = helper.make_node("Cast", [pixels], [f"{pixels}_half"], name="pixels_to_half", to=kind)
     position = next(i for i, node in enumerate(graph.node) if pixels in node.output)
     graph.node.insert(position + 1, cast)
-    for node in graph.node:
-        for number, name in enumerate(node.output):
-            if name == OUTPUT:
-                node.output[number] = f"{OUTPUT}_half"
-    graph.node.append(
-        helper.make_node("Cast", [f"{OUTPUT}_half"], [OUTPUT], name="logits_to_float", to=TensorProto.FLOAT)
-    )
+    for end in [value.name for value in graph.output]:
+        inside = f"{end}_half"
+        for node in graph.node:
+            node.output[:] = [inside if name == end else name for name in node.output]
+        _replace_input(graph, end, inside)
+        graph.node.append(helper.make_node("Cast", [inside], [end], name=f"{end}_to_float", to=TensorProto.FLOAT))
     onnx.checker.check_model(result, full_check=True)
     return result
 

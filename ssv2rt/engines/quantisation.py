@@ -115,7 +115,7 @@ def join_adds(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     graph = model.graph
     makers = {name: node for node in graph.node for name in node.output}
-    users: dict[str, int] = defaultdict(int)
+    users: dict[str, int] = defaultdict(int, {value.name: 1 for value in graph.output})
     for node in graph.node:
         for name in node.input:
             users[name] += 1

@@ -1,12 +1,12 @@
 """What engines are built of: the best checkpoint of a run, or an ONNX file made elsewhere.
 
-Letters: N clips, T frames, S size, K classes.
+Letters: N clips, T frames, S size, D features, K classes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,9 +19,10 @@ from torch import nn
 
 from ssv2rt.console import say
 from ssv2rt.dataset.labels import read_labels
+from ssv2rt.engines.backends import Outputs
 from ssv2rt.engines.bundle import sha256
-from ssv2rt.engines.export import INPUT, OPSET, OUTPUT, EngineModel, export_onnx
-from ssv2rt.engines.graphs import read_graph
+from ssv2rt.engines.export import EMBEDDING, INPUT, OPSET, OUTPUT, EngineModel, export_onnx
+from ssv2rt.engines.graphs import described, read_graph, tensors
 from ssv2rt.errors import UserError
 from ssv2rt.models.clipmodel import MEAN, STD, ClipModel
 from ssv2rt.models.weights import load_trained
@@ -40,10 +41,12 @@ class Source:
     """How clips are read."""
     sha256: str
     """Of the weights."""
+    embedding: int
+    """D; 0 where the graph gives no embedding."""
     export: Callable[[Path], None]
     """Writes the fp32 graph."""
-    reference: Callable[[torch.Tensor], torch.Tensor] | None
-    """uint8 (N, T, S, S, 3) to float32 (N, K), by PyTorch; None where only the graph is known."""
+    reference: Callable[[torch.Tensor], Outputs] | None
+    """What it gives for uint8 (N, T, S, S, 3), by PyTorch; None where only the graph is known."""
     model: nn.Module | None
     """As `Graph.model`."""
     command: str
@@ -73,14 +76,19 @@ def source_of_model(model: ClipModel, name: str, labels: tuple[str, ...], clip: 
         say(f"exporting {name} to ONNX")
         export_onnx(model, path, clip=clip, labels=labels)
 
+    def reference(clips: torch.Tensor) -> Outputs:
+        embedding = model.features(clips)
+        return Outputs(model.head(embedding), embedding)
+
     return Source(
         name=name,
         labels=labels,
         clip=clip,
         data=Data(),
         sha256="",
+        embedding=model.head.in_features,
         export=export,
-        reference=model,
+        reference=reference,
         model=EngineModel(model).eval(),
         command="ssv2rt build-engine",
     )
@@ -93,7 +101,8 @@ def source_of_onnx(file: Path, labels: Path) -> Source:
     video networks do when they are exported, and is then given the normalisation that ours have.
 
     Args:
-        file: ONNX with one input, and logits (N, K) as its first output.
+        file: ONNX with one input, and float results: `logits` (N, K), or else the first one; and, if it has it, `embedding`
+            (N, D). Others are left out.
         labels: K class names: SSv2's JSON, a JSON list, or a line of text each.
 
     Raises:
@@ -118,13 +127,13 @@ def source_of_onnx(file: Path, labels: Path) -> Source:
         )
     if not (isinstance(frames, int) and isinstance(size, int)):
         raise UserError(f"'{file}' leaves frames or size open: {shape}; export it with only the batch dynamic")
-    classes = _shape(graph.output[0])[-1]
-    if classes != len(names):
+    widths = _widths(model, file)
+    if (classes := next(iter(widths.values()))) != len(names):
         raise UserError(f"'{file}' gives {classes} classes, and '{labels}' names {len(names)}; give its own labels")
     clip = Clip(frames=frames, size=size)
 
     def export(path: Path) -> None:
-        onnx.save(_as_ours(model, clip, names, normalise=kind == TensorProto.FLOAT), path)
+        onnx.save(_as_ours(model, clip, names, widths, normalise=kind == TensorProto.FLOAT), path)
 
     return Source(
         name=file.stem,
@@ -132,6 +141,7 @@ def source_of_onnx(file: Path, labels: Path) -> Source:
         clip=clip,
         data=Data(),
         sha256=sha256(file),
+        embedding=list(widths.values())[1] if len(widths) > 1 else 0,
         export=export,
         reference=None,
         model=None,
@@ -139,27 +149,56 @@ def source_of_onnx(file: Path, labels: Path) -> Source:
     )
 
 
-def _as_ours(model: onnx.ModelProto, clip: Clip, labels: tuple[str, ...], *, normalise: bool) -> onnx.ModelProto:
-    """The graph with our names, an open batch, our opset, and uint8 in."""
-    if model.opset_import[0].version < OPSET:
+def _widths(model: onnx.ModelProto, file: Path) -> dict[str, int]:
+    """The results that are taken of a graph, by their names in it: K of the logits and, if it is there, D of the embedding."""
+    results = {value.name: value for value in model.graph.output}
+    logits = next((name for name in results if name == OUTPUT), None)
+    logits = logits or next((name for name in results if name != EMBEDDING), EMBEDDING)
+    known, widths = tensors(model), {}
+    for name in dict.fromkeys((logits, EMBEDDING)):
+        if name not in results:
+            continue
+        tensor = known.get(name, described(results[name]))
+        shape = tensor.shape or described(results[name]).shape or ()
+        if tensor.dtype == "fp32" and len(shape) == 2 and isinstance(shape[1], int):
+            widths[name] = shape[1]
+            continue
+        gives = f"'{file}' gives '{name}' as {tensor.dtype} [{', '.join(map(str, shape))}]"
+        if name == logits:
+            raise UserError(
+                f"{gives}; it must be float [N, classes]: export it in fp32, with the number of classes fixed"
+            )
+        say(f"{gives}, and not as float [N, features]; it is left out")
+    return widths
+
+
+def _as_ours(
+    model: onnx.ModelProto, clip: Clip, labels: tuple[str, ...], widths: dict[str, int], *, normalise: bool
+) -> onnx.ModelProto:
+    """The graph with our names, an open batch, our opset, uint8 in, and no results but those with a width."""
+    if next((entry.version for entry in model.opset_import if entry.domain == ""), OPSET) < OPSET:
         model = onnx.version_converter.convert_version(model, OPSET)
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
     weights = {tensor.name for tensor in graph.initializer}
     source = next(value for value in graph.input if value.name not in weights)
-    _rename(graph, source.name, "pixels" if normalise else INPUT)
-    _rename(graph, graph.output[0].name, OUTPUT)
+    ends = (INPUT, "pixels") if normalise else (INPUT,)
+    names = dict(zip((source.name, *widths), (ends[-1], OUTPUT, EMBEDDING), strict=False))
+    _rename(graph, {name: f"{name}_theirs" for name in (*ends, OUTPUT, EMBEDDING) if name not in names} | names)
+    for number, node in enumerate(graph.node):
+        node.name = node.name or f"{node.op_type}_{number}"  # what is not to be quantised is told by name
     del graph.value_info[:]
     if normalise:
         for name, values in (("mean", MEAN), ("scale", tuple(1 / value for value in STD))):
             array = np.array(values, np.float32).reshape(1, 3, 1, 1, 1)
-            graph.initializer.append(numpy_helper.from_array(array, f"normalise_{name}"))
+            graph.initializer.append(numpy_helper.from_array(array, f"normalise.{name}"))
+        steps = [f"normalise.{step}" for step in ("cast", "transpose", "sub", "mul")]
         nodes = [
-            helper.make_node("Cast", [INPUT], ["as_float"], name="as_float", to=TensorProto.FLOAT),
-            helper.make_node("Transpose", ["as_float"], ["by_colour"], name="by_colour", perm=[0, 4, 1, 2, 3]),
-            helper.make_node("Sub", ["by_colour", "normalise_mean"], ["centred"], name="centred"),
-            helper.make_node("Mul", ["centred", "normalise_scale"], ["pixels"], name="pixels"),
+            helper.make_node("Cast", [INPUT], [steps[0]], name=steps[0], to=TensorProto.FLOAT),
+            helper.make_node("Transpose", [steps[0]], [steps[1]], name=steps[1], perm=[0, 4, 1, 2, 3]),
+            helper.make_node("Sub", [steps[1], "normalise.mean"], [steps[2]], name=steps[2]),
+            helper.make_node("Mul", [steps[2], "normalise.scale"], ["pixels"], name=steps[3]),
         ]
         for number, node in enumerate(nodes):
             graph.node.insert(number, node)
@@ -167,7 +206,8 @@ def _as_ours(model: onnx.ModelProto, clip: Clip, labels: tuple[str, ...], *, nor
     del graph.input[:]
     graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, shape))
     del graph.output[:]
-    graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", len(labels)]))
+    for name, width in widths.items():
+        graph.output.append(helper.make_tensor_value_info(names[name], TensorProto.FLOAT, ["batch", width]))
     facts = {"labels": json.dumps(labels), "clip": clip.model_dump_json(), "precision": "fp32"}
     helper.set_model_props(result, facts)
     result.producer_name = "ssv2rt"
@@ -175,12 +215,13 @@ def _as_ours(model: onnx.ModelProto, clip: Clip, labels: tuple[str, ...], *, nor
     return result
 
 
-def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
+def _rename(graph: onnx.GraphProto, new: Mapping[str, str]) -> None:
+    """Gives tensors other names, all at once."""
     for node in graph.node:
-        for names in (node.input, node.output):
-            for number, name in enumerate(names):
-                if name == old:
-                    names[number] = new
+        node.input[:] = [new.get(name, name) for name in node.input]
+        node.output[:] = [new.get(name, name) for name in node.output]
+    for tensor in graph.initializer:
+        tensor.name = new.get(tensor.name, tensor.name)
 
 
 def _shape(value: onnx.ValueInfoProto) -> list[int | str]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.functional import cosine_similarity
 
-from ssv2rt.engines.backends import Runner
-from ssv2rt.engines.export import INPUT, OUTPUT
+from ssv2rt.engines.backends import Outputs, Runner
+from ssv2rt.engines.export import EMBEDDING, INPUT, OUTPUT
 from ssv2rt.pipelines.loader import ClipBatch
 from ssv2rt.recipes import Gate
 
@@ -27,7 +28,10 @@ class Verification:
     largest_difference: float
     """Of two probabilities of the same class."""
     mean_difference: float
+    embedding_similarity: float | None
+    """Mean cosine of the angle between the two embeddings; None where the graph gives none."""
     finite: bool
+    """Whether all that the engine gives is."""
 
     @property
     def top1_drop(self) -> float:
@@ -38,7 +42,7 @@ class Verification:
         """What the gate does not accept, one sentence each."""
         found = []
         if not self.finite:
-            found.append("the engine's logits are not all finite")
+            found.append("what the engine gives is not all finite")
         if self.agreement < gate.min_agreement:
             found.append(
                 f"it agrees on {self.agreement:.2f}% of the clips, and gate.min_agreement = {gate.min_agreement:g}"
@@ -66,26 +70,35 @@ class OnnxRunner(Runner):
         if not optimise:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._session = onnxruntime.InferenceSession(onnx_file, options, providers=["CPUExecutionProvider"])
+        given = {value.name for value in self._session.get_outputs()}
+        self._names = [name for name in (OUTPUT, EMBEDDING) if name in given]
 
-    def __call__(self, clips: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(self._session.run([OUTPUT], {INPUT: clips.numpy()})[0])
+    def start(self, clips: torch.Tensor) -> Callable[[], Outputs]:
+        logits, *more = map(torch.from_numpy, self._session.run(self._names, {INPUT: clips.numpy()}))
+        outputs = Outputs(logits, more[0] if more else None)
+        return lambda: outputs
 
 
-def verify(runner: Runner, model: Callable[[torch.Tensor], torch.Tensor], batches: Iterable[ClipBatch]) -> Verification:
+def verify(runner: Runner, model: Callable[[torch.Tensor], Outputs], batches: Iterable[ClipBatch]) -> Verification:
     """Runs both over the clips.
 
     Args:
         runner: the engine.
-        model: the fp32 network, on the CPU: uint8 (N, T, S, S, 3) to logits (N, K).
+        model: the fp32 network, on the CPU, of clips uint8 (N, T, S, S, 3).
         batches: labelled clips, on the CPU.
     """
-    ours, theirs, labels = [], [], []
+    ours, theirs, labels, cosines = [], [], [], []
+    finite = True
     with torch.inference_mode():
         for batch in batches:
             if batch.requests:
-                ours.append(runner(batch.clips))
-                theirs.append(model(batch.clips).float())
+                found, expected = runner.start(batch.clips)(), model(batch.clips)
+                ours.append(found.logits)
+                theirs.append(expected.logits)
                 labels.append(batch.labels)
+                finite = finite and all(bool(part.isfinite().all()) for part in found if part is not None)
+                if found.embedding is not None and expected.embedding is not None:
+                    cosines.append(cosine_similarity(found.embedding.double(), expected.embedding.double()))
     engine, reference, label = torch.cat(ours), torch.cat(theirs), torch.cat(labels)
     difference = (engine.softmax(1) - reference.softmax(1)).abs()
     return Verification(
@@ -95,7 +108,8 @@ def verify(runner: Runner, model: Callable[[torch.Tensor], torch.Tensor], batche
         top1_engine=_percent(engine.argmax(1) == label),
         largest_difference=difference.max().item(),
         mean_difference=difference.mean().item(),
-        finite=bool(engine.isfinite().all()),
+        embedding_similarity=torch.cat(cosines).mean().item() if cosines else None,
+        finite=finite,
     )
 
 

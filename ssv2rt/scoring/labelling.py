@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ssv2rt.dataset.video import OK
-from ssv2rt.engines.backends import Runner, load_runner
+from ssv2rt.engines.backends import Outputs, Runner, load_runner
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.hardware import choose_device
 from ssv2rt.models.clipmodel import mean_over_views
 from ssv2rt.scoring.journal import Row
-from ssv2rt.scoring.sinks import LOGITS
+from ssv2rt.scoring.sinks import EMBEDDING, LOGITS
 
 Wait = Callable[[], list[Row]]
 """Waits for the engine, and gives what rows say of labels: one for each video."""
@@ -60,10 +60,14 @@ class Labeller:
             waits.append((len(part), self._runner.start(torch.cat([part, missing]) if len(missing) else part)))
         if not waits:
             return list
-        return lambda: self._rows(torch.cat([wait()[:count] for count, wait in waits]), videos)
+        return lambda: self._rows([(count, wait()) for count, wait in waits], videos)
 
-    def _rows(self, logits: torch.Tensor, videos: int) -> list[Row]:
-        logits = mean_over_views(logits, videos)
+    def _rows(self, answers: list[tuple[int, Outputs]], videos: int) -> list[Row]:
+        logits = mean_over_views(torch.cat([outputs.logits[:count] for count, outputs in answers]), videos)
+        found = {LOGITS: logits}
+        if EMBEDDING in self._more:
+            parts = [outputs.embedding[:count] for count, outputs in answers if outputs.embedding is not None]
+            found[EMBEDDING] = torch.cat(parts).unflatten(0, (videos, -1)).mean(1)
         probabilities, classes = logits.softmax(1).topk(self._top_k)
         finite = logits.isfinite().all(1)
         rows: list[Row] = []
@@ -76,7 +80,6 @@ class Labeller:
                 end = "" if rank == 0 else f"_{rank + 1}"
                 row[f"label{end}"] = self._labels[int(classes[number, rank])]
                 row[f"probability{end}"] = float(probabilities[number, rank])
-            if LOGITS in self._more:
-                row[LOGITS] = logits[number].numpy()
+            row |= {name: found[name][number].numpy() for name in self._more}
             rows.append(row)
         return rows

@@ -26,8 +26,8 @@ _AHEAD = 2
 """Windows of a video that are made before they are asked for."""
 _SIGN = 1.0
 """Seconds after which it is said that the work goes on."""
-_PER_DECODER = 2
-"""Threads of a decoder. More of them help a single video, and cost all of many something."""
+_PER_DECODER = 4
+"""Threads of a decoder: a single long video should not wait for one, and many at once keep all cores busy anyway."""
 
 
 class Slider:

@@ -31,6 +31,12 @@ def lively_model(name: str = "resnet3d18", width: int = 8) -> ClipModel:
     return model.eval()
 
 
+def features(model: ClipModel, batch: torch.Tensor) -> torch.Tensor:
+    """What an engine's embedding should be."""
+    with torch.inference_mode():
+        return model.features(batch)
+
+
 def clips(count: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (count, 4, 32, 32, 3), dtype=torch.uint8, generator=generator)

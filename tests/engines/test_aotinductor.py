@@ -22,7 +22,7 @@ from ssv2rt.hardware import DTYPES, gpu_architecture, native_bf16
 from ssv2rt.models.clipmodel import ClipModel
 from ssv2rt.models.registry import model_names
 from ssv2rt.recipes import BatchProfile, Engine
-from tests.engines.conftest import CLIP, LABELS, clips, lively_model
+from tests.engines.conftest import CLIP, LABELS, clips, features, lively_model
 
 BATCH = BatchProfile(min=1, best=4, max=6)
 BOUNDS = {"fp32": 1e-4, "bf16": 0.04, "fp16": 0.04}
@@ -62,6 +62,7 @@ def build(folder: Path, model: ClipModel, precision: str, batch: BatchProfile = 
         batch=batch,
         clip=CLIP,
         labels=LABELS,
+        embedding=model.head.in_features,
         weights_sha256="",
         files={},
         onnx_file="model.onnx",
@@ -107,6 +108,9 @@ def test_packages_agree_with_pytorch_and_repeat_themselves(
     runner = aotinductor.load(bundles[precision])
     for count in (1, 3, BATCH.max):
         assert error(runner, model, count) < BOUNDS[precision]
+        embedding, expected = runner.start(clips(count))().embedding, features(model, clips(count))
+        assert embedding is not None and embedding.dtype == torch.float32 and embedding.device == CPU
+        assert (embedding - expected).abs().max() / expected.abs().max() < BOUNDS[precision]
     first = runner(clips(4))
     kept = first.clone()
     assert not torch.equal(runner(clips(4, seed=1)), first)
@@ -178,6 +182,7 @@ def test_damaged_packages_are_refused_in_one_line(
 @pytest.mark.parametrize(
     ("entries", "says"),
     [
+        ({"embedding": 63}, "features 64, but 63 in bundle.json"),
         ({"labels": LABELS[:4]}, "classes 5, but 4 in bundle.json"),
         ({"batch": BatchProfile(max=32)}, "largest batch 6, but 32 in bundle.json"),
         ({"input_shape": ("batch", 8, 32, 32, 3)}, "clips 4x32x32x3, but 8x32x32x3 in bundle.json"),
@@ -233,13 +238,18 @@ def test_errors_of_the_compiler_are_one_line_and_leave_nothing(
 
 def test_code_that_computes_something_else_is_refused(model: ClipModel) -> None:
     class Wrong:
+        def __init__(self, which: str) -> None:
+            self.which = which == "logits"
+
         def run(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-            return [networks["fp32"](inputs[0]).flip(1)]
+            logits, embedding = networks["fp32"](inputs[0])
+            return [logits.flip(1), embedding] if self.which else [logits, embedding.flip(1)]
 
     network = EngineModel(model).eval()
     networks = {name: aotinductor._InPrecision(network, DTYPES[name]) for name in ("fp32", "bf16")}
-    with pytest.raises(UserError, match=r"what PyTorch compiled in bf16 is wrong by \d+.\d% on 2 clips"):
-        aotinductor._try({"bf16": Wrong()}, networks, clips(2))
+    for which in ("logits", "embedding"):
+        with pytest.raises(UserError, match=r"what PyTorch compiled in bf16 is wrong by \d+.\d% on 2 clips"):
+            aotinductor._try({"bf16": Wrong(which)}, networks, clips(2))
 
 
 @on_cpu
@@ -297,7 +307,12 @@ def test_every_model_compiles_and_agrees(name: str, tmp_path: Path) -> None:
         folder = tmp_path / precision
         folder.mkdir()
         runner = aotinductor.load(build(folder, model, precision))
-        eager = aotinductor._InPrecision(EngineModel(model), DTYPES[precision])
+        network = aotinductor._InPrecision(EngineModel(model), DTYPES[precision])
+
+        def eager(batch: torch.Tensor, network: torch.nn.Module = network) -> torch.Tensor:
+            logits: torch.Tensor = network(batch)[0]
+            return logits
+
         for count in (1, 3, BATCH.max):
             # A narrow LSTM loses 10% of its logits to bf16, compiled or not.
             assert error(runner, model, count) < max(BOUNDS[precision], 2 * error(eager, model, count))
@@ -348,4 +363,6 @@ def test_packages_for_a_gpu_agree_with_pytorch(tmp_path: Path, model: ClipModel,
     on_gpu = runner(clips(4).cuda())
     assert on_gpu.device == CPU and torch.equal(runner(clips(4)), on_gpu)
     pending = [runner.start(clips(4, seed=seed)) for seed in (1, 2)]
-    assert all(torch.equal(wait(), runner(clips(4, seed=seed))) for wait, seed in zip(pending, (1, 2), strict=True))
+    assert all(
+        torch.equal(wait().logits, runner(clips(4, seed=seed))) for wait, seed in zip(pending, (1, 2), strict=True)
+    )

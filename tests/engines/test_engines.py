@@ -18,6 +18,7 @@ from ssv2rt.engines.build import build_engine
 from ssv2rt.engines.bundle import Bundle, find_bundle, open_bundle
 from ssv2rt.engines.clips import spread_over_classes
 from ssv2rt.engines.export import export_onnx
+from ssv2rt.engines.graphs import described
 from ssv2rt.engines.quantisation import quantise, to_fp8
 from ssv2rt.engines.verify import OnnxRunner
 from ssv2rt.errors import UserError
@@ -29,7 +30,7 @@ from ssv2rt.pipelines.loader import ClipLoader
 from ssv2rt.recipe_files import load_engine_recipe
 from ssv2rt.recipes import Data
 from ssv2rt.runs import Run
-from tests.engines.conftest import CLIP, LABELS, clips, lively_model
+from tests.engines.conftest import CLIP, LABELS, clips, features, lively_model
 
 KINDS = ("resnet3d18", "resnet2d50", "c3d", "r2plus1d_18", "resnet2d18-lstm", "resnet2d18-gru")
 """One of each kind of layers; the rest is a slow test."""
@@ -45,18 +46,25 @@ def test_every_model_exports_and_agrees_with_pytorch(name: str, tmp_path: Path) 
     with torch.inference_mode():
         for count in (1, 3):
             expected = model(clips(count)).numpy()
-            (logits,) = session.run(None, {"frames": clips(count).numpy()})
+            logits, embedding = session.run(["logits", "embedding"], {"frames": clips(count).numpy()})
             assert abs(logits - expected).max() < 1e-4 * max(1, abs(expected).max())
+            expected = features(model, clips(count)).numpy()
+            assert embedding.shape == expected.shape == (count, model.head.in_features)
+            assert abs(embedding - expected).max() < 1e-4 * max(1, abs(expected).max())
 
 
 def test_the_graph_is_what_the_design_says(graphs: dict[str, Path]) -> None:
     for path in graphs.values():
         model = onnx.load(path)
-        (source,), (sink,) = model.graph.input, model.graph.output
-        shape = [d.dim_param or d.dim_value for d in source.type.tensor_type.shape.dim]
-        assert (source.name, sink.name, shape) == ("frames", "logits", ["batch", 4, 32, 32, 3])
-        assert source.type.tensor_type.elem_type == onnx.TensorProto.UINT8
-        assert sink.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+        ports = {
+            value.name: (value.type.tensor_type.elem_type, described(value).shape)
+            for value in (*model.graph.input, *model.graph.output)
+        }
+        assert ports == {
+            "frames": (onnx.TensorProto.UINT8, ("batch", 4, 32, 32, 3)),
+            "logits": (onnx.TensorProto.FLOAT, ("batch", 5)),
+            "embedding": (onnx.TensorProto.FLOAT, ("batch", 64)),
+        }
         assert [node.op_type for node in model.graph.node if "frames" in node.input] == ["Cast"]
         assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
         assert b"/" not in b"".join(p.value.encode() for n in model.graph.node for p in n.metadata_props)  # no paths
@@ -89,9 +97,10 @@ def test_all_convolutions_but_the_first_are_quantised(graphs: dict[str, Path]) -
 @pytest.mark.parametrize(("name", "bound"), [("fp32", 1e-5), ("fp16", 5e-3), ("int8", 0.1), ("int8half", 0.1)])
 def test_graphs_agree_with_pytorch(model: ClipModel, graphs: dict[str, Path], name: str, bound: float) -> None:
     with torch.inference_mode():
-        expected = model(clips(5, seed=99))
-    error = (OnnxRunner(graphs[name])(clips(5, seed=99)) - expected).abs().max() / expected.abs().max()
-    assert error < bound
+        expected = model(clips(5, seed=99)), model.features(clips(5, seed=99))
+    for ours, theirs in zip(OnnxRunner(graphs[name]).start(clips(5, seed=99))(), expected, strict=True):
+        assert ours is not None and ours.shape == theirs.shape and ours.dtype == torch.float32
+        assert (ours - theirs).abs().max() / theirs.abs().max() < bound
 
 
 def test_fp8_is_near_and_openvino_says_who_builds_it(
@@ -139,7 +148,7 @@ def test_calibration_methods(model: ClipModel, graphs: dict[str, Path], tmp_path
     assert error < 0.25
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "int8"])
 def test_an_engine_of_a_run_agrees_and_its_bundle_is_complete(tiny_run: Run, tiny_set: Path, precision: str) -> None:
     recipe = load_engine_recipe(precision, ("gate.clips=10", "gate.max_top1_drop=30", "calibration.clips=20"))
     bundle, failures = build_engine(tiny_run, recipe, "openvino", open_manifest(tiny_set))
@@ -147,6 +156,8 @@ def test_an_engine_of_a_run_agrees_and_its_bundle_is_complete(tiny_run: Run, tin
     again = open_bundle(bundle.path)
     assert again.info == bundle.info
     assert again.info.input_shape == ("batch", 4, 32, 32, 3) and len(again.info.labels) == 10
+    similarity = (again.info.verification or {})["embedding_similarity"]
+    assert again.info.embedding == 32 and (0.9 if precision == "int8" else 0.999) < similarity <= 1.000001
     assert set(again.info.files) == {p.name for p in bundle.path.iterdir()} - {"bundle.json"}
     assert (again.info.calibration is None) == (precision != "int8")
     runner, trained = load_runner(again), load_trained(tiny_run)
@@ -157,11 +168,16 @@ def test_an_engine_of_a_run_agrees_and_its_bundle_is_complete(tiny_run: Run, tin
             (batch,) = loader.batches(
                 evaluation_batches(split, trained.recipe.clip, batch=count, rows=np.arange(count))
             )
-            logits, expected = runner(batch.clips), trained.model(batch.clips)
-            assert logits.shape == expected.shape == (count, 10) and logits.dtype == torch.float32
-            error = (logits - expected).norm() / expected.norm()
-            assert error < {"fp32": 1e-5, "fp16": 1e-2, "int8": 0.2}[precision]
-            assert torch.equal(runner(batch.clips), logits)
+            found, expected = (
+                runner.start(batch.clips)(),
+                (trained.model(batch.clips), trained.model.features(batch.clips)),
+            )
+            for ours, theirs, width in zip(found, expected, (10, 32), strict=True):
+                assert ours is not None and ours.shape == theirs.shape == (count, width) and ours.dtype == torch.float32
+                error = (ours - theirs).norm() / theirs.norm()
+                assert error < {"fp32": 1e-5, "bf16": 3e-2, "fp16": 1e-2, "int8": 0.2}[precision]
+            again = runner.start(batch.clips)()
+            assert all(torch.equal(ours, other) for ours, other in zip(found, again, strict=True))
 
 
 def test_a_video_scores_the_same_in_any_place_of_a_batch(tiny_bundle: Bundle) -> None:
@@ -171,15 +187,25 @@ def test_a_video_scores_the_same_in_any_place_of_a_batch(tiny_bundle: Bundle) ->
     assert torch.equal(runner(batch)[order], runner(batch[order]))
 
 
+@pytest.mark.parametrize("which", ["logits", "embedding"])
 def test_a_graph_that_is_not_the_network_is_not_built(
-    tiny_run: Run, tiny_set: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_run: Run, tiny_set: Path, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
     def spoilt(model: ClipModel, path: Path, **settings: Any) -> None:
         export_onnx(model, path, **settings)
-        onnx.save(_with_other_classifier(onnx.load(path), bfloat=False), path)
+        graph = onnx.load(path)
+        if which == "logits":
+            graph = _with_other_classifier(graph, bfloat=False)
+        else:
+            for node in graph.graph.node:
+                node.input[:] = ["inside" if name == "embedding" else name for name in node.input]
+                node.output[:] = ["inside" if name == "embedding" else name for name in node.output]
+            graph.graph.node.append(onnx.helper.make_node("Neg", ["inside"], ["embedding"]))
+        onnx.save(graph, path)
 
     monkeypatch.setattr("ssv2rt.engines.source.export_onnx", spoilt)
-    with pytest.raises(UserError, match="the ONNX graph of 'resnet3d18' differs from the network by"):
+    says = f"the ONNX graph of 'resnet3d18' differs from the network by .* of its {which}, and"
+    with pytest.raises(UserError, match=says):
         build_engine(tiny_run, load_engine_recipe("fp32"), "openvino", open_manifest(tiny_set))
 
 
@@ -254,7 +280,9 @@ def test_altered_descriptions_are_refused(
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"labels": ["a"] * 30}, "gives 10 classes, which is not what bundle.json says"),
+        ({"labels": ["a"] * 30}, "gives 10 classes and 32 features, which is not what bundle.json says"),
+        ({"embedding": 31}, "gives 10 classes and 32 features, which is not"),
+        ({"embedding": -1}, "damaged .at 'embedding'"),
         ({"labels": []}, "gives 10 classes"),
         ({"settings": {"arithmetic": "f17"}}, "arithmetic 'f17' is"),
         ({"clip": {"frames": 8, "size": 32}}, "input shape and clip disagree"),

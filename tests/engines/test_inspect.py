@@ -203,7 +203,10 @@ def test_an_engine_is_described(bundle: Path) -> None:
     assert about["verification"]["agreement"] == 98.5 and about["calibration"]["clips"] == 256
     assert about["engine_layers"]["convolutions"] == {"FP16": 1, "INT8": 1, "BF16": 1}
     assert graph["inputs"] == [{"name": "frames", "dtype": "uint8", "shape": ["batch", 4, 32, 32, 3]}]
-    assert graph["outputs"] == [{"name": "logits", "dtype": "fp32", "shape": ["batch", 5]}]
+    assert graph["outputs"] == [
+        {"name": "logits", "dtype": "fp32", "shape": ["batch", 5]},
+        {"name": "embedding", "dtype": "fp32", "shape": ["batch", 64]},
+    ]
     assert graph["opset"] == {"ai.onnx": 20} and json.loads(graph["metadata"]["labels"]) == list(LABELS)
     shown = run(bundle).stdout
     for text in (

@@ -1,14 +1,16 @@
 """OpenVINO: several batches in flight, settings that reach the plugin, and a cache for the next start."""
 
+import json
 import os
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
 from ssv2rt.engines import openvino
-from ssv2rt.engines.backends import Graph
-from ssv2rt.engines.bundle import Bundle
+from ssv2rt.engines.backends import Graph, load_runner
+from ssv2rt.engines.bundle import Bundle, open_bundle, sha256
 from ssv2rt.errors import UserError
 from ssv2rt.recipes import Engine
 from tests.engines.conftest import clips
@@ -23,11 +25,37 @@ def test_batches_in_flight_come_back_as_they_were_started(loaded: openvino.OpenV
     batches = [clips(1 + seed % 4, seed) for seed in range(4 * loaded.in_flight)]
     alone = [loaded(batch) for batch in batches]
     waits = [loaded.start(batch) for batch in batches]  # more than there are requests: the oldest are waited for
-    together = [wait() for wait in waits]
-    backwards = [wait() for wait in reversed([loaded.start(batch) for batch in batches])][::-1]
+    together = [wait().logits for wait in waits]
+    backwards = [wait().logits for wait in reversed([loaded.start(batch) for batch in batches])][::-1]
     for a, b, c in zip(alone, together, backwards, strict=True):
         assert torch.equal(a, b) and torch.equal(a, c)
     assert loaded.in_flight >= 2
+
+
+def test_embeddings_come_with_their_logits(loaded: openvino.OpenVinoRunner) -> None:
+    batches = [clips(1 + seed % 4, seed) for seed in range(2 * loaded.in_flight)]
+    alone = [loaded.start(batch)() for batch in batches]
+    for wait, expected in zip([loaded.start(batch) for batch in batches], alone, strict=True):
+        found = wait()
+        assert found.embedding is not None and expected.embedding is not None
+        assert found.embedding.shape == (len(found.logits), 32) and found.embedding.dtype == torch.float32
+        assert torch.equal(found.logits, expected.logits) and torch.equal(found.embedding, expected.embedding)
+
+
+def test_an_engine_of_before_there_were_embeddings_is_opened(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    graph = onnx.load(tiny_bundle.onnx_file)
+    del graph.graph.output[1]
+    onnx.save(graph, tmp_path / "model.onnx")
+    openvino.build(Graph(tmp_path / "model.onnx", None), Engine())
+    facts = tiny_bundle.info.model_dump(mode="json")
+    facts["files"] = {path.name: sha256(path) for path in tmp_path.iterdir()}
+    del facts["embedding"]
+    (tmp_path / "bundle.json").write_text(json.dumps(facts))
+    old = open_bundle(tmp_path)
+    outputs = load_runner(old).start(clips(3))()
+    assert old.info.embedding == 0 and outputs.embedding is None
+    expected = openvino.load(tiny_bundle)(clips(3))
+    assert (outputs.logits - expected).norm() < 0.03 * expected.norm()  # kernels, and so their rounding, may be others
 
 
 def test_answers_stay_what_they_are(loaded: openvino.OpenVinoRunner) -> None:

@@ -13,10 +13,13 @@ import torch
 from torch import nn
 
 from ssv2rt.dataset.index import open_manifest
+from ssv2rt.engines.inspect import list_layers
+from ssv2rt.engines.precision import halve
+from ssv2rt.engines.quantisation import quantise
 from ssv2rt.engines.source import source_of_onnx
 from ssv2rt.engines.verify import OnnxRunner
 from ssv2rt.errors import UserError
-from ssv2rt.models.clipmodel import ClipModel
+from ssv2rt.models.clipmodel import MEAN, STD, ClipModel
 from tests.engines.conftest import LABELS, clips
 
 
@@ -69,13 +72,92 @@ def test_a_graph_of_floats_is_given_our_normalisation(model: ClipModel, labels: 
             assert error < 1e-4 * expected.abs().max()
 
 
-def test_our_own_graph_is_taken_as_it_is(
-    model: ClipModel, graphs: dict[str, Path], labels: Path, tmp_path: Path
-) -> None:
-    source_of_onnx(graphs["fp32"], labels).export(tmp_path / "again.onnx")
+def test_our_own_graph_is_taken_as_it_is(graphs: dict[str, Path], labels: Path, tmp_path: Path) -> None:
+    source = source_of_onnx(graphs["fp32"], labels)
+    assert source.embedding == 64
+    source.export(tmp_path / "again.onnx")
     ours, again = (onnxruntime.InferenceSession(path) for path in (graphs["fp32"], tmp_path / "again.onnx"))
     feed = {"frames": clips(2).numpy()}
-    assert np.array_equal(ours.run(None, feed)[0], again.run(None, feed)[0])
+    for first, second in zip(ours.run(None, feed), again.run(None, feed), strict=True):
+        assert np.array_equal(first, second)
+
+
+def plain(path: Path, *, names: dict[str, str] | None = None, results: tuple[str, ...]) -> Path:
+    """A small graph as older exporters write them: nameless nodes, numbered weights. Pixels, features f, and classes c.
+
+    Args:
+        names: other names of tensors.
+        results: which of the tensors are results.
+    """
+    rng, new = np.random.default_rng(0), names or {}
+    weights = {
+        "1": rng.normal(size=(8, 3, 1, 3, 3), scale=0.1),
+        "2": rng.normal(size=(8, 8, 1, 3, 3), scale=0.1),
+        "3": rng.normal(size=(8, 5)),
+    }
+    nodes = [
+        ("Conv", ["x", "1"], "a"),
+        ("Relu", ["a"], "logits"),  # a name that is to be something else
+        ("Conv", ["logits", "2"], "b"),
+        ("GlobalAveragePool", ["b"], "p"),
+        ("Flatten", ["p"], "f"),
+        ("MatMul", ["f", "3"], "c"),
+    ]
+    shapes = {"x": ["n", 3, 4, 32, 32], "c": ["n", 5], "f": ["n", 8], "p": ["n", 8, 1, 1, 1]}
+    ports = {
+        name: onnx.helper.make_tensor_value_info(new.get(name, name), onnx.TensorProto.FLOAT, shape)
+        for name, shape in shapes.items()
+    }
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node(op, [new.get(n, n) for n in takes], [new.get(gives, gives)])
+            for op, takes, gives in nodes
+        ],
+        "g",
+        [ports["x"]],
+        [ports[name] for name in results],
+        [onnx.numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()],
+    )
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]), path)
+    return path
+
+
+def test_an_embedding_is_kept_whatever_the_order(
+    labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    feed = (clips(3).permute(0, 4, 1, 2, 3).float() - torch.tensor(MEAN).view(3, 1, 1, 1)) / torch.tensor(STD).view(
+        3, 1, 1, 1
+    )
+    for results in (("c", "f"), ("f", "c")):
+        file = plain(tmp_path / "theirs.onnx", names={"f": "embedding"}, results=results)
+        source = source_of_onnx(file, labels)
+        assert source.embedding == 8
+        source.export(tmp_path / "ours.onnx")
+        found = OnnxRunner(tmp_path / "ours.onnx").start(clips(3))()
+        expected = onnxruntime.InferenceSession(file).run(["c", "embedding"], {"x": feed.numpy()})
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours is not None and np.allclose(ours, theirs, atol=1e-4)
+    assert not capsys.readouterr().err
+    for kept, says in (
+        ("f", ""),
+        ("p", "gives 'embedding' as fp32 [n, 8, 1, 1, 1], and not as float [N, features]; it"),
+    ):
+        names = {"p": "embedding"} if kept == "p" else {}
+        source = source_of_onnx(plain(tmp_path / "other.onnx", names=names, results=("c", kept)), labels)
+        source.export(tmp_path / "ours.onnx")
+        assert source.embedding == 0 and OnnxRunner(tmp_path / "ours.onnx").start(clips(1))().embedding is None
+        assert says in capsys.readouterr().err
+
+
+def test_layers_without_names_are_quantised(labels: Path, tmp_path: Path) -> None:
+    source_of_onnx(plain(tmp_path / "theirs.onnx", results=("c",)), labels).export(tmp_path / "ours.onnx")
+    quantise(tmp_path / "ours.onnx", tmp_path / "int8.onnx", [clips(4).numpy()], method="minmax")
+    layers = {layer.node: layer.precision for layer in list_layers(onnx.load(tmp_path / "int8.onnx"))}
+    assert [layers["Conv_0"], layers["Conv_2"], layers["MatMul_5"]] == ["fp32", "int8", "fp32"]
+    for name in ("ours", "int8"):
+        onnx.save(halve(onnx.load(tmp_path / f"{name}.onnx")), tmp_path / "half.onnx")
+        expected = OnnxRunner(tmp_path / "ours.onnx")(clips(3))
+        assert (OnnxRunner(tmp_path / "half.onnx")(clips(3)) - expected).norm() < 0.1 * expected.norm()
 
 
 @pytest.mark.parametrize("names", [json.dumps(list(LABELS)), json.dumps({n: str(k) for k, n in enumerate(LABELS)})])

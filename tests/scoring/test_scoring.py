@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from ssv2rt.engines.backends import Outputs
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.errors import UsageError, UserError
 from ssv2rt.recipes import Data
@@ -125,10 +126,10 @@ def test_an_engine_that_gives_nan_is_an_error_row(
     scorer = Scorer(labeller, data=Data(threads=1), clip=tiny_bundle.info.clip)
     start = labeller._runner.start
 
-    def spoilt(clips: torch.Tensor) -> Callable[[], torch.Tensor]:
-        logits = start(clips)()
-        logits[1, 0] = float("nan")
-        return lambda: logits
+    def spoilt(clips: torch.Tensor) -> Callable[[], Outputs]:
+        outputs = start(clips)()
+        outputs.logits[1, 0] = float("nan")
+        return lambda: outputs
 
     monkeypatch.setattr(labeller._runner, "start", spoilt)
     (rows,) = scorer.score([[(number, Video(str(path), path)) for number, path in enumerate(videos[:3])]])

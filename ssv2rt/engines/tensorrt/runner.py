@@ -1,6 +1,6 @@
-"""Running TensorRT engines: clips in, logits out, all on one stream of the GPU.
+"""Running TensorRT engines: clips in, logits and embedding out, all on one stream of the GPU.
 
-Letters: N clips, T frames, S size, K classes.
+Letters: N clips, T frames, S size, D features, K classes.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from ssv2rt.engines.backends import Runner
-from ssv2rt.engines.bundle import Bundle
-from ssv2rt.engines.export import INPUT, OUTPUT
+from ssv2rt.engines.backends import Outputs, Runner
+from ssv2rt.engines.bundle import Bundle, BundleInfo
+from ssv2rt.engines.export import EMBEDDING, INPUT, OUTPUT
 from ssv2rt.engines.tensorrt.build import started
 from ssv2rt.engines.tensorrt.log import Log
 from ssv2rt.engines.tensorrt.replay import Enqueuer, Work, record
@@ -63,9 +63,11 @@ class TensorRtRunner(Runner):
             self._smallest, self._full, largest = info.batch.min, info.batch.best, info.batch.max
             shape = (info.clip.frames, info.clip.size, info.clip.size, 3)
             self._clips = torch.zeros((largest, *shape), dtype=torch.uint8, device=self._device)
-            self._logits = torch.zeros((largest, len(info.labels)), device=self._device)
-            self._context.set_tensor_address(INPUT, self._clips.data_ptr())
-            self._context.set_tensor_address(OUTPUT, self._logits.data_ptr())
+            self._results = {
+                name: torch.zeros((largest, width), device=self._device) for name, width in _widths(info).items()
+            }
+            for name, buffer in ((INPUT, self._clips), *self._results.items()):
+                self._context.set_tensor_address(name, buffer.data_ptr())
             # The buffers were filled on the current stream.
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
         self._enqueue = Enqueuer(
@@ -89,19 +91,21 @@ class TensorRtRunner(Runner):
             ValueError: other clips.
             RuntimeError: TensorRT failed.
         """
-        return self.start(clips)()
+        return self.start(clips)().logits
 
-    def start(self, clips: torch.Tensor) -> Callable[[], torch.Tensor]:
-        """As a call, without waiting for the GPU: what is returned waits, and gives the logits."""
+    def start(self, clips: torch.Tensor) -> Callable[[], Outputs]:
+        """As a call, without waiting for the GPU: what is returned waits, and gives logits and embedding."""
         clips = self._checked(clips)
         with torch.cuda.device(self._device):
             self._compute(clips)
             with torch.cuda.stream(self._stream):
-                shape = (len(clips), self._logits.shape[1])
-                logits = torch.empty(shape, pin_memory=self._device.type == "cuda")  # else the copy would wait
-                logits.copy_(self._logits[: len(clips)], non_blocking=True)
+                found = []
+                for result in self._results.values():
+                    shape = (len(clips), result.shape[1])
+                    found.append(torch.empty(shape, pin_memory=self._device.type == "cuda"))  # else the copy would wait
+                    found[-1].copy_(result[: len(clips)], non_blocking=True)
                 done = self._stream.record_event()
-        return _Pending(logits, done, clips)
+        return _Pending(Outputs(found[0], found[1] if len(found) > 1 else None), done, clips)
 
     def logits_on_gpu(self, clips: torch.Tensor) -> torch.Tensor:
         """As a call, for code that goes on on the GPU: nothing waits, and nothing passes through the CPU.
@@ -112,10 +116,11 @@ class TensorRtRunner(Runner):
         clips = self._checked(clips)
         with torch.cuda.device(self._device):
             current = torch.cuda.current_stream(self._device)
-            logits = torch.empty((len(clips), self._logits.shape[1]), device=self._device)
+            result = self._results[OUTPUT]
+            logits = torch.empty((len(clips), result.shape[1]), device=self._device)
             self._compute(clips)
             with torch.cuda.stream(self._stream):
-                logits.copy_(self._logits[: len(clips)], non_blocking=True)
+                logits.copy_(result[: len(clips)], non_blocking=True)
             current.wait_stream(self._stream)
         return logits
 
@@ -126,7 +131,7 @@ class TensorRtRunner(Runner):
             self._clips[: len(clips)].copy_(clips, non_blocking=True)
             if clips.is_cuda:
                 clips.record_stream(self._stream)  # its memory is not given away before it has been read
-            # Fewer clips than the engine takes bring some earlier ones along, whose logits nobody reads.
+            # Fewer clips than the engine takes bring some earlier ones along, whose results nobody reads.
             self._enqueue(max(len(clips), self._smallest))
 
     def _checked(self, clips: torch.Tensor) -> torch.Tensor:
@@ -150,20 +155,20 @@ class TensorRtRunner(Runner):
             raise RuntimeError(f"TensorRT failed: {self._log.reason}")
 
     def _record(self) -> Work | None:
-        return record(self._run, self._stream, self._logits[: self._full])
+        return record(self._run, self._stream, self._results[OUTPUT][: self._full])
 
 
 class _Pending:
-    """A batch under way. Called, it waits for the logits."""
+    """A batch under way. Called, it waits for what comes of it."""
 
-    def __init__(self, logits: torch.Tensor, done: Any, clips: torch.Tensor) -> None:
-        self._logits, self._done = logits, done
+    def __init__(self, outputs: Outputs, done: Any, clips: torch.Tensor) -> None:
+        self._outputs, self._done = outputs, done
         self._clips: torch.Tensor | None = clips  # what is being read must not go
 
-    def __call__(self) -> torch.Tensor:
+    def __call__(self) -> Outputs:
         self._done.synchronize()
         self._clips = None
-        return self._logits
+        return self._outputs
 
 
 def _context(trt: Any, engine: Any, record_batches: bool) -> tuple[Any, bool]:
@@ -185,15 +190,22 @@ def _context(trt: Any, engine: Any, record_batches: bool) -> tuple[Any, bool]:
 def _difference(trt: Any, engine: Any, bundle: Bundle) -> str:
     """How an engine's inputs and outputs differ from what its bundle says; empty if they do not."""
     info = bundle.info
+    widths = _widths(info)
     names = sorted(engine.get_tensor_name(number) for number in range(engine.num_io_tensors))
-    if names != sorted((INPUT, OUTPUT)):
-        return f"has the tensors {', '.join(names)}, and not {INPUT} and {OUTPUT}"
-    takes, gives = tuple(engine.get_tensor_shape(INPUT)), tuple(engine.get_tensor_shape(OUTPUT))
-    if takes[1:] != tuple(info.input_shape[1:]) or gives[1:] != (len(info.labels),):
-        return f"takes {takes} and gives {gives}, which is not what bundle.json says"
-    if engine.get_tensor_dtype(INPUT) != trt.uint8 or engine.get_tensor_dtype(OUTPUT) != trt.float32:
+    if names != sorted((INPUT, *widths)):
+        return f"has the tensors {', '.join(names)}, and not {', '.join((INPUT, *widths))}"
+    takes, gives = tuple(engine.get_tensor_shape(INPUT)), [tuple(engine.get_tensor_shape(name)) for name in widths]
+    if takes[1:] != tuple(info.input_shape[1:]) or [shape[1:] for shape in gives] != [(n,) for n in widths.values()]:
+        return f"takes {takes} and gives {' and '.join(map(str, gives))}, which is not what bundle.json says"
+    results = {engine.get_tensor_dtype(name) for name in widths}
+    if engine.get_tensor_dtype(INPUT) != trt.uint8 or results != {trt.float32}:
         return "does not take uint8 and give float32"
     smallest, best, largest = [shape[0] for shape in engine.get_tensor_profile_shape(INPUT, 0)]
     if (smallest, largest) != (info.batch.min, info.batch.max):
         return f"takes {smallest} to {largest} clips (best {best}), which is not what bundle.json says"
     return ""
+
+
+def _widths(info: BundleInfo) -> dict[str, int]:
+    """K of the logits and, where the engine gives it, D of the embedding."""
+    return {OUTPUT: len(info.labels)} | ({EMBEDDING: info.embedding} if info.embedding else {})

@@ -37,6 +37,7 @@ def bundle_of(folder: Path, **changes: Any) -> Bundle:
         "labels": LABELS,
         "weights_sha256": "",
         "files": {},
+        "embedding": 7,
         "onnx_file": "model.onnx",
         "engine_file": "engine.plan",
         "settings": {"cuda_graph": True},
@@ -119,8 +120,12 @@ def test_a_size_that_failed_is_set_again() -> None:
     assert calls == ["resize 4", "run", "resize 4", "run"]
 
 
+SHAPES = {"frames": (-1, 4, 32, 32, 3), "logits": (-1, 5), "embedding": (-1, 7)}
+
+
 class Stand:
-    """Stands in for TensorRT and a GPU. Its engine gives, as logit k of a clip, the clip's mean plus k.
+    """Stands in for TensorRT and a GPU. Its engine gives, as logit k of a clip, the clip's mean plus k, and as feature k
+    the mean less k.
 
     Args:
         recording: what becomes of CUDA graphs: 'works', 'fails' or 'is empty'.
@@ -131,10 +136,10 @@ class Stand:
         self.log: list[str] = []
         self.captured: list[Callable[[], None]] | None = None
         self.engine: Any = SimpleNamespace(
-            num_io_tensors=2,
-            get_tensor_name=lambda number: ("frames", "logits")[number],
-            get_tensor_shape=lambda name: (-1, 4, 32, 32, 3) if name == "frames" else (-1, 5),
-            get_tensor_dtype=lambda name: {"frames": "uint8", "logits": "float32"}[name],
+            num_io_tensors=3,
+            get_tensor_name=lambda number: ("frames", "logits", "embedding")[number],
+            get_tensor_shape=SHAPES.get,
+            get_tensor_dtype=lambda name: "uint8" if name == "frames" else "float32",
             get_tensor_profile_shape=lambda name, number: [(size, 4, 32, 32, 3) for size in (2, 4, 6)],
             create_execution_context=lambda *config: self,
         )
@@ -182,8 +187,11 @@ class Stand:
         pixels = np.ctypeslib.as_array(
             (ctypes.c_uint8 * (self.count * 4 * 32 * 32 * 3)).from_address(self.addresses["frames"])
         )
-        logits = np.ctypeslib.as_array((ctypes.c_float * (self.count * 5)).from_address(self.addresses["logits"]))
-        logits[:] = (pixels.reshape(self.count, -1).mean(1)[:, None] + np.arange(5)).ravel()
+        means = pixels.reshape(self.count, -1).mean(1)[:, None]
+        for name, values in (("logits", means + np.arange(5)), ("embedding", means - np.arange(7))):
+            if name in self.addresses:
+                result = (ctypes.c_float * values.size).from_address(self.addresses[name])
+                np.ctypeslib.as_array(result)[:] = values.ravel()
 
     # PyTorch's side.
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,9 +282,20 @@ def test_batches_can_be_started_before_the_first_is_waited_for(tmp_path: Path, m
     assert runner.in_flight == 2
     pending = [runner.start(clips(4, seed)) for seed in range(4)]
     assert "wait" not in stand.log
-    for seed, logits in enumerate(pending):
-        torch.testing.assert_close(logits(), expected(clips(4, seed)))
-        torch.testing.assert_close(logits(), expected(clips(4, seed)))
+    for seed, outputs in enumerate(pending):
+        for _ in range(2):
+            torch.testing.assert_close(outputs().logits, expected(clips(4, seed)))
+            means = clips(4, seed).float().flatten(1).mean(1)[:, None]
+            torch.testing.assert_close(outputs().embedding, means - torch.arange(7))
+
+
+def test_an_engine_without_an_embedding_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand = Stand()
+    stand.engine.num_io_tensors = 2
+    runner = runner_on(stand, tmp_path, monkeypatch, embedding=0)
+    outputs = runner.start(clips(4))()
+    torch.testing.assert_close(outputs.logits, expected(clips(4)))
+    assert outputs.embedding is None
 
 
 def test_logits_for_the_gpu_are_not_overwritten_and_dlpack_is_taken(
@@ -316,12 +335,14 @@ def test_a_failure_of_tensorrt_is_told(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("part", "value", "message"),
     [
-        ("get_tensor_name", lambda number: ("frames", "scores")[number], "has the tensors frames, scores, and not"),
         (
-            "get_tensor_shape",
-            lambda name: (-1, 8, 32, 32, 3) if name == "frames" else (-1, 5),
-            "takes (-1, 8, 32, 32, 3)",
+            "get_tensor_name",
+            lambda number: ("frames", "scores", "embedding")[number],
+            "has the tensors embedding, frames, scores, and not frames, logits, embedding",
         ),
+        ("num_io_tensors", 2, "has the tensors frames, logits, and not frames, logits, embedding"),
+        ("get_tensor_shape", (SHAPES | {"frames": (-1, 8, 32, 32, 3)}).get, "takes (-1, 8, 32, 32, 3)"),
+        ("get_tensor_shape", (SHAPES | {"embedding": (-1, 8)}).get, "and gives (-1, 5) and (-1, 8), which is not"),
         ("get_tensor_dtype", lambda name: "float16", "does not take uint8 and give float32"),
         ("get_tensor_profile_shape", lambda *_: [(n, 4, 32, 32, 3) for n in (1, 4, 9)], "takes 1 to 9 clips"),
         ("create_execution_context", lambda *_: None, "does not start: it gave no reason"),
