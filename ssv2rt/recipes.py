@@ -60,6 +60,10 @@ class Data(Section):
     """Largest share of missing and undecodable clips; above it the run stops."""
     decoder: Literal["auto", "pyav", "dali", "nvdec"] = "auto"
     """auto: NVDEC through DALI on a GPU, PyAV on CPU. dali: DALI's CPU decoder (VP8, VP9, MJPEG; PyAV for the rest)."""
+    cpu_share: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of the clips that PyAV decodes on the CPU where DALI decodes the others. Which ones follows from their names.
+    Without it, training on a GPU with `decoder = "auto"` measures a fair share on its first batch, unless it is to be
+    deterministic; all else takes 0."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """Threads for decoding. 0: as many as there are cores."""
     prefetch: Annotated[int, Field(ge=1, le=100)] = 3

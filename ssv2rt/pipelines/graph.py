@@ -117,6 +117,7 @@ class ClipGraph:
         except RuntimeError as error:
             raise GraphFailed(_first_line(error)) from None
         self._inputs: deque[object] = deque()  # DALI reads them in place: they live until their batch is out
+        self._read: deque[tuple[torch.cuda.Event, object]] = deque()  # on a GPU, until it has come so far
         self.failed = ""
         """What DALI said when its pipeline died; empty while it lives."""
 
@@ -142,7 +143,8 @@ class ClipGraph:
         """Waits for the oldest batch.
 
         Returns:
-            uint8 (N * V * S, T, size, size, 3) on the graph's device, without a copy; None for an empty batch.
+            uint8 (N * V * S, T, size, size, 3) on the graph's device, without a copy; None for an empty batch. On a GPU it
+            is in order on PyTorch's current stream, for which the CPU does not wait.
 
         Raises:
             GraphFailed: DALI could not make the batch; this graph cannot be used any more.
@@ -156,11 +158,19 @@ class ClipGraph:
             stream = None if self._gpu is None else torch.cuda.current_stream(self._gpu)
             (clips,) = self._pipe.outputs(cuda_stream=stream)
             tensor = from_dlpack(clips.as_tensor())
+            if stream is not None:
+                self._keep(inputs, stream)
         except RuntimeError as error:
             self.failed = _first_line(error)
             raise GraphFailed(self.failed) from None
         views = self._views[0] * self._views[1]
         return tensor.view(len(tensor) * views, tensor.shape[1] // views, *tensor.shape[2:])
+
+    def _keep(self, inputs: object, stream: torch.cuda.Stream) -> None:
+        """Holds on to inputs until the GPU has read them: the batch is on its stream, and need not be ready."""
+        self._read.append((stream.record_event(), inputs))
+        while self._read and self._read[0][0].query():
+            self._read.popleft()
 
     def _to_decode(self, clips: Sequence[Fetched]) -> dict[str, list[np.ndarray]]:
         requests = [c.request for c in clips]
