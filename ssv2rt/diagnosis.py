@@ -78,7 +78,7 @@ def _driver(m: Machine) -> Iterator[str]:
     if not m.driver:
         yield "no GPU: training and scoring run on the CPU, which is right for the demo and slow for SSv2"
     elif not m.torch_cuda:
-        yield "there is an NVIDIA driver, but this torch has no CUDA; install one that has: pip install --force-reinstall torch"
+        yield "there is a driver, but this torch has no CUDA; install one that has it: pip install --force-reinstall torch"
     elif m.hidden:
         yield "CUDA_VISIBLE_DEVICES names no GPU; unset it"
     elif m.driver_cuda and _major(m.driver_cuda) < _major(m.torch_cuda):

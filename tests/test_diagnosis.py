@@ -114,7 +114,7 @@ MISFITS: list[tuple[str, Machine, str, str]] = [
         "driver 535.104.05 runs CUDA 12.2 at most, and this torch needs 13.0",
         "install driver 580 or later",
     ),
-    ("torch without CUDA", replace(GOOD, gpus=(), torch_cuda=""), "this torch has no CUDA", "install one that has"),
+    ("torch without CUDA", replace(GOOD, gpus=(), torch_cuda=""), "this torch has no CUDA", "install one that has it"),
     ("hidden", replace(GOOD, gpus=(), hidden=True), "CUDA_VISIBLE_DEVICES names no GPU", "unset it"),
     ("no device in the container", replace(GOOD, gpus=(), nodes=False), "no /dev/nvidia0", "docker run --gpus all"),
     ("who knows why", replace(GOOD, gpus=()), "PyTorch sees no GPU", "nvidia-smi"),
