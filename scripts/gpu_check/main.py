@@ -59,7 +59,10 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path(), metavar="DIR", help="where the two files go (default: here)"
     )
     parser.add_argument("--sections", default="", metavar="A,B", help="only these")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes; for a machine without a GPU")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, and nothing that takes a minute")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="tiny sizes, and all that needs no CUDA, on the CPU even beside a GPU"
+    )
     parser.add_argument("--list", action="store_true", help="name the sections and their parts")
     parser.add_argument(
         "--budget", type=float, metavar="SECONDS", help=f"for all (default {BUDGET:g}; quick {QUICK:g})"
@@ -71,13 +74,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(sections: list[Section], options: argparse.Namespace, work: Path) -> int:
     began = time.monotonic()
-    stop_at = began + (options.budget or (QUICK if options.quick else BUDGET))
+    tiny = options.quick or options.dry_run
+    stop_at = began + (options.budget or (QUICK if options.quick and not options.dry_run else BUDGET))
     report: dict[str, Any] = {
         "command": shlex.join(["python", "scripts/gpu_check.py", *sys.argv[1:]]),
         "began": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "seconds": 0.0,
         "passed": False,
-        "quick": options.quick,
+        "quick": tiny,
+        "dry_run": options.dry_run,
         "sections": {},
     }
 
@@ -102,7 +107,8 @@ def _run(sections: list[Section], options: argparse.Namespace, work: Path) -> in
                 outcome,
                 seconds=_share(section, sections[number:], stop_at - time.monotonic()),
                 work=work,
-                quick=options.quick,
+                quick=tiny,
+                dry=options.dry_run,
                 stop_at=stop_at,
                 tell=lambda name=section.name, outcome=outcome: keep(name, outcome),  # type: ignore[misc]
             )

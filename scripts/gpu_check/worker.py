@@ -24,11 +24,11 @@ def run(job: dict[str, Any]) -> int:
     """Runs parts one after the other.
 
     Args:
-        job: `file` for the findings, `work`, `quick`, `seconds` for all, and the `parts`: name, function, usual seconds.
+        job: `file` for the findings, `work`, `quick`, `dry`, `seconds` for all, and `parts`: name, function, usual seconds.
     """
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # how it is asked where it hangs
-    record = Record(Path(job["file"]), work=Path(job["work"]), quick=job["quick"])
+    record = Record(Path(job["file"]), work=Path(job["work"]), quick=job["quick"], dry=job["dry"])
     ends = time.monotonic() + job["seconds"]
     parts = job["parts"]
     for number, (name, function, usual) in enumerate(parts):
