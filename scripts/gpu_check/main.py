@@ -105,7 +105,7 @@ def _run(sections: list[Section], options: argparse.Namespace, work: Path) -> in
             run_section(
                 section,
                 outcome,
-                seconds=_share(section, sections[number:], stop_at - time.monotonic()),
+                seconds=_share(section, sections[number:], stop_at - time.monotonic(), 9 if options.dry_run else 3),
                 work=work,
                 quick=tiny,
                 dry=options.dry_run,
@@ -120,9 +120,9 @@ def _run(sections: list[Section], options: argparse.Namespace, work: Path) -> in
     return 0 if report["passed"] else 1
 
 
-def _share(section: Section, rest: list[Section], left: float) -> float:
+def _share(section: Section, rest: list[Section], left: float, times: float) -> float:
     """The seconds of a section, of those that are left; what one does not use, the next ones have."""
-    return min(left * section.seconds / sum(other.seconds for other in rest), 3 * section.seconds)
+    return min(left * section.seconds / sum(other.seconds for other in rest), times * section.seconds)
 
 
 def _show(report: dict[str, Any], out: Path) -> None:
