@@ -3,9 +3,11 @@
 
     python scripts/gpu_check.py --out DIR              # everything: DIR/gpu_check.json and DIR/gpu_check.md
     python scripts/gpu_check.py --sections decode,model
-    python scripts/gpu_check.py --quick                # tiny sizes; without a GPU, all that has a meaning on a CPU
+    python scripts/gpu_check.py --quick                # tiny sizes, and nothing that takes a minute
+    python scripts/gpu_check.py --dry-run              # tiny sizes, and all that needs no CUDA: run it where there is no GPU
 
-It needs torch; what else is missing is reported as missing. Exit code: 0 if nothing failed, else 1.
+It needs torch, and pydantic for networks; what else is missing is reported as missing. Under 8 minutes in all, with a time
+limit for each part. Exit code: 0 if nothing failed, else 1.
 """
 
 import sys

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import re
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 
 from ssv2rt import __version__
 from ssv2rt.cores import cores
+from ssv2rt.diagnosis import Gpu, Machine, remedies, shown
 from ssv2rt.engines.backends import NAMES, backend, choose_backend
-from ssv2rt.hardware import choose_device, choose_precision, cpu_name, native_bf16, versions
+from ssv2rt.hardware import choose_device, choose_precision, cpu_name, gpu_architecture, native_bf16, versions
 from ssv2rt.pipelines.loader import choose_decoder
 from ssv2rt.recipes import Data
+
+PROOF = {
+    "never on hardware": "NVDEC, CUDA, CUDA graphs, bf16 and fp16 on a GPU, TensorRT engines, several GPUs",
+    "without a GPU": "the same code on DALI's CPU decoder and on CPUs, and graphs that TensorRT for RTX builds",
+    "prove it here": "python scripts/gpu_check.py, in a checkout; 8 minutes",
+}
+"""What has run and what has not. Changes when `docs/gpu/` has a record."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +35,8 @@ class Facts:
     used: dict[str, str]
     backends: dict[str, str]
     """'ready', or why not."""
+    proof: dict[str, str]
+    """What of this package has never run on hardware."""
     remedies: list[str]
     """What is wrong or could be better, and what to do; one sentence each."""
 
@@ -33,14 +46,15 @@ class Facts:
 
 def examine() -> Facts:
     """Looks at the machine and at what is installed. Changes nothing."""
-    device = choose_device()
+    device, seen = choose_device(), look()
     machine = {
         "ssv2rt": __version__,
         "cpu": f"{cpu_name()}, {cores()} cores, {'with' if native_bf16(torch.device('cpu')) else 'no'} bf16",
-        "gpu": _gpus(),
-        "nvidia driver": _driver(),
-        "nvdec": _library("libnvcuvid.so.1", "present", "no libnvcuvid.so.1"),
-        "cudnn": _cudnn(),
+        "gpu": ", ".join(f"{gpu.name} ({gpu.architecture}, {gpu.memory:.0f} GiB)" for gpu in seen.gpus) or "none",
+        "nvidia driver": seen.driver + (f" (CUDA up to {seen.driver_cuda})" if seen.driver_cuda else "") or "none",
+        "torch's cuda": seen.torch_cuda or "none",
+        "nvdec": "present" if seen.nvdec else "no libnvcuvid.so.1",
+        "cudnn": shown(seen.cudnn) if seen.cudnn else "none",
     }
     used = {
         "training": f"{device}, {choose_precision('auto', device)}",
@@ -50,7 +64,34 @@ def examine() -> Facts:
         "engines": choose_backend(),
     }
     backends = {name: backend(name).missing() or "ready" for name in NAMES}
-    return Facts(machine, versions(), used, backends, list(_remedies(machine)))
+    return Facts(machine, versions(), used, backends, PROOF, remedies(seen))
+
+
+def look() -> Machine:
+    """What of this machine the rules of `diagnosis` are about. No GPU needs to be there, and none is set up for it."""
+    gpus = []
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            about = torch.cuda.get_device_properties(number)
+            gpus.append(Gpu(about.name, gpu_architecture(torch.device("cuda", number)), about.total_memory / 2**30))
+    packages = versions()
+    tensorrt = any(name.startswith("tensorrt") and name != "tensorrt-rtx" for name in packages)
+    return Machine(
+        torch=torch.__version__.partition("+")[0],
+        torch_cuda=torch.version.cuda or "",
+        torch_kernels=tuple(torch.cuda.get_arch_list()) if gpus else (),
+        gpus=tuple(gpus),
+        hidden=os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"),
+        driver=_driver(),
+        driver_cuda=_driver_cuda(),
+        cudnn=(torch.backends.cudnn.version() or 0) if torch.backends.cudnn.is_available() else 0,
+        nvdec=_library("libnvcuvid.so.1") is not None,
+        nodes=any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists(),
+        capabilities=os.environ.get("NVIDIA_DRIVER_CAPABILITIES"),
+        packages=tuple(packages.items()),
+        tensorrt_fails=backend("tensorrt").missing() if gpus and tensorrt else "",
+        shm=_gib("/dev/shm"),
+    )
 
 
 def show(facts: Facts) -> None:
@@ -65,6 +106,7 @@ def show(facts: Facts) -> None:
         "installed": facts.packages,
         "used": facts.used,
         "engines": facts.backends,
+        "proof": facts.proof,
     }
     for title, rows in sections.items():
         table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
@@ -78,51 +120,34 @@ def show(facts: Facts) -> None:
         console.print(f"- {remedy}")
 
 
-def _remedies(machine: dict[str, str]) -> list[str]:
-    found = []
-    torch_version = torch.__version__.partition("+")[0]
-    if torch_version in ("2.9.0", "2.9.1"):
-        found.append(f"torch {torch_version} runs Conv3d under AMP many times slower; install 2.9.2 or later")
-    if machine["gpu"] == "none":
-        if torch.version.cuda is None and machine["nvidia driver"] != "none":
-            found.append("there is an NVIDIA driver, but this torch has no CUDA; install a CUDA build of torch")
-        else:
-            found.append("no GPU: training and scoring run on the CPU, which is right for the demo and slow for SSv2")
-    else:
-        if machine["nvdec"] != "present":
-            found.append(
-                "no NVDEC: in a container, add the 'video' driver capability (NVIDIA_DRIVER_CAPABILITIES=compute,video)"
-            )
-        if (torch.backends.cudnn.version() or 0) < 91500:
-            found.append("cuDNN is older than 9.15, which makes Conv3d in half precision slow; install a newer torch")
-        if backend("tensorrt").missing():
-            found.append("for TensorRT engines, install it: pip install 'ssv2rt[tensorrt]'")
-    return found
-
-
-def _gpus() -> str:
-    if not torch.cuda.is_available():
-        return "none"
-    names = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
-    return ", ".join(f"{gpu.name} (sm{gpu.major}{gpu.minor}, {gpu.total_memory / 2**30:.0f} GiB)" for gpu in names)
-
-
 def _driver() -> str:
+    """Version of the kernel's driver; 'present' where only its library tells of it; empty without one."""
     try:
-        with open("/proc/driver/nvidia/version", encoding="utf-8") as file:
-            return file.readline().split("Module")[-1].split()[0]
-    except (OSError, IndexError):
-        return _library("libcuda.so.1", "present", "none")
-
-
-def _library(name: str, present: str, absent: str) -> str:
-    try:
-        ctypes.CDLL(name)
+        told = re.search(r"\d{3,}\.\d+(\.\d+)?", Path("/proc/driver/nvidia/version").read_text(encoding="utf-8"))
     except OSError:
-        return absent
-    return present
+        told = None
+    return told[0] if told else "present" if _library("libcuda.so.1") is not None else ""
 
 
-def _cudnn() -> str:
-    version = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None
-    return "none" if version is None else f"{version // 10000}.{version // 100 % 100}.{version % 100}"
+def _driver_cuda() -> str:
+    """The newest CUDA that the driver runs, which it tells without being set up; empty if it does not."""
+    library, number = _library("libcuda.so.1"), ctypes.c_int()
+    if library is None or library.cuDriverGetVersion(ctypes.byref(number)) != 0:
+        return ""
+    return f"{number.value // 1000}.{number.value % 1000 // 10}"
+
+
+def _library(name: str) -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL(name)
+    except OSError:
+        return None
+
+
+def _gib(folder: str) -> float:
+    """Size of a file system in GiB; endless where it cannot be told."""
+    try:
+        about = os.statvfs(folder)
+    except OSError:
+        return float("inf")
+    return about.f_frsize * about.f_blocks / 2**30

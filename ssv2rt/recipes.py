@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ssv2rt.errors import UsageError, nearest
 
@@ -60,6 +60,10 @@ class Data(Section):
     """Largest share of missing and undecodable clips; above it the run stops."""
     decoder: Literal["auto", "pyav", "dali", "nvdec"] = "auto"
     """auto: NVDEC through DALI on a GPU, PyAV on CPU. dali: DALI's CPU decoder (VP8, VP9, MJPEG; PyAV for the rest)."""
+    cpu_share: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of the clips that PyAV decodes on the CPU where DALI decodes the others. Which ones follows from their names.
+    Without it, training on a GPU with `decoder = "auto"` measures a fair share on its first batch, unless it is to be
+    deterministic; all else takes 0."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """Threads for decoding. 0: as many as there are cores."""
     prefetch: Annotated[int, Field(ge=1, le=100)] = 3
@@ -157,12 +161,21 @@ class Model(Section):
     """How 2D weights are spread over time: evenly, or all in the middle (Carreira and Zisserman 2017)."""
 
 
+def _number_or_auto(value: object) -> object:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError("must be greater than or equal to 1, or 'auto'")
+
+
 class Train(Section):
     """The optimisation."""
 
     epochs: Positive = 50
-    batch_size: Positive = 8
-    """Clips per step and device."""
+    batch_size: Annotated[int | Literal["auto"], BeforeValidator(_number_or_auto)] = 8
+    """Clips per step and device. auto: the largest batch that fits into memory of those that divide `update_clips`, tried on a
+    GPU, counted and at most 32 on a CPU. It is written into the run's recipe with the `accumulate` that goes with it."""
+    update_clips: Positive = 64
+    """With batch_size = "auto": clips of one change of the weights on each device, which learning_rate is for."""
     accumulate: Positive = 1
     """Steps whose gradients are summed for one change of the weights."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -201,6 +214,17 @@ class Train(Section):
     deterministic: bool = False
     """Take only algorithms that give the same bits every time, also on a GPU, where they are slower."""
     seed: Seed = 0
+
+    @property
+    def batch(self) -> int:
+        """`batch_size` as a number.
+
+        Raises:
+            UsageError: it is "auto", and nobody has found the number.
+        """
+        if self.batch_size == "auto":
+            raise UsageError("train.batch_size = 'auto': only `ssv2rt train` finds a number for it; give one here")
+        return self.batch_size
 
     @model_validator(mode="after")
     def _check(self) -> Train:

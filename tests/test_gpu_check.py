@@ -11,8 +11,8 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "gpu_check.py"
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=120)
+def run(*arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=seconds)
 
 
 def report_in(folder: Path) -> dict[str, Any]:
@@ -60,6 +60,51 @@ def test_its_markdown_has_a_table_for_each_section(quick: tuple[subprocess.Compl
         assert len({row.replace("\\|", "").count("|") for row in table}) == 1 and set(table[1]) <= set("|-:")
 
 
+def test_a_dry_run_takes_no_gpu(tmp_path: Path) -> None:
+    process = run("--dry-run", "--sections", "machine", "--out", str(tmp_path))
+    assert process.returncode == 0, process.stdout + process.stderr
+    report = report_in(tmp_path)
+    parts = report["sections"]["machine"]["parts"]
+    assert report["dry_run"] and report["quick"] and parts["gpu"]["status"] == parts["nvdec"]["status"] == "missing"
+    assert parts["misfits"]["status"] == parts["matrix products"]["status"] == "passed"
+
+
+@pytest.mark.slow
+def test_a_dry_run_runs_all_that_needs_no_gpu(tmp_path: Path) -> None:
+    process = run("--dry-run", "--out", str(tmp_path), seconds=900)
+    assert process.returncode == 0, process.stdout + process.stderr
+    sections = report_in(tmp_path)["sections"]
+    states = {
+        (name, part): state["status"] for name, found in sections.items() for part, state in found["parts"].items()
+    }
+    missing = {("machine", "gpu"), ("machine", "nvdec"), ("training", "what waits"), ("tests", "pytest -m gpu")}
+    missing |= {("engines", "tensorrt"), ("engines", "tensorrt-rtx")}
+    assert {place for place, state in states.items() if state == "missing"} == missing
+    assert {state for place, state in states.items() if place not in missing} == {"passed"}
+
+
+WITHOUT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+sys.modules |= dict.fromkeys(("av", "nvidia.dali", "pyarrow", "onnx", "openvino", "rich", "tomlkit", "torchmetrics"))
+from gpu_check.record import Record
+from gpu_check import model
+from pathlib import Path
+record = Record(Path(sys.argv[2]) / "found.jsonl", work=Path(sys.argv[2]), quick=True)
+record.begin("model", 20)
+model.normalising(record)
+model.resnet18_small(record)
+"""
+
+
+def test_networks_are_measured_with_hardly_a_package(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT, str(SCRIPT.parent), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=SCRIPT.parents[1])
+    assert done.returncode == 0, done.stderr
+    found = (tmp_path / "found.jsonl").read_text(encoding="utf-8")
+    assert '"clips_per_second"' in found and '"kind": "missing"' not in found
+
+
 def test_an_error_a_crash_and_a_hang_hide_nothing(tmp_path: Path) -> None:
     process = run("--quick", "--sections", "injected,machine", "--out", str(tmp_path))
     assert process.returncode == 1
@@ -87,4 +132,4 @@ def test_what_there_is_no_time_for_is_left_out(tmp_path: Path) -> None:
     process = run("--sections", "model", "--out", str(tmp_path), "--budget", "0.5")
     assert process.returncode == 0
     (section,) = report_in(tmp_path)["sections"].values()
-    assert section["status"] == "left out" and len(section["parts"]) == 6
+    assert section["status"] == "left out" and len(section["parts"]) == 7

@@ -73,7 +73,7 @@ def pytorch(record: Record) -> None:
 
 def compiled(record: Record) -> None:
     """The network through torch.compile."""
-    if record.quick:
+    if record.brief:
         record.note("left out by --quick: it takes a minute")
         return
     where, subject = measure.device(), Subject(record)
@@ -121,14 +121,16 @@ def best_bundle(record: Record) -> Bundle:
 def _backend(record: Record, name: str) -> None:
     subject = Subject(record)
     if reason := _absent(name):
-        if name == "tensorrt-rtx" and name in NAMES and not backend(name).cannot_build() and not record.quick:
+        if name == "tensorrt-rtx" and name in NAMES and not backend(name).cannot_build() and not record.brief:
             _build_for_another_gpu(record, subject)
         raise Missing(name, reason)
-    if record.quick and name == "aotinductor":
+    if record.brief and name == "aotinductor":
         record.note("left out by --quick: it takes a minute")
         return
     known = getattr(backend(name), "PRECISIONS", tuple(LARGEST_ERROR))
-    wanted = [precision for precision in BACKENDS[name] if precision in known][: 2 if record.quick else None]
+    wanted = [precision for precision in BACKENDS[name] if precision in known]
+    if record.quick:
+        wanted = wanted[: 1 if name == "aotinductor" else 2]
     cost = 3.0
     for number, precision in enumerate(wanted):
         record.doing(precision)

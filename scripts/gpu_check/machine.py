@@ -84,6 +84,15 @@ def gpu(record: Record) -> None:
     record.check("the GPU computes", total == 332833500.0, total)
 
 
+def misfits(record: Record) -> None:
+    """What `ssv2rt doctor` would say of this machine."""
+    from ssv2rt.diagnosis import remedies
+    from ssv2rt.doctor import look
+
+    for sentence in remedies(look()):
+        record.row("what ssv2rt doctor says", sentence=sentence)
+
+
 def nvdec(record: Record) -> None:
     """What NVDEC decodes here, by its own word."""
     import torch

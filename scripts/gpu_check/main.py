@@ -59,7 +59,10 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path(), metavar="DIR", help="where the two files go (default: here)"
     )
     parser.add_argument("--sections", default="", metavar="A,B", help="only these")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes; for a machine without a GPU")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, and nothing that takes a minute")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="tiny sizes, and all that needs no CUDA, on the CPU even beside a GPU"
+    )
     parser.add_argument("--list", action="store_true", help="name the sections and their parts")
     parser.add_argument(
         "--budget", type=float, metavar="SECONDS", help=f"for all (default {BUDGET:g}; quick {QUICK:g})"
@@ -71,13 +74,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(sections: list[Section], options: argparse.Namespace, work: Path) -> int:
     began = time.monotonic()
-    stop_at = began + (options.budget or (QUICK if options.quick else BUDGET))
+    tiny = options.quick or options.dry_run
+    stop_at = began + (options.budget or (QUICK if options.quick and not options.dry_run else BUDGET))
     report: dict[str, Any] = {
         "command": shlex.join(["python", "scripts/gpu_check.py", *sys.argv[1:]]),
         "began": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "seconds": 0.0,
         "passed": False,
-        "quick": options.quick,
+        "quick": tiny,
+        "dry_run": options.dry_run,
         "sections": {},
     }
 
@@ -100,9 +105,10 @@ def _run(sections: list[Section], options: argparse.Namespace, work: Path) -> in
             run_section(
                 section,
                 outcome,
-                seconds=_share(section, sections[number:], stop_at - time.monotonic()),
+                seconds=_share(section, sections[number:], stop_at - time.monotonic(), 9 if options.dry_run else 3),
                 work=work,
-                quick=options.quick,
+                quick=tiny,
+                dry=options.dry_run,
                 stop_at=stop_at,
                 tell=lambda name=section.name, outcome=outcome: keep(name, outcome),  # type: ignore[misc]
             )
@@ -114,9 +120,9 @@ def _run(sections: list[Section], options: argparse.Namespace, work: Path) -> in
     return 0 if report["passed"] else 1
 
 
-def _share(section: Section, rest: list[Section], left: float) -> float:
+def _share(section: Section, rest: list[Section], left: float, times: float) -> float:
     """The seconds of a section, of those that are left; what one does not use, the next ones have."""
-    return min(left * section.seconds / sum(other.seconds for other in rest), 3 * section.seconds)
+    return min(left * section.seconds / sum(other.seconds for other in rest), times * section.seconds)
 
 
 def _show(report: dict[str, Any], out: Path) -> None:

@@ -10,7 +10,8 @@ import torch
 from gpu_check import measure
 from gpu_check.model_job import Job, Mode
 from gpu_check.record import Record, steps
-from ssv2rt.hardware import choose_precision, native_bf16
+from ssv2rt.hardware import DTYPES, choose_precision, native_bf16
+from ssv2rt.models.clipmodel import Normalise
 from ssv2rt.training.determinism import determine
 
 TASKS = ("training", "forward")
@@ -36,16 +37,48 @@ def resnet50_pool(record: Record) -> None:
     _network(record, "resnet3d50-pool", 224)
 
 
+def normalising(record: Record) -> None:
+    """From bytes to what the first convolution takes: by one kernel, and as it is written down."""
+    where = measure.device()
+    kind = DTYPES[choose_precision("auto", where)]
+    shape = (2, 4, 32, 32, 3) if record.tiny else (16, 16, 224, 224, 3)
+    clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=where)
+    normalise = Normalise().to(where)
+
+    def plain() -> torch.Tensor:
+        pixels = (clips.float().permute(0, 4, 1, 2, 3) - normalise.mean) * normalise.scale
+        return pixels.to(kind)
+
+    ways = {"one kernel": lambda: normalise.at_once(clips, kind), "as it is written": plain}
+    results = [way() for way in ways.values()]
+    for name, way in ways.items():
+        median = measure.spent(way, where, seconds=record.moment(0.4)).median
+        record.row(
+            "normalising",
+            way=name,
+            to=str(kind),
+            ms=1000 * median,
+            gigabytes_per_second=3 * clips.numel() / median / 1e9,
+        )
+    off = (results[0].float() - results[1].float()).abs().max().item()
+    record.check("both ways give the same", off < 0.05, f"largest difference {off:.2g}")
+    last = results[0].is_contiguous(memory_format=torch.channels_last_3d)
+    record.check(
+        "in channels-last-3d, in the precision of training", last and results[0].dtype == kind, str(results[0].dtype)
+    )
+
+
 def compiled(record: Record) -> None:
     """torch.compile beside the same network without it."""
     where = measure.device()
-    if record.quick:
+    if record.brief:
         record.note("torch.compile is left out by --quick: it takes a minute")
         return
     job = Job(record, "resnet3d18", 112)
     batch = 16 if where.type == "cuda" else 2
     pick = _pick(where)
-    for task in steps(record, ["forward", "training"], each=10, what="compiling for"):
+    tasks = ["training"] if record.quick else ["forward", "training"]  # `engines` compiles forwards
+    for task in steps(record, tasks, each=10, what="compiling for"):
         plain = job.measured(pick, task, batch, seconds=0.5)
         start = time.perf_counter()
         faster = job.measured(replace(pick, compiled=True), task, batch, seconds=0.5)

@@ -26,7 +26,8 @@ from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.probe import probe
 from ssv2rt.models.clipmodel import Normalise
 from ssv2rt.pipelines.decode import decode_clips
-from ssv2rt.pipelines.graph import ClipGraph, Fetched
+from ssv2rt.pipelines.fetched import Fetched
+from ssv2rt.pipelines.graph import ClipGraph
 from ssv2rt.pipelines.loader import ClipLoader
 from ssv2rt.pipelines.request import ClipRequest, Colour, Patch
 from ssv2rt.pipelines.source import plain_request, train_request

@@ -28,10 +28,11 @@ class Record:
         file: where they go.
         work: folder of this check, for what sections leave to each other.
         quick: tiny sizes.
+        dry: whether what takes a minute is run all the same, at tiny sizes and without a GPU.
     """
 
-    def __init__(self, file: Path, *, work: Path, quick: bool) -> None:
-        self._file, self.work, self.quick = file, work, quick
+    def __init__(self, file: Path, *, work: Path, quick: bool, dry: bool = False) -> None:
+        self._file, self.work, self.quick, self.dry = file, work, quick, dry
         self._part, self._ends = "", math.inf
 
     def begin(self, part: str, seconds: float) -> None:
@@ -54,6 +55,11 @@ class Record:
         import torch
 
         return not torch.cuda.is_available()
+
+    @property
+    def brief(self) -> bool:
+        """Whether what takes a minute is left out."""
+        return self.quick and not self.dry
 
     def moment(self, seconds: float) -> float:
         """How long to measure something for which there are so many seconds."""

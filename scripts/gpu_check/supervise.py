@@ -112,6 +112,7 @@ def run_section(
     seconds: float,
     work: Path,
     quick: bool,
+    dry: bool,
     stop_at: float,
     tell: Callable[[], None],
 ) -> None:
@@ -123,6 +124,7 @@ def run_section(
         seconds: that it should take.
         work: folder of this check.
         quick: tiny sizes.
+        dry: whether GPUs are hidden, and what takes a minute is run all the same.
         stop_at: by `time.monotonic`; nothing runs on after it.
         tell: called after every part.
     """
@@ -132,7 +134,7 @@ def run_section(
         # What comes after a hang has its own time, unless there is none any more.
         own = sum(part.seconds for part in parts) * min(1.0, seconds / section.seconds)
         left = min(max(own, seconds - (time.monotonic() - began)), stop_at - time.monotonic())
-        run = Run(outcome, section.name, parts, left, number, work, quick)
+        run = Run(outcome, section.name, parts, left, number, work, quick, dry)
         parts = run.to_its_end(stop_at, lambda: _told(outcome, began, tell))
         _told(outcome, began, tell)
     for part in parts:
@@ -149,7 +151,15 @@ class Run:
     """One process and the parts that it is to run."""
 
     def __init__(
-        self, outcome: Outcome, name: str, parts: Sequence[Part], seconds: float, number: int, work: Path, quick: bool
+        self,
+        outcome: Outcome,
+        name: str,
+        parts: Sequence[Part],
+        seconds: float,
+        number: int,
+        work: Path,
+        quick: bool,
+        dry: bool,
     ) -> None:
         self._outcome, self._parts, self._work = outcome, parts, work
         self._file, self._log = work / f"{name}-{number}.jsonl", work / f"{name}.log"
@@ -157,6 +167,7 @@ class Run:
             "file": str(self._file),
             "work": str(work),
             "quick": quick,
+            "dry": dry,
             "seconds": seconds,
             "parts": [(part.name, part.run, part.seconds) for part in parts],
         }
@@ -170,7 +181,7 @@ class Run:
                 stdout=said,
                 stderr=said,
                 start_new_session=True,  # so that its own helpers go with it
-                env=_environment(self._work, self._job["quick"]),
+                env=_environment(self._work, quick=self._job["quick"], dry=self._job["dry"]),
             )
             try:
                 hung = self._watch(process, stop_at, tell)
@@ -236,12 +247,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _environment(work: Path, quick: bool) -> dict[str, str]:
+def _environment(work: Path, *, quick: bool, dry: bool) -> dict[str, str]:
     """What is compiled or made is kept with this check, and is gone with it."""
     places = {"SSV2RT_CACHE": "cache", "TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
     settings = {name: str(work / folder) for name, folder in places.items()}
     if quick:  # threads that wait for each other at tiny sizes take seconds on busy cores
         settings |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    if dry:
+        settings["CUDA_VISIBLE_DEVICES"] = ""
     return {**os.environ, **settings}
 
 

@@ -28,6 +28,7 @@ from ssv2rt.models.registry import build_model
 from ssv2rt.pipelines.epochs import train_batches
 from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
 from ssv2rt.recipes import Recipe
+from ssv2rt.training.batch_size import count_need, free_memory, steps_fit, with_batch_size
 from ssv2rt.training.determinism import determine
 from ssv2rt.training.distributed import Group
 from ssv2rt.training.step import Stepper
@@ -67,6 +68,30 @@ def waits(record: Record) -> None:
     for place, count in seen.most_common():
         record.row("calls that wait, in 4 steps", place=place, times=count)
     record.fact("calls that wait in a step", sum(seen.values()) / 4)
+    if bench.precision != "fp16":  # the scaler of fp16 asks whether a gradient was infinite
+        record.check("no step waits for the GPU", not seen, ", ".join(seen))
+
+
+def batch_size(record: Record) -> None:
+    """`train.batch_size = "auto"`: what is counted, what is found, and whether it trains."""
+    where = measure.device()
+    recipe = _recipe(record, size=224, batch=8)
+    auto = recipe.train.model_copy(update={"batch_size": "auto", "update_clips": 8 if record.tiny else 64})
+    recipe = recipe.model_copy(update={"train": auto})
+    precision, group = choose_precision("auto", where), Group(0, 1, where)
+    need = count_need(recipe, 174, precision)
+    measure.forget_peak(where)
+    start = time.perf_counter()
+    found = with_batch_size(recipe, 174, precision, group).train
+    record.fact("seconds to find a batch size", time.perf_counter() - start)
+    record.fact("batch size that was found", found.batch)
+    record.fact("megabytes that were counted for it", need.of(found.batch) / 1e6)
+    record.fact("megabytes that may be used", free_memory(where) / 1e6)
+    record.check("it makes a whole update", found.batch * found.accumulate == auto.update_clips, found.accumulate)
+    if where.type == "cuda":
+        measure.forget_peak(where)
+        record.check("it trains", steps_fit(recipe, 174, precision, group, found.batch))
+        record.fact("megabytes at its peak", measure.peak_megabytes(where))
 
 
 def benchmark(record: Record) -> None:
@@ -86,15 +111,16 @@ def _decoders(record: Record, *, size: int, batch: int) -> None:
     manifest = open_manifest(like_ssv2(record))
     ours = measure.usual_decoder()
     resident = 0.0
-    each = record.left() / 3
-    for number, decoder in enumerate(
-        steps(record, list(dict.fromkeys([ours, "pyav"])), each=0.5 * each, what="decoders")
-    ):
+    ways = list(dict.fromkeys([ours, "auto", "pyav"]))  # auto: measured, where there is NVDEC
+    each = record.left() / (len(ways) + 1)
+    for number, decoder in enumerate(steps(record, ways, each=0.5 * each, what="decoders")):
         bench = Bench(_recipe(record, size=size, batch=batch, decoder=decoder), manifest, where)
         if not number:
             resident = bench.resident(record.moment(0.4 * each))
         with Usage() as usage:
             fed, waited, bad = bench.fed(record.moment(0.5 * each))
+        for text in bench.told:
+            record.note(text)
         record.row(
             "training",
             network=bench.title,
@@ -105,6 +131,7 @@ def _decoders(record: Record, *, size: int, batch: int) -> None:
             resident_clips_per_second=resident,
             fed_reaches=fed / resident,
             waiting_for_data=waited,
+            pyav_share=bench.share,
             gpu_percent=usage.gpu,
             nvdec_percent=usage.decoder,
         )
@@ -127,6 +154,10 @@ class Bench:
     def __init__(self, recipe: Recipe, manifest: Manifest, where: torch.device) -> None:
         determine(False)
         self._recipe, self._where = recipe, where
+        self.told: list[str] = []
+        """What the loader says of its decoders."""
+        self.share = 0.0
+        """Of the clips, those that PyAV decodes beside NVDEC."""
         self._split = manifest.split("train")
         self.batch = recipe.train.batch_size
         self.precision = choose_precision("auto", where)
@@ -138,15 +169,18 @@ class Bench:
     def batches(self) -> Iterator[ClipBatch]:
         """Without end."""
         recipe = self._recipe
-        loader = ClipLoader(
+        self._loader = loader = ClipLoader(
             clip=recipe.clip,
             batch=self.batch,
             data=recipe.data,
             device=self._where,
             augment=recipe.augment.repaints,
+            measured=self.told.append,
         )
         epochs = itertools.count(1)
-        return loader.batches(batch for epoch in epochs for batch in train_batches(self._split, recipe, epoch=epoch))
+        yield from loader.batches(
+            batch for epoch in epochs for batch in train_batches(self._split, recipe, epoch=epoch)
+        )
 
     def step(self, batch: ClipBatch) -> None:
         self.stepper.backward(batch.clips, batch.labels, epoch=1, step=0, last=True)
@@ -172,6 +206,7 @@ class Bench:
         batches = self.batches()
         for _ in range(3):
             self.step(next(batches))
+        self.share = self._loader.share
         waited, clips, bad, done = 0.0, 0, 0, 0
         start = measure.now(self._where)
         while done < 2 or time.perf_counter() - start < seconds:

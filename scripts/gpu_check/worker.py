@@ -24,16 +24,18 @@ def run(job: dict[str, Any]) -> int:
     """Runs parts one after the other.
 
     Args:
-        job: `file` for the findings, `work`, `quick`, `seconds` for all, and the `parts`: name, function, usual seconds.
+        job: `file` for the findings, `work`, `quick`, `dry`, `seconds` for all, and `parts`: name, function, usual seconds.
     """
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # how it is asked where it hangs
-    record = Record(Path(job["file"]), work=Path(job["work"]), quick=job["quick"])
+    record = Record(Path(job["file"]), work=Path(job["work"]), quick=job["quick"], dry=job["dry"])
     ends = time.monotonic() + job["seconds"]
     parts = job["parts"]
     for number, (name, function, usual) in enumerate(parts):
         rest = sum(later for _, _, later in parts[number:])
-        left = min((ends - time.monotonic()) * usual / rest, 3 * usual)
+        left = min(
+            (ends - time.monotonic()) * usual / rest, (9 if record.dry else 3) * usual
+        )  # compilers are slow on CPUs
         record.begin(name, max(1.0, left))
         if left < usual / 10:  # it would only be stopped
             record.missing(name, NO_TIME)

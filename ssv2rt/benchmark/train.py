@@ -64,7 +64,7 @@ def benchmark_train(recipe: Recipe, manifest: Manifest, *, steps: int, rounds: i
     device = choose_device()
     precision = choose_precision(recipe.train.precision, device)
     split = manifest.split("train", recipe.data.max_bad)
-    batch = recipe.train.batch_size
+    batch = recipe.train.batch
     if len(split) < batch:
         raise UserError(
             f"{len(split)} training clips do not fill a batch of {batch}; lower it with --set train.batch_size={len(split)}"
@@ -139,7 +139,7 @@ def _feed(recipe: Recipe, split: Split, device: torch.device) -> Iterator[ClipBa
     """Batches without end, from a loader that has just begun."""
     loader = ClipLoader(
         clip=recipe.clip.one_view(),
-        batch=recipe.train.batch_size,
+        batch=recipe.train.batch,
         data=recipe.data,
         device=device,
         augment=recipe.augment.repaints,

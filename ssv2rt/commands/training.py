@@ -100,6 +100,7 @@ def evaluate(
     from ssv2rt.models.weights import load_trained
     from ssv2rt.recipes import with_views
     from ssv2rt.runs import find_run
+    from ssv2rt.training.determinism import determine
     from ssv2rt.training.evaluate import evaluate as evaluate_split
     from ssv2rt.training.summary import write_out
 
@@ -109,6 +110,7 @@ def evaluate(
     manifest.check_classes(trained.labels, f"run '{where.path}'")
     device = choose_device()
     recipe = trained.recipe
+    determine(recipe.train.deterministic)
     if views:
         recipe = recipe.model_copy(update={"clip": with_views(recipe.clip, views)})
     result = evaluate_split(

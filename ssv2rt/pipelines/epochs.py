@@ -86,7 +86,7 @@ def train_batches(
     settings = recipe.train
     steps = train_rows(
         len(split),
-        batch=settings.batch_size,
+        batch=settings.batch,
         accumulate=settings.accumulate,
         seed=settings.seed,
         epoch=epoch,

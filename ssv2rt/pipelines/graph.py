@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +21,8 @@ from nvidia.dali import fn, types
 from nvidia.dali.pipeline import pipeline_def
 from torch.utils.dlpack import from_dlpack
 
-from ssv2rt.pipelines.request import ClipRequest, Colour, Patch
-
-Decoder = Literal["none", "cpu", "mixed"]
-"""Whether the graph decodes, and with what: DALI's CPU decoder, or NVDEC."""
+from ssv2rt.pipelines.fetched import Decoder, Fetched, GraphFailed
+from ssv2rt.pipelines.request import Colour, Patch
 
 _UINT8, _INT32, _FLOAT, _BOOL = (getattr(types.DALIDataType, name) for name in ("UINT8", "INT32", "FLOAT", "BOOL"))
 _COLOURS = ("brightness", "contrast", "saturation", "hue")
@@ -35,43 +32,6 @@ _GREY = [124.0, 116.0, 104.0]
 """What is erased becomes the mean colour of ImageNet, which the model's normalisation makes 0."""
 _NOTHING = np.zeros(1, np.uint8)
 _NO_FRAMES = np.zeros((1, 1, 1, 3), np.uint8)
-
-
-class GraphFailed(Exception):
-    """DALI raised; its pipeline is dead, and every batch in it is lost."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """A request with its data: either the encoded video, or frames cut and scaled already."""
-
-    request: ClipRequest
-    encoded: np.ndarray | None = None
-    """uint8 (bytes,)"""
-    frames: np.ndarray | None = None
-    """uint8 RGB (V * S, T, size, size, 3), mirrored already"""
-
-
-class NoGraph:
-    """Stands for a graph where there is nothing left to do: on a CPU, for clips that PyAV has made."""
-
-    failed = ""
-
-    def __init__(self) -> None:
-        self._batches: deque[list[np.ndarray]] = deque()
-
-    def feed(self, clips: Sequence[Fetched]) -> None:
-        """As `ClipGraph.feed`."""
-        self._batches.append([c.frames for c in clips if c.frames is not None])
-
-    def take(self) -> torch.Tensor | None:
-        """As `ClipGraph.take`; without a copy where the clips fill one array."""
-        frames = self._batches.popleft()
-        if not frames:
-            return None
-        room = frames[0].base
-        whole = room is not None and len(room) == len(frames) and all(f.base is room for f in frames)
-        return torch.from_numpy(room if whole else np.stack(frames)).flatten(0, 1)
 
 
 class ClipGraph:
@@ -117,6 +77,7 @@ class ClipGraph:
         except RuntimeError as error:
             raise GraphFailed(_first_line(error)) from None
         self._inputs: deque[object] = deque()  # DALI reads them in place: they live until their batch is out
+        self._read: deque[tuple[torch.cuda.Event, object]] = deque()  # on a GPU, until it has come so far
         self.failed = ""
         """What DALI said when its pipeline died; empty while it lives."""
 
@@ -142,7 +103,8 @@ class ClipGraph:
         """Waits for the oldest batch.
 
         Returns:
-            uint8 (N * V * S, T, size, size, 3) on the graph's device, without a copy; None for an empty batch.
+            uint8 (N * V * S, T, size, size, 3) on the graph's device, without a copy; None for an empty batch. On a GPU it
+            is in order on PyTorch's current stream, for which the CPU does not wait.
 
         Raises:
             GraphFailed: DALI could not make the batch; this graph cannot be used any more.
@@ -156,11 +118,19 @@ class ClipGraph:
             stream = None if self._gpu is None else torch.cuda.current_stream(self._gpu)
             (clips,) = self._pipe.outputs(cuda_stream=stream)
             tensor = from_dlpack(clips.as_tensor())
+            if stream is not None:
+                self._keep(inputs, stream)
         except RuntimeError as error:
             self.failed = _first_line(error)
             raise GraphFailed(self.failed) from None
         views = self._views[0] * self._views[1]
         return tensor.view(len(tensor) * views, tensor.shape[1] // views, *tensor.shape[2:])
+
+    def _keep(self, inputs: object, stream: torch.cuda.Stream) -> None:
+        """Holds on to inputs until the GPU has read them: the batch is on its stream, and need not be ready."""
+        self._read.append((stream.record_event(), inputs))
+        while self._read and self._read[0][0].query():
+            self._read.popleft()
 
     def _to_decode(self, clips: Sequence[Fetched]) -> dict[str, list[np.ndarray]]:
         requests = [c.request for c in clips]

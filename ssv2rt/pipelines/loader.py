@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,11 +18,15 @@ from ssv2rt.dataset.probe import VideoInfo, probe
 from ssv2rt.dataset.video import CLIP_ERRORS, VideoSource, is_fault, reason_of
 from ssv2rt.errors import UsageError, UserError
 from ssv2rt.pipelines.decode import decode_clips
-from ssv2rt.pipelines.graph import ClipGraph, Decoder, Fetched, GraphFailed, NoGraph
+from ssv2rt.pipelines.fetched import Decoder, Fetched, GraphFailed, NoGraph
 from ssv2rt.pipelines.readahead import Content, ReadAhead
 from ssv2rt.pipelines.request import ClipRequest
+from ssv2rt.pipelines.shares import by_cpu, fair_share
 from ssv2rt.pipelines.source import VideoRequest
 from ssv2rt.recipes import Clip, Data
+
+if TYPE_CHECKING:
+    from ssv2rt.pipelines.graph import ClipGraph
 
 CODECS: dict[Decoder, frozenset[str]] = {
     "none": frozenset(),
@@ -31,6 +38,8 @@ CODECS: dict[Decoder, frozenset[str]] = {
 
 _IN_GRAPH = 2
 """Batches in the graph at once, so that it is never idle."""
+_MEASURE = 32
+"""Most clips of the batch that decoders are measured on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +72,8 @@ class ClipBatch:
     @property
     def labels(self) -> torch.Tensor:
         """int64 (N,): class numbers, on the clips' device."""
-        return torch.tensor([r.label for r in self.requests], dtype=torch.int64, device=self.clips.device)
+        labels = torch.tensor([r.label for r in self.requests], dtype=torch.int64, pin_memory=self.clips.is_cuda)
+        return labels.to(self.clips.device, non_blocking=True)  # from pinned memory: no step waits for it
 
 
 class ClipLoader:
@@ -77,22 +87,43 @@ class ClipLoader:
         data: decoder, threads and read-ahead.
         device: where the clips go.
         augment: whether requests may ask for flips, colour changes and erasing.
+        measured: told in one line how fast NVDEC and PyAV are on the first batch, by which the share of PyAV is then set,
+            where `data.decoder = "auto"` takes NVDEC and `data.cpu_share` is not given. None measures nothing: the share
+            is 0. It changes who decodes a clip, and by that roundings, but no choice of frames or windows.
 
     Raises:
         UsageError: `data.decoder` does not work on this device.
         UserError: in `batches`: no file can be read, since too many are open or storage is gone.
     """
 
-    def __init__(self, *, clip: Clip, batch: int, data: Data, device: torch.device, augment: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        clip: Clip,
+        batch: int,
+        data: Data,
+        device: torch.device,
+        augment: bool = False,
+        measured: Callable[[str], None] | None = None,
+    ) -> None:
         self._clip = clip
         self._batch, self._augment, self._data, self._device = batch, augment, data, device
         self._threads = data.threads or cores()
         self._decoder = choose_decoder(data, device)
+        self._tell = measured if data.decoder == "auto" and self._decoder == "mixed" else None
+        self.share = data.cpu_share or 0.0
+        """Of the clips that the graph could decode, those that PyAV decodes beside it."""
+        if data.cpu_share is not None:
+            self._tell = None
         self._graph = self._build()
 
     def batches(self, batches: Iterable[Sequence[ClipRequest | VideoRequest]]) -> Iterator[ClipBatch]:
         """Makes every batch, in order, working ahead while the caller uses the last one."""
         source = iter(batches)
+        if self._tell and (first := next(source, None)) is not None:
+            tell, self._tell = self._tell, None
+            tell(self.measure(first))
+            source = chain([first], source)
         files = ReadAhead(readers=self._data.readers, limit=self._data.read_ahead << 20)
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
         reading: deque[list[tuple[ClipRequest | VideoRequest, Future[Content]]]] = deque()
@@ -118,6 +149,29 @@ class ClipLoader:
             pool.shutdown(wait=False, cancel_futures=True)
             self._drop(len(running))
 
+    def measure(self, requests: Sequence[ClipRequest | VideoRequest]) -> str:
+        """Sets the share of PyAV by how fast each way makes these clips, from file to device. Returns what it found."""
+        few = requests[:_MEASURE]
+        rates = []
+        for self.share in (0.0, 1.0):
+            once = self._seconds([few])
+            times = max(1, min(4, int(1.5 / once)))
+            rates.append(times * len(few) / self._seconds([few] * times))
+        graph, cpu = rates
+        self.share = fair_share(graph=graph, cpu=cpu)
+        return (
+            f"decoding: NVDEC makes {graph:.0f} clips a second, PyAV with {self._threads} threads {cpu:.0f}; PyAV decodes "
+            f"{self.share:.0%} of the clips (data.cpu_share = {self.share:g} fixes it)"
+        )
+
+    def _seconds(self, batches: Sequence[Sequence[ClipRequest | VideoRequest]]) -> float:
+        start = time.perf_counter()
+        for _ in self.batches(batches):
+            pass
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
+        return time.perf_counter() - start
+
     @property
     def ahead(self) -> int:
         """Batches of requests that may be taken before the first batch of clips is given."""
@@ -131,6 +185,8 @@ class ClipLoader:
     def _build(self) -> ClipGraph | NoGraph:
         if self._decoder == "none" and not self._augment and self._device.type == "cpu":
             return NoGraph()
+        from ssv2rt.pipelines.graph import ClipGraph  # loads DALI, which takes a while
+
         return ClipGraph(
             size=self._clip.size,
             views=self._clip.views,
@@ -142,9 +198,16 @@ class ClipLoader:
         )
 
     def _room(self, videos: int) -> np.ndarray:
-        """Memory for a batch of clips that are decoded here: uint8 (N, V * S, T, size, size, 3)."""
+        """Memory for a batch of clips that are decoded here: uint8 (N, V * S, T, size, size, 3).
+
+        It is pinned where clips go to a GPU from it regularly, so that the GPU fetches them by itself.
+        """
         clip = self._clip
-        return np.empty((videos, clip.views[0] * clip.views[1], clip.frames, clip.size, clip.size, 3), np.uint8)
+        shape = (videos, clip.views[0] * clip.views[1], clip.frames, clip.size, clip.size, 3)
+        if self._device.type == "cuda" and (self._decoder == "none" or self.share):
+            pinned: np.ndarray = torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
+            return pinned
+        return np.empty(shape, np.uint8)
 
     def _fetch(self, wanted: ClipRequest | VideoRequest, read: Future[Content], out: np.ndarray) -> Fetched | BadClip:
         """Decodes a clip here unless the graph can."""
@@ -155,7 +218,7 @@ class ClipLoader:
         try:
             source = content.source
             request = wanted.probed(source) if isinstance(wanted, VideoRequest) else wanted
-            if self._decoder == "none":
+            if self._decoder == "none" or by_cpu(request.path, self.share):
                 return self._decode(request, source, out)
             info = probe(source)  # DALI would show black frames where a file has lost its end
             if info.frames <= int(request.frames.max()):

@@ -50,7 +50,11 @@ def compare(recipe: Recipe, names: Sequence[str], manifest: Manifest, folder: Pa
         names: networks of the registry.
         manifest: their data; measured on its test clips if they have labels, else on the validation clips.
         folder: gets a run for each network.
+
+    Raises:
+        UsageError: the recipe leaves the batch size to be found, which must be the same for all.
     """
+    _ = recipe.train.batch
     split = manifest.split("test") if _has_labels(manifest) else manifest.split("validation", recipe.data.max_bad)
     device = choose_device()
     systems = []
@@ -68,7 +72,7 @@ def compare(recipe: Recipe, names: Sequence[str], manifest: Manifest, folder: Pa
         costs = measure(
             build_model(settings.model, len(manifest.labels)).channels_last().to(device),
             settings.clip,
-            batch=settings.train.batch_size,
+            batch=settings.train.batch,
             device=device,
         )
         systems.append(System(name, costs, order, seconds))

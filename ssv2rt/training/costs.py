@@ -50,7 +50,7 @@ def measure(model: ClipModel, clip: Clip, *, batch: int, device: torch.device, s
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model(clips[:1])
     model.train()
-    kept = _bytes_kept(model, clips, labels)
+    kept = bytes_kept(model, clips, labels)
     seconds = [_step(model, clips, labels) for _ in range(steps + 1)][1:]
     model.zero_grad(set_to_none=True)
     first = next(m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d)))
@@ -66,7 +66,7 @@ def measure(model: ClipModel, clip: Clip, *, batch: int, device: torch.device, s
     )
 
 
-def _bytes_kept(model: ClipModel, clips: torch.Tensor, labels: torch.Tensor) -> int:
+def bytes_kept(model: ClipModel, clips: torch.Tensor, labels: torch.Tensor) -> int:
     """Bytes of the tensors that autograd keeps, each counted once, without the parameters."""
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     sizes: dict[int, int] = {}

@@ -6,14 +6,16 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from ssv2rt.errors import UsageError
 from ssv2rt.hardware import choose_device
-from ssv2rt.pipelines.epochs import Shard
+
+if TYPE_CHECKING:  # a group of one trains without any data set: benchmarks do
+    from ssv2rt.pipelines.epochs import Shard
 
 R = TypeVar("R")
 
@@ -33,6 +35,8 @@ class Group:
 
     @property
     def shard(self) -> Shard:
+        from ssv2rt.pipelines.epochs import Shard
+
         return Shard(self.rank, self.size)
 
     def sum(self, *values: float) -> list[float]:

@@ -75,7 +75,7 @@ def evaluate(
     confusion = MulticlassConfusionMatrix(classes).to(device)
     loss, seen, bad = torch.zeros((), device=device), 0, 0
     model.eval()
-    batches = evaluation_batches(split, recipe.clip, batch=recipe.train.batch_size, shard=group.shard)
+    batches = evaluation_batches(split, recipe.clip, batch=recipe.train.batch, shard=group.shard)
     with torch.inference_mode(), Progress("evaluating", len(split), quiet=not group.first) as progress:
         for batch in loader.batches(batches):
             bad += len(batch.bad)
@@ -107,4 +107,4 @@ def evaluate(
 
 
 def evaluation_loader(recipe: Recipe, device: torch.device) -> ClipLoader:
-    return ClipLoader(clip=recipe.clip, batch=recipe.train.batch_size, data=recipe.data, device=device)
+    return ClipLoader(clip=recipe.clip, batch=recipe.train.batch, data=recipe.data, device=device)

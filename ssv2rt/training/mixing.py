@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ssv2rt.pipelines.source import clip_rng
 from ssv2rt.recipes import Train
 
 
@@ -34,6 +33,8 @@ def mix(clips: torch.Tensor, labels: torch.Tensor, settings: Train, *, epoch: in
     kinds = [kind for kind in ("mixup", "cutmix") if getattr(settings, kind) > 0]
     if not kinds or len(clips) < 2:
         return Mixed(clips, labels, labels, 1.0)
+    from ssv2rt.pipelines.source import clip_rng
+
     rng = clip_rng(settings.seed, epoch, f"mix of step {step}")
     kind = kinds[int(rng.integers(len(kinds)))]
     alpha = getattr(settings, kind)

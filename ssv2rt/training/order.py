@@ -47,7 +47,7 @@ def measure_order(model: ClipModel, split: Split, recipe: Recipe, device: torch.
     logits: dict[str, torch.Tensor] = {}
     right = np.zeros(3)
     with torch.inference_mode(), Progress("three orders of time", len(split)) as progress:
-        for batch in loader.batches(evaluation_batches(split, clip, batch=recipe.train.batch_size)):
+        for batch in loader.batches(evaluation_batches(split, clip, batch=recipe.train.batch)):
             if not batch.requests:
                 continue
             clips = batch.clips

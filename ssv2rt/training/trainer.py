@@ -23,6 +23,7 @@ from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
 from ssv2rt.recipe_files import dump_recipe
 from ssv2rt.recipes import Recipe
 from ssv2rt.runs import Run, write_json, write_text
+from ssv2rt.training.batch_size import with_batch_size
 from ssv2rt.training.checkpoint import load_state, save_checkpoint
 from ssv2rt.training.confusion import write_confusion
 from ssv2rt.training.determinism import determine, said_plainly
@@ -48,17 +49,18 @@ class Trainer:
     """
 
     def __init__(self, recipe: Recipe, manifest: Manifest, group: Group | None = None) -> None:
-        self.recipe, self.manifest, settings = recipe, manifest, recipe.train
         self.group = group = group or Group(0, 1, choose_device())
-        self.precision = choose_precision(settings.precision, group.device)
+        self.precision = choose_precision(recipe.train.precision, group.device)
+        determine(recipe.train.deterministic)
+        self.recipe = recipe = with_batch_size(recipe, len(manifest.labels), self.precision, group)
+        self.manifest, settings = manifest, recipe.train
         self.train = manifest.split("train", recipe.data.max_bad)
         self.validation = manifest.split("validation", recipe.data.max_bad)
         self._check_data(manifest)
         self.steps = steps_per_epoch(
-            len(self.train), batch=settings.batch_size, accumulate=settings.accumulate, shards=group.size
+            len(self.train), batch=settings.batch, accumulate=settings.accumulate, shards=group.size
         )
         self.updates_per_epoch = self.steps // settings.accumulate
-        determine(settings.deterministic)
         if settings.compile:
             _check_compiler(group)
         torch.manual_seed(settings.seed)
@@ -69,10 +71,11 @@ class Trainer:
         torch.manual_seed(settings.seed + group.rank)  # dropout differs from process to process
         self.loader = ClipLoader(
             clip=recipe.clip.one_view(),
-            batch=settings.batch_size,
+            batch=settings.batch,
             data=recipe.data,
             device=group.device,
             augment=recipe.augment.repaints,
+            measured=None if settings.deterministic else self._say,
         )
         self.validation_loader = evaluation_loader(recipe, group.device)
         self.epoch = 0
@@ -171,7 +174,7 @@ class Trainer:
         self.stepper.model.train()
         batches = train_batches(self.train, self.recipe, epoch=epoch, shard=self.group.shard, start=self.step)
         waited, began, asked = 0.0, time.perf_counter(), time.perf_counter()
-        with Progress(f"epoch {epoch}/{settings.epochs}", self.steps * settings.batch_size) as progress:
+        with Progress(f"epoch {epoch}/{settings.epochs}", self.steps * settings.batch) as progress:
             for batch in self.loader.batches(batches):
                 waited += time.perf_counter() - asked
                 self._count_bad(batch)
@@ -184,7 +187,7 @@ class Trainer:
                 if self.group.first and (progress.due() or self.step == self.steps):
                     loss, top1 = self.stepper.tally.read()
                     progress.show(
-                        self.step * settings.batch_size,
+                        self.step * settings.batch,
                         loss=f"{loss:.3f}",
                         top_1=f"{top1:.1f}%",
                         rate=f"{self.stepper.rate:.2g}",
@@ -317,10 +320,10 @@ class Trainer:
                 raise UserError(
                     f"clips in '{split.folder}' have no label; training and validation need a label for each"
                 )
-        if len(self.train) < settings.batch_size * settings.accumulate * self.group.size:
+        if len(self.train) < settings.batch * settings.accumulate * self.group.size:
             processes = f" x {self.group.size} processes" if self.group.size > 1 else ""
             raise UserError(
-                f"{len(self.train)} training clips do not fill one update of {settings.batch_size} x "
+                f"{len(self.train)} training clips do not fill one update of {settings.batch} x "
                 f"{settings.accumulate} clips{processes} (train.batch_size x train.accumulate); lower one of them"
             )
 

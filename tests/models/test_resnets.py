@@ -169,3 +169,21 @@ def test_the_mean_over_views_is_that_of_probabilities_and_always_finite() -> Non
     assert torch.allclose(mean.exp(), logits.view(2, 3, 5).softmax(-1).mean(1), atol=1e-6)
     assert mean_over_views(torch.tensor([[400.0, 0.0], [300.0, 0.0]]), 1).isfinite().all()
     assert mean_over_views(logits, 6) is logits
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
+def test_normalising_at_once_gives_the_same_in_the_layout_of_the_clip(dtype: torch.dtype | None) -> None:
+    normalise, raw = Normalise(), clips()
+    plain, fused = normalise(raw), normalise.at_once(raw, dtype)
+    assert fused.dtype == (dtype or torch.float32) and fused.stride() == plain.stride()
+    torch.testing.assert_close(fused, plain.to(fused.dtype), rtol=2**-7, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16])
+def test_on_a_gpu_clips_are_normalised_into_what_the_first_convolution_takes(precision: torch.dtype) -> None:
+    normalise, raw = Normalise(), clips()
+    with torch.autocast("cuda", precision, enabled=precision != torch.float32):
+        made = normalise.cuda()(raw.cuda())
+    assert made.dtype == precision and made.is_contiguous(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(made.cpu(), Normalise()(raw).to(precision), rtol=2**-7, atol=1e-5)

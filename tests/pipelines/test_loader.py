@@ -12,6 +12,7 @@ from ssv2rt.dataset.probe import Footage, probe
 from ssv2rt.errors import UsageError
 from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
 from ssv2rt.pipelines.request import ClipRequest, Colour, Patch
+from ssv2rt.pipelines.shares import by_cpu, fair_share
 from ssv2rt.pipelines.source import VideoRequest, plain_request
 from ssv2rt.recipes import Clip, Data
 from tests.conftest import CORNERS, corners, numbered_video
@@ -226,3 +227,56 @@ def test_colours_follow_their_tags_in_every_decoder(decoder: str, space: int, ra
     (batch,) = loader(decoder).batches([[wanted(path)]])
     seen = batch.clips[0, 0, 6::20, 6::20].reshape(4, 3)
     assert np.abs(seen.numpy().astype(int) - np.array(list(CORNERS.values()))).max() < 8
+
+
+def test_a_share_is_decoded_by_pyav_and_by_name(videos: list[Path], tmp_path: Path) -> None:
+    """DALI's CPU decoder stands for NVDEC: each clip is what the one or the other makes of it."""
+    paths = [Path(shutil.copy(videos[0], tmp_path / f"{number}.webm")) for number in range(12)]
+    requests = [wanted(path) for path in paths]
+    (ours,), (dali,), (both,), (again,) = (
+        list(loader(name, batch=12, cpu_share=share).batches([order]))
+        for name, share, order in (
+            ("pyav", 0.0, requests),
+            ("dali", 0.0, requests),
+            ("dali", 0.5, requests),
+            ("dali", 0.5, requests[::-1]),
+        )
+    )
+    assert [r.id for r in both.requests] == [path.name for path in paths]
+    expected = [(ours if by_cpu(path, 0.5) else dali).clips[n] for n, path in enumerate(paths)]
+    assert torch.equal(both.clips, torch.stack(expected)) and torch.equal(again.clips.flip(0), both.clips)
+    assert not torch.equal(ours.clips, dali.clips) and 0 < sum(by_cpu(path, 0.5) for path in paths) < 12
+
+
+def test_names_are_spread_over_a_share() -> None:
+    names = [f"{number}.webm" for number in range(2000)]
+    assert not any(by_cpu(name, 0.0) for name in names) and all(by_cpu(name, 1.0) for name in names)
+    some = {name for name in names if by_cpu(name, 0.3)}
+    assert 500 < len(some) < 700 and some < {name for name in names if by_cpu(name, 0.4)}
+    assert by_cpu(Path("/a/b/7.webm"), 0.3) == by_cpu("7.webm", 0.3)
+
+
+@pytest.mark.parametrize(
+    ("graph", "cpu", "share"), [(100, 100, 0.5), (700, 100, 0.125), (1000, 10, 0.0), (10, 1000, 1.0), (0, 0, 0.0)]
+)
+def test_both_ways_are_done_at_the_same_time(graph: float, cpu: float, share: float) -> None:
+    assert fair_share(graph=graph, cpu=cpu) == share
+
+
+def test_decoders_are_measured_on_a_batch_that_is_then_made(videos: list[Path]) -> None:
+    requests = [wanted(path) for path in videos]
+    made = loader("dali")
+    assert made.share == 0
+    said = made.measure(requests)
+    assert f"data.cpu_share = {made.share:g} fixes it" in said and made.share * 8 in range(9)
+    (batch,) = made.batches([requests])
+    assert [r.id for r in batch.requests] == [r.id for r in requests]
+
+
+@pytest.mark.parametrize("decoder", ["auto", "dali"])
+def test_nothing_is_measured_without_nvdec(decoder: str, videos: list[Path]) -> None:
+    told: list[str] = []
+    data = Data.model_validate({"decoder": decoder})
+    made = ClipLoader(clip=CLIP, batch=4, data=data, device=CPU, measured=told.append)
+    assert len(list(made.batches([[wanted(path) for path in videos]]))) == 1
+    assert not told and made.share == 0
