@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -125,7 +128,7 @@ class ClipLoader:
             tell(self.measure(first))
             source = chain([first], source)
         files = ReadAhead(readers=self._data.readers, limit=self._data.read_ahead << 20)
-        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode", initializer=_give_way)
         reading: deque[list[tuple[ClipRequest | VideoRequest, Future[Content]]]] = deque()
         fetching: deque[list[Future[Fetched | BadClip]]] = deque()
         running: deque[list[Fetched | BadClip]] = deque()
@@ -300,6 +303,16 @@ def choose_decoder(data: Data, device: torch.device) -> Decoder:
 def decodable(info: VideoInfo, decoder: Decoder) -> bool:
     """Whether DALI's decoder shows this video as it is meant to be shown: it turns nothing, and takes BT.601 for granted."""
     return info.codec in CODECS[decoder] and not info.rotation and info.matrix in ("", "bt601")
+
+
+def _give_way() -> None:
+    """Lets what computes go first. Cores then divide themselves: whoever waits for the other leaves them to it."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+
+
+_NICE = 5
+"""Of 19. Much of it would starve decoding beside threads that spin while they wait."""
 
 
 def _bad(request: ClipRequest | VideoRequest, error: Exception) -> BadClip:
