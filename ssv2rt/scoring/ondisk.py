@@ -61,6 +61,7 @@ def _temporary(table: str) -> sqlite3.Connection:
     base = sqlite3.connect("", isolation_level=None, check_same_thread=False)  # SQLite puts it into TMPDIR
     base.execute("PRAGMA journal_mode = OFF")
     base.execute("PRAGMA synchronous = OFF")
+    base.execute("PRAGMA cache_size = -256")  # KiB; the operating system keeps the file's pages where there is memory
     base.execute(table)
     base.execute("BEGIN")
     return base

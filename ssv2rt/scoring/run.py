@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ssv2rt.console import Progress, say
+from ssv2rt.dataset.storage import is_address
 from ssv2rt.errors import UsageError, UserError
 from ssv2rt.scoring.discover import STDIN, Share, discover
 from ssv2rt.scoring.journal import PATH, WINDOW, Journal, Row, journal_of, read_rows
@@ -180,7 +181,8 @@ class _Count:
     def __init__(self, videos: Videos) -> None:
         self.value: int | None = None
         self._videos = videos
-        if STDIN not in videos.inputs:
+        # What comes from stdin comes once, and to list what is far away once is enough.
+        if not any(name == STDIN or is_address(name) for name in videos.inputs):
             threading.Thread(target=self._count, daemon=True).start()
 
     def _count(self) -> None:
