@@ -97,9 +97,7 @@ def is_fault(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in _FAULTS
 
 
-_FAULTS = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN}
-)
+_FAULTS = frozenset({errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.EHOSTDOWN})
 
 
 def declared_duration(

@@ -23,7 +23,8 @@ from ssv2rt.scoring.supervisor import Supervisor, Task
 from ssv2rt.scoring.truth import Tally, Truth
 from ssv2rt.scoring.worker import WorkerSettings
 
-MISSING = "error: missing"
+_MAY_BE_GONE = frozenset({"error: missing", "error: unreadable"})
+"""What videos look like whose storage has gone away."""
 _AT_ONCE = 1000
 """Rows that are taken from the journal into the output at once."""
 
@@ -49,14 +50,19 @@ class Videos:
                 yield video
 
     def check_still_there(self) -> None:
-        """Looks whether the folders are there that the videos were found in.
+        """Looks whether the folders that the videos were found in are there and can be read.
 
         Raises:
             UserError: one is not: its storage has gone away.
         """
         for name in self._folders:
-            if not os.path.lexists(name):
-                raise UserError(f"'{name}' is not there any more; bring it back, and go on with --resume")
+            try:
+                with os.scandir(name) as entries:
+                    next(entries, None)
+            except OSError as error:
+                raise UserError(
+                    f"'{name}' is gone ({error.strerror}); bring it back, and go on with --resume"
+                ) from None
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,7 @@ def _score(videos: Videos, journal: Journal, workers: Sequence[WorkerSettings], 
     total = _Count(videos)
     with Progress("scoring", None, unit="videos") as progress, Supervisor(workers, timeout=timeout) as supervisor:
         for rows in supervisor.score(_left(videos, journal)):
-            if any(row["status"] == MISSING for _, row in rows):
+            if any(row["status"] in _MAY_BE_GONE for _, row in rows):
                 videos.check_still_there()
             journal.write([row for _, row in rows])
             progress.show(journal.videos, total.value, errors=str(journal.errors))

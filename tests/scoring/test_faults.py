@@ -145,7 +145,10 @@ def test_a_folder_that_goes_away(whole: tuple[bytes, int], inputs: Path, tmp_pat
         time.sleep(0.01)
     place.rename(tmp_path / "elsewhere")
     _, said = process.communicate()
-    assert process.returncode == 1 and "is not there any more; bring it back, and go on with --resume" in said
+    assert (
+        process.returncode == 1
+        and "is gone (No such file or directory); bring it back, and go on with --resume" in said
+    )
     assert b"missing" not in journal.read_bytes()
     (tmp_path / "elsewhere").rename(place)
     done = run(tmp_path / "p.csv", place, resume=True)
