@@ -113,7 +113,7 @@ class Cluster:
                         feed.put.remote(fed, pickle.dumps(tasks))
                         fed += 1
                     else:
-                        feed.close.remote()
+                        feed.close.remote(fed)
                 answer = next(blocks, None)
                 if answer is None:
                     break
@@ -190,35 +190,50 @@ class _Pack:
 
 
 class Feed:
-    """Holds packs on the driver's machine until their rows are there, so that they can be read a second time."""
+    """Holds packs on the driver's machine until their rows are there, so that they can be read a second time.
+
+    Ray may run calls in another order than that in which they were made.
+    """
 
     def __init__(self) -> None:
         self._packs: dict[int, bytes] = {}
-        self._count, self._closed = 0, False
+        self._done: set[int] = set()
+        self._all_done = 0
+        """Packs below this number are done with, beside those in `_done`."""
+        self._end: int | None = None
         self._news = asyncio.Condition()
 
     async def put(self, number: int, pack: bytes) -> None:
-        """Takes the next pack."""
+        """Takes a pack."""
         async with self._news:
             self._packs[number] = pack
-            self._count = number + 1
             self._news.notify_all()
 
-    async def close(self) -> None:
-        """No more are to come."""
+    async def close(self, end: int) -> None:
+        """No packs from this number on are to come."""
         async with self._news:
-            self._closed = True
+            self._end = end
             self._news.notify_all()
 
     async def drop(self, number: int) -> None:
         """Forgets a pack."""
-        self._packs.pop(number, None)
+        self._packs.pop(number)
+        self._done.add(number)
+        while self._all_done in self._done:
+            self._done.remove(self._all_done)
+            self._all_done += 1
 
     async def take(self, number: int) -> bytes | None:
         """A pack, when it comes, or an empty one if it is done with; None behind the last."""
         async with self._news:
-            await self._news.wait_for(lambda: number < self._count or self._closed)
-            return self._packs.get(number, pickle.dumps([])) if number < self._count else None
+            await self._news.wait_for(lambda: number in self._packs or number == self._end or self._is_done(number))
+        return _NOTHING if self._is_done(number) else self._packs.get(number)
+
+    def _is_done(self, number: int) -> bool:
+        return number < self._all_done or number in self._done
+
+
+_NOTHING = pickle.dumps([])
 
 
 def _source(feed: Any) -> Any:
