@@ -28,6 +28,14 @@ _FEWEST_CORES = 4
 _ANSWER = 60.0
 """Seconds in which each machine has to say which version it has."""
 
+_QUIET = {
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # it would print what happens to its processes, on stdout
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a warning about a change to come
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""What Ray reads as it is loaded: its words go to its files, and not to the user, who has ours."""
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -69,11 +77,7 @@ def slot_for(target: str, nodes: Sequence[dict[str, Any]]) -> Slot:
 
 def connect(address: str) -> str | None:
     """Connects to a cluster. Returns a folder to be removed, of one that was started for it."""
-    for name, value in {
-        "RAY_BACKEND_LOG_LEVEL": "fatal",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }.items():
+    for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     try:
         import ray
