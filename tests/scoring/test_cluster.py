@@ -202,15 +202,10 @@ def test_it_is_as_a_run_without(tiny_bundle: Bundle, many: Callable[[int], Path]
     (part,) = (tmp_path / "p.jsonl.parts").iterdir()
     kept = pq.read_table(part).to_pylist()
     assert sorted(row["video"] for row in kept) == sorted(row["video"] for row in rows) and len(rows) == 152
-    about = [
-        line for line in said.splitlines() if not line.startswith(("scoring: ", "out", "engine", "videos", "errors"))
-    ]
+    about = [line for line in said.splitlines() if "ray" in line.lower()]
     assert about == ["no Ray cluster is running; starting one of this machine"]
-    assert not [
-        name
-        for name in os.listdir("/tmp")
-        if name.startswith("ssv2rt-") and "session_latest" in os.listdir(Path("/tmp", name))
-    ]
+    folders = [Path("/tmp", name) for name in os.listdir("/tmp") if name.startswith("ssv2rt-")]
+    assert not [folder for folder in folders if (folder / "session_latest").exists()]
 
 
 def processes_of(node: Any) -> list[int]:
@@ -324,10 +319,10 @@ def test_machines_with_another_version_are_refused(
     (other / "ssv2rt" / "__init__.py").write_text('__version__ = "0.0.1"\n')
     monkeypatch.setenv("PYTHONPATH", str(other))
     nodes.add_node(num_cpus=2)
+    ours = f"import sys; sys.path.insert(0, '{REPOSITORY}'); from ssv2rt.cli import main; main()"
+    command = [sys.executable, "-c", ours, "score", tiny_set / "videos", "--engine", tiny_bundle.path]
     process = subprocess.Popen(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, '{REPOSITORY}'); from ssv2rt.cli import main; main()"]
-        + ["score", tiny_set / "videos", "--out", tmp_path / "p.csv", "--engine", tiny_bundle.path]
-        + ["--cluster", nodes.address],
+        [*command, "--out", tmp_path / "p.csv", "--cluster", nodes.address],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
