@@ -132,12 +132,10 @@ def score(
         "more": more,
         "windows": windows,
     }
-    here = (
-        devices_for(bundle.info.target, devices)
-        if not cluster
-        else [0 if bundle.info.target.startswith("sm") else None]
-    )
-    workers = [WorkerSettings("ssv2rt.scoring.worker:make_scorer", options | {"device": device}) for device in here]
+    on_gpu = bundle.info.target.startswith("sm")
+    # What each machine of a cluster has is for Ray to say.
+    gpus = ([0] if on_gpu else [None]) if cluster else devices_for(bundle.info.target, devices)
+    workers = [WorkerSettings("ssv2rt.scoring.worker:make_scorer", options | {"device": device}) for device in gpus]
     facts = {
         "engine": sha256(bundle.path / INFO),
         "clip": clip.model_dump(mode="json"),

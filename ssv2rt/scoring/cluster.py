@@ -41,6 +41,8 @@ _BATCHES, _MOST = 8, 128
 """Of the engine in a pack, so that two packs fill all that it has under way; and videos at most."""
 _ROWS, _LONG_ROWS = 64, 8
 """In a block; the latter with many numbers each. Blocks below 100 kB come in messages, and do not go down with a machine."""
+_TRIES = 20
+"""Times that a pack is tried again: a video that takes a whole machine down each time must not do so for ever."""
 _LOOK_AGAIN = 30.0
 """Seconds between looks at how large the cluster is."""
 
@@ -169,6 +171,7 @@ class Cluster:
                 max_concurrent_calls_per_actor=_AT_ONCE,
                 enable_true_multi_threading=True,
             ),
+            ray_remote_args_fn=lambda: {"max_task_retries": _TRIES},
             **gpu,
         )
         for handler in logging.getLogger("ray.data").handlers:
@@ -262,7 +265,8 @@ def _shown(error: BaseException) -> UserError:
     """What a user is told of an error: our own words, if it is one of ours that has come through Ray."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, UserError):
-            return cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
+        error = cause
+        if isinstance(error, UserError):
+            return error
+        cause = getattr(error, "cause", None) or error.__cause__
     return UserError(f"the cluster has failed: {first_line(error)}; see `ray status`, and go on with --resume")

@@ -59,6 +59,7 @@ class Journal:
         self.videos = self.errors = 0
         """How many are done, and how many of them have an error."""
         self.rows = 0
+        """How many lines they have."""
         self._windows = windows
         self._begun: dict[str, int] = {}
         """Windows of videos that are under way."""

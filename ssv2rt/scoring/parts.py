@@ -41,7 +41,7 @@ class Parts:
     Args:
         out: the output.
         columns: of the parts.
-        journal: where rows are; if it has none yet, parts that are there are removed.
+        journal: where rows are. If it has none yet, parts that are there are removed; otherwise they are written again.
 
     Raises:
         OSError: the folder cannot be written.
@@ -54,7 +54,7 @@ class Parts:
             for file in self._folder.glob("part-*.parquet"):
                 file.unlink()
         self._rows = read_rows(journal.path)
-        self._taken = 0
+        self._taken, self._last = 0, ""
 
     def follow(self) -> None:
         """Writes the parts that have become full."""
@@ -66,16 +66,15 @@ class Parts:
         self.follow()
         if self._journal.rows > self._taken or not self._taken:
             self._write(self._journal.rows - self._taken)
+        for file in self._folder.glob("part-*.parquet"):
+            if file.name > self._last:
+                file.unlink()  # of another run
 
     def _write(self, count: int) -> None:
-        path = self._folder / f"part-{self._taken // SIZE:05}.parquet"
+        self._last = f"part-{self._taken // SIZE:05}.parquet"
         self._taken += count
-        rows = islice(self._rows, count)
-        if count == SIZE and path.is_file():
-            for _ in rows:  # by an earlier call, of the same rows
-                pass
-            return
         self._journal.sync()  # a part never has what the journal may lose when the power goes
-        with open_sink(path, self._columns) as sink:
+        rows = islice(self._rows, count)
+        with open_sink(self._folder / self._last, self._columns) as sink:
             while some := list(islice(rows, _AT_ONCE)):
                 sink.write(some)

@@ -157,6 +157,8 @@ def test_parts_go_on_where_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "p.csv.parts").mkdir()
     (tmp_path / "p.csv.parts" / "part-00009.parquet").write_bytes(b"of an earlier run")
     assert write(Journal(tmp_path / "j", facts, resume=False), range(25)) == [f"part-0000{n}.parquet" for n in (0, 1)]
+    for stale in ("part-00001.parquet", "part-00009.parquet"):
+        (tmp_path / "p.csv.parts" / stale).write_bytes(b"of another run")
     assert write(Journal(tmp_path / "j", facts, resume=True), range(25, 37)) == [
         f"part-0000{n}.parquet" for n in range(4)
     ]
