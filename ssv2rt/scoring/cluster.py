@@ -41,8 +41,8 @@ _BATCHES, _MOST = 8, 128
 """Of the engine in a pack, so that two packs fill all that it has under way; and videos at most."""
 _ROWS, _LONG_ROWS = 64, 8
 """In a block; the latter with many numbers each. Blocks below 100 kB come in messages, and do not go down with a machine."""
-_TRIES = 20
-"""Times that a pack is tried again: a video that takes a whole machine down each time must not do so for ever."""
+_TRIES = 10
+"""Of a pack: a video that takes all memory of a machine, say, must not end Ray's processes there for ever."""
 _LOOK_AGAIN = 30.0
 """Seconds between looks at how large the cluster is."""
 
@@ -112,7 +112,7 @@ class Cluster:
                 while more and fed - whole < self._window():
                     if more := bool(tasks := list(islice(videos, self._pack))):
                         under_way |= dict.fromkeys((number for number, _ in tasks), _Pack(fed, len(tasks)))
-                        feed.put.remote(fed, pickle.dumps(tasks))
+                        feed.put.remote(fed, pickle.dumps((fed, tasks)))
                         fed += 1
                     else:
                         feed.close.remote(fed)
@@ -155,12 +155,14 @@ class Cluster:
         rows = packs.map_batches(
             Process,
             fn_constructor_kwargs={
+                "feed": feed,
                 "settings": self._settings,
                 "bundle": ray.put(read_bundle(self._bundle.path)) if self._bundle else None,
                 "name": sha256(self._bundle.path / INFO) if self._bundle else "",
                 "version": ssv2rt.__version__,
                 "timeout": self._timeout,
                 "cores": self._slot.cores,
+                "tries": _TRIES,
                 "rows": _LONG_ROWS if self._settings.options.get("more") else _ROWS,
             },
             batch_size=1,
@@ -171,7 +173,6 @@ class Cluster:
                 max_concurrent_calls_per_actor=_AT_ONCE,
                 enable_true_multi_threading=True,
             ),
-            ray_remote_args_fn=lambda: {"max_task_retries": _TRIES},
             **gpu,
         )
         for handler in logging.getLogger("ray.data").handlers:
@@ -200,6 +201,7 @@ class Feed:
 
     def __init__(self) -> None:
         self._packs: dict[int, bytes] = {}
+        self._tries: dict[int, int] = {}
         self._done: set[int] = set()
         self._all_done = 0
         """Packs below this number are done with, beside those in `_done`."""
@@ -218,9 +220,15 @@ class Feed:
             self._end = end
             self._news.notify_all()
 
+    async def begin(self, number: int) -> int:
+        """Tells how often a process has begun with a pack, with this time."""
+        self._tries[number] = self._tries.get(number, 0) + 1
+        return self._tries[number]
+
     async def drop(self, number: int) -> None:
         """Forgets a pack."""
-        self._packs.pop(number)
+        del self._packs[number]
+        self._tries.pop(number, None)
         self._done.add(number)
         while self._all_done in self._done:
             self._done.remove(self._all_done)
@@ -236,7 +244,7 @@ class Feed:
         return number < self._all_done or number in self._done
 
 
-_NOTHING = pickle.dumps([])
+_NOTHING = pickle.dumps((-1, []))
 
 
 def _source(feed: Any) -> Any:

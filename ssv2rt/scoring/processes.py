@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 import ssv2rt
+from ssv2rt.dataset.listing import as_text
 from ssv2rt.errors import UserError
 from ssv2rt.runs import cache_folder, whole_folder
 from ssv2rt.scoring.journal import LAST, WINDOW, Row
@@ -27,25 +28,38 @@ from ssv2rt.scoring.supervisor import Supervisor, Task
 from ssv2rt.scoring.worker import WorkerSettings
 
 PACK, ROWS = "pack", "rows"
-"""The columns of what comes and goes: pickled tasks, and pickled rows with the numbers of their videos."""
+"""The columns of what comes and goes: a pack's number with its tasks, and rows with the numbers of their videos; pickled."""
 
 
 class Process:
     """A `Supervisor` with one process, for Ray, which calls it from several threads at once.
 
     Args:
+        feed: where packs come from.
         settings: what the process makes its scorer of.
         bundle: Ray's reference to what `read_bundle` gives; None if `settings` need none.
         name: what the bundle is kept under on this machine.
         version: of this package, where the run was started.
         timeout: see `Supervisor`.
         cores: how many it may use; 0 for all of the machine's.
+        tries: how often a pack is begun with, by any process.
         rows: in a block that it gives.
     """
 
     def __init__(
-        self, *, settings: WorkerSettings, bundle: Any, name: str, version: str, timeout: float, cores: int, rows: int
+        self,
+        *,
+        feed: Any,
+        settings: WorkerSettings,
+        bundle: Any,
+        name: str,
+        version: str,
+        timeout: float,
+        cores: int,
+        tries: int,
+        rows: int,
     ) -> None:
+        self._feed, self._tries = feed, tries
         self._rows = rows
         self._inbox: queue.SimpleQueue[tuple[list[Task], queue.SimpleQueue[Any]]] = queue.SimpleQueue()
         self._owners: dict[int, tuple[int, queue.SimpleQueue[Any]]] = {}
@@ -71,12 +85,24 @@ class Process:
         Where a pack is tried again, Ray takes each block of the second time for the same one of the first.
         """
         for pack in packs[PACK].to_pylist():
-            tasks: list[Task] = pickle.loads(pack)
+            number, tasks = pickle.loads(pack)
+            if tasks:
+                self._check_tries(number, tasks)
             answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
             self._inbox.put((tasks, answers))
             rows = in_order([number for number, _ in tasks], answers)
             while block := list(itertools.islice(rows, self._rows)):
                 yield pa.table({ROWS: pa.array([pickle.dumps(block)], pa.binary())})
+
+    def _check_tries(self, number: int, tasks: list[Task]) -> None:
+        import ray
+
+        if ray.get(self._feed.begin.remote(number)) > self._tries:
+            first, last = (as_text(tasks[at][1].name) for at in (0, -1))
+            raise UserError(
+                f"the {len(tasks)} videos from '{first}' to '{last}' have ended Ray's process {self._tries} times, as one does "
+                f"that takes all memory; score them elsewhere, and go on with --resume"
+            )
 
     def _supervise(self, settings: WorkerSettings, timeout: float) -> None:
         with Supervisor([settings], timeout=timeout) as supervisor:

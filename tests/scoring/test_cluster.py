@@ -245,6 +245,21 @@ def test_a_machine_that_dies_costs_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", [["--window", "0.4", "--hop", "0.1"], ["--logits", "--embeddings", "--views", "1x3"]]
+)
+def test_whatever_rows_have(
+    tiny_bundle: Bundle, many: Callable[[int], Path], tmp_path: Path, options: list[str]
+) -> None:
+    inputs = many(100)
+    end(score(tiny_bundle, inputs, tmp_path / "alone.jsonl", *options), 3)
+    end(score(tiny_bundle, inputs, tmp_path / "p.jsonl", "--cluster", "auto", *options), 3)
+    assert (tmp_path / "p.jsonl").read_bytes() == (tmp_path / "alone.jsonl").read_bytes()
+    lines = (tmp_path / "p.jsonl").read_bytes().count(b"\n")
+    assert pq.read_table(tmp_path / "p.jsonl.parts").num_rows == lines
+
+
+@pytest.mark.slow
 def test_a_driver_that_dies_loses_nothing(
     nodes: Any, tiny_bundle: Bundle, many: Callable[[int], Path], tmp_path: Path
 ) -> None:
@@ -345,3 +360,11 @@ def test_an_engine_that_cannot_be_loaded_there_ends_the_run(nodes: Any) -> None:
             pytest.raises(UserError, match=says),
         ):
             list(cluster.score(iter([(0, Video.at("a.webm"))])))
+
+
+@pytest.mark.slow
+def test_a_video_that_ends_ray_s_processes_does_not_do_so_for_ever(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssv2rt.scoring.cluster._TRIES", 3)
+    nodes.add_node(num_cpus=2)
+    with pytest.raises(UserError, match="the 2 videos from 'a.webm' to 'parent.webm' have ended Ray's process 3 times"):
+        deadly(["a.webm", "parent.webm"], nodes)
