@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ssv2rt.commands.output import print_facts
 from ssv2rt.errors import UsageError
+
+if TYPE_CHECKING:
+    from ssv2rt.engines.bundle import Bundle
+    from ssv2rt.recipes import Clip
+    from ssv2rt.scoring.cluster import Cluster
+    from ssv2rt.scoring.worker import WorkerSettings
 
 
 @click.command()
@@ -26,6 +33,9 @@ from ssv2rt.errors import UsageError
 @click.option("--merge", "merged", is_flag=True, help="Neighbouring windows of the same label become one row.")
 @click.option("--threads", type=click.IntRange(min=1, max=1024), help="Decoding threads. Default: one a core.")
 @click.option("--devices", help="GPUs by number, such as 0,2. Default: all that are visible.")
+@click.option(
+    "--cluster", metavar="auto|HOST:PORT", help="Score on a Ray cluster; auto: one that is there, or a new one."
+)
 @click.option("--timeout", type=click.FloatRange(min=1), default=60, show_default=True, help="Seconds for a video.")
 @click.option("--shard", help="Only the third of sixteen shares, by path: 3/16.")
 @click.option("--sort", is_flag=True, help="Rows in the order of their paths, not in that of scoring.")
@@ -47,6 +57,7 @@ def score(
     merged: bool,
     threads: int | None,
     devices: str | None,
+    cluster: str | None,
     timeout: float,
     shard: str | None,
     sort: bool,
@@ -58,7 +69,13 @@ def score(
 
     INPUT is a file, a folder with all below it, a tar file, an address such as s3://bucket/clips, a pattern in quotes,
     @list.txt, or - for names on stdin. With --annotations, it is `videos` beside them unless it is named.
+
+    With --cluster, a process scores on each GPU of a Ray cluster, or on each share of its cores. The machines need the same
+    ssv2rt, and the videos under the same paths or addresses: one that is not where a machine looks has `error: missing`. The
+    engine is sent to them. Rows are also in OUT.parts, 10,000 to a Parquet file, as they come.
     """
+    from contextlib import nullcontext
+
     from ssv2rt.console import say
     from ssv2rt.engines.bundle import INFO, find_bundle, open_bundle, sha256
     from ssv2rt.recipes import Data, with_views
@@ -66,6 +83,7 @@ def score(
     from ssv2rt.scoring.devices import devices_for
     from ssv2rt.scoring.discover import Share, check_inputs
     from ssv2rt.scoring.journal import journal_of
+    from ssv2rt.scoring.parts import check_parts
     from ssv2rt.scoring.run import Output, Videos
     from ssv2rt.scoring.run import score as score_all
     from ssv2rt.scoring.segments import Windows
@@ -78,6 +96,12 @@ def score(
         return
     # With a journal beside it, an output is that of the same call, stopped as it was done.
     check_output(out, overwrite=overwrite or (resume and journal_of(out).is_file()))
+    if cluster:
+        check_parts(out, overwrite=overwrite or (resume and journal_of(out).is_file()))
+        if devices:
+            raise UsageError(
+                "--devices are those of this machine, and --cluster takes all of the cluster's; leave one out"
+            )
     if not inputs and not annotations:
         raise UsageError("nothing to score: name videos, folders, tar files or addresses")
     windows = Windows(window, hop or window / 2, merged) if window is not None else None
@@ -108,10 +132,10 @@ def score(
         "more": more,
         "windows": windows,
     }
-    workers = [
-        WorkerSettings("ssv2rt.scoring.worker:make_scorer", options | {"device": device})
-        for device in devices_for(bundle.info.target, devices)
-    ]
+    on_gpu = bundle.info.target.startswith("sm")
+    # What each machine of a cluster has is for Ray to say.
+    gpus = ([0] if on_gpu else [None]) if cluster else devices_for(bundle.info.target, devices)
+    workers = [WorkerSettings("ssv2rt.scoring.worker:make_scorer", options | {"device": device}) for device in gpus]
     facts = {
         "engine": sha256(bundle.path / INFO),
         "clip": clip.model_dump(mode="json"),
@@ -121,24 +145,28 @@ def score(
         "shard": shard or "1/1",
         "annotations": sha256(annotations) if annotations else "",
     }
-    summary = score_all(
-        videos,
-        Output(
-            out,
-            columns(top_k, windows=windows is not None, merged=merged, expected=truth is not None, more=more),
-            sort=sort,
-            windows=windows,
-        ),
-        workers,
-        facts,
-        timeout=timeout,
-        resume=resume,
-        overwrite=overwrite,
+    output = Output(
+        out,
+        columns(top_k, windows=windows is not None, merged=merged, expected=truth is not None, more=more),
+        sort=sort,
+        windows=windows,
+        parts=columns(top_k, windows=windows is not None, more=more) if cluster else (),
     )
+    with _crew(cluster, workers[0], bundle, clip, timeout) if cluster else nullcontext() as crew:
+        summary = score_all(
+            videos, output, workers, facts, timeout=timeout, crew=crew, resume=resume, overwrite=overwrite
+        )
     found = {"out": str(out), "engine": str(bundle.path), "videos": summary.videos, "errors": summary.errors}
     print_facts(found | ({"resumed after": summary.resumed} if summary.resumed else {}) | summary.accuracy, as_json)
     if summary.errors:
         sys.exit(3)
+
+
+def _crew(address: str, settings: WorkerSettings, bundle: Bundle, clip: Clip, timeout: float) -> Cluster:
+    from ssv2rt.scoring.cluster import Cluster
+
+    batch = max(1, bundle.info.batch.best // (clip.views[0] * clip.views[1]))
+    return Cluster(address, settings, bundle=bundle, batch=batch, timeout=timeout)
 
 
 @click.command()

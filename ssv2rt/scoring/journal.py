@@ -58,6 +58,8 @@ class Journal:
         """Names of videos that are done."""
         self.videos = self.errors = 0
         """How many are done, and how many of them have an error."""
+        self.rows = 0
+        """How many lines they have."""
         self._windows = windows
         self._begun: dict[str, int] = {}
         """Windows of videos that are under way."""
@@ -82,12 +84,16 @@ class Journal:
             self._count(row)
         self._file.flush()
         if time.monotonic() - self._flushed > _FLUSH_EVERY:
-            os.fsync(self._file.fileno())
-            self._flushed = time.monotonic()
+            self.sync()
 
-    def close(self) -> None:
+    def sync(self) -> None:
+        """What was written survives a loss of power when this returns."""
         self._file.flush()
         os.fsync(self._file.fileno())
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self.sync()
         self._file.close()
 
     def _line(self, value: Mapping[str, Any]) -> None:
@@ -95,6 +101,7 @@ class Journal:
         self._file.write(json.dumps(value, default=_packed).encode("ascii") + b"\n")
 
     def _count(self, row: Row) -> None:
+        self.rows += 1
         self.errors += row["status"] != "ok"
         if row.get(LAST, True):
             self.videos += 1

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ssv2rt.console import Progress, say
 from ssv2rt.dataset.storage import is_address
@@ -16,10 +17,11 @@ from ssv2rt.errors import UsageError, UserError
 from ssv2rt.scoring.discover import STDIN, Share, discover
 from ssv2rt.scoring.journal import PATH, WINDOW, Journal, Row, journal_of, read_rows
 from ssv2rt.scoring.ondisk import Ordered
+from ssv2rt.scoring.parts import Parts
 from ssv2rt.scoring.places import Video
 from ssv2rt.scoring.segments import Windows, segments
 from ssv2rt.scoring.sinks import open_sink
-from ssv2rt.scoring.supervisor import Supervisor, Task
+from ssv2rt.scoring.supervisor import Answer, Supervisor, Task
 from ssv2rt.scoring.truth import Tally, Truth
 from ssv2rt.scoring.worker import WorkerSettings
 
@@ -75,6 +77,14 @@ class Output:
     """By path; otherwise in the order in which they were scored."""
     windows: Windows | None = None
     """Whether they are rows of windows."""
+    parts: Sequence[str] = ()
+    """Columns of Parquet parts beside the file; none without."""
+
+
+class Crew(Protocol):
+    """Who scores."""
+
+    def score(self, videos: Iterator[Task]) -> Iterator[Answer]: ...
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,7 @@ def score(
     facts: dict[str, Any],
     *,
     timeout: float,
+    crew: Crew | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Summary:
@@ -107,6 +118,7 @@ def score(
         workers: the processes that score.
         facts: what scores depend on; a run that goes on needs the same.
         timeout: seconds that a video may take.
+        crew: who scores in the place of workers.
         resume: go on with what an earlier call has left.
         overwrite: forget what an earlier call has left.
 
@@ -128,7 +140,9 @@ def score(
         raise UserError(f"cannot write '{path}': {error.strerror}; choose another --out") from None
     before = journal.videos
     try:
-        _score(videos, journal, workers, timeout)
+        parts = Parts(output.path, output.parts, journal) if output.parts else None
+        with nullcontext(crew) if crew else Supervisor(workers, timeout=timeout) as scoring:
+            _score(videos, journal, scoring, parts)
         journal.close()
         tally = _write(path, output, videos.truth)
     except OSError as error:
@@ -142,14 +156,18 @@ def score(
     return Summary(journal.videos, journal.errors, before, tally.facts() if tally else {})
 
 
-def _score(videos: Videos, journal: Journal, workers: Sequence[WorkerSettings], timeout: float) -> None:
+def _score(videos: Videos, journal: Journal, crew: Crew, parts: Parts | None) -> None:
     total = _Count(videos)
-    with Progress("scoring", None, unit="videos") as progress, Supervisor(workers, timeout=timeout) as supervisor:
-        for rows in supervisor.score(_left(videos, journal)):
+    with Progress("scoring", None, unit="videos") as progress:
+        for rows in crew.score(_left(videos, journal)):
             if any(row["status"] in _MAY_BE_GONE for _, row in rows):
                 videos.check_still_there()
             journal.write([row for _, row in rows])
+            if parts:
+                parts.follow()
             progress.show(journal.videos, total.value, errors=str(journal.errors))
+    if parts:
+        parts.end()
 
 
 def _left(videos: Videos, journal: Journal) -> Iterator[Task]:
