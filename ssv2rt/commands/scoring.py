@@ -24,7 +24,16 @@ from ssv2rt.errors import UsageError
 @click.option("--window", type=float, help="Seconds of a window that slides over each video, with a row for each.")
 @click.option("--hop", type=float, help="Seconds from one window to the next. Default: half a window.")
 @click.option("--merge", "merged", is_flag=True, help="Neighbouring windows of the same label become one row.")
-@click.option("--threads", type=click.IntRange(min=1, max=1024), help="Decoding threads. Default: one a core.")
+@click.option(
+    "--threads", type=click.IntRange(min=1, max=1024), help="Decoding threads of each process. Default: one a core."
+)
+@click.option(
+    "--cpu-share",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="On a GPU: share of the videos that CPUs decode beside NVDEC.",
+)
 @click.option("--devices", help="GPUs by number, such as 0,2. Default: all that are visible.")
 @click.option("--timeout", type=click.FloatRange(min=1), default=60, show_default=True, help="Seconds for a video.")
 @click.option("--shard", help="Only the third of sixteen shares, by path: 3/16.")
@@ -46,6 +55,7 @@ def score(
     hop: float | None,
     merged: bool,
     threads: int | None,
+    cpu_share: float,
     devices: str | None,
     timeout: float,
     shard: str | None,
@@ -60,6 +70,7 @@ def score(
     @list.txt, or - for names on stdin. With --annotations, it is `videos` beside them unless it is named.
     """
     from ssv2rt.console import say
+    from ssv2rt.cores import cores
     from ssv2rt.engines.bundle import INFO, find_bundle, open_bundle, sha256
     from ssv2rt.recipes import Data, with_views
     from ssv2rt.runs import find_run
@@ -100,18 +111,17 @@ def score(
         raise UsageError(f"--top-k {top_k}: the engine has {classes} classes; take at most that")
     top_k = top_k or (1 if merged else min(5, classes))
     clip = with_views(bundle.info.clip, views) if views else bundle.info.clip
+    gpus = devices_for(bundle.info.target, devices)
+    threads = threads or max(1, cores() // len(gpus))
     options = {
         "bundle": str(bundle.path),
         "top_k": min(classes, max(top_k, BEST if truth else 0)),
         "clip": clip,
-        "data": Data(threads=threads or 0),
+        "data": Data(threads=threads, cpu_share=cpu_share),
         "more": more,
         "windows": windows,
     }
-    workers = [
-        WorkerSettings("ssv2rt.scoring.worker:make_scorer", options | {"device": device})
-        for device in devices_for(bundle.info.target, devices)
-    ]
+    workers = [WorkerSettings("ssv2rt.scoring.worker:make_scorer", options | {"device": device}) for device in gpus]
     facts = {
         "engine": sha256(bundle.path / INFO),
         "clip": clip.model_dump(mode="json"),
