@@ -25,7 +25,7 @@ from ssv2rt.errors import UsageError
 @click.option("--hop", type=float, help="Seconds from one window to the next. Default: half a window.")
 @click.option("--merge", "merged", is_flag=True, help="Neighbouring windows of the same label become one row.")
 @click.option(
-    "--threads", type=click.IntRange(min=1, max=1024), help="Decoding threads of each process. Default: one a core."
+    "--threads", type=click.IntRange(min=1, max=1024), help="Decoding threads for each GPU. Default: one a core."
 )
 @click.option(
     "--cpu-share",
@@ -112,6 +112,8 @@ def score(
     top_k = top_k or (1 if merged else min(5, classes))
     clip = with_views(bundle.info.clip, views) if views else bundle.info.clip
     gpus = devices_for(bundle.info.target, devices)
+    if cpu_share and gpus == [None]:
+        raise UsageError(f"--cpu-share {cpu_share:g}: the engine is for a CPU, which decodes all videos; leave it out")
     threads = threads or max(1, cores() // len(gpus))
     options = {
         "bundle": str(bundle.path),
