@@ -65,7 +65,7 @@ class Data(Section):
     Without it, training on a GPU with `decoder = "auto"` measures a fair share on its first batch, unless it is to be
     deterministic; all else takes 0."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Threads for decoding. 0: as many as there are cores."""
+    """Threads for decoding. 0: one for each core, shared between the processes of this machine."""
     prefetch: Annotated[int, Field(ge=1, le=100)] = 3
     """Batches that are decoded before they are asked for."""
     readers: Annotated[int, Field(ge=1, le=1024)] = 16

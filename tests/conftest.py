@@ -43,14 +43,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["SSV2RT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
-@pytest.fixture(autouse=True)
-def _gpu_marker(request: pytest.FixtureRequest) -> None:
-    if request.node.get_closest_marker("gpu"):
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before any fixture is made for it, a test that needs a GPU is skipped without one, or fails if that is wanted."""
+    if item.get_closest_marker("gpu"):
         import torch
 
         if not torch.cuda.is_available():
             if os.environ.get("SSV2RT_REQUIRE_GPU") == "1":
-                pytest.fail("SSV2RT_REQUIRE_GPU=1, and there is no GPU")
+                pytest.fail("SSV2RT_REQUIRE_GPU=1, and there is no GPU", pytrace=False)
             pytest.skip("needs a GPU")
 
 

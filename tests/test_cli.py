@@ -171,6 +171,11 @@ def test_top_k_is_at_most_the_number_of_classes(workplace: Path, tiny_set: Path)
     assert done.returncode == 2 and "--top-k 11: the engine has 10 classes" in done.stderr
 
 
+def test_a_cpu_engine_shares_no_decoding_with_a_gpu(workplace: Path, tiny_set: Path) -> None:
+    done = ssv2rt("score", tiny_set / "videos", "--out", "s.csv", "--cpu-share", "0.5", cwd=workplace)
+    assert done.returncode == 2 and "--cpu-share 0.5: the engine is for a CPU" in done.stderr
+
+
 def test_doctor_says_what_is_used_and_what_to_install() -> None:
     done = ssv2rt("doctor")
     assert done.returncode == 0, done.stderr

@@ -23,6 +23,7 @@ from ssv2rt.dataset.probe import VideoInfo, probe
 from ssv2rt.pipelines.decode import decode_clips
 from ssv2rt.pipelines.fetched import Decoder
 from ssv2rt.pipelines.loader import CODECS, ClipLoader, choose_decoder, decodable
+from ssv2rt.pipelines.nvdec import EVERYWHERE, limits_of
 from ssv2rt.pipelines.request import ClipRequest
 from ssv2rt.pipelines.source import plain_request
 from ssv2rt.pipelines.windows import Window
@@ -48,6 +49,7 @@ def frames(record: Record) -> None:
         ("mpeg4", 428, 240, 20),
         ("mjpeg", 428, 240, 10),
     ]
+    limits = limits_of(device()) if decoder() == "mixed" else EVERYWHERE
     folder = _folder(record, "frames")
     for number, (coding, width, height, count) in enumerate(steps(record, films, each=1.0, what="frames of")):
         try:
@@ -66,7 +68,7 @@ def frames(record: Record) -> None:
             seen = by_dali(path, asked)
         except RuntimeError as error:
             record.row("frames by DALI", **row, decoder=decoder(), error=_reason(error))
-            if decodable(found, decoder()):  # the loader would try, and have to begin anew
+            if decodable(found, decoder(), limits):  # the loader would try, and have to begin anew
                 record.check(f"DALI decodes {coding}, {width} x {height}, {count} frames", False, _reason(error))
             continue
         places, mean, most = _beside_pyav(path, found, seen, asked)
@@ -78,7 +80,7 @@ def frames(record: Record) -> None:
             mean_difference=mean,
             largest_difference=most,
             in_place=f"{right_ones} of {len(asked)}",
-            loader_takes_it="yes" if decodable(found, decoder()) else f"no, it is '{found.codec}'",
+            loader_takes_it="yes" if decodable(found, decoder(), limits) else f"no, it is '{found.codec}'",
         )
         name = f"{coding}, {width} x {height}, {count} frames"
         record.check(f"frames are those asked for: {name}", right_ones == len(asked), f"{places} for {asked.tolist()}")
@@ -266,7 +268,7 @@ def _through_loader(
             true = torch.from_numpy(decode_clips(request.path, request, size=clip.size)[0])
             difference = (made.float() - true.float()).abs().mean().item()
             if not number:
-                by = "DALI" if decodable(probe(request.path), kind) else "PyAV"
+                by = "DALI" if decodable(probe(request.path), kind, loader._limits) else "PyAV"
                 record.row(table, video=name, file=request.id, sent_to=by, mean_difference=difference)
             record.check(f"as by PyAV: {name}, {request.id}", difference < LIMIT, f"mean difference {difference:.2f}")
 

@@ -25,8 +25,6 @@ LIBRARIES = {
     "NVENC": "libnvidia-encode.so.1",
     "NVML": "libnvidia-ml.so.1",
 }
-NVDEC_CODECS = {"mpeg4": 2, "h264": 4, "mjpeg": 5, "hevc": 8, "vp8": 9, "vp9": 10, "av1": 11}
-"""FFmpeg's names, and the numbers of `cudaVideoCodec` in NVIDIA's Video Codec SDK."""
 
 
 def software(record: Record) -> None:
@@ -98,15 +96,16 @@ def nvdec(record: Record) -> None:
     import torch
 
     from gpu_check.measure import need_gpu, without_nvdec
+    from ssv2rt.pipelines.nvdec import CODECS, Capabilities
 
     where = need_gpu()
     if reason := without_nvdec():
         raise Missing("NVDEC", reason)
     torch.zeros(1, device=where)  # the library asks the current CUDA context
     library = ctypes.CDLL("libnvcuvid.so.1")
-    for name, number in NVDEC_CODECS.items():
+    for name, number in CODECS.items():
         for bits in (8, 10):
-            known = _Capabilities(codec=number, chroma=1, bits_over_8=bits - 8)
+            known = Capabilities(codec=number, chroma=1, bits_over_8=bits - 8)
             code = library.cuvidGetDecoderCaps(ctypes.byref(known))
             record.row(
                 "NVDEC, 4:2:0",
@@ -171,29 +170,6 @@ def bandwidth(record: Record) -> None:
         down = few / spent(lambda here=here: here.copy_(a[:few], non_blocking=True), where, seconds=seconds).median  # type: ignore[misc]
         record.row("copies", what=f"{name} memory to the GPU", gigabytes_per_second=up / 1e9)
         record.row("copies", what=f"GPU to {name} memory", gigabytes_per_second=down / 1e9)
-
-
-class _Capabilities(ctypes.Structure):
-    """CUVIDDECODECAPS of NVIDIA's Video Codec SDK, cuviddec.h."""
-
-    _fields_ = (
-        ("codec", ctypes.c_int),
-        ("chroma", ctypes.c_int),
-        ("bits_over_8", ctypes.c_uint),
-        ("reserved1", ctypes.c_uint * 3),
-        ("supported", ctypes.c_ubyte),
-        ("units", ctypes.c_ubyte),
-        ("formats", ctypes.c_ushort),
-        ("most_width", ctypes.c_uint),
-        ("most_height", ctypes.c_uint),
-        ("most_blocks", ctypes.c_uint),
-        ("least_width", ctypes.c_ushort),
-        ("least_height", ctypes.c_ushort),
-        ("histogram", ctypes.c_ubyte),
-        ("counter_bits", ctypes.c_ubyte),
-        ("histogram_bins", ctypes.c_ushort),
-        ("reserved3", ctypes.c_uint * 10),
-    )
 
 
 def _installed(name: str) -> bool:

@@ -91,6 +91,9 @@ def speed(record: Record) -> None:
     requests = [plain_request(path.name, path, probe(path), clip=clip) for path in paths]
     loader = ClipLoader(clip=clip, batch=batch, data=Data(), device=_device(bundle, where))
     decoding = pace(loader, requests, batch, seconds=seconds).clips
+    if loader._decoder == "mixed":
+        record.note(loader.measure(requests[:batch]))
+        record.fact("fair --cpu-share for `ssv2rt score`", loader.share)
     runner = _runner(record, bundle)
     clips = torch.randint(0, 256, (batch, clip.frames, clip.size, clip.size, 3), dtype=torch.uint8)
     engine = in_flight(runner, clips.to(_device(bundle, where)), seconds)

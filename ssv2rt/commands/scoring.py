@@ -31,7 +31,16 @@ if TYPE_CHECKING:
 @click.option("--window", type=float, help="Seconds of a window that slides over each video, with a row for each.")
 @click.option("--hop", type=float, help="Seconds from one window to the next. Default: half a window.")
 @click.option("--merge", "merged", is_flag=True, help="Neighbouring windows of the same label become one row.")
-@click.option("--threads", type=click.IntRange(min=1, max=1024), help="Decoding threads. Default: one a core.")
+@click.option(
+    "--threads", type=click.IntRange(min=1, max=1024), help="Decoding threads for each GPU. Default: one a core."
+)
+@click.option(
+    "--cpu-share",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="On a GPU: share of the videos that CPUs decode beside NVDEC.",
+)
 @click.option("--devices", help="GPUs by number, such as 0,2. Default: all that are visible.")
 @click.option(
     "--cluster", metavar="auto|HOST:PORT", help="Score on a Ray cluster; auto: one that is there, or a new one."
@@ -56,6 +65,7 @@ def score(
     hop: float | None,
     merged: bool,
     threads: int | None,
+    cpu_share: float,
     devices: str | None,
     cluster: str | None,
     timeout: float,
@@ -77,6 +87,7 @@ def score(
     from contextlib import nullcontext
 
     from ssv2rt.console import say
+    from ssv2rt.cores import cores
     from ssv2rt.engines.bundle import INFO, find_bundle, open_bundle, sha256
     from ssv2rt.recipes import Data, with_views
     from ssv2rt.runs import find_run
@@ -124,17 +135,20 @@ def score(
         raise UsageError(f"--top-k {top_k}: the engine has {classes} classes; take at most that")
     top_k = top_k or (1 if merged else min(5, classes))
     clip = with_views(bundle.info.clip, views) if views else bundle.info.clip
+    on_gpu = bundle.info.target.startswith("sm")
+    if cpu_share and not on_gpu:
+        raise UsageError(f"--cpu-share {cpu_share:g}: the engine is for a CPU, which decodes all videos; leave it out")
+    # What each machine of a cluster has is for Ray to say.
+    gpus = ([0] if on_gpu else [None]) if cluster else devices_for(bundle.info.target, devices)
+    threads = threads or (0 if cluster else max(1, cores() // len(gpus)))
     options = {
         "bundle": str(bundle.path),
         "top_k": min(classes, max(top_k, BEST if truth else 0)),
         "clip": clip,
-        "data": Data(threads=threads or 0),
+        "data": Data(threads=threads, cpu_share=cpu_share),
         "more": more,
         "windows": windows,
     }
-    on_gpu = bundle.info.target.startswith("sm")
-    # What each machine of a cluster has is for Ray to say.
-    gpus = ([0] if on_gpu else [None]) if cluster else devices_for(bundle.info.target, devices)
     workers = [WorkerSettings("ssv2rt.scoring.worker:make_scorer", options | {"device": device}) for device in gpus]
     facts = {
         "engine": sha256(bundle.path / INFO),

@@ -22,6 +22,7 @@ from ssv2rt.dataset.video import CLIP_ERRORS, VideoSource, is_fault, reason_of
 from ssv2rt.errors import UsageError, UserError
 from ssv2rt.pipelines.decode import decode_clips
 from ssv2rt.pipelines.fetched import Decoder, Fetched, GraphFailed, NoGraph
+from ssv2rt.pipelines.nvdec import EVERYWHERE, Limits, limits_of, takes
 from ssv2rt.pipelines.readahead import Content, ReadAhead
 from ssv2rt.pipelines.request import ClipRequest
 from ssv2rt.pipelines.shares import by_cpu, fair_share
@@ -111,8 +112,9 @@ class ClipLoader:
     ) -> None:
         self._clip = clip
         self._batch, self._augment, self._data, self._device = batch, augment, data, device
-        self._threads = data.threads or cores()
+        self._threads = data.threads or usual_threads()
         self._decoder = choose_decoder(data, device)
+        self._limits = limits_of(device) if self._decoder == "mixed" else EVERYWHERE
         self._tell = measured if data.decoder == "auto" and self._decoder == "mixed" else None
         self.share = data.cpu_share or 0.0
         """Of the clips that the graph could decode, those that PyAV decodes beside it."""
@@ -226,7 +228,7 @@ class ClipLoader:
             info = probe(source)  # DALI would show black frames where a file has lost its end
             if info.frames <= int(request.frames.max()):
                 return BadClip(request, "truncated")
-            if not decodable(info, self._decoder):
+            if not decodable(info, self._decoder, self._limits):
                 return self._decode(request, source, out)
             data = source if isinstance(source, bytes) else source.read_bytes()
             return Fetched(request, encoded=np.frombuffer(data, np.uint8))
@@ -285,6 +287,11 @@ class ClipLoader:
         return self._graph.take()
 
 
+def usual_threads() -> int:
+    """One for each core that this process may use, shared fairly with the others that torchrun has started here."""
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def choose_decoder(data: Data, device: torch.device) -> Decoder:
     """What the graph decodes with, for a recipe's `data.decoder` on a device.
 
@@ -300,9 +307,17 @@ def choose_decoder(data: Data, device: torch.device) -> Decoder:
     return choice[data.decoder]
 
 
-def decodable(info: VideoInfo, decoder: Decoder) -> bool:
-    """Whether DALI's decoder shows this video as it is meant to be shown: it turns nothing, and takes BT.601 for granted."""
-    return info.codec in CODECS[decoder] and not info.rotation and info.matrix in ("", "bt601")
+def decodable(info: VideoInfo, decoder: Decoder, limits: Limits = EVERYWHERE) -> bool:
+    """Whether DALI's decoder shows this video as it is meant to be shown: it turns nothing, and takes BT.601 for granted.
+
+    Args:
+        info: of the video.
+        decoder: DALI's.
+        limits: of NVDEC, where that is the decoder.
+    """
+    if info.codec not in CODECS[decoder] or info.rotation or info.matrix not in ("", "bt601"):
+        return False
+    return decoder != "mixed" or takes(info, limits)
 
 
 def _give_way() -> None:

@@ -146,7 +146,23 @@ class Stepper:
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
         if self.average is not None:
-            self.average.update_parameters(self.model)
+            self._follow(self.average)
+
+    def _follow(self, average: AveragedModel) -> None:
+        """What `AveragedModel.update_parameters` does, which waits for a GPU each time to tell it a number."""
+        ours = [*average.module.parameters(), *average.module.buffers()]
+        theirs = [*self.model.parameters(), *self.model.buffers()]
+        if average.n_averaged == 0:  # a tensor of the CPU
+            with torch.no_grad():
+                torch._foreach_copy_(ours, theirs)
+        else:
+            move = get_ema_multi_avg_fn(self.settings.ema)
+            pairs = list(zip(ours, theirs, strict=True))
+            for floats in (True, False):
+                alike = [(a.detach(), b.detach()) for a, b in pairs if a.is_floating_point() == floats]
+                if alike:
+                    move([a for a, _ in alike], [b for _, b in alike], 0)
+        average.n_averaged += 1
 
     def settle(self) -> None:
         """Waits until all figures are known to be finite; raises as `backward` where one is not."""

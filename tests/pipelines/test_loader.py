@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from ssv2rt.cores import cores
 from ssv2rt.dataset.probe import Footage, probe
 from ssv2rt.errors import UsageError
-from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
+from ssv2rt.pipelines.loader import ClipBatch, ClipLoader, usual_threads
 from ssv2rt.pipelines.request import ClipRequest, Colour, Patch
 from ssv2rt.pipelines.shares import by_cpu, fair_share
 from ssv2rt.pipelines.source import VideoRequest, plain_request
@@ -280,3 +281,11 @@ def test_nothing_is_measured_without_nvdec(decoder: str, videos: list[Path]) -> 
     made = ClipLoader(clip=CLIP, batch=4, data=data, device=CPU, measured=told.append)
     assert len(list(made.batches([[wanted(path) for path in videos]]))) == 1
     assert not told and made.share == 0
+
+
+def test_processes_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = usual_threads()
+    assert alone == cores()
+    for processes, threads in ((1, alone), (2, max(1, alone // 2)), (64, max(1, alone // 64))):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        assert usual_threads() == threads

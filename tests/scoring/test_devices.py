@@ -1,0 +1,65 @@
+"""Broken videos on the GPU's path, from NVDEC to the engine's logits; and by the same test on a CPU."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssv2rt.dataset.index import open_manifest
+from ssv2rt.engines.backends import choose_backend
+from ssv2rt.engines.build import build_engine
+from ssv2rt.engines.bundle import Bundle
+from ssv2rt.recipe_files import load_engine_recipe
+from ssv2rt.recipes import Data
+from ssv2rt.runs import Run
+from ssv2rt.scoring.journal import Row
+from ssv2rt.scoring.scorer import Scorer
+from tests.conftest import numbered_video
+
+pytestmark = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+
+
+@pytest.fixture
+def bundle(device: str, tiny_run: Run, tiny_set: Path) -> Bundle:
+    """An engine for the device, by the backend that is chosen there."""
+    name = choose_backend() if device == "cuda" else "openvino"
+    made, failures = build_engine(
+        tiny_run, load_engine_recipe("fp16", ("gate.clips=10",)), name, open_manifest(tiny_set)
+    )
+    assert not failures and made.info.target.startswith("sm") == (device == "cuda")
+    return made
+
+
+def score(scorer: Scorer, videos: list[Path]) -> dict[str, Row]:
+    tasks = [(number, str(path)) for number, path in enumerate(videos)]
+    batches = [tasks[at : at + scorer.videos] for at in range(0, len(tasks), scorer.videos)]
+    return {Path(str(row["video"])).name: row for batch in scorer.score(batches) for _, row in batch}
+
+
+def test_what_is_broken_has_an_error_row_and_changes_no_other(device: str, bundle: Bundle, tmp_path: Path) -> None:
+    good = [numbered_video(tmp_path / f"{n}.webm", "libvpx-vp9", frames=9 + n, width=427, height=240) for n in range(6)]
+    good.append(numbered_video(tmp_path / "h264.mp4", "libx264", frames=20, width=320, height=180))
+    good.append(numbered_video(tmp_path / "small.webm", "libvpx-vp9", frames=9))  # smaller than NVDEC takes it
+    data = good[0].read_bytes()
+    flipped = bytearray(data)
+    flipped[len(data) // 4 : -200] = bytes(len(data) - 200 - len(data) // 4)
+    broken = {
+        "half.webm": data[: len(data) // 2],
+        "flipped.webm": bytes(flipped),
+        "liar.webm": data.replace(b"V_VP9", b"V_VP8", 1),
+        "text.mp4": b"not a video\n" * 50,
+        "empty.webm": b"",
+    }
+    mixed = list(good)
+    for number, (name, content) in enumerate(broken.items()):
+        (tmp_path / name).write_bytes(content)
+        mixed.insert(2 * number, tmp_path / name)
+    where = torch.device("cuda", 0) if device == "cuda" else None
+    scorer = Scorer(bundle, top_k=3, data=Data(threads=2), device=where)
+    alone, among, again = (score(scorer, videos) for videos in (good, mixed, good))
+    assert {row["status"] for row in alone.values()} == {"ok"} and len(alone) == len(good)
+    assert set(among) == {path.name for path in mixed}
+    for name, row in alone.items():
+        assert among[name] == row and again[name] == row, name
+    for name in ("half.webm", "text.mp4", "empty.webm", "liar.webm"):
+        assert among[name]["status"].startswith("error: "), (name, among[name])
