@@ -13,6 +13,8 @@ from ssv2rt.recipe_files import load_engine_recipe
 from ssv2rt.recipes import Data
 from ssv2rt.runs import Run
 from ssv2rt.scoring.journal import Row
+from ssv2rt.scoring.labelling import Labeller
+from ssv2rt.scoring.places import Video
 from ssv2rt.scoring.scorer import Scorer
 from tests.conftest import numbered_video
 
@@ -31,7 +33,7 @@ def bundle(device: str, tiny_run: Run, tiny_set: Path) -> Bundle:
 
 
 def score(scorer: Scorer, videos: list[Path]) -> dict[str, Row]:
-    tasks = [(number, str(path)) for number, path in enumerate(videos)]
+    tasks = [(number, Video(str(path), path)) for number, path in enumerate(videos)]
     batches = [tasks[at : at + scorer.videos] for at in range(0, len(tasks), scorer.videos)]
     return {Path(str(row["video"])).name: row for batch in scorer.score(batches) for _, row in batch}
 
@@ -55,7 +57,7 @@ def test_what_is_broken_has_an_error_row_and_changes_no_other(device: str, bundl
         (tmp_path / name).write_bytes(content)
         mixed.insert(2 * number, tmp_path / name)
     where = torch.device("cuda", 0) if device == "cuda" else None
-    scorer = Scorer(bundle, top_k=3, data=Data(threads=2), device=where)
+    scorer = Scorer(Labeller(bundle, top_k=3, device=where), data=Data(threads=2), clip=bundle.info.clip)
     alone, among, again = (score(scorer, videos) for videos in (good, mixed, good))
     assert {row["status"] for row in alone.values()} == {"ok"} and len(alone) == len(good)
     assert set(among) == {path.name for path in mixed}
