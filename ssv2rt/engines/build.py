@@ -170,12 +170,13 @@ def _calibrate(
 
 
 def _check_export(float_file: Path, source: Source, clips: Clips) -> None:
-    """Compares the fp32 graph, run by ONNX Runtime, with PyTorch on a few clips."""
-    if source.reference is None:
-        return
+    """Compares the fp32 graph, run by ONNX Runtime, with PyTorch on a few clips; one made elsewhere, with itself on one."""
     few = Clips(clips.split, clips.rows[:4], clips.clip, clips.data)
     runner = OnnxRunner(float_file)
     for batch in few.batches("checking the graph", 4):
+        if source.reference is None:
+            _check_batches(runner, source, batch.clips)
+            continue
         with torch.inference_mode():
             expected = source.reference(batch.clips)
         for what, ours, theirs in zip(Outputs._fields, runner.start(batch.clips)(), expected, strict=True):
@@ -186,6 +187,22 @@ def _check_export(float_file: Path, source: Source, clips: Clips) -> None:
                     f"the ONNX graph of '{source.name}' differs from the network by {off:.2g} of the largest value of its "
                     f"{what}, and {_EXACT} is allowed; take another version of torch or onnx, and tell us"
                 )
+
+
+def _check_batches(runner: Runner, source: Source, clips: torch.Tensor) -> None:
+    """Whether a graph takes any number of clips: those of an exporter that was given no dynamic batch look as if they did."""
+    try:
+        together = runner(clips)
+        off = float((runner(clips[:1]) - together[:1]).abs().max() / together.abs().max().clamp(min=1))
+    except UserError as error:
+        raise UserError(
+            f"'{source.name}' does not run on {len(clips)} clips and on one: {error}; export it with a dynamic batch"
+        ) from None
+    if together.shape != (len(clips), len(source.labels)) or not off < 10 * _EXACT:
+        raise UserError(
+            f"'{source.name}' gives logits {tuple(together.shape)} for {len(clips)} clips, which for one differ by "
+            f"{off:.2g} if it is alone; export it with a dynamic batch, and in evaluation mode"
+        )
 
 
 def _place_of_ranges(float_file: Path, recipe: EngineRecipe, clips: Clips) -> Path:

@@ -68,12 +68,17 @@ def build(graph: Graph, settings: Engine) -> Built:
     import openvino as ov
 
     core = _core()
-    model = core.read_model(graph.onnx_file)
-    file = graph.onnx_file.with_name("engine.xml")
-    ov.save_model(model, file, compress_to_fp16=False)  # the graph's precision is already what was asked for
     native = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     choices = [name for name in _ALLOWED[settings.precision] if _CAPABILITY[name] in native]
-    rates = _rates(core, model, choices, settings) if len(choices) > 1 else {}
+    file = graph.onnx_file.with_name("engine.xml")
+    try:
+        model = core.read_model(graph.onnx_file)
+        ov.save_model(model, file, compress_to_fp16=False)  # the graph's precision is already what was asked for
+        rates = _rates(core, model, choices, settings) if len(choices) > 1 else {}
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        reason = next((line for line in lines if line and not line.startswith("Exception from")), "it gave no reason")
+        raise UserError(f"OpenVINO does not take {graph.onnx_file.name}: {reason}; try another backend") from None
     fastest = max(choices, key=lambda name: rates.get(name, 0.0))
     kept: dict[str, Any] = {
         "arithmetic": fastest,

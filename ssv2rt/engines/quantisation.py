@@ -20,6 +20,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ssv2rt.engines.export import INPUT
+from ssv2rt.errors import UserError
 from ssv2rt.runs import flush_to_disk
 
 KINDS = ("Conv", "Add")
@@ -180,7 +181,10 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
 
 
 def _first_convolution(graph: onnx.GraphProto) -> str:
-    return next(node.name for node in graph.node if node.op_type == "Conv")
+    for node in graph.node:
+        if node.op_type == "Conv":
+            return node.name
+    raise UserError("the graph has no convolution, behind which lower precision begins; take --fp32")
 
 
 def _are_ranges(path: Path) -> bool:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 
 from ssv2rt.commands.engines import build_engine
 from ssv2rt.dataset.index import open_manifest
+from ssv2rt.engines.build import build_of
 from ssv2rt.engines.inspect import list_layers
 from ssv2rt.engines.precision import halve
 from ssv2rt.engines.quantisation import quantise
@@ -22,6 +24,7 @@ from ssv2rt.engines.source import source_of_onnx
 from ssv2rt.engines.verify import OnnxRunner
 from ssv2rt.errors import UsageError, UserError
 from ssv2rt.models.clipmodel import MEAN, STD, ClipModel
+from ssv2rt.recipe_files import load_engine_recipe
 from tests.engines.conftest import LABELS, clips
 
 
@@ -160,6 +163,33 @@ def test_layers_without_names_are_quantised(labels: Path, tmp_path: Path) -> Non
         onnx.save(halve(onnx.load(tmp_path / f"{name}.onnx")), tmp_path / "half.onnx")
         expected = OnnxRunner(tmp_path / "ours.onnx")(clips(3))
         assert (OnnxRunner(tmp_path / "half.onnx")(clips(3)) - expected).norm() < 0.1 * expected.norm()
+
+
+def test_graphs_for_one_number_of_clips_or_without_convolutions_are_refused(
+    model: ClipModel, tiny_set: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "labels.txt").write_text("\n".join(map(str, range(5))))
+    manifest = replace(open_manifest(tiny_set), labels=tuple(map(str, range(5))))
+    fixed = source_of_onnx(exported(FromFloats(model), tmp_path / "fixed.onnx", dynamic=False), tmp_path / "labels.txt")
+    few = load_engine_recipe("fp16", ("gate.clips=4",))
+    with pytest.raises(
+        UserError, match="'fixed' does not run on 4 clips and on one: .*; export it with a dynamic batch"
+    ):
+        build_of(fixed, tmp_path, few, "openvino", manifest)
+    flat = onnx.load(plain(tmp_path / "flat.onnx", results=("c",)))
+    del flat.graph.node[:5]
+    flat.graph.node.insert(0, onnx.helper.make_node("ReduceMean", ["x", "axes"], ["m"], keepdims=0))
+    flat.graph.node.insert(1, onnx.helper.make_node("MatMul", ["m", "2"], ["f"]))
+    flat.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2, 3, 4]), "axes"))
+    flat.graph.initializer[1].CopyFrom(onnx.numpy_helper.from_array(np.ones((3, 8), np.float32), "2"))
+    flat.opset_import[0].version = 20
+    onnx.save(flat, tmp_path / "flat.onnx")
+    for precision in ("fp16", "int8"):
+        recipe = load_engine_recipe(precision, ("gate.clips=4", "calibration.clips=4"))
+        with pytest.raises(UserError, match="the graph has no convolution, .*; take --fp32"):
+            build_of(
+                source_of_onnx(tmp_path / "flat.onnx", tmp_path / "labels.txt"), tmp_path, recipe, "openvino", manifest
+            )
 
 
 @pytest.mark.parametrize("names", [json.dumps(list(LABELS)), json.dumps({n: str(k) for k, n in enumerate(LABELS)})])
