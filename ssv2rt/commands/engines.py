@@ -66,7 +66,10 @@ def build_engine(
         raise UsageError(
             "--debug-layers with --bf16: ONNX Runtime, which compares layers, computes no bf16; take --fp16"
         )
+    options = [*(("--data", str(data)) if data else ()), *(("--recipe", recipe) if recipe else ())]
+    options += [part for override in overrides for part in ("--set", override)]
     if max_drop is not None:
+        options += ["--max-drop", f"{max_drop:g}"]
         if precision not in ("int8", "fp8"):
             raise UsageError(f"--max-drop {max_drop:g} is for --int8 and --fp8, which lose accuracy; give one of them")
         overrides = (f"calibration.max_drop={max_drop}", f"gate.max_top1_drop={max_drop}", *overrides)
@@ -88,6 +91,7 @@ def build_engine(
         settings,
         choose_backend(settings.engine.precision) if backend == "auto" else backend,
         manifest,
+        options=options,
         debug=folder / f"{settings.engine.precision}-layers" if debug_layers else None,
     )
     info = bundle.info
@@ -107,6 +111,9 @@ def build_engine(
         facts["convolutions"] = ", ".join(f"{count} {kind}" for kind, count in layers.items())
     if rates := info.settings.get("clips_per_second"):
         facts["clips/s here"] = float(max(rates.values()))
+    if "clips_per_second_fp16" in verification:
+        facts["clips/s here"] = verification["clips_per_second"]
+        facts["clips/s here, fp16"] = verification["clips_per_second_fp16"]
     print_facts(info.model_dump(mode="json") if as_json else facts, as_json)
     if failures:
         raise UserError(f"the engine is not good enough, and kept apart in '{bundle.path}': {'; '.join(failures)}")

@@ -27,8 +27,6 @@ class Graph:
     model: nn.Module | None
     """The same network in PyTorch, fp32: uint8 (N, T, S, S, 3) to float32 logits (N, K) and embedding (N, D). None where
     only the file is known."""
-    float_file: Path | None = None
-    """The graph in fp32, for int8 engines to be compared with."""
 
 
 @dataclass(frozen=True)

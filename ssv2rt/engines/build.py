@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import shlex
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,14 @@ import torch
 from ssv2rt.console import say
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.engines.backends import NAMES, Backend, Built, Graph, Outputs, Runner, backend
-from ssv2rt.engines.bundle import FAILED, INFO, Bundle, BundleInfo, sha256
+from ssv2rt.engines.bundle import FAILED, INFO, Bundle, BundleInfo, open_bundle, sha256
 from ssv2rt.engines.clips import Clips, spread_over_classes
 from ssv2rt.engines.export import INPUT
 from ssv2rt.engines.precision import halve, label_precision
 from ssv2rt.engines.quantisation import quantise, to_fp8
 from ssv2rt.engines.sensitivity import choose_blocks
 from ssv2rt.engines.source import Source, source_of_run
+from ssv2rt.engines.speed import clips_per_second, not_faster
 from ssv2rt.engines.verify import OnnxRunner, Verification, verify
 from ssv2rt.errors import UserError
 from ssv2rt.recipes import EngineRecipe
@@ -52,6 +55,7 @@ def build_of(
     manifest: Manifest,
     *,
     debug: Path | None = None,
+    options: Sequence[str] = (),
 ) -> tuple[Bundle, list[str]]:
     """Builds, compares and installs an engine.
 
@@ -62,6 +66,7 @@ def build_of(
         backend_name: one of `backends.NAMES`.
         manifest: the network's data, for calibration (training clips) and comparison (validation clips).
         debug: where each layer is written down beside the fp32 graph's, if at all.
+        options: of the command line, beside the network, precision, backend and targets, for the command that rebuilds it.
 
     Returns:
         The bundle in `folder/PRECISION`, and no complaints; or, if it fails the gate, the bundle in `folder/PRECISION.failed`,
@@ -87,19 +92,22 @@ def build_of(
         _check_export(float_file, source, clips)
         calibration = _write_graph(float_file, graph_file, source, recipe, program, manifest)
         say(f"building the {precision} engine with {backend_name} {program.version()}")
-        alone = float_file if precision == "int8" else None
-        built = program.build(Graph(graph_file, source.model, alone), recipe.engine)
-        _say_if_slow(built)
-        info = describe(scratch, source, recipe, backend_name, program, built, calibration)
+        built = program.build(Graph(graph_file, source.model), recipe.engine)
+        info = describe(scratch, source, recipe, backend_name, program, built, calibration, options)
         if debug:
             _debug(float_file, graph_file, clips, debug)
         verification, by = _compare(Bundle(scratch, info), program, source, float_file, clips)
-        float_file.unlink()
-        info = info.model_copy(update={"verification": {"by": by, **verification.as_dict()}})
-        write_json(scratch / INFO, info.model_dump(mode="json"))
         failures = verification.failures(recipe.gate)
+        figures = {"by": by, **verification.as_dict(), "gate": recipe.gate.model_dump(), "failures": failures}
+        if precision in CALIBRATED and by == backend_name:
+            figures |= _beside_fp16(Bundle(scratch, info), folder / "fp16", source, recipe, program, float_file)
+        float_file.unlink()
+        info = info.model_copy(update={"verification": figures})
+        write_json(scratch / INFO, info.model_dump(mode="json"))
         final = folder / (precision + FAILED if failures else precision)
         put_in_place(scratch, final)
+    if not failures:
+        shutil.rmtree(folder / (precision + FAILED), ignore_errors=True)  # of an earlier time
     return Bundle(final, info), failures
 
 
@@ -138,7 +146,7 @@ def _calibrate(
 ) -> dict[str, Any]:
     settings = recipe.calibration
     clips = _clips(source, manifest, "train", settings.clips, settings.seed)
-    ranges = _place_of_ranges(source, recipe, clips)
+    ranges = _place_of_ranges(float_file, recipe, clips)
     if ranges.is_file():
         say("taking the ranges of an earlier calibration on the same clips")
 
@@ -162,12 +170,13 @@ def _calibrate(
 
 
 def _check_export(float_file: Path, source: Source, clips: Clips) -> None:
-    """Compares the fp32 graph, run by ONNX Runtime, with PyTorch on a few clips."""
-    if source.reference is None:
-        return
+    """Compares the fp32 graph, run by ONNX Runtime, with PyTorch on a few clips; one made elsewhere, with itself on one."""
     few = Clips(clips.split, clips.rows[:4], clips.clip, clips.data)
     runner = OnnxRunner(float_file)
     for batch in few.batches("checking the graph", 4):
+        if source.reference is None:
+            _check_batches(runner, source, batch.clips)
+            continue
         with torch.inference_mode():
             expected = source.reference(batch.clips)
         for what, ours, theirs in zip(Outputs._fields, runner.start(batch.clips)(), expected, strict=True):
@@ -180,10 +189,32 @@ def _check_export(float_file: Path, source: Source, clips: Clips) -> None:
                 )
 
 
-def _place_of_ranges(source: Source, recipe: EngineRecipe, clips: Clips) -> Path:
-    """Where the ranges are kept that calibration of this network on these clips finds."""
+def _check_batches(runner: Runner, source: Source, clips: torch.Tensor) -> None:
+    """Whether a graph takes any number of clips: those of an exporter that was given no dynamic batch look as if they did."""
+    try:
+        together = runner(clips)
+        off = float((runner(clips[:1]) - together[:1]).abs().max() / together.abs().max().clamp(min=1))
+    except UserError as error:
+        raise UserError(
+            f"'{source.name}' does not run on {len(clips)} clips and on one: {error}; export it with a dynamic batch"
+        ) from None
+    if together.shape != (len(clips), len(source.labels)) or not off < 10 * _EXACT:
+        raise UserError(
+            f"'{source.name}' gives logits {tuple(together.shape)} for {len(clips)} clips, which for one differ by "
+            f"{off:.2g} if it is alone; export it with a dynamic batch, and in evaluation mode"
+        )
+
+
+def _place_of_ranges(float_file: Path, recipe: EngineRecipe, clips: Clips) -> Path:
+    """Where the ranges are kept that calibration of this graph on these clips finds.
+
+    The graph tells the weights, and how its tensors are called. What else the settings say does not change a range.
+    """
+    import onnxruntime
+
     settings = recipe.calibration
-    what = [source.sha256, source.name, source.clip.model_dump_json(), settings.method, settings.head, clips.names]
+    by = [onnxruntime.__version__, settings.method, settings.head]
+    what = [sha256(float_file), clips.clip.model_dump_json(), *by, clips.names]
     key = hashlib.blake2b(json.dumps(what).encode(errors="surrogateescape"), digest_size=16).hexdigest()
     return cache_folder() / "calibration" / f"{key}.json"
 
@@ -229,11 +260,45 @@ def _debug(float_file: Path, graph_file: Path, clips: Clips, folder: Path) -> No
     show_worst(layers)
 
 
-def _say_if_slow(built: Built) -> None:
-    alone = built.settings.get("clips_per_second_without_int8")
-    rate = max(built.settings.get("clips_per_second", {}).values(), default=0.0)
-    if alone and rate <= alone:
-        say(f"int8 is not faster here: {rate:g} clips/s, and {alone:g} without it; fp16 loses less")
+def _beside_fp16(
+    bundle: Bundle, earlier: Path, source: Source, recipe: EngineRecipe, program: Backend, float_file: Path
+) -> dict[str, float]:
+    """Clips per second of a quantised engine that runs here, and of the same network in fp16, which loses less.
+
+    Args:
+        earlier: where an fp16 engine may lie already. It is taken if it is one of the same network for the same batches.
+    """
+    info = bundle.info
+    half = _alike(earlier, info)
+    with scratch_folder(earlier.parent) as place:
+        if half is None:
+            say(f"building the fp16 engine, too, to see whether {info.precision} is faster")
+            settings = recipe.engine.model_copy(update={"precision": "fp16"})
+            in_precision(float_file, place / GRAPH, "fp16", program)
+            built = program.build(Graph(place / GRAPH, source.model), settings)
+            fp16 = recipe.model_copy(update={"engine": settings})
+            half = Bundle(place, describe(place, source, fp16, info.backend, program, built, None))
+        shape = (info.batch.best, info.clip.frames, info.clip.size, info.clip.size, 3)
+        noise = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        if info.target.startswith("sm"):
+            noise = noise.cuda()
+        rates = clips_per_second({info.precision: program.load(bundle), "fp16": program.load(half)}, noise)
+    if slow := not_faster(info.precision, rates):
+        say(slow)
+    return {"clips_per_second": rates[info.precision], "clips_per_second_fp16": rates["fp16"]}
+
+
+def _alike(path: Path, info: BundleInfo) -> Bundle | None:
+    """The fp16 engine in a folder, if it differs from another engine in its precision only."""
+    try:
+        found = open_bundle(path)
+    except UserError:
+        return None
+    same = ("backend", "backend_version", "target", "weights_sha256", "batch", "clip", "labels")
+    settings = ("hint", "threads", "cuda_graph", "version_compatible")
+    alike = all(getattr(found.info, name) == getattr(info, name) for name in same)
+    alike = alike and all(found.info.settings.get(name) == info.settings.get(name) for name in settings)
+    return found if alike and info.weights_sha256 else None
 
 
 def describe(
@@ -244,10 +309,13 @@ def describe(
     program: Backend,
     built: Built,
     calibration: dict[str, Any] | None,
+    options: Sequence[str] = (),
 ) -> BundleInfo:
     """What `bundle.json` says of an engine whose files lie in a folder, before it is compared."""
     clip, engine = source.clip, recipe.engine
-    targets = "".join(f" --target {target}" for target in engine.targets)
+    rebuild = [f"--{engine.precision}", "--backend", backend_name]
+    for target in engine.targets:
+        rebuild += ["--target", target]
     return BundleInfo(
         backend=backend_name,
         backend_version=program.version(),
@@ -266,5 +334,5 @@ def describe(
         engine_file=built.file,
         settings=built.settings,
         calibration=calibration,
-        rebuild=f"{source.command} --{engine.precision} --backend {backend_name}{targets}",
+        rebuild=f"{source.command} {shlex.join([*rebuild, *options])}",
     )

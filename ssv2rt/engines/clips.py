@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -34,8 +35,8 @@ class Clips:
 
     @property
     def names(self) -> list[str]:
-        """What tells these clips from others."""
-        return [f"{self.split.ids[int(row)]} {self.split.path(int(row))}" for row in self.rows]
+        """What tells these clips from others, and from what their files were before they were changed."""
+        return [f"{self.split.ids[int(row)]} {_state(self.split.path(int(row)))}" for row in self.rows]
 
     def batches(self, what: str, batch: int = 8) -> Iterator[ClipBatch]:
         """Batches on the CPU, without those of which no clip could be read, and with progress."""
@@ -46,6 +47,14 @@ class Clips:
                 if made.requests:
                     yield made
                 progress.add(len(made.requests) + len(made.bad))
+
+
+def _state(path: Path) -> str:
+    try:
+        found = path.stat()
+    except OSError:  # whoever reads it will say so
+        return str(path)
+    return f"{path} {found.st_size} {found.st_mtime_ns}"
 
 
 def spread_over_classes(split: Split, count: int, seed: int) -> np.ndarray:

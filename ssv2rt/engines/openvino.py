@@ -6,9 +6,10 @@ to the plugin, and which one is fastest depends on the network and the CPU: it i
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,27 +67,25 @@ def misfit(info: BundleInfo) -> str:
 def build(graph: Graph, settings: Engine) -> Built:
     import openvino as ov
 
-    core = ov.Core()
-    model = core.read_model(graph.onnx_file)
-    file = graph.onnx_file.with_name("engine.xml")
-    ov.save_model(model, file, compress_to_fp16=False)  # the graph's precision is already what was asked for
+    core = _core()
     native = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     choices = [name for name in _ALLOWED[settings.precision] if _CAPABILITY[name] in native]
-    contestants = {name: (model, name) for name in choices}
-    if graph.float_file:
-        floats = core.read_model(graph.float_file)
-        contestants |= {f"{name} alone": (floats, name) for name in choices}
-    rates = _rates(core, contestants, settings) if len(contestants) > 1 else {}
+    file = graph.onnx_file.with_name("engine.xml")
+    try:
+        model = core.read_model(graph.onnx_file)
+        ov.save_model(model, file, compress_to_fp16=False)  # the graph's precision is already what was asked for
+        rates = _rates(core, model, choices, settings) if len(choices) > 1 else {}
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        reason = next((line for line in lines if line and not line.startswith("Exception from")), "it gave no reason")
+        raise UserError(f"OpenVINO does not take {graph.onnx_file.name}: {reason}; try another backend") from None
     fastest = max(choices, key=lambda name: rates.get(name, 0.0))
-    alone = max((rate for name, rate in rates.items() if name.endswith(" alone")), default=None)
     kept: dict[str, Any] = {
         "arithmetic": fastest,
         "hint": settings.hint,
         "threads": settings.threads,
-        "clips_per_second": {name: round(rates[name], 2) for name in choices if name in rates},
+        "clips_per_second": {name: round(rate, 2) for name, rate in rates.items()},
     }
-    if alone:
-        kept["clips_per_second_without_int8"] = round(alone, 2)
     return Built(file.name, target(), ("engine.bin",), kept)
 
 
@@ -94,20 +93,18 @@ class OpenVinoRunner(Runner):
     """A compiled engine."""
 
     def __init__(self, bundle: Bundle) -> None:
-        import openvino as ov
-
         info = bundle.info
         arithmetic = info.settings.get("arithmetic", "f32")
         if arithmetic not in _CAPABILITY:
             raise UserError(
                 f"{bundle.path}: arithmetic '{arithmetic}' is none of OpenVINO's; rebuild it with `{info.rebuild}`"
             )
-        core = ov.Core()
+        config = _config(arithmetic, info.settings)
         # A compiled model is kept for the next start, by OpenVINO, under what it was made of.
-        core.set_property({"CACHE_DIR": str(cache_folder() / "openvino")})
+        config["CACHE_DIR"] = str(cache_folder() / "openvino")
         try:
-            model = core.read_model(bundle.engine_file)
-            self._compiled = core.compile_model(model, "CPU", _config(arithmetic, info.settings))
+            model = _core().read_model(bundle.engine_file)
+            self._compiled = _core().compile_model(model, "CPU", config)
         except RuntimeError as error:
             reason = str(error).splitlines()[-1]
             raise UserError(
@@ -162,9 +159,7 @@ class _Pending:
 
 def by_hand(bundle: Bundle, clips: torch.Tensor) -> Callable[[], torch.Tensor]:
     """The same engine as somebody would call it who had nothing but OpenVINO, to measure what `OpenVinoRunner` costs."""
-    import openvino as ov
-
-    core = ov.Core()
+    core = _core()
     config = _config(str(bundle.info.settings["arithmetic"]), bundle.info.settings)
     request = core.compile_model(core.read_model(bundle.engine_file), "CPU", config).create_infer_request()
     array = clips.numpy()
@@ -173,6 +168,18 @@ def by_hand(bundle: Bundle, clips: torch.Tensor) -> Callable[[], torch.Tensor]:
 
 def load(bundle: Bundle) -> OpenVinoRunner:
     return OpenVinoRunner(bundle)
+
+
+@functools.cache
+def _core() -> Any:
+    """One for the whole process.
+
+    Each sets up a stack for signals, and brings the one before back when it goes: of two that end in the order of their
+    beginning, the second brings back one that is gone, and the next Ctrl-C crashes.
+    """
+    import openvino as ov
+
+    return ov.Core()
 
 
 def _config(arithmetic: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,15 +191,11 @@ def _config(arithmetic: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return config | ({"INFERENCE_NUM_THREADS": int(threads)} if threads else {})
 
 
-def _rates(core: Any, contestants: Mapping[str, tuple[Any, str]], settings: Engine) -> dict[str, float]:
-    """Clips per second of models in an arithmetic: the best of some rounds in which they take turns."""
+def _rates(core: Any, model: Any, choices: Sequence[str], settings: Engine) -> dict[str, float]:
+    """Clips per second of a model in each arithmetic: the best of some rounds in which they take turns."""
     batch = settings.batch.best
     ours = {"hint": settings.hint, "threads": settings.threads}
-    requests = {
-        name: core.compile_model(model, "CPU", _config(arithmetic, ours)).create_infer_request()
-        for name, (model, arithmetic) in contestants.items()
-    }
-    model = next(iter(contestants.values()))[0]
+    requests = {name: core.compile_model(model, "CPU", _config(name, ours)).create_infer_request() for name in choices}
     shape = [batch, *(int(str(size)) for size in list(model.input(0).partial_shape)[1:])]
     clips = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     best = dict.fromkeys(requests, 0.0)

@@ -13,6 +13,8 @@ import onnx
 import onnx.version_converter
 from onnx import TensorProto, helper, numpy_helper
 
+from ssv2rt.errors import UserError
+
 BFLOAT_OPSET = 22
 """The first in which convolutions take bf16."""
 
@@ -64,7 +66,10 @@ def label_precision(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
 
 
 def _first_convolution(graph: onnx.GraphProto) -> onnx.NodeProto:
-    return next(node for node in graph.node if node.op_type == "Conv")
+    for node in graph.node:
+        if node.op_type == "Conv":
+            return node
+    raise UserError("the graph has no convolution, behind which lower precision begins; take --fp32")
 
 
 def _source_of_pixels(graph: onnx.GraphProto, convolution: onnx.NodeProto) -> str:

@@ -20,6 +20,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ssv2rt.engines.export import INPUT
+from ssv2rt.errors import UserError
 from ssv2rt.runs import flush_to_disk
 
 KINDS = ("Conv", "Add")
@@ -63,24 +64,27 @@ def quantise(
         "percentile": ort.CalibrationMethod.Percentile,
     }
 
-    class Clips(ort.CalibrationDataReader):
-        def __init__(self) -> None:
-            self._clips: Iterator[np.ndarray] = iter(clips)
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            batch = next(self._clips, None)
-            return None if batch is None else {INPUT: batch}
-
     with tempfile.TemporaryDirectory(dir=target.parent) as folder, _quiet():
         prepared, kept = Path(folder) / "prepared.onnx", Path(folder) / "ranges.json"
         ort.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         graph = onnx.load(prepared).graph
         if ranges and _are_ranges(ranges):
             kept.write_bytes(ranges.read_bytes())
+        else:
+            kinds = [*KINDS, *(HEAD if head else ())]
+            calibrator = ort.create_calibrator(
+                str(prepared), kinds, str(Path(folder) / "augmented.onnx"), calibrate_method=methods[method]
+            )
+            # Histograms need all values of all layers: a clip at a time, for the memory.
+            for batch in clips:
+                for part in [batch] if method == "minmax" else np.split(batch, len(batch)):
+                    calibrator.collect_data(_Reader(part))
+            ort.save_tensors_data(calibrator.compute_data(), kept)
+            del calibrator
         ort.quantize_static(
             str(prepared),
             str(target),
-            Clips(),
+            None,
             quant_format=ort.QuantFormat.QDQ,
             op_types_to_quantize=[*KINDS, *(HEAD if head else ())],
             nodes_to_exclude=[*keep, *([] if stem else [_first_convolution(graph)])],
@@ -159,6 +163,17 @@ def to_fp8(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+class _Reader:
+    """One batch, as ONNX Runtime asks for it."""
+
+    def __init__(self, batch: np.ndarray) -> None:
+        self._batch: np.ndarray | None = batch
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        batch, self._batch = self._batch, None
+        return None if batch is None else {INPUT: batch}
+
+
 def _drop_unused(graph: onnx.GraphProto) -> None:
     used = {name for node in graph.node for name in node.input}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
@@ -166,7 +181,10 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
 
 
 def _first_convolution(graph: onnx.GraphProto) -> str:
-    return next(node.name for node in graph.node if node.op_type == "Conv")
+    for node in graph.node:
+        if node.op_type == "Conv":
+            return node.name
+    raise UserError("the graph has no convolution, behind which lower precision begins; take --fp32")
 
 
 def _are_ranges(path: Path) -> bool:

@@ -6,6 +6,7 @@ Letters: N clips, T frames, S size, D features, K classes.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,7 +66,7 @@ def source_of_run(run: Run) -> Source:
         source_of_model(trained.model, recipe.model.name, trained.labels, recipe.clip),
         data=recipe.data,
         sha256=sha256(trained.path),
-        command=f"ssv2rt build-engine {run.name}",
+        command=shlex.join(["ssv2rt", "build-engine", run.name]),
     )
 
 
@@ -145,7 +146,7 @@ def source_of_onnx(file: Path, labels: Path) -> Source:
         export=export,
         reference=None,
         model=None,
-        command=f"ssv2rt build-engine --onnx {file} --labels {labels}",
+        command=shlex.join(["ssv2rt", "build-engine", "--onnx", str(file), "--labels", str(labels)]),
     )
 
 

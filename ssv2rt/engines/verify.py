@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch.nn.functional import cosine_similarity
 
 from ssv2rt.engines.backends import Outputs, Runner
 from ssv2rt.engines.export import EMBEDDING, INPUT, OUTPUT
+from ssv2rt.errors import UserError
 from ssv2rt.pipelines.loader import ClipBatch
 from ssv2rt.recipes import Gate
 
@@ -61,6 +63,9 @@ class OnnxRunner(Runner):
     Args:
         onnx_file: the graph.
         optimise: whether by its faster kernels, which are wrong for Q/DQ graphs with fp16 scales.
+
+    Raises:
+        UserError: ONNX Runtime cannot run it; from `start`, too.
     """
 
     def __init__(self, onnx_file: Path, *, optimise: bool = False) -> None:
@@ -69,14 +74,29 @@ class OnnxRunner(Runner):
         options = onnxruntime.SessionOptions()
         if not optimise:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._session = onnxruntime.InferenceSession(onnx_file, options, providers=["CPUExecutionProvider"])
+        options.log_severity_level = 4  # what goes wrong is raised
+        with _told():
+            self._session = onnxruntime.InferenceSession(onnx_file, options, providers=["CPUExecutionProvider"])
         given = {value.name for value in self._session.get_outputs()}
         self._names = [name for name in (OUTPUT, EMBEDDING) if name in given]
 
     def start(self, clips: torch.Tensor) -> Callable[[], Outputs]:
-        logits, *more = map(torch.from_numpy, self._session.run(self._names, {INPUT: clips.numpy()}))
+        with _told():
+            logits, *more = map(torch.from_numpy, self._session.run(self._names, {INPUT: clips.numpy()}))
         outputs = Outputs(logits, more[0] if more else None)
         return lambda: outputs
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Errors of ONNX Runtime as one line."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    kinds = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.NotImplemented, errors.RuntimeException)
+    try:
+        yield
+    except kinds as error:
+        raise UserError(f"ONNX Runtime cannot run the graph ({' '.join(str(error).split())[:200]})") from None
 
 
 def verify(runner: Runner, model: Callable[[torch.Tensor], Outputs], batches: Iterable[ClipBatch]) -> Verification:

@@ -11,12 +11,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from click.testing import CliRunner
 
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.engines.backends import load_runner
-from ssv2rt.engines.build import build_engine
+from ssv2rt.engines.build import _place_of_ranges, build_engine
 from ssv2rt.engines.bundle import Bundle, find_bundle, open_bundle
-from ssv2rt.engines.clips import spread_over_classes
+from ssv2rt.engines.clips import Clips, spread_over_classes
 from ssv2rt.engines.export import export_onnx
 from ssv2rt.engines.graphs import described
 from ssv2rt.engines.quantisation import quantise, to_fp8
@@ -28,7 +29,7 @@ from ssv2rt.models.weights import load_trained
 from ssv2rt.pipelines.epochs import evaluation_batches
 from ssv2rt.pipelines.loader import ClipLoader
 from ssv2rt.recipe_files import load_engine_recipe
-from ssv2rt.recipes import Data
+from ssv2rt.recipes import Calibration, Clip, Data, EngineRecipe
 from ssv2rt.runs import Run
 from tests.engines.conftest import CLIP, LABELS, clips, features, lively_model
 
@@ -89,6 +90,12 @@ def test_all_convolutions_but_the_first_are_quantised(graphs: dict[str, Path]) -
     # Between a convolution and its Add stands nothing, so that the two and the ReLU behind them become one kernel.
     for node in adds:
         assert sorted(makers[name].op_type for name in node.input) == ["Conv", "DequantizeLinear"]
+    channels = {t.name: t.dims[0] for t in graph.initializer if t.name.endswith(".weight")}
+    scales = {t.name: list(t.dims) for t in graph.initializer}
+    for node in convolutions[1:]:  # a scale for each channel of the weights, and one for all that comes in
+        restored, pixels = makers[node.input[1]], makers[node.input[0]]
+        weight = makers[restored.input[0]].input[0]
+        assert scales[restored.input[1]] == [channels[weight]] and scales[pixels.input[1]] == []
     zero_points = [t for t in graph.initializer if t.name.endswith("zero_point")]
     assert zero_points and all(not onnx.numpy_helper.to_array(t).any() for t in zero_points)  # symmetric
     assert Counter(node.op_type for node in graph.node)["Gemm"] == 1
@@ -141,11 +148,37 @@ def test_what_is_to_keep_its_precision_does(graphs: dict[str, Path], tmp_path: P
 
 @pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
 def test_calibration_methods(model: ClipModel, graphs: dict[str, Path], tmp_path: Path, method: str) -> None:
-    quantise(graphs["fp32"], tmp_path / "q.onnx", [clips(4, seed).numpy() for seed in range(2)], method=method)
+    some = clips(5).numpy()
+    quantise(graphs["fp32"], tmp_path / "q.onnx", [some[:3], some[3:]], method=method)
+    quantise(graphs["fp32"], tmp_path / "once.onnx", [some], method=method)
+    assert (tmp_path / "q.onnx").read_bytes() == (tmp_path / "once.onnx").read_bytes()  # however they come
     with torch.inference_mode():
         expected = model(clips(5, seed=99))
     error = (OnnxRunner(tmp_path / "q.onnx")(clips(5, seed=99)) - expected).abs().max() / expected.abs().max()
     assert error < 0.25
+
+
+def test_ranges_are_kept_by_weights_clips_and_settings(graphs: dict[str, Path], tiny_set: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_set, tmp_path / "set")
+    split = open_manifest(tmp_path / "set").split("train")
+
+    def place(graph: str = "fp32", count: int = 4, clip: Clip = CLIP, **settings: Any) -> Path:
+        recipe = EngineRecipe(calibration=Calibration.model_validate(settings))
+        return _place_of_ranges(graphs[graph], recipe, Clips(split, np.arange(count), clip, Data()))
+
+    first = place()
+    others = [
+        place("fp16"),
+        place(count=5),
+        place(clip=Clip(frames=8, size=32)),
+        place(method="entropy"),
+        place(head=True),
+    ]
+    assert len({first, *others}) == 6
+    assert place(stem=True, max_drop=1.0) == first  # they decide where ranges are used, and not what they are
+    with split.path(0).open("ab") as file:
+        file.write(b"\0")
+    assert place() != first
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "int8"])
@@ -156,6 +189,8 @@ def test_an_engine_of_a_run_agrees_and_its_bundle_is_complete(tiny_run: Run, tin
     again = open_bundle(bundle.path)
     assert again.info == bundle.info
     assert again.info.input_shape == ("batch", 4, 32, 32, 3) and len(again.info.labels) == 10
+    speed = {name: rate for name, rate in (again.info.verification or {}).items() if "clips_per_second" in name}
+    assert len(speed) == (2 if precision == "int8" else 0) and all(rate > 0 for rate in speed.values())
     similarity = (again.info.verification or {})["embedding_similarity"]
     assert again.info.embedding == 32 and (0.9 if precision == "int8" else 0.999) < similarity <= 1.000001
     assert set(again.info.files) == {p.name for p in bundle.path.iterdir()} - {"bundle.json"}
@@ -209,18 +244,27 @@ def test_a_graph_that_is_not_the_network_is_not_built(
         build_engine(tiny_run, load_engine_recipe("fp32"), "openvino", open_manifest(tiny_set))
 
 
-def test_a_failing_engine_is_kept_apart(
-    tiny_run: Run, tiny_bundle: Bundle, tiny_set: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_failing_engine_is_kept_apart_with_its_report(
+    tiny_run: Run, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from ssv2rt.commands.engines import build_engine as command
     from ssv2rt.engines import build as module
 
-    monkeypatch.setattr(module, "halve", _with_other_classifier)
-    before = find_bundle(tiny_run)
-    recipe = load_engine_recipe("fp16", ("gate.clips=10",))
-    bundle, failures = build_engine(tiny_run, recipe, "openvino", open_manifest(tiny_set))
-    assert failures and "agrees on" in failures[0]
-    assert bundle.path.name == "fp16.failed" and open_bundle(bundle.path)
-    assert find_bundle(tiny_run) == before
+    arguments = [str(tiny_run.path), "--fp16", "--backend", "openvino", "--set", "gate.clips=10"]
+    before, failed = find_bundle(tiny_run), tiny_run.engines / "fp16.failed"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "halve", _with_other_classifier)
+        result = CliRunner().invoke(command, arguments)
+    assert isinstance(result.exception, UserError) and result.exception.exit_code == 1
+    assert f"not good enough, and kept apart in '{failed}': it agrees on " in str(result.exception)
+    assert "agreement" in result.stdout
+    report = open_bundle(failed).info.verification or {}
+    assert "it agrees on" in report["failures"][0] and report["agreement"] < report["gate"]["min_agreement"] == 99.5
+    assert find_bundle(tiny_run) == before and open_bundle(before).info == tiny_bundle.info
+    assert CliRunner().invoke(command, arguments).exit_code == 0
+    info = open_bundle(before).info
+    assert not failed.exists() and (info.verification or {})["failures"] == []
+    assert info.rebuild == f"ssv2rt build-engine {tiny_run.name} --fp16 --backend openvino --set gate.clips=10"
 
 
 def _with_other_classifier(model: onnx.ModelProto, *, bfloat: bool) -> onnx.ModelProto:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
@@ -13,7 +15,7 @@ from ssv2rt.engines.backends import Graph, load_runner
 from ssv2rt.engines.bundle import Bundle, open_bundle, sha256
 from ssv2rt.errors import UserError
 from ssv2rt.recipes import Engine
-from tests.engines.conftest import clips
+from tests.engines.conftest import LABELS, clips
 
 
 @pytest.fixture
@@ -75,21 +77,21 @@ def test_clips_in_any_layout(loaded: openvino.OpenVinoRunner) -> None:
 
 @pytest.mark.parametrize("hint", ["latency", "throughput"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_settings_are_kept_with_the_engine(graphs: dict[str, Path], tmp_path: Path, hint: str, precision: str) -> None:
+def test_settings_are_kept_with_the_engine_and_reach_the_plugin(
+    graphs: dict[str, Path], tiny_bundle: Bundle, tmp_path: Path, hint: str, precision: str
+) -> None:
     (tmp_path / "model.onnx").write_bytes(graphs["fp32"].read_bytes())
     settings = Engine.model_validate({"precision": precision, "hint": hint, "threads": 1})
     built = openvino.build(Graph(tmp_path / "model.onnx", None), settings)
     assert built.settings["hint"] == hint and built.settings["threads"] == 1
     assert built.settings["arithmetic"] in {"fp32": ("f32",), "bf16": ("bf16", "f32")}[precision]
-    config = openvino._config(built.settings["arithmetic"], built.settings)
-    assert config["INFERENCE_NUM_THREADS"] == 1 and config["PERFORMANCE_HINT"] == hint.upper()
-
-
-def test_int8_is_timed_beside_the_graph_without_it(graphs: dict[str, Path], tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").write_bytes(graphs["int8"].read_bytes())
-    built = openvino.build(Graph(tmp_path / "model.onnx", None, graphs["fp32"]), Engine(precision="int8"))
-    assert built.settings["clips_per_second_without_int8"] > 0
-    assert built.settings["arithmetic"] in built.settings["clips_per_second"]
+    info = tiny_bundle.info.model_copy(
+        update={"settings": built.settings, "labels": LABELS, "embedding": 64, "engine_file": built.file}
+    )
+    compiled = openvino.load(Bundle(tmp_path, info))._compiled
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    assert compiled.get_property("PERFORMANCE_HINT") == hint.upper()
+    assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == built.settings["arithmetic"]
 
 
 def test_a_compiled_engine_is_kept_for_the_next_start(tiny_bundle: Bundle) -> None:
@@ -99,6 +101,24 @@ def test_a_compiled_engine_is_kept_for_the_next_start(tiny_bundle: Bundle) -> No
     assert before
     openvino.load(tiny_bundle)
     assert {path.name: path.stat().st_mtime_ns for path in cache.glob("*.blob")} == before
+
+
+def test_an_interrupt_is_taken_after_engines_have_come_and_gone(tiny_bundle: Bundle) -> None:
+    script = (
+        "import gc, pathlib, signal, sys\n"
+        "from ssv2rt.engines import openvino\n"
+        "from ssv2rt.engines.bundle import open_bundle\n"
+        "runners = [openvino.load(open_bundle(pathlib.Path(sys.argv[1]))) for _ in range(2)]\n"
+        "while runners:\n"
+        "    del runners[0]\n"
+        "    gc.collect()\n"
+        "try:\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n"
+        "    sys.exit(7)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tiny_bundle.path)], capture_output=True, text=True)
+    assert done.returncode == 7, done.stderr
 
 
 def test_a_damaged_cache_costs_nothing_but_time(tiny_bundle: Bundle) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,20 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from torch import nn
 
+from ssv2rt.commands.engines import build_engine
 from ssv2rt.dataset.index import open_manifest
+from ssv2rt.engines.build import build_of
 from ssv2rt.engines.inspect import list_layers
 from ssv2rt.engines.precision import halve
 from ssv2rt.engines.quantisation import quantise
 from ssv2rt.engines.source import source_of_onnx
 from ssv2rt.engines.verify import OnnxRunner
-from ssv2rt.errors import UserError
+from ssv2rt.errors import UsageError, UserError
 from ssv2rt.models.clipmodel import MEAN, STD, ClipModel
+from ssv2rt.recipe_files import load_engine_recipe
 from tests.engines.conftest import LABELS, clips
 
 
@@ -160,6 +165,33 @@ def test_layers_without_names_are_quantised(labels: Path, tmp_path: Path) -> Non
         assert (OnnxRunner(tmp_path / "half.onnx")(clips(3)) - expected).norm() < 0.1 * expected.norm()
 
 
+def test_graphs_for_one_number_of_clips_or_without_convolutions_are_refused(
+    model: ClipModel, tiny_set: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "labels.txt").write_text("\n".join(map(str, range(5))))
+    manifest = replace(open_manifest(tiny_set), labels=tuple(map(str, range(5))))
+    fixed = source_of_onnx(exported(FromFloats(model), tmp_path / "fixed.onnx", dynamic=False), tmp_path / "labels.txt")
+    few = load_engine_recipe("fp16", ("gate.clips=4",))
+    with pytest.raises(
+        UserError, match="'fixed' does not run on 4 clips and on one: .*; export it with a dynamic batch"
+    ):
+        build_of(fixed, tmp_path, few, "openvino", manifest)
+    flat = onnx.load(plain(tmp_path / "flat.onnx", results=("c",)))
+    del flat.graph.node[:5]
+    flat.graph.node.insert(0, onnx.helper.make_node("ReduceMean", ["x", "axes"], ["m"], keepdims=0))
+    flat.graph.node.insert(1, onnx.helper.make_node("MatMul", ["m", "2"], ["f"]))
+    flat.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2, 3, 4]), "axes"))
+    flat.graph.initializer[1].CopyFrom(onnx.numpy_helper.from_array(np.ones((3, 8), np.float32), "2"))
+    flat.opset_import[0].version = 20
+    onnx.save(flat, tmp_path / "flat.onnx")
+    for precision in ("fp16", "int8"):
+        recipe = load_engine_recipe(precision, ("gate.clips=4", "calibration.clips=4"))
+        with pytest.raises(UserError, match="the graph has no convolution, .*; take --fp32"):
+            build_of(
+                source_of_onnx(tmp_path / "flat.onnx", tmp_path / "labels.txt"), tmp_path, recipe, "openvino", manifest
+            )
+
+
 @pytest.mark.parametrize("names", [json.dumps(list(LABELS)), json.dumps({n: str(k) for k, n in enumerate(LABELS)})])
 def test_labels_in_the_usual_forms(graphs: dict[str, Path], tmp_path: Path, names: str) -> None:
     (tmp_path / "labels").write_text(names)
@@ -192,30 +224,41 @@ def test_what_will_not_do_is_named(model: ClipModel, graphs: dict[str, Path], la
         source_of_onnx(tmp_path / "hostile.onnx", labels)
 
 
-def test_from_the_command_line_to_scores(model: ClipModel, tiny_set: Path, tmp_path: Path) -> None:
+def test_from_the_command_line_to_scores(
+    model: ClipModel, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A network with ten classes, exported by others, becomes an int8 engine that scores."""
     torch.manual_seed(0)
     ten = FromFloats(model)
     ten.head = nn.Linear(model.head.in_features, 10)
-    exported(ten.eval(), tmp_path / "theirs.onnx")
+    exported(ten.eval(), tmp_path / "their graph.onnx")
     (tmp_path / "labels.json").write_text(json.dumps(list(open_manifest(tiny_set).labels)))
 
-    def ssv2rt(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "ssv2rt", *map(str, arguments)]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    monkeypatch.chdir(tmp_path)
 
-    shared = ("build-engine", "--onnx", "theirs.onnx", "--labels", "labels.json", "--int8")
+    def ssv2rt(*arguments: object) -> Result:
+        return CliRunner().invoke(build_engine, [str(argument) for argument in arguments])
+
+    shared = ("--onnx", "their graph.onnx", "--labels", "labels.json", "--int8")
     options = ("--set", "calibration.clips=20", "--set", "gate.clips=10", "--set", "gate.max_top1_drop=50")
     done = ssv2rt(*shared, *options, "--data", tiny_set, "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     facts = json.loads(done.stdout)
-    assert facts["rebuild"].startswith("ssv2rt build-engine --onnx theirs.onnx --labels labels.json --int8")
-    scored = ssv2rt("score", tiny_set / "videos", "--out", "p.csv", "--engine", "runs/theirs/engines/int8", "--json")
-    assert scored.returncode == 0 and json.loads(scored.stdout)["videos"] == 80, scored.stderr
+    assert facts["rebuild"] == (
+        "ssv2rt build-engine --onnx 'their graph.onnx' --labels labels.json --int8 --backend openvino "
+        f"--data {tiny_set} {' '.join(options)}"
+    )
+    videos = sorted((tiny_set / "videos").iterdir())[:9]
+    command = [sys.executable, "-m", "ssv2rt", "score", *videos, "--out", "p.csv", "--json"]
+    command += ["--engine", "runs/their graph/engines/int8"]
+    scored = subprocess.run(command, capture_output=True, text=True)
+    assert scored.returncode == 0 and json.loads(scored.stdout)["videos"] == 9, scored.stderr
     for wrong, says in (
         (shared, "with no --data"),
-        (("build-engine", "--onnx", "theirs.onnx"), "with no --labels"),
-        (("build-engine", "--fp16", "--max-drop", "1"), "--max-drop 1 is for --int8 and --fp8"),
+        (("--onnx", "their graph.onnx"), "with no --labels"),
+        (("--fp16", "--max-drop", "1"), "--max-drop 1 is for --int8 and --fp8"),
+        (("--bf16", "--debug-layers"), "ONNX Runtime, which compares layers, computes no bf16"),
+        (("--backend", "coreml"), "--backend coreml: there are auto, tensorrt, tensorrt-rtx, openvino"),
     ):
-        done = ssv2rt(*wrong)
-        assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr
+        error = ssv2rt(*wrong).exception
+        assert isinstance(error, UsageError) and error.exit_code == 2 and says in str(error)

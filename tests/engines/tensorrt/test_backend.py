@@ -62,6 +62,21 @@ def test_nvidias_builder_takes_the_graphs_in_their_precision(
 
 
 @needs_rtx
+def test_what_can_be_read_of_an_engine_without_a_gpu_is_in_order(graphs: dict[str, Path], tmp_path: Path) -> None:
+    """Its header. The rest needs a driver, and without one the runtime says so and not that the engine is damaged."""
+    trt = pytest.importorskip("tensorrt_rtx")
+    built = build(graphs["fp16"], tmp_path, ADA)
+    plan, log = (tmp_path / ".scratch.partial" / built.file).read_bytes(), Log(trt)
+    runtime = trt.Runtime(log.logger)
+    damaged = int(trt.EngineInvalidityDiagnostics.MALFORMED_ENGINE)
+    assert not runtime.get_engine_validity(plan)[1] & damaged
+    for wrong in (plan[5:], b"junk" * 100):
+        assert runtime.get_engine_validity(wrong)[1] & damaged
+    if not torch.cuda.is_available():
+        assert runtime.deserialize_cuda_engine(plan) is None and "driver" in log.reason
+
+
+@needs_rtx
 def test_int8_engines_without_int8_kernels_are_told_of(
     graphs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,6 +69,10 @@ def test_a_run_becomes_an_engine_that_scores(tiny_run: Run, tiny_set: Path) -> N
     runner = load_runner(open_bundle(bundle.path))
     assert runner(clips(3)).shape == (3, len(bundle.info.labels))
     assert [path.suffix for path in tiny_run.engines.glob("timing-*")] == [".cache"]
+    settings = ("gate.clips=10", "gate.max_top1_drop=100", "calibration.clips=20")
+    bundle, _ = build_engine(tiny_run, load_engine_recipe("int8", settings), "tensorrt", open_manifest(tiny_set))
+    figures = open_bundle(bundle.path).info.verification or {}
+    assert figures["clips_per_second"] > 0 and figures["clips_per_second_fp16"] > 0
 
 
 def test_recorded_batches_give_what_plain_ones_give(
