@@ -15,7 +15,7 @@ from ssv2rt.errors import UsageError, UserError
 from ssv2rt.scoring.discover import STDIN, Share, discover
 from ssv2rt.scoring.journal import PATH, WINDOW, Journal, Row, journal_of, read_rows
 from ssv2rt.scoring.ondisk import Ordered
-from ssv2rt.scoring.places import Video
+from ssv2rt.scoring.places import LOCAL, Video
 from ssv2rt.scoring.segments import Windows, segments
 from ssv2rt.scoring.sinks import open_sink
 from ssv2rt.scoring.supervisor import Supervisor, Task
@@ -39,7 +39,7 @@ class Videos:
     """Only those that annotations name, of which each has a row."""
 
     def __post_init__(self) -> None:
-        self._folders = [name for name in self.inputs if os.path.isdir(name)]
+        self._folders = [path for name in self.inputs if os.path.isdir(path := name.removeprefix(LOCAL))]
 
     def __iter__(self) -> Iterator[Video]:
         found = discover(self.inputs)
