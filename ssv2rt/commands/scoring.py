@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -80,9 +81,13 @@ def score(
     check_output(out, overwrite=overwrite or (resume and journal_of(out).is_file()))
     if not inputs and not annotations:
         raise UsageError("nothing to score: name videos, folders, tar files or addresses")
-    windows = Windows(window, hop or window / 2, merged) if window is not None else None
+    windows = Windows.of(window, hop, merged) if window is not None else None
     if windows is None and (hop is not None or merged):
         raise UsageError("--hop and --merge go with --window; add it, in seconds")
+    if engine and run:
+        raise UsageError(f"--engine {engine} and --run {run} both name an engine; leave one out")
+    if math.isnan(timeout):
+        raise UsageError("--timeout nan: give seconds, at least 1")
     if windows and annotations:
         raise UsageError("--annotations tell the label of a whole video; leave out --window")
     if merged and ((top_k or 1) > 1 or logits or embeddings):

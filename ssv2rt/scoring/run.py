@@ -137,7 +137,10 @@ def score(
 
 def _score(videos: Videos, journal: Journal, workers: Sequence[WorkerSettings], timeout: float) -> None:
     total = _Count(videos)
-    with Progress("scoring", None, unit="videos") as progress, Supervisor(workers, timeout=timeout) as supervisor:
+    with (
+        Progress("scoring", None, unit="videos", begun=journal.videos) as progress,
+        Supervisor(workers, timeout=timeout) as supervisor,
+    ):
         for rows in supervisor.score(_left(videos, journal)):
             if any(row["status"] == MISSING for _, row in rows):
                 videos.check_still_there()
@@ -147,10 +150,14 @@ def _score(videos: Videos, journal: Journal, workers: Sequence[WorkerSettings], 
 
 def _left(videos: Videos, journal: Journal) -> Iterator[Task]:
     """Videos that have no row yet."""
-    begun = journal.videos > 0
+    begun = others = journal.videos
     for number, video in enumerate(videos):
-        if not begun or video.name not in journal.seen:
+        if begun and video.name in journal.seen:
+            others -= 1
+        else:
             yield number, video
+    if others:
+        say(f"{others} videos that an earlier call has scored are not among the inputs any more; their rows are kept")
 
 
 def _write(path: Path, output: Output, truth: Truth | None) -> Tally | None:
