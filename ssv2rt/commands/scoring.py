@@ -154,11 +154,13 @@ def score(
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def merge(parts: tuple[Path, ...], out: Path, expect: tuple[str, ...], overwrite: bool, as_json: bool) -> None:
     """Put outputs of `score` together, such as those of several shards; says what is doubled or missing."""
-    from ssv2rt.scoring.discover import discover
+    from ssv2rt.scoring.discover import check_inputs, discover
     from ssv2rt.scoring.merge import merge as merge_parts
     from ssv2rt.scoring.sinks import check_output
 
     check_output(out, overwrite=overwrite)
+    if expect:
+        check_inputs(expect)
     merged = merge_parts(parts, out, discover(expect) if expect else ())
     counts = {"doubled": merged.doubled, "missing": merged.missing}
     print_facts({"out": str(out), "videos": merged.videos, "errors": merged.errors, **counts}, as_json)
