@@ -30,13 +30,16 @@ class Progress:
         total: units in all; None if not known yet.
         unit: what is counted.
         quiet: say nothing; for one of several processes.
+        begun: units that were done before, in no time.
     """
 
-    def __init__(self, what: str, total: int | None = None, unit: str = "clips", *, quiet: bool = False) -> None:
+    def __init__(
+        self, what: str, total: int | None = None, unit: str = "clips", *, quiet: bool = False, begun: int = 0
+    ) -> None:
         self._what, self._total, self._unit = what, total, unit
         self._start = time.monotonic()
         self._next = self._start + FIRST_LINE
-        self._done = 0
+        self._done = self._begun = begun
         self._quiet = quiet
         self._live = _live_bar(what, total, unit) if sys.stderr.isatty() and not quiet else None
         self._drawn = -1.0
@@ -80,14 +83,14 @@ class Progress:
         self.show(self._done + units, None, **facts)
 
     def _rate(self) -> float:
-        return self._done / max(1e-9, time.monotonic() - self._start)
+        return (self._done - self._begun) / max(1e-9, time.monotonic() - self._start)
 
     def _line(self) -> str:
         of = f"{self._done}/{self._total}" if self._total else str(self._done)
         return f"{self._what}: {of} {self._unit}, {self._rate():.0f}/s"
 
     def _left(self) -> str:
-        if not self._total or not self._done:
+        if not self._total or not self._rate():
             return ""
         return f", {_clock((self._total - self._done) / self._rate())} left"
 

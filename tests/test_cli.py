@@ -125,6 +125,8 @@ CASES: list[tuple[list[str], int, str]] = [
     (["score", "empty", "--out", "p.csv"], 1, "no videos in 'empty'"),
     (["score", "tiny/videos", "--out", "p.xls"], 2, "the extension '.xls' is no format"),
     (["score", "tiny/videos"], 2, "Missing option '--out'"),
+    (["score", "tiny/videos", "--out", "p.csv", "--timeout", "nan"], 2, "--timeout nan: give seconds"),
+    (["score", "tiny/videos", "--out", "p.csv", "--engine", "a", "--run", "b"], 2, "leave one out"),
     (["score", "tiny/videos", "--out", "p.csv", "--engine", "empty"], 1, "no engine bundle in 'empty'"),
     (["synthesize", "foreign"], 1, "'foreign' is not empty"),
     (["synthesize", "new", "--size", "big"], 2, "--size big: write it like 427x240"),

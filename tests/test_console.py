@@ -6,6 +6,10 @@ import re
 import subprocess
 import sys
 
+import pytest
+
+from ssv2rt.console import Progress
+
 CODE = """
 import sys, time
 from ssv2rt import console
@@ -30,6 +34,15 @@ def test_plain_lines_when_stderr_is_no_terminal() -> None:
 def test_work_that_is_over_at_once_says_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", CODE.format(first=30)], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_what_was_done_before_tells_nothing_of_the_rate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ssv2rt.console.FIRST_LINE", 0.0)
+    with Progress("scoring", 1000, begun=900) as progress:
+        progress.show(900)
+    assert capsys.readouterr().err.startswith("scoring: 900/1000 clips, 0/s\n")
 
 
 def test_a_live_display_on_a_terminal() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,9 +116,13 @@ def score(
             )
     if not inputs and not annotations:
         raise UsageError("nothing to score: name videos, folders, tar files or addresses")
-    windows = Windows(window, hop or window / 2, merged) if window is not None else None
+    windows = Windows.of(window, hop, merged) if window is not None else None
     if windows is None and (hop is not None or merged):
         raise UsageError("--hop and --merge go with --window; add it, in seconds")
+    if engine and run:
+        raise UsageError(f"--engine {engine} and --run {run} both name an engine; leave one out")
+    if math.isnan(timeout):
+        raise UsageError("--timeout nan: give seconds, at least 1")
     if windows and annotations:
         raise UsageError("--annotations tell the label of a whole video; leave out --window")
     if merged and ((top_k or 1) > 1 or logits or embeddings):
@@ -191,11 +196,13 @@ def _crew(address: str, settings: WorkerSettings, bundle: Bundle, clip: Clip, ti
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def merge(parts: tuple[Path, ...], out: Path, expect: tuple[str, ...], overwrite: bool, as_json: bool) -> None:
     """Put outputs of `score` together, such as those of several shards; says what is doubled or missing."""
-    from ssv2rt.scoring.discover import discover
+    from ssv2rt.scoring.discover import check_inputs, discover
     from ssv2rt.scoring.merge import merge as merge_parts
     from ssv2rt.scoring.sinks import check_output
 
     check_output(out, overwrite=overwrite)
+    if expect:
+        check_inputs(expect)
     merged = merge_parts(parts, out, discover(expect) if expect else ())
     counts = {"doubled": merged.doubled, "missing": merged.missing}
     print_facts({"out": str(out), "videos": merged.videos, "errors": merged.errors, **counts}, as_json)

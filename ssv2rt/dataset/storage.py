@@ -28,23 +28,26 @@ def file_system(address: str) -> tuple[Any, str]:
 
     Raises:
         UserError: there is none, or its package is not installed.
+        OSError: it cannot be reached.
     """
     from fsspec.core import url_to_fs
 
     kind = address.partition("://")[0]
-    try:
-        with _storage_errors():
+    with storage_errors():
+        try:
             system, path = url_to_fs(address)
-    except ValueError:
-        from fsspec import available_protocols
+        except ImportError as error:
+            raise UserError(f"'{address}': {error}; install that package beside ssv2rt") from None
+        except ValueError as error:
+            if not str(error).startswith("Protocol not known"):
+                raise
+            from fsspec import available_protocols
 
-        from ssv2rt.errors import nearest
+            from ssv2rt.errors import nearest
 
-        raise UserError(
-            f"'{address}': fsspec knows no '{kind}://'{nearest(kind, available_protocols())}; check the address"
-        ) from None
-    except ImportError as error:
-        raise UserError(f"'{address}': {error}; install that package beside ssv2rt") from None
+            raise UserError(
+                f"'{address}': fsspec knows no '{kind}://'{nearest(kind, available_protocols())}; check the address"
+            ) from None
     return system, str(path)
 
 
@@ -63,7 +66,7 @@ class Stored:
         """Bytes. Raises OSError."""
         if self.size >= 0:
             return self.size
-        with _storage_errors():
+        with storage_errors():
             if not is_address(self.file):
                 return os.stat(self.file).st_size - self.start
             system, path = file_system(self.file)
@@ -71,7 +74,7 @@ class Stored:
 
     def read_bytes(self) -> bytes:
         """The content, shorter than `size` where the file is. Raises OSError."""
-        with _storage_errors():
+        with storage_errors():
             if is_address(self.file):
                 system, path = file_system(self.file)
                 end = self.start + self.size if self.size >= 0 else None
@@ -83,13 +86,15 @@ class Stored:
     def open(self, mode: str = "rb") -> IO[bytes]:
         """The content as a file at its beginning, to be read as it is needed. Raises OSError."""
         assert mode == "rb"
-        with _storage_errors():
+        with storage_errors():
             if is_address(self.file):
                 system, path = file_system(self.file)
                 file: IO[bytes] = system.open(path, "rb")
             else:
-                file = open(self.file, "rb")  # noqa: SIM115
-        return io.BufferedReader(_Stretch(file, self.start, self.length())) if self.start or self.size >= 0 else file
+                system, file = None, open(self.file, "rb")  # noqa: SIM115
+            if system is None and not self.start and self.size < 0:
+                return file
+            return io.BufferedReader(_Stretch(file, self.start, self.length(), system))
 
     def __str__(self) -> str:
         return self.file if self.size < 0 else f"{self.file}, bytes {self.start} to {self.start + self.size}"
@@ -98,8 +103,9 @@ class Stored:
 class _Stretch(io.RawIOBase):
     """A part of a file that looks like a file."""
 
-    def __init__(self, file: IO[bytes], start: int, size: int) -> None:
+    def __init__(self, file: IO[bytes], start: int, size: int, system: Any) -> None:
         self._file, self._start, self._size, self._at = file, start, size, 0
+        self._system = system  # an archive's file system closes its files when nothing holds it any more
 
     def readable(self) -> bool:
         return True
@@ -116,7 +122,7 @@ class _Stretch(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         wanted = max(0, min(len(buffer), self._size - self._at))
-        with _storage_errors():
+        with storage_errors():
             self._file.seek(self._start + self._at)
             data = self._file.read(wanted)
         buffer[: len(data)] = data
@@ -129,11 +135,11 @@ class _Stretch(io.RawIOBase):
 
 
 @contextmanager
-def _storage_errors() -> Iterator[None]:
+def storage_errors() -> Iterator[None]:
     """Each kind of storage has errors of its own; here they are all OSError."""
     try:
         yield
-    except (OSError, UserError, ValueError, ImportError, MemoryError):
+    except (OSError, UserError, MemoryError):
         raise
     except Exception as error:
         raise OSError(f"{type(error).__name__}: {error}") from error

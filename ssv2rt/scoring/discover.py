@@ -13,7 +13,7 @@ from pathlib import Path
 from ssv2rt.dataset.storage import is_address
 from ssv2rt.errors import UsageError, UserError
 from ssv2rt.scoring.ondisk import Seen
-from ssv2rt.scoring.places import PACKED, Found, Video, at_address, below, file_at
+from ssv2rt.scoring.places import LOCAL, PACKED, Found, Video, as_addresses, at_address, below, file_at, path_of
 
 STDIN = "-"
 
@@ -93,6 +93,8 @@ def _files(name: str) -> Iterator[Found]:
             )
         elif os.path.lexists(path) and name:
             yield from file_at(str(path))
+        elif name.startswith(LOCAL):
+            yield from as_addresses(_files(path_of(name)))
         elif is_address(name):
             yield from at_address(name)
         elif name.startswith("@"):
@@ -103,6 +105,10 @@ def _files(name: str) -> Iterator[Found]:
         else:
             raise UsageError(f"no file or folder '{name}'; check the path")
     except OSError as error:
+        if is_address(name):
+            raise UserError(
+                f"cannot look into '{name}': {error}; check the address, and that you may read it"
+            ) from None
         raise UsageError(f"no file or folder '{name}': {error.strerror or error}; check the path") from None
 
 

@@ -7,6 +7,7 @@ videos, there is a line for each window, and the last one of a video says so.
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import time
@@ -49,7 +50,8 @@ class Journal:
         windows: whether rows are those of windows.
 
     Raises:
-        UserError: it was begun with other facts, is no journal, or cannot be written.
+        UserError: it was begun with other facts, is no journal, or another process writes it.
+        OSError: it cannot be written.
     """
 
     def __init__(self, path: Path, facts: Mapping[str, Any], *, resume: bool, windows: bool = False) -> None:
@@ -63,8 +65,10 @@ class Journal:
         self._windows = windows
         self._begun: dict[str, int] = {}
         """Windows of videos that are under way."""
+        path.touch()
+        self._file = path.open("r+b")
+        self._lock()
         end = self._read(facts) if resume else 0
-        self._file = path.open("r+b" if resume else "wb")
         self._file.truncate(end)
         self._file.seek(end)
         self._flushed = time.monotonic()
@@ -95,6 +99,17 @@ class Journal:
     def close(self) -> None:
         self.sync()
         self._file.close()
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise UserError(
+                f"another call writes '{self.path}' just now; wait for it, or choose another --out"
+            ) from None
+        except OSError:
+            pass  # a file system that has no locks
 
     def _line(self, value: Mapping[str, Any]) -> None:
         # ASCII: names that are no text survive as lone surrogates.

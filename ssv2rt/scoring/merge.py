@@ -110,7 +110,7 @@ def read_output(path: Path) -> tuple[list[str], Iterator[Row]]:
         UserError: it is none, at once; or while it is read, where it is damaged.
     """
     reader = {".parquet": _parquet, ".jsonl": _jsonl}.get(path.suffix.lower(), _csv)
-    rows = _readable(path, reader(path))
+    rows = _readable(path, _checked(reader(path)))
     names: list[str] = next(rows, [])
     if not {"video", "status"} <= set(names):
         raise UserError(f"'{path}' is no output of `ssv2rt score`: it has no columns video and status")
@@ -142,9 +142,28 @@ def _jsonl(path: Path) -> Iterator[Any]:
 
 def _csv(path: Path) -> Iterator[Any]:
     with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
+        reader = csv.DictReader(_whole_lines(file), strict=True)
         yield list(reader.fieldnames or [])
         yield from map(_from_text, reader)
+
+
+def _whole_lines(lines: Iterable[str]) -> Iterator[str]:
+    for line in lines:
+        if not line.endswith(("\n", "\r")):
+            raise ValueError("its last line has no end; it may have been cut short")
+        yield line
+
+
+def _checked(rows: Iterator[Any]) -> Iterator[Any]:
+    """Columns and rows, whose values have to be what the columns are for."""
+    names: list[str] = next(rows, [])
+    yield names
+    for row in rows:
+        for name in ("video", "status", *row):
+            kind = kind_of(name)
+            if name not in names or not isinstance(row.get(name), (int, float) if kind is float else kind):
+                raise ValueError(f"a row has {row.get(name)!r} for {name}")
+        yield row
 
 
 def _there(row: dict[str, Any]) -> Row:
@@ -152,6 +171,8 @@ def _there(row: dict[str, Any]) -> Row:
 
 
 def _from_text(row: dict[str, str]) -> Row:
+    if None in row or None in row.values():
+        raise ValueError("a row has more or fewer values than there are columns; it may have been cut short")
     found: Row = {}
     for name, text in row.items():
         if text == "" and name != "video":

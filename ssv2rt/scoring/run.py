@@ -18,7 +18,7 @@ from ssv2rt.scoring.discover import STDIN, Share, discover
 from ssv2rt.scoring.journal import PATH, WINDOW, Journal, Row, journal_of, read_rows
 from ssv2rt.scoring.ondisk import Ordered
 from ssv2rt.scoring.parts import Parts
-from ssv2rt.scoring.places import Video
+from ssv2rt.scoring.places import LOCAL, Video
 from ssv2rt.scoring.segments import Windows, segments
 from ssv2rt.scoring.sinks import open_sink
 from ssv2rt.scoring.supervisor import Answer, Supervisor, Task
@@ -43,7 +43,7 @@ class Videos:
     """Only those that annotations name, of which each has a row."""
 
     def __post_init__(self) -> None:
-        self._folders = [name for name in self.inputs if os.path.isdir(name)]
+        self._folders = [path for name in self.inputs if os.path.isdir(path := name.removeprefix(LOCAL))]
 
     def __iter__(self) -> Iterator[Video]:
         found = discover(self.inputs)
@@ -158,7 +158,7 @@ def score(
 
 def _score(videos: Videos, journal: Journal, crew: Crew, parts: Parts | None) -> None:
     total = _Count(videos)
-    with Progress("scoring", None, unit="videos") as progress:
+    with Progress("scoring", None, unit="videos", begun=journal.videos) as progress:
         for rows in crew.score(_left(videos, journal)):
             if any(row["status"] in _MAY_BE_GONE for _, row in rows):
                 videos.check_still_there()
@@ -172,10 +172,14 @@ def _score(videos: Videos, journal: Journal, crew: Crew, parts: Parts | None) ->
 
 def _left(videos: Videos, journal: Journal) -> Iterator[Task]:
     """Videos that have no row yet."""
-    begun = journal.videos > 0
+    begun = others = journal.videos
     for number, video in enumerate(videos):
-        if not begun or video.name not in journal.seen:
+        if begun and video.name in journal.seen:
+            others -= 1
+        else:
             yield number, video
+    if others:
+        say(f"{others} videos that an earlier call has scored are not among the inputs any more; their rows are kept")
 
 
 def _write(path: Path, output: Output, truth: Truth | None) -> Tally | None:

@@ -15,6 +15,9 @@ from ssv2rt.dataset.video import OK
 from ssv2rt.errors import UsageError
 from ssv2rt.scoring.journal import LAST, PATH, Row
 
+SHORTEST = 0.01
+"""Seconds of a window and of a hop."""
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -27,12 +30,17 @@ class Windows:
 
     def __post_init__(self) -> None:
         for name, value in (("--window", self.seconds), ("--hop", self.hop)):
-            if not 0.01 <= value <= 86_400:
-                raise UsageError(f"{name} {value:g}: give seconds, from 0.01 to 86400")
+            if not SHORTEST <= value <= 86_400:
+                raise UsageError(f"{name} {value:g}: give seconds, from {SHORTEST} to 86400")
         if self.merge and self.hop > self.seconds:
             raise UsageError(
                 f"--merge with --hop {self.hop:g} above --window {self.seconds:g}: there is time between windows"
             )
+
+    @classmethod
+    def of(cls, seconds: float, hop: float | None, merge: bool) -> Windows:
+        """Where no hop is given, it is half a window."""
+        return cls(seconds, max(SHORTEST, seconds / 2) if hop is None else hop, merge)
 
 
 @dataclass

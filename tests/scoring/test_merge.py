@@ -55,6 +55,37 @@ def test_the_good_row_counts(tmp_path: Path) -> None:
         assert (merged.videos, merged.errors, merged.doubled) == (1, 0, 1)
 
 
+def test_a_part_that_is_cut_short_or_altered_is_refused(tmp_path: Path) -> None:
+    row = {"video": "a.webm", "status": "ok", "frames": 3, "label": "x", "probability": 0.25}
+    for suffix in ("csv", "jsonl"):
+        with open_sink(tmp_path / f"whole.{suffix}", columns(1)) as sink:
+            sink.write([row, row | {"video": "b.webm"}])
+        whole = (tmp_path / f"whole.{suffix}").read_bytes()
+        for cut in range(1, len(whole) - 1):
+            if whole[cut - 1 : cut] != b"\n" and whole[cut : cut + 1] != b"\n":  # between two lines nothing shows
+                (tmp_path / f"cut.{suffix}").write_bytes(whole[:cut])
+                with pytest.raises(UserError, match=r"is no output of|cannot read"):
+                    merge([tmp_path / f"cut.{suffix}"], tmp_path / "out.csv")
+    for name, content in (
+        ("short.csv", "video,status\na.webm\n"),
+        ("long.csv", "video,status\na.webm,ok,1\n"),
+        ("number.jsonl", '{"video": 1, "status": "ok"}\n'),
+        ("text.jsonl", '{"video": "a", "status": "ok", "frames": "x"}\n'),
+        ("lacks.jsonl", '{"video": "a", "status": "ok"}\n{"video": "b"}\n'),
+        ("more.jsonl", '{"video": "a", "status": "ok"}\n{"video": "b", "status": "ok", "frames": 1}\n'),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match="cannot read"):
+            merge([tmp_path / name], tmp_path / "out.parquet")
+    assert not list(tmp_path.glob("out.*"))
+
+
+def test_what_is_expected_has_to_be_there(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("video,status\n")
+    done = ssv2rt("merge", "a.csv", "--out", "out.csv", "--expect", "gone", cwd=tmp_path)
+    assert done.returncode == 2 and "no file or folder 'gone'" in done.stderr and not (tmp_path / "out.csv").exists()
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     with open_sink(tmp_path / "a.csv", columns(1)) as sink:
         sink.write([])

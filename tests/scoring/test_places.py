@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import fsspec
@@ -89,6 +90,108 @@ def test_a_damaged_tar_has_a_row_after_its_whole_members(
     (tmp_path / "c.tar.gz").touch()
     with pytest.raises(UsageError, match="is compressed"):
         check_inputs([str(tmp_path / "c.tar.gz")])
+
+
+def named_in(tar: Path) -> list[str]:
+    return [video.name.removeprefix(f"{tar}/") for video in discover([str(tar)])]
+
+
+def header(name: str, size: bytes, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """Of a member whose size is these twelve bytes."""
+    block = bytearray(tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT))
+    block[124:136], block[156:157], block[148:156] = size, kind, b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def test_a_tar_that_is_damaged_anywhere_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where tarfile ends without a word, raises something of its own, or goes round in circles."""
+    names = ["a.webm", "b.webm", "c.webm"]
+    whole = tar_of(tmp_path / "whole.tar", dict.fromkeys(names, b"x" * 700)).read_bytes()
+    end = 3 * 3 * 512
+    for cut in [*range(300, end, 512), *range(512, end, 512)]:
+        path = tmp_path / f"{cut}.tar"
+        path.write_bytes(whole[:cut])
+        assert str(path) in named_in(path) or (cut % 1536 == 0 and f"'{path}' has no mark" in capsys.readouterr().err)
+    huge, negative = b"\x80" + b"\x7f" * 11, b"\xff" * 10 + (-1536 & 0xFFFF).to_bytes(2, "big")
+    for at, (size, kind) in enumerate(((huge, b"0"), (huge, tarfile.XHDTYPE), (negative, b"0"), (b"junk" * 3, b"0"))):
+        path = tmp_path / f"odd{at}.tar"
+        path.write_bytes(whole[:1536] + header("b.webm", size, kind) + whole[2048:])
+        found = named_in(path)
+        assert found[0] == "a.webm" and found[-1] == str(path), found
+
+
+def test_what_a_tar_hides_and_links(clips: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(clips[0], "./a.webm")
+        archive.add(clips[0], ".cache/b.webm")
+        for name, kind in (("c.webm", tarfile.SYMTYPE), ("d.webm", tarfile.LNKTYPE), ("e.json", tarfile.LNKTYPE)):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, "./a.webm"
+            archive.addfile(link)
+    assert named_in(tmp_path / "a.tar") == named_in(tmp_path / "a.tar") == ["./a.webm"]
+    said = capsys.readouterr().err
+    assert said.count("has 2 links in place of videos") == 1, said
+
+
+def test_names_that_mean_something_in_addresses(clips: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    names = ["a b.webm", "%20.webm", "#.webm", "q?.webm", "[1].webm", "a::b.webm", "non\udcffutf.webm", "s [2]/x.webm"]
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        os.link(clips[0], folder / name)
+    (folder / ".hidden").mkdir()
+    os.link(clips[0], folder / ".hidden" / "x.webm")
+    os.symlink("a b.webm", folder / "again.webm")
+    (tmp_path / "list.txt").write_bytes(b"\n".join(os.fsencode(f"file://{folder}/{name}") for name in names))
+    for inputs in ([f"file://{folder}"], [f"file://{folder}/{name}" for name in names], [f"@{tmp_path}/list.txt"]):
+        found = list(discover(inputs))
+        assert sorted(video.name for video in found) == sorted(f"file://{folder}/{name}" for name in names)
+        assert all(probe(video.place) == probe(clips[0]) for video in found)
+    assert len(list(discover([f"file://{folder}", str(folder)]))) == len(names), "the same file is scored once"
+    os.mkfifo(tmp_path / "pipe.webm")
+    with pytest.raises(BadVideo, match="unreadable"):
+        open_video(next(discover([f"file://{tmp_path}/pipe.webm"])).place)
+    system = fsspec.filesystem("memory")
+    for name in ("a[1].webm", "s[2]/x.webm", ".hidden/x.webm"):
+        system.pipe(f"/odd/{name}", clips[0].read_bytes())
+    assert [video.name for video in discover(["memory://odd"])] == [
+        "memory:///odd/a[1].webm",
+        "memory:///odd/s[2]/x.webm",
+    ]
+    assert len(list(discover(["memory://odd/a[1].webm", "memory://odd/s[2]"]))) == 2
+    system.rm("/odd", recursive=True)
+
+
+def test_an_archive_at_an_address(clips: list[Path], tmp_path: Path) -> None:
+    """Its file system closes it as soon as nothing holds it."""
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.write(clips[0], "in/a.webm")
+    for inner in ("", "in", "in/a.webm", "in/*.webm"):
+        (video,) = discover([f"zip://{inner}::file://{tmp_path}/z.zip"])
+        assert video.name == f"zip://in/a.webm::file://{tmp_path}/z.zip" and probe(video.place) == probe(clips[0])
+
+
+def test_storage_that_fails_is_said(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its errors are of its own kinds, and no folder is left out without a word."""
+    system = fsspec.filesystem("memory")
+    system.pipe("/bucket/in/locked/a.webm", b"")
+    look = type(system).ls
+
+    def ls(self: object, path: str, *arguments: object, **options: object) -> object:
+        if "locked" in path:
+            raise TypeError("403 Forbidden")
+        return look(self, path, *arguments, **options)
+
+    monkeypatch.setattr(type(system), "ls", ls)
+    assert [video.name for video in discover([bucket])][-1] == "memory:///bucket/in/locked"
+    with pytest.raises(UserError, match="cannot look into 'memory://bucket/in/locked': TypeError: 403 Forbidden"):
+        check_inputs([f"{bucket}/locked"])
+    with pytest.raises(UserError, match="cannot look into 'data://x'"):
+        check_inputs(["data://x"])
+    (tmp_path / "list.txt").write_text("s3://bucket/a.webm\n" * 2)
+    with pytest.raises(UserError, match="'s3://': .* install that package"):
+        check_inputs([f"@{tmp_path}/list.txt"])
 
 
 def test_addresses_are_scored_as_files_are(tiny_bundle: Bundle, clips: list[Path], bucket: str, tmp_path: Path) -> None:

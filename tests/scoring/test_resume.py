@@ -60,6 +60,17 @@ def test_a_journal_of_something_else_is_refused(tmp_path: Path) -> None:
         Journal(path, FACTS, resume=True)
 
 
+def test_two_calls_do_not_write_one_journal(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j", FACTS, resume=False)
+    journal.write([row(0)])
+    for resume in (False, True):
+        with pytest.raises(UserError, match="another call writes"):
+            Journal(tmp_path / "j", FACTS, resume=resume)
+    journal.write([row(1)])
+    journal.close()
+    assert Journal(tmp_path / "j", FACTS, resume=True).videos == 2
+
+
 def score(bundle: Bundle, inputs: Path, out: Path, *options: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "ssv2rt", "score", str(inputs), "--out", str(out), "--engine", str(bundle.path)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -142,6 +153,32 @@ def test_what_an_earlier_call_has_left_is_not_lost_by_chance(
     process = score(tiny_bundle, tiny_set / "videos", tmp_path / "p.csv", "--overwrite")
     process.communicate()
     assert process.returncode == 0 and os.listdir(tmp_path) == ["p.csv"]
+
+
+def test_gone_on_with_by_other_inputs(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path) -> None:
+    """Rows of the earlier ones are kept, and it is said."""
+    first, second = sorted((tiny_set / "videos").iterdir())[:2]
+    facts = begun_with(tiny_bundle, first, tmp_path)
+    journal = Journal(tmp_path / "p.csv.journal", facts, resume=False)
+    journal.write([named(str(first), {"status": "ok"}), named("gone.webm", {"status": "ok"})])
+    journal.close()
+    process = score(tiny_bundle, second, tmp_path / "p.csv", "--resume", str(first))
+    _, said = process.communicate()
+    assert process.returncode == 0 and b"1 videos that an earlier call has scored are not among the inputs" in said
+    assert (tmp_path / "p.csv").read_bytes().count(b"\n") == 4
+
+
+def begun_with(bundle: Bundle, video: Path, folder: Path) -> dict[str, object]:
+    """What the journal of a call that was killed says first."""
+    code = (
+        "import os, sys; from ssv2rt.scoring import run; run._score = lambda *_: os._exit(9);"
+        "sys.argv = ['ssv2rt', *sys.argv[1:]]; from ssv2rt.cli import main; main()"
+    )
+    arguments = ["score", str(video), "--out", str(folder / "p.csv"), "--engine", str(bundle.path)]
+    assert subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True).returncode == 9
+    facts: dict[str, object] = json.loads((folder / "p.csv.journal").read_text())
+    del facts["ssv2rt"]
+    return facts
 
 
 def test_a_full_disk_keeps_what_was_scored(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path) -> None:

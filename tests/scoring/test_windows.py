@@ -104,11 +104,17 @@ def test_the_command_writes_windows_and_segments(tiny_bundle: Bundle, videos: li
     for wrong, said in (
         (("--hop", 1), "go with --window"),
         (("--window", 0), "--window 0: give seconds"),
+        (("--window", 2, "--hop", 0), "--hop 0: give seconds"),
+        (("--window", "nan"), "--window nan: give seconds"),
         (("--window", 2, "--hop", 3, "--merge"), "there is time between windows"),
         (("--window", 2, "--merge", "--top-k", 2), "leaves one label"),
     ):
         done = ssv2rt("score", *videos, "--engine", tiny_bundle.path, "--out", "x.csv", *wrong, cwd=tmp_path)
         assert done.returncode == 2 and said in done.stderr, done.stderr
+
+
+def test_the_shortest_window_has_a_hop() -> None:
+    assert Windows.of(0.01, None, False).hop == 0.01 and Windows.of(3.0, None, False).hop == 1.5
 
 
 @settings(max_examples=200, deadline=None)
