@@ -220,8 +220,8 @@ def measured(
     same = (found.argmax(1) == expected.argmax(1)).double().mean().item()
     agrees = error < LARGEST_ERROR[precision]
     row: dict[str, Any] = {"engine": name, "precision": precision, "error": error, "same_class_first": same}
-    each = record.moment(min(1.0, 0.6 * seconds / (len(BATCHES) + 1)))
-    for size in BATCHES:
+    each = record.moment(min(1.0, 0.6 * seconds / (len(batches) + 1)))
+    for size in batches:
         times = measure.latencies(_on(runner, clips[:size]), seconds=each)
         row[f"ms_batch_{size}"] = 1000 * times[len(times) // 2]
         row[f"ms_batch_{size}_p95"] = 1000 * times[min(len(times) - 1, int(0.95 * len(times)))]
