@@ -60,6 +60,8 @@ class Journal:
         """Names of videos that are done."""
         self.videos = self.errors = 0
         """How many are done, and how many of them have an error."""
+        self.empty = True
+        """Whether there is no row."""
         self._windows = windows
         self._begun: dict[str, int] = {}
         """Windows of videos that are under way."""
@@ -110,6 +112,7 @@ class Journal:
         self._file.write(json.dumps(value, default=_packed).encode("ascii") + b"\n")
 
     def _count(self, row: Row) -> None:
+        self.empty = False
         self.errors += row["status"] != "ok"
         if row.get(LAST, True):
             self.videos += 1
