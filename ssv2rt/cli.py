@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
@@ -51,6 +52,7 @@ for command in (
 
 def main() -> None:
     """Runs the command; a user's error is one line, and the exit code says what kind it was."""
+    _open_standard_files()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         app(standalone_mode=False)
@@ -66,6 +68,16 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _open_standard_files() -> None:
+    """Where stdin, stdout or stderr is closed, the next file to be opened would take its place."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            if (opened := os.open(os.devnull, os.O_RDWR)) != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def _fail(message: str, code: int) -> None:

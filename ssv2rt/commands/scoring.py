@@ -105,6 +105,8 @@ def score(
 
     if resume and out.is_file() and not journal_of(out).is_file() and not overwrite:
         say(f"'{out}' is there and whole, by an earlier call; nothing is left to do (--overwrite scores anew)")
+        if as_json:
+            print_facts({"out": str(out), "left": 0}, as_json)
         return
     # With a journal beside it, an output is that of the same call, stopped as it was done.
     check_output(out, overwrite=overwrite or (resume and journal_of(out).is_file()))

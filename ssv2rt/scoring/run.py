@@ -150,7 +150,10 @@ def score(
             f"stopped after {journal.videos} videos: {error.strerror or error}; make room, and go on with --resume"
         ) from None
     except BaseException:
-        say(f"{journal.videos} videos are scored and kept in '{path}'; go on with --resume")
+        if not journal.rows:  # it would only be in the way of the next call
+            path.unlink(missing_ok=True)
+        else:
+            say(f"{journal.videos} videos are scored and kept in '{path}'; go on with --resume")
         raise
     path.unlink()
     return Summary(journal.videos, journal.errors, before, tally.facts() if tally else {})

@@ -141,6 +141,9 @@ def test_killed_between_the_output_and_the_end_of_its_journal(
     stdout, _ = process.communicate()
     assert process.returncode == 0 and json.loads(stdout)["resumed after"] == 80
     assert os.listdir(tmp_path) == ["p.csv"] and sorted(out.read_bytes().split()) == sorted(whole.split())
+    process = score(tiny_bundle, tiny_set / "videos", out, "--resume", "--json")
+    stdout, said = process.communicate()
+    assert process.returncode == 0 and json.loads(stdout)["left"] == 0 and b"nothing is left to do" in said
 
 
 def test_what_an_earlier_call_has_left_is_not_lost_by_chance(
@@ -153,6 +156,21 @@ def test_what_an_earlier_call_has_left_is_not_lost_by_chance(
     process = score(tiny_bundle, tiny_set / "videos", tmp_path / "p.csv", "--overwrite")
     process.communicate()
     assert process.returncode == 0 and os.listdir(tmp_path) == ["p.csv"]
+
+
+def test_what_has_no_row_leaves_no_journal(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """It would be in the way of the next call."""
+    command = [sys.executable, "-m", "ssv2rt", "score", "-", "--out", "p.csv", "--engine", str(tiny_bundle.path)]
+    done = subprocess.run(command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("Error: no videos in '-'") and not os.listdir(tmp_path)
+
+
+def test_closed_standard_files(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path) -> None:
+    """No file that is opened takes their place."""
+    video = min((tiny_set / "videos").iterdir())
+    command = f"'{sys.executable}' -m ssv2rt score '{video}' --out p.csv --engine '{tiny_bundle.path}' <&- >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command], cwd=tmp_path).returncode == 0
+    assert os.listdir(tmp_path) == ["p.csv"] and (tmp_path / "p.csv").read_text().count("\n") == 2
 
 
 def test_gone_on_with_by_other_inputs(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path) -> None:
