@@ -31,7 +31,6 @@ from ssv2rt.scoring.supervisor import Task
 from ssv2rt.scoring.worker import WorkerSettings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-Nodes = Callable[..., Any]
 
 
 @pytest.fixture
@@ -187,7 +186,8 @@ def test_what_cannot_be_is_said_in_a_line(
 
 
 def test_ray_is_not_needed_but_for_it(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WITHOUT_RAY, "score", tiny_set / "videos", "--engine", tiny_bundle.path, "--out"]
+    video = next((tiny_set / "videos").iterdir())
+    command = [sys.executable, "-c", WITHOUT_RAY, "score", video, "--engine", tiny_bundle.path, "--out"]
     done = subprocess.run([*command, tmp_path / "a.csv", "--cluster", "auto"], capture_output=True, text=True)
     assert done.returncode == 1 and "install it: pip install 'ssv2rt[cluster]'" in done.stderr
     assert done.stderr.count("\n") == 1 and not os.listdir(tmp_path)
@@ -351,7 +351,7 @@ def test_machines_with_another_version_are_refused(
 
 
 @pytest.mark.slow
-def test_an_engine_that_cannot_be_loaded_there_ends_the_run(nodes: Any) -> None:
+def test_what_is_not_a_video_s_fault_ends_the_run(nodes: Any) -> None:
     nodes.add_node(num_cpus=2)
     for name, says in (("Refusing", "the engine is for another machine"), ("Stillborn", "ends before it has begun")):
         settings = WorkerSettings(f"tests.scoring.doubles:{name}", {})
@@ -360,6 +360,8 @@ def test_an_engine_that_cannot_be_loaded_there_ends_the_run(nodes: Any) -> None:
             pytest.raises(UserError, match=says),
         ):
             list(cluster.score(iter([(0, Video.at("a.webm"))])))
+    with pytest.raises(UserError, match="the storage is gone"):
+        deadly([f"{number}.webm" for number in range(300)] + ["storage.webm"], nodes)
 
 
 @pytest.mark.slow
