@@ -28,6 +28,8 @@ _FEWEST_CORES = 4
 _ANSWER = 60.0
 """Seconds in which each machine has to say which version it has."""
 
+_PATH = 20
+"""Bytes of a folder's path that leave room for Ray's names in the 107 that a socket's path may have."""
 _QUIET = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # it would print what happens to its processes, on stdout
@@ -102,7 +104,7 @@ def connect(address: str) -> str | None:
     finally:
         _keep(terminate)
     say("no Ray cluster is running; starting one of this machine")
-    folder = tempfile.mkdtemp(prefix="ssv2rt-", dir="/tmp")  # Ray's sockets are below it, and their paths must be short
+    folder = tempfile.mkdtemp(prefix="ssv2rt-ray-", dir=_short(tempfile.gettempdir()))
     try:
         with _silent():
             ray.init(address="local", num_cpus=cores(), include_dashboard=False, _temp_dir=folder, **quiet)
@@ -112,6 +114,11 @@ def connect(address: str) -> str | None:
     finally:
         _keep(terminate)
     return folder
+
+
+def _short(folder: str) -> str:
+    """A folder, or /tmp where its path is too long for Ray's sockets below it."""
+    return folder if len(os.fsencode(folder)) <= _PATH else "/tmp"
 
 
 @contextlib.contextmanager

@@ -118,10 +118,9 @@ class Process:
         """Videos, until there are none for now; waits for the first."""
         tasks, answers = self._inbox.get()
         while True:
-            for number, video in tasks:
-                here = next(self._numbers)
-                self._owners[here] = number, answers
-                yield here, video
+            known = [(next(self._numbers), video) for _, video in tasks]
+            self._owners |= {here: (number, answers) for (here, _), (number, _) in zip(known, tasks, strict=True)}
+            yield from known
             try:
                 tasks, answers = self._inbox.get_nowait()
             except queue.Empty:

@@ -40,6 +40,8 @@ class Deadly:
                 ctypes.string_at(0)
             if "hang" in name:
                 time.sleep(3600)
+            if "storage" in name:
+                raise UserError("the storage is gone")
             if "parent" in name:
                 os.kill(os.getppid(), 9)
                 time.sleep(3600)
@@ -56,8 +58,6 @@ class Refusing:
     """Cannot be made."""
 
     def __init__(self) -> None:
-        from ssv2rt.errors import UserError
-
         raise UserError("the engine is for another machine")
 
 
