@@ -44,7 +44,7 @@ def make_scorer(**options: Any) -> Any:
 
     device = options.pop("device", None)
     bundle = open_bundle(Path(options.pop("bundle")))
-    if device is not None:
+    if device is not None and torch.cuda.is_available():  # else loading the engine says what is missing
         torch.cuda.set_device(device)
     return Scorer(bundle, **options, device=torch.device("cuda", device) if device is not None else None)
 
