@@ -146,7 +146,7 @@ def load_runner(bundle: Bundle) -> Runner:
     info = bundle.info
     program = backend(info.backend)
     if reason := program.missing():
-        raise UserError(f"{bundle.path} needs {info.backend}: {reason}")
+        raise UserError(f"{bundle.path} needs {info.backend}: {reason}; it was built with `{info.rebuild}`")
     if reason := program.misfit(info):
         raise UserError(f"{bundle.path} {reason}; rebuild it with `{info.rebuild}`")
     return program.load(bundle)

@@ -71,7 +71,7 @@ def make_scorer(
     from ssv2rt.scoring.slider import Slider
 
     opened = open_bundle(Path(bundle))
-    if device is not None:
+    if device is not None and torch.cuda.is_available():  # else loading the engine says what is missing
         torch.cuda.set_device(device)
     gpu = torch.device("cuda", device) if device is not None else None
     labeller = Labeller(opened, top_k=top_k, more=more, device=gpu)

@@ -31,6 +31,7 @@ from ssv2rt.pipelines.loader import ClipLoader
 from ssv2rt.recipe_files import load_engine_recipe
 from ssv2rt.recipes import Calibration, Clip, Data, EngineRecipe
 from ssv2rt.runs import Run
+from ssv2rt.scoring.worker import make_scorer
 from tests.engines.conftest import CLIP, LABELS, clips, features, lively_model
 
 KINDS = ("resnet3d18", "resnet2d50", "c3d", "r2plus1d_18", "resnet2d18-lstm", "resnet2d18-gru")
@@ -351,11 +352,19 @@ def test_a_file_that_the_description_does_not_vouch_for_is_refused(tiny_bundle: 
         open_bundle(copy)
 
 
-def test_an_engine_for_something_else_is_refused(tiny_bundle: Bundle) -> None:
+def test_an_engine_for_something_else_is_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
     info = tiny_bundle.info.model_copy(update={"backend": "tensorrt"})
     if not torch.cuda.is_available():
-        with pytest.raises(UserError, match="needs tensorrt"):
+        with pytest.raises(UserError, match="needs tensorrt: .*; it was built with `ssv2rt build-engine"):
             load_runner(Bundle(tiny_bundle.path, info))
+        for backend, says in (
+            ("tensorrt", "needs tensorrt: "),
+            ("aotinductor", "was built for sm90, and this machine has"),
+        ):
+            change: dict[str, object] = {"backend": backend, "target": "sm90", "backend_version": torch.__version__}
+            copy = redescribed(tiny_bundle, tmp_path / backend, change)
+            with pytest.raises(UserError, match=f"{says}.* with `ssv2rt build-engine"):  # and not that there is no CUDA
+                make_scorer(bundle=str(copy), device=0, top_k=1, data=Data())
     with pytest.raises(UserError, match="no backend 'coreml'"):
         load_runner(Bundle(tiny_bundle.path, tiny_bundle.info.model_copy(update={"backend": "coreml"})))
 
