@@ -1,5 +1,7 @@
 """A small network, clips for it, and its graph in every precision."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -15,6 +17,7 @@ from ssv2rt.recipes import Clip, Model
 
 CLIP = Clip(frames=4, size=32)
 LABELS = tuple("abcde")
+Narrow = Callable[[str], tuple[ClipModel, Path]]
 
 
 def lively_model(name: str = "resnet3d18", width: int = 8) -> ClipModel:
@@ -42,14 +45,28 @@ def clips(count: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 256, (count, 4, 32, 32, 3), dtype=torch.uint8, generator=generator)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model() -> ClipModel:
     return lively_model()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Narrow:
+    """Narrow networks of the registry and their fp32 graphs, by name. Neither is to be changed."""
+    folder = tmp_path_factory.mktemp("narrow")
+
+    @functools.cache
+    def export(name: str) -> tuple[ClipModel, Path]:
+        model, path = lively_model(name, width=4), folder / f"{name}.onnx"
+        export_onnx(model, path, clip=CLIP, labels=LABELS)
+        return model, path
+
+    return export
+
+
+@pytest.fixture(scope="session")
 def graphs(model: ClipModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """fp32, fp16, int8 for OpenVINO, int8 with fp16 for TensorRT."""
+    """fp32, fp16, int8 for OpenVINO, int8 with fp16 for TensorRT. Not to be changed."""
     folder = tmp_path_factory.mktemp("graphs")
     paths = {name: folder / f"{name}.onnx" for name in ("fp32", "fp16", "int8", "int8half")}
     export_onnx(model, paths["fp32"], clip=CLIP, labels=LABELS)

@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssv2rt.engines.blocks import COMPUTE, PRODUCTS, block_of, blocks, node_name
-from ssv2rt.engines.export import export_onnx
 from ssv2rt.engines.graphs import read_graph
 from ssv2rt.engines.precision import halve
 from ssv2rt.engines.quantisation import quantise
-from tests.engines.conftest import CLIP, LABELS, clips, lively_model
+from tests.engines.conftest import Narrow, clips
 
 RESIDUAL = [f"layer{stage}.{number}" for stage in (1, 2, 3, 4) for number in (0, 1)]
 EXPECTED = {
@@ -35,10 +34,8 @@ EXPECTED = {
 
 
 @pytest.fixture(scope="module", params=EXPECTED)
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    path = tmp_path_factory.mktemp("exports") / "fp32.onnx"
-    export_onnx(lively_model(request.param, width=4), path, clip=CLIP, labels=LABELS)
-    return request.param, path
+def exported(request: pytest.FixtureRequest, narrow: Narrow) -> tuple[str, Path]:
+    return request.param, narrow(request.param)[1]
 
 
 def block_by_node(model: onnx.ModelProto, kinds: tuple[str, ...]) -> dict[str, str]:
@@ -60,10 +57,10 @@ def test_every_layer_is_in_one_block_and_blocks_are_in_the_order_of_the_graph(ex
         assert [positions[n] for n in names] == list(range(positions[names[0]], positions[names[-1]] + 1)), block
 
 
-def test_a_layer_is_in_the_same_block_in_every_precision(exported: tuple[str, Path]) -> None:
+def test_a_layer_is_in_the_same_block_in_every_precision(exported: tuple[str, Path], tmp_path: Path) -> None:
     _, path = exported
     model = read_graph(path)
-    quantised = path.with_name("int8.onnx")
+    quantised = tmp_path / "int8.onnx"
     quantise(path, quantised, [clips(2).numpy()], method="minmax")
     other = read_graph(quantised)
     for graph in (halve(model), halve(model, bfloat=True), other, halve(other)):
@@ -80,10 +77,8 @@ def test_the_names_of_weights_are_enough(exported: tuple[str, Path]) -> None:
     assert block_by_node(model, (*PRODUCTS, "Add")) == expected
 
 
-def test_layers_that_say_nothing_are_blocks_of_their_own(tmp_path: Path) -> None:
-    path = tmp_path / "fp32.onnx"
-    export_onnx(lively_model(width=4), path, clip=CLIP, labels=LABELS)
-    model = read_graph(path)
+def test_layers_that_say_nothing_are_blocks_of_their_own(narrow: Narrow) -> None:
+    model = read_graph(narrow("resnet3d18")[1])
     new = {tensor.name: f"onnx::Conv_{number}" for number, tensor in enumerate(model.graph.initializer)}
     for tensor in model.graph.initializer:
         tensor.name = new[tensor.name]

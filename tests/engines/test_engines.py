@@ -32,7 +32,7 @@ from ssv2rt.recipe_files import load_engine_recipe
 from ssv2rt.recipes import Calibration, Clip, Data, EngineRecipe
 from ssv2rt.runs import Run
 from ssv2rt.scoring.worker import make_scorer
-from tests.engines.conftest import CLIP, LABELS, clips, features, lively_model
+from tests.engines.conftest import CLIP, LABELS, Narrow, clips, features
 
 KINDS = ("resnet3d18", "resnet2d50", "c3d", "r2plus1d_18", "resnet2d18-lstm", "resnet2d18-gru")
 """One of each kind of layers; the rest is a slow test."""
@@ -41,10 +41,9 @@ KINDS = ("resnet3d18", "resnet2d50", "c3d", "r2plus1d_18", "resnet2d18-lstm", "r
 @pytest.mark.parametrize(
     "name", [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in model_names()]
 )
-def test_every_model_exports_and_agrees_with_pytorch(name: str, tmp_path: Path) -> None:
-    model = lively_model(name, width=4)
-    export_onnx(model, tmp_path / "m.onnx", clip=CLIP, labels=LABELS)
-    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+def test_every_model_exports_and_agrees_with_pytorch(name: str, narrow: Narrow) -> None:
+    model, path = narrow(name)
+    session = onnxruntime.InferenceSession(path)
     with torch.inference_mode():
         for count in (1, 3):
             expected = model(clips(count)).numpy()

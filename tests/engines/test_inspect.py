@@ -26,7 +26,7 @@ from ssv2rt.errors import UsageError, UserError
 from ssv2rt.models.clipmodel import ClipModel
 from ssv2rt.recipes import BatchProfile
 from ssv2rt.runs import write_json
-from tests.engines.conftest import CLIP, LABELS, clips, lively_model
+from tests.engines.conftest import CLIP, LABELS, Narrow, clips, lively_model
 
 # As TensorRT's engine inspector writes it: the fields of its documentation, for one kernel of each precision.
 ENGINE_LAYERS = {
@@ -111,14 +111,16 @@ def floating_operations(model: ClipModel) -> int:
 
 
 @pytest.mark.parametrize("name", ["resnet3d18", "r2plus1d_18", "i3d", "c3d", "resnet2d18", "resnet2d18-latefusion"])
-def test_arithmetic_and_parameters_are_those_of_pytorch(name: str, tmp_path: Path) -> None:
-    model = lively_model(name, width=4)
-    if name == "c3d":
+def test_arithmetic_and_parameters_are_those_of_pytorch(name: str, narrow: Narrow, tmp_path: Path) -> None:
+    if name != "c3d":
+        model, path = narrow(name)
+    else:
+        model, path = lively_model(name, width=4), tmp_path / "m.onnx"
         for module in model.modules():
             if isinstance(module, (torch.nn.Conv3d, torch.nn.Linear)):
                 torch.nn.init.uniform_(module.bias, 0.1, 0.2)  # a bias of zeros is not exported
-    export_onnx(model, tmp_path / "m.onnx", clip=CLIP, labels=LABELS)
-    totals = describe_graph(read_graph(tmp_path / "m.onnx"))["totals"]
+        export_onnx(model, path, clip=CLIP, labels=LABELS)
+    totals = describe_graph(read_graph(path))["totals"]
     assert round(2e9 * totals["gmacs"]) == floating_operations(model)
     expected = sum(p.numel() for p in EngineModel(model).parameters())
     assert totals["parameters"] == expected + (8 if name == "c3d" else 0)  # two matrices of 4 that average to 4x4
@@ -127,9 +129,8 @@ def test_arithmetic_and_parameters_are_those_of_pytorch(name: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("name", "gates"), [("resnet2d18-lstm", 4), ("resnet2d18-gru", 3)])
-def test_recurrent_layers_are_counted(name: str, gates: int, tmp_path: Path) -> None:
-    export_onnx(lively_model(name, width=4), tmp_path / "m.onnx", clip=CLIP, labels=LABELS)
-    layers = list_layers(read_graph(tmp_path / "m.onnx"))
+def test_recurrent_layers_are_counted(name: str, gates: int, narrow: Narrow) -> None:
+    layers = list_layers(read_graph(narrow(name)[1]))
     (layer,) = (layer for layer in layers if layer.op in ("LSTM", "GRU"))
     hidden = 32
     assert layer.macs == CLIP.frames * gates * hidden * (hidden + hidden)
@@ -139,9 +140,8 @@ def test_recurrent_layers_are_counted(name: str, gates: int, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["resnet3d18", "i3d", "c3d", "resnet2d18-lstm"])
-def test_shapes_are_those_that_run(name: str, tmp_path: Path) -> None:
-    export_onnx(lively_model(name, width=4), tmp_path / "m.onnx", clip=CLIP, labels=LABELS)
-    model = read_graph(tmp_path / "m.onnx")
+def test_shapes_are_those_that_run(name: str, narrow: Narrow) -> None:
+    model = read_graph(narrow(name)[1])
     layers = {layer.node: layer for layer in list_layers(model)}
     names = [node.output[0] for node in model.graph.node if node.name in layers]
     shapes = [layers[node.name].output for node in model.graph.node if node.name in layers]
