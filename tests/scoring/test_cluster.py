@@ -282,15 +282,17 @@ def test_a_driver_that_dies_loses_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_it_can_be_interrupted(
-    tiny_bundle: Bundle, many: Callable[[int], Path], tmp_path: Path, number: signal.Signals, code: int
-) -> None:
+@pytest.mark.parametrize("how", ["Ctrl-C", "kill"])
+def test_it_can_be_interrupted(tiny_bundle: Bundle, many: Callable[[int], Path], tmp_path: Path, how: str) -> None:
     inputs, out = many(1200), tmp_path / "p.jsonl"
     process = score(tiny_bundle, inputs, out, "--cluster", "auto")
     until(tmp_path / "p.jsonl.journal", 100, process)
-    os.killpg(process.pid, number)
-    said = end(process, code)
+    if how == "Ctrl-C":  # a terminal tells all processes of a command
+        os.killpg(process.pid, signal.SIGINT)
+        said = end(process, 130)
+    else:
+        process.terminate()
+        said = end(process, 143)
     assert "videos are scored and kept in" in said and not out.exists()
     end(score(tiny_bundle, inputs, out, "--resume"), 3)  # without a cluster
     assert out.read_bytes().count(b"\n") == 1202
