@@ -107,7 +107,7 @@ class Slider:
         part: list[tuple[int, Row]] = []
         for piece in group:
             number, video = piece.task
-            row: Row = {WINDOW: piece.number, "start": piece.number * self._windows.hop, LAST: piece.last}
+            row: Row = {WINDOW: piece.number, "start": round(piece.number * self._windows.hop, 6), LAST: piece.last}
             if piece.made:
                 row |= {"end": piece.made.end, "frames": piece.made.frames, **next(labels)}
             else:
