@@ -62,7 +62,7 @@ class Journal:
         """How many are done, and how many of them have an error."""
         self.rows = 0
         """How many lines they have."""
-        self._windows = windows
+        self.windows = windows
         self._begun: dict[str, int] = {}
         """Windows of videos that are under way."""
         path.touch()
@@ -79,7 +79,7 @@ class Journal:
     def write(self, rows: list[Row]) -> None:
         """Takes rows. They survive this process when this returns. Windows that are there already are let be."""
         for row in rows:
-            if self._windows:
+            if self.windows:
                 done = self._begun.get(row[PATH], 0)
                 row = {WINDOW: done, LAST: True, **row}  # an error that is not of the scorer's
                 if row[WINDOW] < done:

@@ -153,7 +153,8 @@ def score(
         if not journal.rows:  # it would only be in the way of the next call
             path.unlink(missing_ok=True)
         else:
-            say(f"{journal.videos} videos are scored and kept in '{path}'; go on with --resume")
+            windows = f" and {journal.rows} windows" if output.windows else ""
+            say(f"{journal.videos} videos{windows} are scored and kept in '{path}'; go on with --resume")
         raise
     path.unlink()
     return Summary(journal.videos, journal.errors, before, tally.facts() if tally else {})
@@ -168,7 +169,8 @@ def _score(videos: Videos, journal: Journal, crew: Crew, parts: Parts | None) ->
             journal.write([row for _, row in rows])
             if parts:
                 parts.follow()
-            progress.show(journal.videos, total.value, errors=str(journal.errors))
+            windows = {"windows": str(journal.rows)} if journal.windows else {}
+            progress.show(journal.videos, total.value, errors=str(journal.errors), **windows)
     if parts:
         parts.end()
 

@@ -21,6 +21,8 @@ from ssv2rt.scoring.journal import Row
 LOGITS, EMBEDDING = "logits", "embedding"
 MANY = (LOGITS, EMBEDDING)
 """Columns with many numbers."""
+SECONDS = ("start", "end")
+"""Columns with times of windows, in microseconds' steps."""
 LIST = list
 EXPECTED = "expected"
 """The column of the right label."""
@@ -62,7 +64,7 @@ def kind_of(column: str) -> type:
         return LIST
     if column in ("frames", "windows"):
         return int
-    return float if column in ("start", "end") or column.startswith("probability") else str
+    return float if column in SECONDS or column.startswith("probability") else str
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
@@ -116,7 +118,7 @@ class _Csv:
     def write(self, rows: list[Row]) -> None:
         for row in rows:
             writer = self._quoting if "\r" in row["video"] else self._writer
-            writer.writerow({key: _as_text(value) for key, value in row.items()})
+            writer.writerow({key: _as_text(key, value) for key, value in row.items()})
         self._file.flush()
 
     def close(self) -> None:
@@ -142,7 +144,7 @@ class _Parquet:
     def __init__(self, path: Path, names: list[str]) -> None:
         kinds = {int: pa.int32(), float: pa.float32(), str: pa.string(), LIST: pa.list_(pa.float32())}
         # Seconds of a long video are more than float32 can tell apart to the millisecond.
-        kind = {"start": pa.float64(), "end": pa.float64()}
+        kind = dict.fromkeys(SECONDS, pa.float64())
         self._schema = pa.schema([(name, kind.get(name, kinds[kind_of(name)])) for name in names])
         self._writer = pq.ParquetWriter(path, self._schema)
 
@@ -157,7 +159,9 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
-def _as_text(value: Any) -> Any:
+def _as_text(column: str, value: Any) -> Any:
+    if column in SECONDS and value is not None:
+        return f"{value:.6f}".rstrip("0").removesuffix(".")  # windows of a long video still differ
     if isinstance(value, (list, np.ndarray)):
         return json.dumps([float(f"{number:.6g}") for number in value])
     return f"{value:.6g}" if isinstance(value, float) else value

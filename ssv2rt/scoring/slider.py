@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class Slider:
         reels: deque[_Reel] = deque()
         computing: deque[tuple[list[_Piece], Wait]] = deque()
         group: list[_Piece] = []
-        more = True
+        more, heard = True, time.monotonic()
         try:
             while True:
                 while more and len(reels) < self._at_once:
@@ -70,8 +71,11 @@ class Slider:
                 if not reels:
                     break
                 piece = reels[0].next()
-                if piece is None:
+                # The windows of a group may each come soon, and all of them together late.
+                if piece is None or time.monotonic() - heard > _SIGN:
+                    heard = time.monotonic()
                     yield []
+                if piece is None:
                     continue
                 if piece.last:
                     reels.popleft()
@@ -103,7 +107,7 @@ class Slider:
         part: list[tuple[int, Row]] = []
         for piece in group:
             number, video = piece.task
-            row: Row = {WINDOW: piece.number, "start": piece.number * self._windows.hop, LAST: piece.last}
+            row: Row = {WINDOW: piece.number, "start": round(piece.number * self._windows.hop, 6), LAST: piece.last}
             if piece.made:
                 row |= {"end": piece.made.end, "frames": piece.made.frames, **next(labels)}
             else:

@@ -55,6 +55,20 @@ def test_the_good_row_counts(tmp_path: Path) -> None:
         assert (merged.videos, merged.errors, merged.doubled) == (1, 0, 1)
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_windows_of_a_long_video_stay_apart(tmp_path: Path, suffix: str) -> None:
+    starts = [round(number * 0.01, 6) for number in range(8_000_000, 8_000_300)]
+    with open_sink(tmp_path / f"a.{suffix}", columns(1, windows=True)) as sink:
+        for start in starts:
+            sink.write([{"video": "a.webm", "status": "ok", "start": start, "end": start + 1 / 3}])
+    merged = merge([tmp_path / f"a.{suffix}"], tmp_path / "out.csv")
+    assert merged.doubled == 0
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert [float(line.split(",")[2]) for line in lines[1:]] == starts and lines[3].startswith(
+        "a.webm,ok,80000.02,80000.353333,"
+    )
+
+
 def test_a_part_that_is_cut_short_or_altered_is_refused(tmp_path: Path) -> None:
     row = {"video": "a.webm", "status": "ok", "frames": 3, "label": "x", "probability": 0.25}
     for suffix in ("csv", "jsonl"):

@@ -6,16 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssv2rt.engines.bundle import Bundle
-from ssv2rt.pipelines.slide import slide
+from ssv2rt.pipelines.slide import TimeWindow, slide
 from ssv2rt.recipes import Data
+from ssv2rt.scoring import slider
 from ssv2rt.scoring.journal import Journal, Row, named, read_rows
 from ssv2rt.scoring.labelling import Labeller
 from ssv2rt.scoring.places import Video
@@ -69,6 +72,21 @@ def test_each_row_is_what_the_engine_says_of_its_window(tiny_bundle: Bundle, vid
     rows = rows_of(tiny_bundle, videos)[: len(clips)]
     assert [{name: row[name] for name in expected[0]} for row in rows] == expected
     assert rows_of(tiny_bundle, videos[:1], threads=8) == rows
+
+
+def test_slow_windows_are_no_silence(tiny_bundle: Bundle, videos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sign comes while a group of them is waited for."""
+
+    def slowly(*arguments: Any, **options: Any) -> Iterator[TimeWindow]:
+        for window in slide(*arguments, **options):
+            time.sleep(0.1)
+            yield window
+
+    monkeypatch.setattr(slider, "slide", slowly)
+    monkeypatch.setattr(slider, "_SIGN", 0.3)
+    made = Slider(Labeller(tiny_bundle, top_k=1), data=Data(threads=2), clip=tiny_bundle.info.clip, windows=WINDOWS)
+    parts = list(made.score([[(0, Video(str(videos[0]), videos[0]))]]))
+    assert [] in parts[: [bool(part) for part in parts].index(True)] and sum(map(len, parts)) == 9
 
 
 def test_a_video_that_breaks_off_has_its_windows_and_then_an_error(
