@@ -363,7 +363,7 @@ def test_an_engine_for_something_else_is_refused(tiny_bundle: Bundle, tmp_path: 
             change: dict[str, object] = {"backend": backend, "target": "sm90", "backend_version": torch.__version__}
             copy = redescribed(tiny_bundle, tmp_path / backend, change)
             with pytest.raises(UserError, match=f"{says}.* with `ssv2rt build-engine"):  # and not that there is no CUDA
-                make_scorer(bundle=str(copy), device=0, top_k=1, data=Data())
+                make_scorer(bundle=str(copy), device=0, top_k=1, clip=tiny_bundle.info.clip, data=Data())
     with pytest.raises(UserError, match="no backend 'coreml'"):
         load_runner(Bundle(tiny_bundle.path, tiny_bundle.info.model_copy(update={"backend": "coreml"})))
 
