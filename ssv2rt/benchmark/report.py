@@ -109,7 +109,8 @@ def show_score(figures: dict[str, Any]) -> None:
     console.print(
         f"{figures['share_of_slowest']:.2f} of the slowest stage ({figures['slowest_stage']}), "
         f"{figures['share_of_both_on_the_same_cores']:.2f} of what two stages on the same cores can give together; "
-        f"{figures['times_plain']:.1f} times the plain script",
+        f"{figures['times_plain']:.1f} times the plain script, {figures['times_plain_in_our_layout']:.1f} times the one in "
+        "our layout",
         highlight=False,
     )
     if start := figures["start"]:

@@ -51,6 +51,17 @@ def file_system(address: str) -> tuple[Any, str]:
     return system, str(path)
 
 
+def is_there(address: str) -> bool:
+    """Whether there is anything at an address, as far as its storage can be reached."""
+    try:
+        with storage_errors():
+            system, path = file_system(address)
+            system.invalidate_cache()
+            return bool(system.exists(path))
+    except OSError:
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
     """A stretch of a file, or all of it, wherever the file is. It is read as a `Path` is."""

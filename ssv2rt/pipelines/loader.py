@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -130,7 +127,7 @@ class ClipLoader:
             tell(self.measure(first))
             source = chain([first], source)
         files = ReadAhead(readers=self._data.readers, limit=self._data.read_ahead << 20)
-        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode", initializer=_give_way)
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
         reading: deque[list[tuple[ClipRequest | VideoRequest, Future[Content]]]] = deque()
         fetching: deque[list[Future[Fetched | BadClip]]] = deque()
         running: deque[list[Fetched | BadClip]] = deque()
@@ -318,16 +315,6 @@ def decodable(info: VideoInfo, decoder: Decoder, limits: Limits = EVERYWHERE) ->
     if info.codec not in CODECS[decoder] or info.rotation or info.matrix not in ("", "bt601"):
         return False
     return decoder != "mixed" or takes(info, limits)
-
-
-def _give_way() -> None:
-    """Lets what computes go first. Cores then divide themselves: whoever waits for the other leaves them to it."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-
-
-_NICE = 5
-"""Of 19. Much of it would starve decoding beside threads that spin while they wait."""
 
 
 def _bad(request: ClipRequest | VideoRequest, error: Exception) -> BadClip:

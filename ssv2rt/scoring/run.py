@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ssv2rt.console import Progress, say
-from ssv2rt.dataset.storage import is_address
+from ssv2rt.dataset.storage import is_address, is_there
 from ssv2rt.errors import UsageError, UserError
 from ssv2rt.scoring.discover import STDIN, Share, discover
 from ssv2rt.scoring.journal import PATH, WINDOW, Journal, Row, journal_of, read_rows
@@ -44,6 +45,7 @@ class Videos:
 
     def __post_init__(self) -> None:
         self._folders = [path for name in self.inputs if os.path.isdir(path := name.removeprefix(LOCAL))]
+        self._addresses = [name for name in self.inputs if is_address(name) and not name.startswith(LOCAL)]
 
     def __iter__(self) -> Iterator[Video]:
         found = discover(self.inputs)
@@ -52,7 +54,7 @@ class Videos:
                 yield video
 
     def check_still_there(self) -> None:
-        """Looks whether the folders that the videos were found in are there and can be read.
+        """Looks whether the folders and addresses that the videos were found at are there and can be read.
 
         Raises:
             UserError: one is not: its storage has gone away.
@@ -65,6 +67,9 @@ class Videos:
                 raise UserError(
                     f"'{name}' is gone ({error.strerror}); bring it back, and go on with --resume"
                 ) from None
+        for address in self._addresses:
+            if not glob.has_magic(address) and not is_there(address):
+                raise UserError(f"'{address}' cannot be reached any more; see that it can, and go on with --resume")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from ssv2rt.scoring.discover import check_inputs, discover
 from ssv2rt.scoring.journal import Row
 from ssv2rt.scoring.labelling import Labeller
 from ssv2rt.scoring.places import Video
+from ssv2rt.scoring.run import Videos
 from ssv2rt.scoring.scorer import Scorer
 
 
@@ -264,3 +265,13 @@ def test_a_stretch_is_a_video(clips: list[Path], tmp_path: Path) -> None:
     assert probe(stretch) == probe(clips[0])
     with pytest.raises(BadVideo, match="missing"):
         open_video(Stored(str(tmp_path / "gone"), 5, 5))
+
+
+def test_an_address_that_cannot_be_reached_any_more_ends_the_run(clips: list[Path]) -> None:
+    system = fsspec.filesystem("memory")
+    system.pipe("/gone/a.webm", clips[0].read_bytes())
+    videos = Videos(["memory://gone"])
+    videos.check_still_there()
+    system.rm("/gone", recursive=True)
+    with pytest.raises(UserError, match="'memory://gone' cannot be reached any more"):
+        videos.check_still_there()
