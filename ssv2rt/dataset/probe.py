@@ -12,9 +12,9 @@ from ssv2rt.dataset.video import (
     CLIP_ERRORS,
     BadVideo,
     VideoSource,
+    as_bad,
     declared_duration,
     open_video,
-    reason_of,
     video_stream,
 )
 
@@ -95,7 +95,7 @@ def probe(source: VideoSource) -> VideoInfo:
                 if packet.pts is not None:
                     stamps.append(packet.pts)
         except av.error.FFmpegError as error:
-            raise BadVideo(reason_of(error)) from None
+            raise as_bad(error) from None
         if frames == 0:
             raise BadVideo("truncated" if stream.frames or stream.duration else "unreadable")
         tick = float(stream.time_base or 0)
@@ -168,7 +168,7 @@ def decode_fully(source: VideoSource) -> int:
                     raise BadVideo("corrupt")
                 shown += 1
         except av.error.FFmpegError as error:
-            raise BadVideo(reason_of(error)) from None
+            raise as_bad(error) from None
     return shown
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from av.stream import Disposition
 
 from ssv2rt.dataset.storage import Stored
+from ssv2rt.errors import UserError
 
 # A broken clip is reported once, by us. With any level but None, a decoder's thread that meets damage waits for Python's
 # lock in order to log it, which it never gets from a thread that closes the decoder.
@@ -62,7 +63,7 @@ def open_video(source: VideoSource) -> av.container.InputContainer:
             container.close()
         container = _open(source, {})
     except CLIP_ERRORS as error:
-        raise BadVideo(reason_of(error)) from None
+        raise as_bad(error) from None
     if set(container.format.name.split(",")) & _OTHER_FILES:
         container.close()
         raise BadVideo("unreadable")
@@ -92,9 +93,26 @@ def _area(stream: av.VideoStream) -> int:
     return context.width * context.height if context else -1
 
 
+def as_bad(error: Exception) -> BadVideo:
+    """What is raised in place of an error met while reading or decoding a video.
+
+    Raises:
+        Exception: the error itself, if it is not the video's. See `is_fault`.
+    """
+    if is_fault(error):
+        raise error
+    return BadVideo(reason_of(error))
+
+
 def is_fault(error: BaseException) -> bool:
     """Whether an error is not the video's: this process has too many files open, or the storage has gone away."""
     return isinstance(error, OSError) and error.errno in _FAULTS
+
+
+def fault(place: Place, error: BaseException) -> UserError:
+    """What is said of such an error."""
+    remedy = "see that the storage is there, and that `ulimit -n` allows enough open files"
+    return UserError(f"cannot read '{place}': {error}; {remedy}")
 
 
 _FAULTS = frozenset({errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.EHOSTDOWN})

@@ -10,7 +10,7 @@ import av
 import av.error
 import numpy as np
 
-from ssv2rt.dataset.video import CLIP_ERRORS, BadVideo, VideoSource, open_video, reason_of, video_stream
+from ssv2rt.dataset.video import CLIP_ERRORS, BadVideo, VideoSource, as_bad, open_video, video_stream
 from ssv2rt.pipelines.cutter import Cutter
 from ssv2rt.pipelines.packets import frames_needed, frames_to
 from ssv2rt.pipelines.request import ClipRequest
@@ -46,7 +46,7 @@ def decode_clips(source: VideoSource, request: ClipRequest, *, size: int, out: n
     except BadVideo:
         raise
     except CLIP_ERRORS as error:
-        raise BadVideo(reason_of(error)) from None
+        raise as_bad(error) from None
 
 
 def _decode(container: av.container.InputContainer, request: ClipRequest, out: np.ndarray, *, skip: bool) -> np.ndarray:
@@ -81,7 +81,7 @@ def _decode(container: av.container.InputContainer, request: ClipRequest, out: n
             if number >= wanted[done] and (done := put(frame, number)) == len(wanted):
                 break
     except av.error.FFmpegError as error:
-        raise BadVideo(reason_of(error)) from None
+        raise as_bad(error) from None
     if done < len(wanted):
         # Some containers count a packet or two that show no picture; where more are missing, the decoder gave up.
         if latest is None or wanted[-1] > last + 2 + last // 50:

@@ -16,8 +16,8 @@ import torch
 
 from ssv2rt.cores import cores
 from ssv2rt.dataset.probe import VideoInfo, probe
-from ssv2rt.dataset.video import CLIP_ERRORS, VideoSource, is_fault, reason_of
-from ssv2rt.errors import UsageError, UserError
+from ssv2rt.dataset.video import CLIP_ERRORS, VideoSource, fault, is_fault, reason_of
+from ssv2rt.errors import UsageError
 from ssv2rt.pipelines.decode import decode_clips
 from ssv2rt.pipelines.fetched import Decoder, Fetched, GraphFailed, NoGraph
 from ssv2rt.pipelines.nvdec import EVERYWHERE, Limits, limits_of, takes
@@ -320,11 +320,8 @@ def decodable(info: VideoInfo, decoder: Decoder, limits: Limits = EVERYWHERE) ->
 
 def _bad(request: ClipRequest | VideoRequest, error: Exception) -> BadClip:
     if is_fault(error):
-        raise UserError(f"cannot read '{request.path}': {error}; {_REMEDY}") from None
+        raise fault(request.path, error) from None
     return BadClip(request, reason_of(error))
-
-
-_REMEDY = "see that the storage is there, and that `ulimit -n` allows enough open files"
 
 
 def _good(flight: Sequence[Fetched | BadClip]) -> list[Fetched]:

@@ -29,9 +29,9 @@ from ssv2rt.dataset.video import (
     CLIP_ERRORS,
     BadVideo,
     VideoSource,
+    as_bad,
     open_video,
     orientation,
-    reason_of,
 )
 from ssv2rt.pipelines import windows
 from ssv2rt.pipelines.cutter import Cutter
@@ -129,7 +129,7 @@ def _slide(
                     strip.take(frame)
                 film.check()
             except (BadVideo, av.error.FFmpegError) as error:
-                reason = reason_of(error)
+                reason = str(as_bad(error))
             if strip is None:
                 raise BadVideo(reason or "unreadable")
             if reason:
@@ -138,7 +138,7 @@ def _slide(
             yield from strip.until(film.end - film.slack - 1)
             yield from strip.last(film.end)
     except CLIP_ERRORS as error:
-        raise BadVideo(reason_of(error)) from None
+        raise as_bad(error) from None
 
 
 class _Windows:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from ssv2rt.cores import cores
-from ssv2rt.dataset.video import CLIP_ERRORS, is_fault, reason_of
-from ssv2rt.errors import UserError
+from ssv2rt.dataset.video import CLIP_ERRORS, fault, is_fault, reason_of
 from ssv2rt.pipelines.slide import TimeWindow, slide
 from ssv2rt.recipes import Clip, Data
 from ssv2rt.scoring.journal import LAST, WINDOW, Row, named
@@ -137,7 +136,7 @@ class _Reel:
 
     def __init__(self, task: Task, clip: Clip, windows: Windows, threads: int) -> None:
         self._task = task
-        self._made: queue.Queue[_Piece | UserError] = queue.Queue(_AHEAD)
+        self._made: queue.Queue[_Piece | Exception] = queue.Queue(_AHEAD)
         self._stopped = False
         self.frames = 0
         """Decoded so far."""
@@ -149,6 +148,7 @@ class _Reel:
 
         Raises:
             UserError: it is not the video that cannot be read.
+            Exception: whatever else the thread has met.
         """
         while True:
             try:
@@ -158,7 +158,7 @@ class _Reel:
                     self._seen = self.frames
                     return None
                 continue
-            if isinstance(piece, UserError):
+            if isinstance(piece, Exception):
                 raise piece
             return piece
 
@@ -166,6 +166,10 @@ class _Reel:
         self._stopped = True
 
     def _run(self, clip: Clip, windows: Windows, threads: int) -> None:
+        with contextlib.suppress(_Stopped):
+            self._make(clip, windows, threads)
+
+    def _make(self, clip: Clip, windows: Windows, threads: int) -> None:
         video, before, number = self._task[1], None, 0
         try:
             made = slide(
@@ -177,17 +181,17 @@ class _Reel:
                 before, number = window, window.number + 1
             assert before
             self._put(_Piece(self._task, before.number, before, "", last=True))
-        except _Stopped:
-            return
         except CLIP_ERRORS as error:
             if is_fault(error):
-                self._put(UserError(f"cannot read '{video.place}': {error}; see that its storage is there"))
+                self._put(fault(video.place, error))
                 return
             if before:
                 self._put(_Piece(self._task, before.number, before, "", last=False))
             self._put(_Piece(self._task, number, None, reason_of(error), last=True))
+        except Exception as error:  # no error of a video: it is for the thread that waits to raise it
+            self._put(error)
 
-    def _put(self, piece: Any) -> None:
+    def _put(self, piece: _Piece | Exception) -> None:
         while not self._stopped:
             try:
                 return self._made.put(piece, timeout=1.0)
@@ -201,5 +205,5 @@ class _Reel:
         self.frames = frames
 
 
-class _Stopped(Exception):
+class _Stopped(BaseException):
     """Nobody waits any more."""

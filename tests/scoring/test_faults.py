@@ -115,22 +115,26 @@ def test_no_more_files_may_be_opened(inputs: Path, whole: tuple[bytes, int], tmp
     assert (tmp_path / "p.csv").read_bytes() == whole[0]
 
 
-def test_too_many_open_files_are_no_fault_of_the_videos(tiny_bundle: Bundle, tiny_set: Path) -> None:
-    """A real scorer, with three files more than it has open already."""
+@pytest.mark.parametrize("how", ["small", "large", "windows"])
+def test_too_many_open_files_are_no_fault_of_the_videos(tiny_bundle: Bundle, tiny_set: Path, how: str) -> None:
+    """A real scorer, which may open no file more than it has open already."""
     code = (
         "import os, resource, sys; from pathlib import Path;"
         "from ssv2rt.engines.bundle import open_bundle; from ssv2rt.recipes import Data;"
         "from ssv2rt.scoring.labelling import Labeller; from ssv2rt.scoring.places import Video;"
-        "from ssv2rt.scoring.scorer import Scorer; import ssv2rt.pipelines.decode;"
-        "bundle = open_bundle(Path(sys.argv[1]));"
-        "scorer = Scorer(Labeller(bundle, top_k=1), data=Data(), clip=bundle.info.clip);"
+        "from ssv2rt.scoring.scorer import Scorer; from ssv2rt.scoring.segments import Windows;"
+        "from ssv2rt.scoring.slider import Slider; import ssv2rt.pipelines.decode; from ssv2rt.pipelines import readahead;"
+        "bundle = open_bundle(Path(sys.argv[1])); clip = bundle.info.clip; labeller = Labeller(bundle, top_k=1);"
+        "readahead.LARGE = 0 if sys.argv[3] == 'large' else readahead.LARGE;"
+        "slider = Slider(labeller, data=Data(), clip=clip, windows=Windows(2.0, 1.0));"
+        "scorer = slider if sys.argv[3] == 'windows' else Scorer(labeller, data=Data(), clip=clip);"
         "tasks = [(n, Video(str(p), p)) for n, p in enumerate(sorted(Path(sys.argv[2]).iterdir()))];"
         "spare = os.open('/dev/null', os.O_RDONLY); resource.setrlimit(resource.RLIMIT_NOFILE, (spare + 1, spare + 1));"
-        "print([row['status'] for rows in scorer.score([tasks[:4]]) for _, row in rows])"
+        "print([row['status'] for rows in scorer.score([[task] for task in tasks[:4]]) for _, row in rows])"
     )
-    command = [sys.executable, "-c", code, str(tiny_bundle.path), str(tiny_set / "videos")]
+    command = [sys.executable, "-c", code, str(tiny_bundle.path), str(tiny_set / "videos"), how]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1 and "Too many open files" in done.stderr and "ulimit -n" in done.stderr
+    assert done.returncode == 1 and "Too many open files" in done.stderr and "`ulimit -n`" in done.stderr
 
 
 def test_a_folder_that_goes_away(whole: tuple[bytes, int], inputs: Path, tmp_path: Path) -> None:
