@@ -128,7 +128,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def remove_abandoned(path: Path, older_than: float = 3600) -> None:
     """Removes what killed processes have left of `whole_file(path)`, once it is `older_than` seconds old."""
-    for partial in path.parent.glob(f".{glob.escape(path.name[:100])}.*.partial"):
+    for partial in path.parent.glob(f".{glob.escape(path.name[:100])}.????????.partial"):
         with contextlib.suppress(OSError):
             if time.time() - partial.stat().st_mtime > older_than:
                 partial.unlink()

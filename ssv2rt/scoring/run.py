@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from ssv2rt.console import Progress, say
 from ssv2rt.dataset.storage import is_address, is_there
 from ssv2rt.errors import UsageError, UserError
+from ssv2rt.runs import remove_abandoned
 from ssv2rt.scoring.discover import STDIN, Share, discover
 from ssv2rt.scoring.journal import PATH, WINDOW, Journal, Row, journal_of, read_rows
 from ssv2rt.scoring.ondisk import Ordered
@@ -144,6 +145,7 @@ def score(
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error.strerror}; choose another --out") from None
     before = journal.videos
+    remove_abandoned(output.path, older_than=-1)  # there is no other writer: it would have the journal
     try:
         parts = Parts(output.path, output.parts, journal) if output.parts else None
         with nullcontext(crew) if crew else Supervisor(workers, timeout=timeout) as scoring:

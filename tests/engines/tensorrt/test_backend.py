@@ -131,7 +131,6 @@ def test_the_way_of_tensorrt_itself(graphs: dict[str, Path], tmp_path: Path, mon
 
 
 @needs_rtx
-@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_nvidias_builder_takes_a_full_resnet(tmp_path: Path, precision: str) -> None:
     model = lively_model("resnet3d18", width=64)
