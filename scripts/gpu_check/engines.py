@@ -157,7 +157,7 @@ def _engine(record: Record, subject: Subject, name: str, precision: str, seconds
         return
     took = time.perf_counter() - start
     settings = bundle.info.settings
-    about = {"seconds_to_build": took, "megabytes": bundle.engine_file.stat().st_size / 1e6}
+    about: dict[str, Any] = {"seconds_to_build": took, "megabytes": bundle.engine_file.stat().st_size / 1e6}
     about |= {key: settings[key] for key in ("arithmetic", "layers") if key in settings}
     where = measure.device() if bundle.info.target.startswith("sm") else torch.device("cpu")
     rate, agrees = measured(record, name, precision, runner, subject, where, max(1.0, seconds - took), **about)
@@ -191,7 +191,7 @@ def _built(subject: Subject, name: str, precision: str, targets: tuple[str, ...]
     settings = Engine.model_validate({"precision": precision, "batch": sizes, "targets": targets})
     calibrated = precision in ("int8", "fp8")
     in_precision(subject.integers if calibrated else subject.floats, folder / GRAPH, precision, program)
-    graph = Graph(folder / GRAPH, subject.source.model, subject.floats if precision == "int8" else None)
+    graph = Graph(folder / GRAPH, subject.source.model)
     built = program.build(graph, settings)
     recipe = EngineRecipe(engine=settings, calibration=Calibration())
     info = describe(folder, subject.source, recipe, name, program, built, None)

@@ -10,7 +10,7 @@ import torch
 from gpu_check import measure
 from gpu_check.model_job import Job, Mode
 from gpu_check.record import Record, steps
-from ssv2rt.hardware import DTYPES, choose_precision, native_bf16
+from ssv2rt.hardware import DTYPES, Precision, choose_precision, native_bf16
 from ssv2rt.models.clipmodel import Normalise
 from ssv2rt.training.determinism import determine
 
@@ -100,7 +100,8 @@ def _compare(job: Job, pick: Mode, task: str, batch: int, *, until: float) -> No
     """All layouts and precisions at one batch size, the trainer's first, while more than `until` seconds are left."""
     record, where = job.record, job.where
     gpu = where.type == "cuda"
-    modes = [Mode(p, last, tf32=gpu) for p, last in (("fp32", False), ("bf16", False), ("bf16", True), ("fp32", True))]
+    ways: tuple[tuple[Precision, bool], ...] = (("fp32", False), ("bf16", False), ("bf16", True), ("fp32", True))
+    modes = [Mode(precision, last, tf32=gpu) for precision, last in ways]
     modes = [mode for mode in modes if mode != pick and (not gpu or mode.precision != "bf16" or native_bf16(where))]
     if gpu:
         modes += [Mode("fp16", True)] * (pick.precision != "fp16") + [Mode("fp32", False, tf32=False)]

@@ -67,7 +67,7 @@ class Subject:
         def make() -> dict[str, Any]:
             for part in model.modules():
                 if isinstance(part, torch.nn.BatchNorm3d):
-                    part.momentum = None  # type: ignore[assignment]  # the mean over all that was seen
+                    part.momentum = None  # the mean over all that was seen
             where = measure.device()
             with torch.no_grad():
                 for batch in self.clips.split(8):

@@ -159,7 +159,7 @@ class Bench:
         self.share = 0.0
         """Of the clips, those that PyAV decodes beside NVDEC."""
         self._split = manifest.split("train")
-        self.batch = recipe.train.batch_size
+        self.batch = recipe.train.batch
         self.precision = choose_precision("auto", where)
         self.title = f"{recipe.model.name}, {recipe.clip.frames} x {recipe.clip.size} x {recipe.clip.size}"
         torch.manual_seed(0)

@@ -89,7 +89,7 @@ def segments(rows: Iterator[Row]) -> Iterator[Row]:
         else:
             segment = _Segment({key: row[key] for key in ("video", PATH, "status", "start", "label")})
             if before:
-                border = (before.middle + (row["start"] + row["end"]) / 2) / 2
+                border = round((before.middle + (row["start"] + row["end"]) / 2) / 2, 6)
                 before.row["end"] = segment.row["start"] = border
                 yield before.made()
         segment.take(row)
