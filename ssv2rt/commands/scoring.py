@@ -103,15 +103,16 @@ def score(
     from ssv2rt.scoring.truth import BEST, Truth, videos_of
     from ssv2rt.scoring.worker import WorkerSettings
 
-    if resume and out.is_file() and not journal_of(out).is_file() and not overwrite:
+    begun = journal_of(out).is_file()
+    if resume and out.is_file() and not begun and not overwrite:
         say(f"'{out}' is there and whole, by an earlier call; nothing is left to do (--overwrite scores anew)")
         if as_json:
             print_facts({"out": str(out), "left": 0}, as_json)
         return
     # With a journal beside it, an output is that of the same call, stopped as it was done.
-    check_output(out, overwrite=overwrite or (resume and journal_of(out).is_file()))
+    check_output(out, overwrite=overwrite or (resume and begun))
     if cluster:
-        check_parts(out, overwrite=overwrite or (resume and journal_of(out).is_file()))
+        check_parts(out, overwrite=overwrite or (resume and begun))
         if devices:
             raise UsageError(
                 "--devices are those of this machine, and --cluster takes all of the cluster's; leave one out"

@@ -102,7 +102,7 @@ class Stored:
                 system, path = file_system(self.file)
                 file: IO[bytes] = system.open(path, "rb")
             else:
-                system, file = None, open(self.file, "rb")  # noqa: SIM115
+                system, file = None, open(self.file, "rb")  # noqa: SIM115  # the caller closes it
             if system is None and not self.start and self.size < 0:
                 return file
             return io.BufferedReader(_Stretch(file, self.start, self.length(), system))

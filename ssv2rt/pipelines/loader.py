@@ -113,11 +113,10 @@ class ClipLoader:
         self._threads = data.threads or usual_threads()
         self._decoder = choose_decoder(data, device)
         self._limits = limits_of(device) if self._decoder == "mixed" else EVERYWHERE
-        self._tell = measured if data.decoder == "auto" and self._decoder == "mixed" else None
+        choosing = data.decoder == "auto" and self._decoder == "mixed" and data.cpu_share is None
+        self._tell = measured if choosing else None
         self.share = data.cpu_share or 0.0
         """Of the clips that the graph could decode, those that PyAV decodes beside it."""
-        if data.cpu_share is not None:
-            self._tell = None
         self._graph = self._build()
 
     def batches(self, batches: Iterable[Sequence[ClipRequest | VideoRequest]]) -> Iterator[ClipBatch]:

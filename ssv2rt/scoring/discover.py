@@ -51,9 +51,9 @@ def check_inputs(inputs: Iterable[str]) -> None:
     """
     inputs = list(inputs)
     if STDIN not in inputs:
-        for name in inputs:
-            next(_files(name), None)  # each of them has to exist
-        next(discover(inputs))
+        firsts = [next(_files(name), None) for name in inputs]  # each of them has to exist
+        if not any(firsts):
+            raise _nothing(inputs)
 
 
 def discover(inputs: Iterable[str]) -> Iterator[Video]:
@@ -76,8 +76,12 @@ def discover(inputs: Iterable[str]) -> Iterator[Video]:
                 found = True
                 yield video
     if not found:
-        names = ", ".join(f"'{name}'" for name in inputs)
-        raise UserError(f"no videos in {names}; looked for .webm, .mp4, .avi, .mkv, .mov and other video extensions")
+        raise _nothing(inputs)
+
+
+def _nothing(inputs: Iterable[str]) -> UserError:
+    names = ", ".join(f"'{name}'" for name in inputs)
+    return UserError(f"no videos in {names}; looked for .webm, .mp4, .avi, .mkv, .mov and other video extensions")
 
 
 def _files(name: str) -> Iterator[Found]:

@@ -108,7 +108,7 @@ def below(root: Path) -> Iterator[Found]:
                             continue
                         if _is_folder(entry):
                             folders.append(Path(entry.path))
-                        elif is_video(entry.name) or is_tar(entry.name):
+                        elif _is_wanted(entry.name):
                             # Following every path from the root would be most of the work.
                             where = os.path.realpath(entry) if entry.is_symlink() else os.path.join(real, entry.name)
                             path = Path(entry.path)
