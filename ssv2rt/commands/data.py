@@ -87,7 +87,7 @@ def preview(
     type=click.Choice(["all", "first"]),
     default="all",
     show_default=True,
-    help="all: twins share their frames to the last bit. first: coded like SSv2.",
+    help="all: twins share their frames to the last bit. first: one key frame and hidden pictures, as SSv2 has.",
 )
 def synthesize(out: Path, clips: int, size: str, frames: str, seed: int, key_frames: str) -> None:
     """Make a synthetic data set of time-reversed twins, in SSv2's layout."""

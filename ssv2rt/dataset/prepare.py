@@ -61,7 +61,9 @@ def like_ssv2() -> Path:
 def synthetic_set(spec: Synthetic, key_frames: KeyFrames = "all") -> Path:
     """The folder of a synthetic set in the user's cache, made if it is not there."""
     coding = "" if key_frames == "all" else f" {key_frames}"
-    digest = hashlib.blake2b(f"{FORMAT} {spec.model_dump_json()}{coding}".encode(), digest_size=6).hexdigest()
+    digest = hashlib.blake2b(
+        f"{FORMAT[key_frames]} {spec.model_dump_json()}{coding}".encode(), digest_size=6
+    ).hexdigest()
     root = cache_folder() / f"synthetic-{spec.clips}x{spec.width}x{spec.height}-{digest}"
     if not is_complete(root):
         with Progress(f"making the synthetic set in {root}", spec.clips) as progress:

@@ -17,6 +17,8 @@ from ssv2rt.dataset.video import (
     open_video,
     video_stream,
 )
+from ssv2rt.video.pictures import CODECS as WITH_HEADERS
+from ssv2rt.video.pictures import read_pictures
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def probe(source: VideoSource) -> VideoInfo:
         matrix = _MATRICES.get(int(context.colorspace), "")
         stamps: list[int] = []
         keys = frames = packets = 0
+        codec = context.name
         end: tuple[int, int] = (0, 0)  # when the last frame appears, and how long it stays
         try:
             for packet in container.demux(stream):
@@ -84,15 +87,19 @@ def probe(source: VideoSource) -> VideoInfo:
                 packets += 1
                 if packet.is_corrupt:
                     raise BadVideo("truncated")
-                if not frames and not matrix and context.name == "vp9":
-                    matrix = _vp9_matrix(bytes(packet)[:8])
-                if (pts := packet.pts if packet.pts is not None else packet.dts) is not None:
+                shown, key = 1, packet.is_keyframe
+                if codec in WITH_HEADERS:
+                    pictures = read_pictures(codec, memoryview(packet))
+                    shown, key = sum(picture.shown for picture in pictures), pictures[0].key
+                    if not frames and not matrix:
+                        matrix = _VP9_MATRICES.get(pictures[0].color_space, "")
+                if shown and (pts := packet.pts if packet.pts is not None else packet.dts) is not None:
                     end = max(end, (pts, packet.duration or 0))
                 if packet.is_discard:
                     continue
-                frames += 1
-                keys += packet.is_keyframe
-                if packet.pts is not None:
+                frames += shown
+                keys += key
+                if packet.pts is not None and shown:
                     stamps.append(packet.pts)
         except av.error.FFmpegError as error:
             raise as_bad(error) from None
@@ -140,16 +147,8 @@ _MATRICES = {
 """By FFmpeg's numbers, which are those of ITU-T H.273."""
 
 
-def _vp9_matrix(packet: bytes) -> str:
-    """The matrix that the header of a VP9 key frame names (VP9 bitstream specification 0.6, section 6.2)."""
-    bits = "".join(f"{byte:08b}" for byte in packet)
-    profile = int(bits[3] + bits[2], 2) if len(bits) == 64 else 3
-    if profile == 3 or bits[4] == "1" or bits[5] == "1":  # not a key frame, or one that is put together differently
-        return ""
-    start = 32 + (profile >= 2)  # after 8 bits of flags and 24 of a sync code, and the bit depth
-    return {1: "bt601", 2: "bt709", 3: "bt601", 4: "smpte240m", 5: "bt2020", 7: "rgb"}.get(
-        int(bits[start : start + 3], 2), ""
-    )
+_VP9_MATRICES = {1: "bt601", 2: "bt709", 3: "bt601", 4: "smpte240m", 5: "bt2020", 7: "rgb"}
+"""By VP9's own numbers (VP9 bitstream specification 0.6, section 7.2.2)."""
 
 
 def decode_fully(source: VideoSource) -> int:

@@ -2,8 +2,9 @@
 its opposite, so the set of a clip's frames says nothing about which of the two it is.
 
 By default every frame is a VP9 key frame. The backward twin is then the forward one's packets in reverse order, and the
-two have *exactly* the same decoded frames. With `key_frames="first"` clips are coded as SSv2's are, one key frame and
-differences after it; the twins then share their frames up to coding noise.
+two have *exactly* the same decoded frames. With `key_frames="first"` clips are coded as SSv2's are: one key frame and
+differences after it, and in clips of 14 frames or more hidden pictures (see `video.pictures`); the twins then share their
+frames up to coding noise.
 """
 
 from __future__ import annotations
@@ -30,11 +31,18 @@ from ssv2rt.runs import whole_file, write_json, write_text
 
 LABELS = tuple(label for pair in PAIRS for label in pair)
 RATE = 12
-FORMAT = 1
+FORMAT = {"all": 1, "first": 2}
 """Goes up whenever the same spec gives other clips."""
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
 KeyFrames = Literal["all", "first"]
+_CODING: dict[KeyFrames, dict[str, str]] = {
+    "all": {"lag-in-frames": "0", "auto-alt-ref": "0", "crf": "36", "b": "0", "g": "1"},
+    # libvpx hides pictures only where it is given a bit rate and may look ahead.
+    "first": {"lag-in-frames": "25", "auto-alt-ref": "1", "g": "9999"},
+}
+_BITS = 0.2
+"""For each pixel of each frame, as SSv2 has it."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,11 @@ def synthesize(
     Raises:
         UserError: `folder` holds something else, or cannot be written.
     """
-    stamp: dict[str, object] = {"synthetic": spec.model_dump(mode="json"), "key_frames": key_frames, "format": FORMAT}
+    stamp: dict[str, object] = {
+        "synthetic": spec.model_dump(mode="json"),
+        "key_frames": key_frames,
+        "format": FORMAT[key_frames],
+    }
     _claim(folder, stamp)
     twins = plan(spec)
     missing = [t for t in twins if not all(_clip_path(folder, clip).exists() for clip in t.ids)]
@@ -160,15 +172,9 @@ def encode_vp9(clip: np.ndarray, key_frames: KeyFrames) -> list[bytes]:
     encoder.pix_fmt = "yuv420p"
     encoder.time_base, encoder.framerate = Fraction(1, RATE), Fraction(RATE)
     encoder.thread_count = 1  # the same bytes on every machine
-    encoder.options = {
-        "deadline": "realtime",
-        "cpu-used": "8",
-        "lag-in-frames": "0",
-        "auto-alt-ref": "0",
-        "crf": "36",
-        "b": "0",
-        "g": "1" if key_frames == "all" else "9999",
-    }
+    encoder.options = {"deadline": "realtime", "cpu-used": "8", **_CODING[key_frames]}
+    if key_frames == "first":
+        encoder.bit_rate = round(_BITS * RATE * encoder.width * encoder.height)
     packets: list[bytes] = []
     for picture in clip:
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")

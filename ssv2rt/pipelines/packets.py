@@ -5,6 +5,8 @@ A frame's number is its place in display order. It depends on the packets from t
     packets     K . . . . K . . . . K . . .
     wanted            ^             ^
     decoded     K . . .             K          the rest is read and left alone
+
+Letters: P packets, F frames, K wanted frames.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ import av
 import numpy as np
 
 from ssv2rt.dataset.video import BadVideo
+from ssv2rt.video.pictures import CODECS as WITH_HEADERS
+from ssv2rt.video.pictures import read_pictures
 
-_IN_ORDER = frozenset({"vp8", "vp9", "mjpeg"})
-"""Codecs whose packets are frames in display order, so that nothing has to be known of their times."""
+_IN_ORDER = WITH_HEADERS | {"mjpeg"}
+"""Codecs that show their pictures in the order of decoding, so that nothing has to be known of their times."""
 _TIMED = frozenset({"matroska", "mov"})
 """Containers in which each packet tells when it is shown."""
 _HELD = 64 << 20
@@ -33,20 +37,21 @@ def frames_to(container: av.container.InputContainer, stream: av.VideoStream, ex
     Args:
         container: at its beginning.
         stream: of it.
-        expected: how many packets there were when the file was probed.
+        expected: how many frames there were when the file was probed.
 
     Raises:
         BadVideo: 'truncated': it has fewer now.
     """
     stream.thread_type = "NONE"  # clips are decoded side by side
-    packets = number = 0
+    coded = number = 0
     for packet in container.demux(stream):
-        packets += bool(packet.size)
+        if packet.size:
+            coded += _shown(stream.codec_context.name, packet)[0]
         for frame in packet.decode():
             assert isinstance(frame, av.VideoFrame)
             yield number, frame
             number += 1
-    if packets < expected:
+    if coded < expected:
         raise BadVideo("truncated")
 
 
@@ -64,44 +69,50 @@ def frames_needed(
     Raises:
         BadVideo: as `frames_to`.
     """
-    in_order = stream.codec_context.name in _IN_ORDER
+    codec = stream.codec_context.name
+    in_order = codec in _IN_ORDER
     if not in_order and container.format.name.split(",")[0] not in _TIMED:
         yield from frames_to(container, stream, expected)
         return
     stream.thread_type = "NONE"
     packets: list[av.Packet] = []
     keys: list[bool] = []
+    shown: list[int] = []
     stamps: list[int | None] = []
     size = 0
     for packet in container.demux(stream):
         if packet.size:
-            keys.append(packet.is_keyframe)
+            count, key = _shown(codec, packet)
+            shown.append(count)
+            keys.append(key)
             stamps.append(None if packet.is_discard else packet.pts)
             size += packet.size
             if size > _HELD:
                 packets.clear()
             else:
                 packets.append(packet)
-    if len(keys) < expected:
+    if sum(shown) < expected:
         raise BadVideo("truncated")
+    known: dict[int, int] = {}
     if in_order:
-        number = np.arange(len(keys))
-        known = {}
+        packet_of = np.repeat(np.arange(len(keys)), shown)
+        first = np.cumsum([0, *shown[:-1]])
     else:
         known = _numbers(stamps)
         if len(known) < len(keys):  # times are missing or doubled: only counting tells which frame is which
             container.seek(0)
             yield from frames_to(container, stream, expected)
             return
-        number = np.array([known[stamp] for stamp in stamps if stamp is not None])
-    needed = _needed(np.array(keys, bool), number, wanted)
+        first = np.array([known[stamp] for stamp in stamps if stamp is not None])
+        packet_of = np.argsort(first)
+    needed = packets_needed(np.array(keys, bool), first, packet_of, wanted)
     context = stream.codec_context
     before = -1  # the packet decoded last
 
     def decoded(packet: av.Packet | None) -> Frames:
-        for frame in context.decode(packet):
+        for place, frame in enumerate(context.decode(packet)):
             if in_order:
-                yield before, frame
+                yield int(first[before]) + place, frame
             elif frame.pts in known:
                 yield known[frame.pts], frame
 
@@ -119,27 +130,35 @@ def frames_needed(
         yield from decoded(None)
 
 
+def _shown(codec: str, packet: av.Packet) -> tuple[int, bool]:
+    """How many frames a packet gives, and whether decoding can begin at it."""
+    if codec not in WITH_HEADERS:
+        return 1, packet.is_keyframe
+    pictures = read_pictures(codec, memoryview(packet))
+    return sum(picture.shown for picture in pictures), pictures[0].key
+
+
 def _numbers(stamps: list[int | None]) -> dict[int, int]:
     """Number in display order of each time, as far as times are known and differ."""
     return {stamp: number for number, stamp in enumerate(sorted({s for s in stamps if s is not None}))}
 
 
-def _needed(keys: np.ndarray, number: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def packets_needed(keys: np.ndarray, first: np.ndarray, packet_of: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Which packets have to be decoded.
 
     Args:
         keys: bool (P,): in the order of decoding, at which packets decoding can begin.
-        number: int (P,): which frame each packet shows.
+        first: int (P,): the first frame that is shown by each packet or, if it shows none, behind it.
+        packet_of: int (F,): which packet shows each frame.
         wanted: int (K,)
 
     Returns:
         bool (P,)
     """
     needed = np.zeros(len(keys), bool)
-    packet_of = np.argsort(number)
     starts = np.flatnonzero(keys)
-    starts = starts[np.argsort(number[starts])]
-    for frame in np.unique(wanted[wanted < len(keys)]):
-        at = np.searchsorted(number[starts], frame, side="right") - 1
+    starts = starts[np.argsort(first[starts], kind="stable")]
+    for frame in np.unique(wanted[wanted < len(packet_of)]):
+        at = np.searchsorted(first[starts], frame, side="right") - 1
         needed[starts[at] if at >= 0 else 0 : packet_of[frame] + 1] = True
     return needed
