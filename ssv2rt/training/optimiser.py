@@ -17,9 +17,16 @@ def build_optimiser(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
     groups = [{"params": decaying, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
-    return torch.optim.SGD(
+    optimiser = torch.optim.SGD(
         groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.momentum > 0, fused=True
     )
+    if settings.momentum:
+        # In fp16 the gradient scaler has a fused optimiser skip a step whose gradient is infinite. PyTorch's fused SGD takes
+        # memory for the momentum at the first step and fills it only if that is not skipped, but believes it from the second
+        # step on. Momentum that begins as zeros gives the same updates.
+        for parameter in (*decaying, *others):
+            optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimiser
 
 
 def scaled_rate(settings: Train, processes: int) -> float:

@@ -21,9 +21,10 @@ from ssv2rt.training.confusion import read_confusion
 from ssv2rt.training.journal import read_journal
 from ssv2rt.training.mixing import mix
 from ssv2rt.training.optimiser import scaled_rate
-from ssv2rt.training.step import Tally
+from ssv2rt.training.step import Stepper, Tally
 from ssv2rt.training.trainer import Trainer
 from tests.conftest import TINY_SETTINGS
+from tests.training import test_devices as devices
 
 
 def recipe(*overrides: str) -> Recipe:
@@ -102,6 +103,45 @@ def test_the_average_is_what_is_evaluated_and_kept(manifest: Manifest, tmp_path:
     for name, value in average.items():
         assert torch.allclose(kept[name], value, atol=1e-6), name
     assert any(not torch.equal(start[name], kept[name]) for name in start)
+
+
+def after_overflows(count: int, optimizer: str) -> Stepper:
+    """Training in fp16: first so many updates whose gradients are infinite, then three whose gradients are not."""
+    work = devices.stepper("cpu", "fp16", optimizer=optimizer)
+    parameters = list(work.model.parameters())
+
+    def spoil(*_: object) -> None:
+        """Leaves NaN in the free memory from which an optimiser takes its own."""
+        blocks = [torch.full_like(p, torch.nan) for p in parameters for _ in range(2)]
+        del blocks
+
+    work.optimiser.register_step_pre_hook(spoil)
+    clips, labels = devices.batch("cpu")
+    work.scaler.scale(torch.zeros(()))  # without which it has no scale to be changed
+    for step in range(count + 3):
+        work.scaler.update(2.0**40 if step < count else 2.0**10)
+        work.backward(clips, labels, epoch=1, step=step, last=True)
+        infinite = not all(p.grad is not None and p.grad.isfinite().all() for p in parameters)
+        before = [p.detach().clone() for p in parameters]
+        work.update(0.01, "here")
+        changed = any(not torch.equal(a, b) for a, b in zip(before, parameters, strict=True))
+        assert infinite == (step < count) and changed != infinite
+    return work
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_first_steps_that_overflow_in_fp16_leave_nothing_behind(optimizer: str) -> None:
+    work, reference = after_overflows(3, optimizer), after_overflows(0, optimizer)
+    assert work.optimiser.defaults["fused"] is True  # else the scaler waits for the GPU at each step
+    pairs = list(zip(work.model.parameters(), reference.model.parameters(), strict=True))
+    for ours, theirs in pairs:
+        assert ours.isfinite().all() and torch.equal(ours, theirs)
+        state, expected = work.optimiser.state[ours], reference.optimiser.state[theirs]
+        assert state.keys() == expected.keys()
+        for name, value in state.items():
+            assert value.isfinite().all() and torch.equal(value, expected[name]), name
+    names = {name for ours, _ in pairs for name in work.optimiser.state[ours]}
+    assert names == ({"momentum_buffer"} if optimizer == "sgd" else {"step", "exp_avg", "exp_avg_sq"})
 
 
 def test_the_rate_grows_with_the_processes_as_the_recipe_says() -> None:
