@@ -3,9 +3,11 @@
 import json
 import shutil
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
@@ -122,6 +124,70 @@ def test_fp8_is_near_and_openvino_says_who_builds_it(
         UserError, match=r"openvino builds fp32, bf16, fp16, int8, not fp8; for that take tensorrt, tens"
     ):
         build_engine(tiny_run, load_engine_recipe("fp8"), "openvino", open_manifest(tiny_set))
+
+
+def test_weights_have_one_scale_in_fp8_and_one_for_each_channel_in_int8(
+    graphs: dict[str, Path], tmp_path: Path
+) -> None:
+    some = [clips(4).numpy()]
+    quantise(graphs["fp32"], tmp_path / "all.onnx", some, method="minmax", stem=True, head=True)
+    for path, count in ((graphs["int8"], 19), (tmp_path / "all.onnx", 21)):
+        int8 = onnx.load(path)
+        fp8 = to_fp8(onnx.load(path))
+        onnx.checker.check_model(fp8, full_check=True)
+        before, after = weight_scales(int8), weight_scales(fp8)
+        assert before.keys() == after.keys() and len(after) == count
+        for name, (weight, scale, zero, axes) in before.items():
+            channels = np.abs(weight).reshape(len(weight), -1).max(1)
+            assert axes == [0, 0] and scale.shape == zero.shape == (len(weight),) and zero.dtype == np.int8, name
+            assert np.allclose(scale, channels / 127, rtol=1e-6), name
+        for name, (weight, scale, zero, axes) in after.items():
+            assert not axes and scale.shape == zero.shape == (), name
+            assert zero.dtype == ml_dtypes.float8_e4m3fn and zero == 0, name
+            assert scale.dtype == np.float32 and scale == pytest.approx(np.abs(weight).max() / 448, rel=1e-6), name
+            assert np.array_equal(weight, before[name][0]), name
+        # What comes in has one scale in both, of the same range.
+        ours, theirs = ({t.name: onnx.numpy_helper.to_array(t) for t in m.graph.initializer} for m in (fp8, int8))
+        activations = {n.input[1] for n in fp8.graph.node if n.op_type == "QuantizeLinear" and n.input[0] not in ours}
+        assert len(activations) >= 19
+        for name in activations:
+            assert ours[name].shape == () and ours[name] * 448 == pytest.approx(theirs[name] * 127, rel=1e-6), name
+
+
+def weight_scales(model: onnx.ModelProto) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, list[int]]]:
+    """Of each quantised weight its values, their scale and zero point, and the axes that its Q and DQ node name."""
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    users = {name: node for node in model.graph.node for name in node.input}
+    found = {}
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear" and node.input[0] in arrays:
+            restored = users[node.output[0]]
+            assert restored.op_type == "DequantizeLinear" and restored.input[1:] == node.input[1:]
+            axes = [attribute.i for n in (node, restored) for attribute in n.attribute if attribute.name == "axis"]
+            weight, scale, zero = (arrays[name] for name in node.input)
+            found[node.input[0]] = weight, scale, zero, axes
+    return found
+
+
+@pytest.mark.parametrize("channels", [[2], range(8)])
+def test_channels_of_zeros_cost_the_others_nothing_in_fp8(
+    graphs: dict[str, Path], tmp_path: Path, channels: Iterable[int]
+) -> None:
+    model = onnx.load(graphs["fp32"])
+    convolution = [node for node in model.graph.node if node.op_type == "Conv"][1]
+    tensor = next(t for t in model.graph.initializer if t.name == convolution.input[1])
+    weight = onnx.numpy_helper.to_array(tensor).copy()
+    weight[list(channels)] = 0
+    tensor.CopyFrom(onnx.numpy_helper.from_array(weight, tensor.name))
+    onnx.save(model, tmp_path / "fp32.onnx")
+    quantise(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", [clips(4).numpy()], method="minmax")
+    onnx.save(to_fp8(onnx.load(tmp_path / "int8.onnx")), tmp_path / "fp8.onnx")
+    assert weight_scales(onnx.load(tmp_path / "fp8.onnx"))[tensor.name][1] == pytest.approx(
+        np.abs(weight).max() / 448 or 1, rel=1e-6
+    )
+    expected = OnnxRunner(tmp_path / "fp32.onnx")(clips(5, seed=99))
+    error = (OnnxRunner(tmp_path / "fp8.onnx")(clips(5, seed=99)) - expected).abs().max() / expected.abs().max()
+    assert error < 0.2
 
 
 def test_ranges_are_kept_for_the_next_call(graphs: dict[str, Path], tmp_path: Path) -> None:
