@@ -92,7 +92,7 @@ def probe(source: VideoSource) -> VideoInfo:
                     pictures = read_pictures(codec, memoryview(packet))
                     shown, key = sum(picture.shown for picture in pictures), pictures[0].key
                     if not frames and not matrix:
-                        matrix = _VP9_MATRICES.get(pictures[0].color_space, "")
+                        matrix = _VP9_MATRICES.get(pictures[0].color_space or 0, "")
                 if shown and (pts := packet.pts if packet.pts is not None else packet.dts) is not None:
                     end = max(end, (pts, packet.duration or 0))
                 if packet.is_discard:

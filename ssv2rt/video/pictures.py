@@ -16,10 +16,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ssv2rt.video.bits import Bits, Buffer
+
 CODECS = frozenset({"vp8", "vp9"})
 """Codecs whose packets are read here, by FFmpeg's names."""
-
-Buffer = bytes | memoryview
 
 
 class Picture(NamedTuple):
@@ -96,7 +96,7 @@ def _vp8(packet: Buffer) -> Picture:
 
 
 def _vp9(packet: Buffer, start: int, end: int) -> Picture:
-    bits = _Bits(packet[start : min(end, start + 24)])
+    bits = Bits(packet[start : min(end, start + 24)])
     if bits.take(2) != 2:
         return Picture(start, end, True)
     profile = bits.take(1) | bits.take(1) << 1
@@ -109,22 +109,22 @@ def _vp9(packet: Buffer, start: int, end: int) -> Picture:
     if key:
         bits.take(24)
         color_space = _color_space(bits, profile)
-        size = bits.size()
+        size = _size(bits)
     elif not shown and bits.take(1):  # intra only
         bits.take(0 if resilient else 2)
         bits.take(24)
         if profile:
             color_space = _color_space(bits, profile)
         bits.take(8)
-        size = bits.size()
+        size = _size(bits)
     else:
         bits.take((0 if resilient else 2) + 8 + 3 * 4)
         if not any(bits.take(1) for _ in range(3)):  # no reference has its size
-            size = bits.size()
+            size = _size(bits)
     return Picture(start, end, shown, key, size=size, color_space=color_space)
 
 
-def _color_space(bits: _Bits, profile: int) -> int:
+def _color_space(bits: Bits, profile: int) -> int:
     """Reads over VP9's color_config."""
     bits.take(profile >= 2)  # 10 or 12 bits
     space, rgb = bits.take(3), 7
@@ -132,16 +132,5 @@ def _color_space(bits: _Bits, profile: int) -> int:
     return space
 
 
-class _Bits:
-    """Reads a few bytes bit by bit, the highest first; behind their end there are zeros."""
-
-    def __init__(self, data: Buffer) -> None:
-        self._bits = int.from_bytes(data, "big") << 64
-        self._left = 8 * len(data) + 64
-
-    def take(self, count: int) -> int:
-        self._left = max(0, self._left - count)
-        return self._bits >> self._left & (1 << count) - 1
-
-    def size(self) -> tuple[int, int]:
-        return self.take(16) + 1, self.take(16) + 1
+def _size(bits: Bits) -> tuple[int, int]:
+    return bits.take(16) + 1, bits.take(16) + 1
