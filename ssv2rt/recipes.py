@@ -59,7 +59,11 @@ class Data(Section):
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Largest share of missing and undecodable clips; above it the run stops."""
     decoder: Literal["auto", "pyav", "dali", "nvdec"] = "auto"
-    """auto: NVDEC through DALI on a GPU, PyAV on CPU. dali: DALI's CPU decoder (VP8, VP9, MJPEG; PyAV for the rest)."""
+    """auto: NVDEC through DALI on a GPU (VP8, VP9, H.264), PyAV on CPU. dali: DALI's CPU decoder (VP8, VP9). PyAV decodes
+    the rest."""
+    verify_decoder: bool = True
+    """Decode the first clips of each kind that DALI decodes by PyAV, too, at most 4 of a kind, and leave a kind that differs
+    to PyAV."""
     cpu_share: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of the clips that PyAV decodes on the CPU where DALI decodes the others. Which ones follows from their names.
     Without it, training on a GPU with `decoder = "auto"` measures a fair share on its first batch, unless it is to be

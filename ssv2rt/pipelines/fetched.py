@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from ssv2rt.pipelines.hand_over import Counting, HandOver
 from ssv2rt.pipelines.request import ClipRequest
 
 Decoder = Literal["none", "cpu", "mixed"]
@@ -22,11 +23,15 @@ class GraphFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A request with its data: either the encoded video, or frames cut and scaled already."""
+    """A request with its data: either what the graph decodes, or frames cut and scaled already."""
 
     request: ClipRequest
-    encoded: np.ndarray | None = None
-    """uint8 (bytes,)"""
+    handed: HandOver | None = None
+    """What the graph decodes."""
+    counting: Counting = "decoded"
+    """How its decoder counts pictures."""
+    trim: tuple[int, int] = (0, 0)
+    """Columns at the left and at the right that it gets wrong."""
     frames: np.ndarray | None = None
     """uint8 RGB (V * S, T, size, size, 3), mirrored already"""
 

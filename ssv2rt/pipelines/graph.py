@@ -1,12 +1,12 @@
 """The DALI graph: encoded videos or decoded frames in, uint8 clips (N * V * S, T, size, size, 3) out, on CPU or GPU.
 
-    encoded --decoders.video--crop+resize, S times--.
-                                                     >-- flip -- colour -- erase -->  clips
-    frames, decoded by PyAV ------------------------'
+    handed over --decoders.video--trim--crop+resize, S times--rearrange--.
+                                                                          >-- flip -- colour -- erase -->  clips
+    frames, decoded by PyAV ---------------------------------------------'
 
 The graph is deterministic: everything random arrives with the requests. A clip takes the upper way if DALI has a
 decoder for it on this device, the lower one otherwise, within the same batch. Letters: N videos, V moments and S squares
-of each, T frames.
+of each, T frames of a clip, U different frames of a video.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from nvidia.dali.pipeline import pipeline_def
 from torch.utils.dlpack import from_dlpack
 
 from ssv2rt.pipelines.fetched import Decoder, Fetched, GraphFailed
+from ssv2rt.pipelines.hand_over import HandOver
+from ssv2rt.pipelines.held import Held
 from ssv2rt.pipelines.request import Colour, Patch
 
 _UINT8, _INT32, _FLOAT, _BOOL = (getattr(types.DALIDataType, name) for name in ("UINT8", "INT32", "FLOAT", "BOOL"))
@@ -31,6 +33,7 @@ _NO_PATCH = Patch(0, 0, 1, 1)
 _GREY = [124.0, 116.0, 104.0]
 """What is erased becomes the mean colour of ImageNet, which the model's normalisation makes 0."""
 _NOTHING = np.zeros(1, np.uint8)
+_NO_INDEX = np.zeros(1, np.int32)
 _NO_FRAMES = np.zeros((1, 1, 1, 3), np.uint8)
 
 
@@ -62,7 +65,6 @@ class ClipGraph:
         self._views = views
         self._pipe = _clip_graph(
             size=size,
-            moments=views[0],
             squares=views[1],
             decoder=decoder,
             augment=augment,
@@ -77,7 +79,7 @@ class ClipGraph:
         except RuntimeError as error:
             raise GraphFailed(_first_line(error)) from None
         self._inputs: deque[object] = deque()  # DALI reads them in place: they live until their batch is out
-        self._read: deque[tuple[torch.cuda.Event, object]] = deque()  # on a GPU, until it has come so far
+        self._held = Held()  # on a GPU, until it has come so far
         self.failed = ""
         """What DALI said when its pipeline died; empty while it lives."""
 
@@ -103,8 +105,8 @@ class ClipGraph:
         """Waits for the oldest batch.
 
         Returns:
-            uint8 (N * V * S, T, size, size, 3) on the graph's device, without a copy; None for an empty batch. On a GPU it
-            is in order on PyTorch's current stream, for which the CPU does not wait.
+            uint8 (N * V * S, T, size, size, 3) on the graph's device; None for an empty batch. On a GPU it is PyTorch's own
+            memory, in order on PyTorch's current stream, for which the CPU does not wait.
 
         Raises:
             GraphFailed: DALI could not make the batch; this graph cannot be used any more.
@@ -119,37 +121,57 @@ class ClipGraph:
             (clips,) = self._pipe.outputs(cuda_stream=stream)
             tensor = from_dlpack(clips.as_tensor())
             if stream is not None:
-                self._keep(inputs, stream)
+                # DALI writes to its memory again as soon as the host lets go of it, and does not wait for PyTorch's stream.
+                # A copy costs a few microseconds, and PyTorch's allocator knows which stream it is read on.
+                given, tensor = tensor, tensor.clone()
+                self._held.until(stream.record_event(), given, clips, inputs)
         except RuntimeError as error:
             self.failed = _first_line(error)
             raise GraphFailed(self.failed) from None
         views = self._views[0] * self._views[1]
         return tensor.view(len(tensor) * views, tensor.shape[1] // views, *tensor.shape[2:])
 
-    def _keep(self, inputs: object, stream: torch.cuda.Stream) -> None:
-        """Holds on to inputs until the GPU has read them: the batch is on its stream, and need not be ready."""
-        self._read.append((stream.record_event(), inputs))
-        while self._read and self._read[0][0].query():
-            self._read.popleft()
-
     def _to_decode(self, clips: Sequence[Fetched]) -> dict[str, list[np.ndarray]]:
-        requests = [c.request for c in clips]
-        # The decoder wants its frames in order; the views' frames are sorted for it, and put back after it.
-        orders = [np.argsort(r.frames, axis=None, kind="stable") for r in requests]
-        inputs = {
-            "encoded": [_NOTHING if c.encoded is None else c.encoded for c in clips],
-            "is_encoded": [np.array(c.encoded is not None) for c in clips],
-            "index": [r.frames.ravel()[order] for r, order in zip(requests, orders, strict=True)],
+        inputs: dict[str, list[np.ndarray]] = {
+            "encoded": [_NOTHING if c.handed is None else c.handed.file for c in clips],
+            "is_encoded": [np.array(c.handed is not None) for c in clips],
+            "index": [_NO_INDEX if c.handed is None else c.handed.positions(c.counting) for c in clips],
+            "rearrange": [_rearranged(c, self._views[1]) for c in clips],
+            "is_trimmed": [np.array(any(c.trim)) for c in clips],
+            "trim_start": [np.array([c.trim[0]], np.int32) for c in clips],
+            "trim_end": [np.array([c.request.frame_size[0] - c.trim[1]], np.int32) for c in clips],
         }
         for square in range(self._views[1]):
-            windows = [r.windows[square] for r in requests]
-            inputs[f"corner_{square}"] = [np.array([w.top, w.left], np.float32) for w in windows]
-            inputs[f"opposite_{square}"] = [np.array([w.top + w.height, w.left + w.width], np.float32) for w in windows]
-        if self._views != (1, 1):
-            inputs["rearrange"] = [
-                _rearranged(order, r.frames.shape, self._views[1]) for r, order in zip(requests, orders, strict=True)
-            ]
+            sides = [_sides(c, square) for c in clips]
+            inputs[f"corner_{square}"] = [corner for corner, _ in sides]
+            inputs[f"opposite_{square}"] = [opposite for _, opposite in sides]
         return inputs
+
+
+class FrameGraph:
+    """DALI's decoder and nothing else: whole frames, of a video at a time.
+
+    Args:
+        decoder: 'cpu' or 'mixed'.
+        gpu: number of the GPU, or None for the CPU.
+    """
+
+    def __init__(self, decoder: Decoder, gpu: int | None = None) -> None:
+        self._pipe = _frame_graph(decoder, batch_size=1, num_threads=1, device_id=gpu, prefetch_queue_depth=1)
+        try:
+            self._pipe.build()
+        except RuntimeError as error:
+            raise GraphFailed(_first_line(error)) from None
+
+    def decode(self, handed: HandOver, positions: np.ndarray) -> np.ndarray:
+        """Frames at some positions, rising: uint8 RGB (U, H, W, 3). Raises GraphFailed, after which it cannot be used."""
+        try:
+            self._pipe.feed_input("encoded", [handed.file])
+            self._pipe.feed_input("index", [positions])
+            (frames,) = self._pipe.run()
+            return np.array(frames.as_cpu().at(0))
+        except RuntimeError as error:
+            raise GraphFailed(_first_line(error)) from None
 
 
 def _long(clips: np.ndarray) -> np.ndarray:
@@ -157,23 +179,32 @@ def _long(clips: np.ndarray) -> np.ndarray:
     return clips.reshape(-1, *clips.shape[2:])
 
 
-def _rearranged(order: np.ndarray, shape: tuple[int, ...], squares: int) -> np.ndarray:
-    """Where each frame of the clips is in the resized sequences, which hold all sorted frames for each square in turn.
+def _rearranged(clip: Fetched, squares: int) -> np.ndarray:
+    """Where each frame of the clips is in the resized sequences, which hold the U decoded frames for each square in turn.
 
     Returns:
         int32 (V * S * T,): in the order of the clips.
     """
-    place = np.empty(order.size, np.int32)
-    place[order] = np.arange(order.size)
-    moments, length = shape
-    offset = order.size * np.arange(squares, dtype=np.int32)
-    return np.ascontiguousarray((place.reshape(moments, 1, length) + offset[None, :, None]).ravel())
+    if clip.handed is None:
+        return _NO_INDEX
+    frames = clip.handed.frames
+    place = np.searchsorted(frames, clip.request.frames).astype(np.int32)
+    offset = len(frames) * np.arange(squares, dtype=np.int32)
+    return np.ascontiguousarray((place[:, None] + offset[None, :, None]).ravel())
+
+
+def _sides(clip: Fetched, square: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two corners of a window, (top, left) and (bottom, right), in what is left of a frame when it is trimmed."""
+    window, (left, right) = clip.request.windows[square], clip.trim
+    width = clip.request.frame_size[0] - left - right
+    start, end = max(0, window.left - left), min(width, window.left + window.width - left)
+    return np.array([window.top, start], np.float32), np.array([window.top + window.height, end], np.float32)
 
 
 def _to_augment(clips: Sequence[Fetched]) -> dict[str, list[np.ndarray]]:
     requests = [c.request for c in clips]
     inputs = {
-        "flip": [np.array(c.request.flip and c.encoded is not None) for c in clips],
+        "flip": [np.array(c.request.flip and c.handed is not None) for c in clips],
         "recolour": [np.array(r.colour != _PLAIN) for r in requests],
         "erase": [np.array(r.erased is not None) for r in requests],
     }
@@ -186,17 +217,24 @@ def _to_augment(clips: Sequence[Fetched]) -> dict[str, list[np.ndarray]]:
 
 
 @pipeline_def(enable_conditionals=True)
-def _clip_graph(size: int, moments: int, squares: int, decoder: Decoder, augment: bool, on_gpu: bool) -> Any:
+def _clip_graph(size: int, squares: int, decoder: Decoder, augment: bool, on_gpu: bool) -> Any:
     clip = _input("frames", 4, _UINT8, layout="FHWC", no_copy=True)
     if on_gpu:
         clip = clip.gpu()
     if decoder != "none":
         encoded, index = _input("encoded", 1, _UINT8, no_copy=True), _input("index", 1, _INT32)
         corners = [(_input(f"corner_{s}", 1, _FLOAT), _input(f"opposite_{s}", 1, _FLOAT)) for s in range(squares)]
-        rearrange = _input("rearrange", 1, _INT32) if moments * squares > 1 else None
-        is_encoded = _input("is_encoded", 0, _BOOL)
+        start, end, rearrange = (_input(name, 1, _INT32) for name in ("trim_start", "trim_end", "rearrange"))
+        is_encoded, is_trimmed = _input("is_encoded", 0, _BOOL), _input("is_trimmed", 0, _BOOL)
         if is_encoded:
-            clip = _decoded(encoded, index, decoder, size, corners, rearrange)
+            video = fn.decoders.video(encoded, frames=index, device=decoder)
+            if is_trimmed:
+                video = fn.slice(video, start=start, end=end, axis_names="W")
+            cut: list[Any] = [
+                fn.resize(video, size=(size, size), roi_start=corner, roi_end=opposite, roi_relative=False)
+                for corner, opposite in corners
+            ]
+            clip = fn.sequence_rearrange(fn.cat(*cut, axis=0) if squares > 1 else cut[0], new_order=rearrange)
     if augment:
         flip, recolour, erase = (_input(name, 0, _BOOL) for name in ("flip", "recolour", "erase"))
         change = {name: _input(name, 0, _FLOAT) for name in _COLOURS}
@@ -210,17 +248,9 @@ def _clip_graph(size: int, moments: int, squares: int, decoder: Decoder, augment
     return clip
 
 
-def _decoded(
-    encoded: Any, index: Any, decoder: Decoder, size: int, corners: list[tuple[Any, Any]], rearrange: Any
-) -> Any:
-    video = fn.decoders.video(encoded, frames=index, device=decoder)
-    cut: list[Any] = [
-        fn.resize(video, size=(size, size), roi_start=start, roi_end=end, roi_relative=False) for start, end in corners
-    ]
-    if rearrange is None:
-        return cut[0]
-    clips: Any = fn.cat(*cut, axis=0) if len(cut) > 1 else cut[0]
-    return fn.sequence_rearrange(clips, new_order=rearrange)
+@pipeline_def
+def _frame_graph(decoder: Decoder) -> Any:
+    return fn.decoders.video(_input("encoded", 1, _UINT8), frames=_input("index", 1, _INT32), device=decoder)
 
 
 def _input(name: str, ndim: int, dtype: types.DALIDataType, **how: Any) -> Any:

@@ -139,13 +139,15 @@ def hand_over(video: CodedVideo, wanted: np.ndarray) -> HandOver:
 
     Args:
         video: the pictures.
-        wanted: int (K,): frames, of which each is in the video.
+        wanted: int (K,): frames.
 
     Raises:
         Unsuitable: it cannot be made.
     """
     pictures, frames = video.pictures, np.unique(wanted).astype(np.int32)
     of_frame = {picture.frame: at for at, picture in enumerate(pictures) if picture.shown}
+    if frames[-1] >= len(of_frame):
+        raise Unsuitable(f"no frame {frames[-1]}")
     first = np.array([picture.frame for picture in pictures])
     keys = np.array([picture.key for picture in pictures])
     needed = packets_needed(keys, first, np.array([of_frame[n] for n in range(len(of_frame))]), frames)

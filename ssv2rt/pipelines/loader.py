@@ -7,36 +7,36 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from ssv2rt.console import say
 from ssv2rt.cores import cores
 from ssv2rt.dataset.probe import VideoInfo, probe
 from ssv2rt.dataset.video import CLIP_ERRORS, VideoSource, fault, is_fault, reason_of
 from ssv2rt.errors import UsageError
 from ssv2rt.pipelines.decode import decode_clips
 from ssv2rt.pipelines.fetched import Decoder, Fetched, GraphFailed, NoGraph
+from ssv2rt.pipelines.hand_over import CODECS, Unsuitable, hand_over, read_coded
+from ssv2rt.pipelines.in_flight import InFlight
 from ssv2rt.pipelines.nvdec import EVERYWHERE, Limits, limits_of, takes
 from ssv2rt.pipelines.readahead import Content, ReadAhead
 from ssv2rt.pipelines.request import ClipRequest
 from ssv2rt.pipelines.shares import by_cpu, fair_share
 from ssv2rt.pipelines.source import VideoRequest
+from ssv2rt.pipelines.trust import Trust
 from ssv2rt.recipes import Clip, Data
 
 if TYPE_CHECKING:
-    from ssv2rt.pipelines.graph import ClipGraph
+    from ssv2rt.pipelines.graph import ClipGraph, FrameGraph
 
-CODECS: dict[Decoder, frozenset[str]] = {
-    "none": frozenset(),
-    "cpu": frozenset({"vp8", "vp9", "mjpeg"}),
-    "mixed": frozenset({"vp8", "vp9", "mjpeg", "av1", "mpeg4", "h264", "hevc"}),
-}
+_DECODED: dict[Decoder, frozenset[str]] = {"none": frozenset(), "cpu": frozenset({"vp8", "vp9"}), "mixed": CODECS}
 """What DALI decodes, by FFmpeg's names; PyAV decodes the rest into the same graph."""
-
 
 _IN_GRAPH = 2
 """Batches in the graph at once, so that it is never idle."""
@@ -92,6 +92,8 @@ class ClipLoader:
         measured: told in one line how fast NVDEC and PyAV are on the first batch, by which the share of PyAV is then set,
             where `data.decoder = "auto"` takes NVDEC and `data.cpu_share` is not given. None measures nothing: the share
             is 0. It changes who decodes a clip, and by that roundings, but no choice of frames or windows.
+        trust: which videos DALI decodes; of its own by default.
+        avoid: names of clips that PyAV decodes.
 
     Raises:
         UsageError: `data.decoder` does not work on this device.
@@ -107,6 +109,8 @@ class ClipLoader:
         device: torch.device,
         augment: bool = False,
         measured: Callable[[str], None] | None = None,
+        trust: Trust | None = None,
+        avoid: Iterable[str] = (),
     ) -> None:
         self._clip = clip
         self._batch, self._augment, self._data, self._device = batch, augment, data, device
@@ -117,7 +121,16 @@ class ClipLoader:
         self._tell = measured if choosing else None
         self.share = data.cpu_share or 0.0
         """Of the clips that the graph could decode, those that PyAV decodes beside it."""
+        self.trust = trust or make_trust(data, device)
+        self.avoid = set(avoid)
+        """Names of clips that PyAV decodes: they have ended a process."""
+        self._in_flight = InFlight()
         self._graph = self._build()
+
+    def note_in(self, path: Path) -> None:
+        """Keeps the names of the clips that DALI decodes at the moment in a file, for when it ends the process."""
+        if self._decoder != "none":
+            self._in_flight = InFlight(path)
 
     def batches(self, batches: Iterable[Sequence[ClipRequest | VideoRequest]]) -> Iterator[ClipBatch]:
         """Makes every batch, in order, working ahead while the caller uses the last one."""
@@ -141,8 +154,8 @@ class ClipLoader:
                     room = self._room(len(wanted))
                     fetching.append([pool.submit(self._fetch, *w, out) for w, out in zip(wanted, room, strict=True)])
                 while fetching and len(running) < _IN_GRAPH:
-                    running.append([future.result() for future in fetching.popleft()])
-                    self._graph.feed(_good(running[-1]))
+                    running.append(self._settle([future.result() for future in fetching.popleft()], pool))
+                    self._feed(running[-1])
                 if not running:
                     return
                 yield self._finish(running)
@@ -220,19 +233,54 @@ class ClipLoader:
         try:
             source = content.source
             request = wanted.probed(source) if isinstance(wanted, VideoRequest) else wanted
-            if self._decoder == "none" or by_cpu(request.path, self.share):
+            if (
+                self._decoder == "none"
+                or request.by_pyav
+                or request.id in self.avoid
+                or by_cpu(request.path, self.share)
+            ):
                 return self._decode(request, source, out)
             info = probe(source)  # DALI would show black frames where a file has lost its end
             if info.frames <= int(request.frames.max()):
                 return BadClip(request, "truncated")
             if not decodable(info, self._decoder, self._limits):
                 return self._decode(request, source, out)
-            data = source if isinstance(source, bytes) else source.read_bytes()
-            return Fetched(request, encoded=np.frombuffer(data, np.uint8))
+            try:
+                handed = hand_over(read_coded(source, codec=info.codec, pixels=info.pixels), request.frames)
+            except Unsuitable:
+                return self._decode(request, source, out)
+            if self.trust.known_bad(handed.kind):
+                return self._decode(request, source, out)
+            return Fetched(request, handed=handed)
         except CLIP_ERRORS as error:
             return _bad(wanted, error)
         finally:
             content.close()
+
+    def _settle(self, flight: list[Fetched | BadClip], pool: ThreadPoolExecutor) -> list[Fetched | BadClip]:
+        """Decides who decodes the clips that could be handed over, in their order, which decides on nothing else."""
+        settled: list[Fetched | BadClip | Future[Fetched | BadClip]] = []
+        for clip in flight:
+            if isinstance(clip, BadClip) or clip.handed is None:
+                settled.append(clip)
+                continue
+            request = clip.request
+            decision = self.trust.decide(request.path, clip.handed)
+            if decision.counting is None:
+                settled.append(pool.submit(self._decode, request, request.path, self._room(1)[0]))
+            else:
+                settled.append(replace(clip, counting=decision.counting, trim=decision.trim))
+        return [clip.result() if isinstance(clip, Future) else clip for clip in settled]
+
+    def _feed(self, flight: Sequence[Fetched | BadClip]) -> None:
+        good = _good(flight)
+        self._in_flight.add([clip.request.id for clip in good if clip.handed])
+        self._graph.feed(good)
+
+    def _take(self) -> torch.Tensor | None:
+        clips = self._graph.take()
+        self._in_flight.done()
+        return clips
 
     def _decode(self, request: ClipRequest, source: VideoSource, out: np.ndarray) -> Fetched | BadClip:
         try:
@@ -244,8 +292,9 @@ class ClipLoader:
         """Takes the oldest batch from the graph. If the graph has died, its clips go through new ones singly."""
         flight = running.popleft()
         try:
-            clips = self._graph.take()
+            clips = self._take()
         except GraphFailed:
+            self._in_flight.clear()
             alone = [self._retry(clip) for clip in flight]
             flight = [clip for clip, _ in alone]
             frames = [made for _, made in alone if made is not None]
@@ -253,7 +302,7 @@ class ClipLoader:
             if self._graph.failed:
                 self._graph = self._build()
             for later in running:
-                self._graph.feed(_good(later))
+                self._feed(later)
         bad = [c for c in flight if isinstance(c, BadClip)]
         if clips is None:
             clips = torch.from_numpy(self._room(0)).flatten(0, 1).to(self._device)
@@ -263,8 +312,9 @@ class ClipLoader:
         """Takes batches out of the graph that nobody waits for any more, so that the next to use it gets its own."""
         try:
             for _ in range(batches):
-                self._graph.take()
+                self._take()
         except GraphFailed:
+            self._in_flight.clear()
             self._graph = self._build()
 
     def _retry(self, clip: Fetched | BadClip) -> tuple[Fetched | BadClip, torch.Tensor | None]:
@@ -274,19 +324,32 @@ class ClipLoader:
         try:
             return clip, self._alone(clip)
         except GraphFailed:
+            self._in_flight.clear()
             second = self._decode(clip.request, clip.request.path, self._room(1)[0])
             return second, self._alone(second) if isinstance(second, Fetched) else None
 
     def _alone(self, clip: Fetched) -> torch.Tensor | None:
         if self._graph.failed:
             self._graph = self._build()
-        self._graph.feed([clip])
-        return self._graph.take()
+        self._feed([clip])
+        return self._take()
 
 
 def usual_threads() -> int:
     """One for each core that this process may use, shared fairly with the others that torchrun has started here."""
     return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def make_trust(data: Data, device: torch.device) -> Trust:
+    """Which videos DALI decodes on a device, with nothing known yet. Loaders of one process share it."""
+    decoder = choose_decoder(data, device)
+
+    def frames() -> FrameGraph:
+        from ssv2rt.pipelines.graph import FrameGraph  # loads DALI, which takes a while
+
+        return FrameGraph(decoder, (device.index or 0) if device.type == "cuda" else None)
+
+    return Trust(decoder, frames, verify=data.verify_decoder, tell=say)
 
 
 def choose_decoder(data: Data, device: torch.device) -> Decoder:
@@ -312,7 +375,7 @@ def decodable(info: VideoInfo, decoder: Decoder, limits: Limits = EVERYWHERE) ->
         decoder: DALI's.
         limits: of NVDEC, where that is the decoder.
     """
-    if info.codec not in CODECS[decoder] or info.rotation or info.matrix not in ("", "bt601"):
+    if info.codec not in _DECODED[decoder] or info.rotation or info.matrix not in ("", "bt601"):
         return False
     return decoder != "mixed" or takes(info, limits)
 

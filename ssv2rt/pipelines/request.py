@@ -59,6 +59,8 @@ class ClipRequest:
     flip: bool = False
     colour: Colour = Colour()
     erased: Patch | None = None
+    by_pyav: bool = False
+    """Whether PyAV decodes it in any case."""
 
     @property
     def views(self) -> int:

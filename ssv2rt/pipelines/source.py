@@ -7,7 +7,7 @@ batch, shard, worker, or on whether the run was interrupted.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,10 +28,12 @@ class VideoRequest:
     id: str
     path: Place
     clip: Clip
+    by_pyav: bool = False
+    """See `ClipRequest`."""
 
     def probed(self, source: VideoSource) -> ClipRequest:
         """The request, by a look at the file or at its content. Raises BadVideo or OSError."""
-        return plain_request(self.id, self.path, probe(source), clip=self.clip)
+        return replace(plain_request(self.id, self.path, probe(source), clip=self.clip), by_pyav=self.by_pyav)
 
 
 def clip_rng(seed: int, epoch: int, clip: str) -> np.random.Generator:
