@@ -38,6 +38,12 @@ class InFlight:
         """No batch is under way any more."""
         self._batches.clear()
 
+    def close(self) -> None:
+        """Writes no more."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
     def _write(self) -> None:
         if self._file is not None:
             data = json.dumps([name for batch in self._batches for name in batch]).encode()

@@ -127,10 +127,15 @@ class ClipLoader:
         self._in_flight = InFlight()
         self._graph = self._build()
 
-    def note_in(self, path: Path) -> None:
-        """Keeps the names of the clips that DALI decodes at the moment in a file, for when it ends the process."""
-        if self._decoder != "none":
-            self._in_flight = InFlight(path)
+    @property
+    def decodes(self) -> bool:
+        """Whether DALI decodes."""
+        return self._decoder != "none"
+
+    def note_in(self, path: Path | None) -> None:
+        """Keeps the names of the clips that DALI decodes at the moment in a file, for when it ends the process; or no more."""
+        self._in_flight.close()
+        self._in_flight = InFlight(path if self.decodes else None)
 
     def batches(self, batches: Iterable[Sequence[ClipRequest | VideoRequest]]) -> Iterator[ClipBatch]:
         """Makes every batch, in order, working ahead while the caller uses the last one."""

@@ -17,6 +17,7 @@ from ssv2rt.hardware import DTYPES, Precision
 from ssv2rt.models.clipmodel import ClipModel, mean_over_views
 from ssv2rt.pipelines.epochs import evaluation_batches
 from ssv2rt.pipelines.loader import ClipLoader
+from ssv2rt.pipelines.trust import Trust
 from ssv2rt.recipes import Recipe
 from ssv2rt.training.distributed import Group
 
@@ -106,5 +107,6 @@ def evaluate(
     )
 
 
-def evaluation_loader(recipe: Recipe, device: torch.device) -> ClipLoader:
-    return ClipLoader(clip=recipe.clip, batch=recipe.train.batch, data=recipe.data, device=device)
+def evaluation_loader(recipe: Recipe, device: torch.device, trust: Trust | None = None) -> ClipLoader:
+    """Makes the clips that are evaluated. See `ClipLoader`."""
+    return ClipLoader(clip=recipe.clip, batch=recipe.train.batch, data=recipe.data, device=device, trust=trust)

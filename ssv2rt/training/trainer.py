@@ -13,19 +13,20 @@ import torch
 from ssv2rt.console import Progress, say
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.errors import UserError
-from ssv2rt.hardware import choose_device, choose_precision, describe
+from ssv2rt.hardware import choose_device, choose_precision
 from ssv2rt.models.clipmodel import ClipModel, freeze_backbone
 from ssv2rt.models.initial import initialise_from
 from ssv2rt.models.registry import build_model
 from ssv2rt.models.residual import set_checkpointing, set_drop_path
 from ssv2rt.pipelines.epochs import steps_per_epoch, train_batches
-from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
+from ssv2rt.pipelines.loader import ClipBatch, ClipLoader, make_trust
 from ssv2rt.recipe_files import dump_recipe
 from ssv2rt.recipes import Recipe
-from ssv2rt.runs import Run, write_json, write_text
+from ssv2rt.runs import Run, write_text
 from ssv2rt.training.batch_size import with_batch_size
 from ssv2rt.training.checkpoint import load_state, save_checkpoint
 from ssv2rt.training.confusion import write_confusion
+from ssv2rt.training.decoding import crashes_noted, forget_crashes, read_decoding, use, write_environment
 from ssv2rt.training.determinism import determine, said_plainly
 from ssv2rt.training.distributed import Group
 from ssv2rt.training.evaluate import Evaluation, evaluate, evaluation_loader
@@ -69,6 +70,7 @@ class Trainer:
             share_batch_norm(model, group.device)
         self.stepper = Stepper(model, settings, self.precision, group)
         torch.manual_seed(settings.seed + group.rank)  # dropout differs from process to process
+        self.trust = make_trust(recipe.data, group.device)
         self.loader = ClipLoader(
             clip=recipe.clip.one_view(),
             batch=settings.batch,
@@ -76,8 +78,10 @@ class Trainer:
             device=group.device,
             augment=recipe.augment.repaints,
             measured=None if settings.deterministic else self._say,
+            trust=self.trust,
         )
-        self.validation_loader = evaluation_loader(recipe, group.device)
+        self.validation_loader = evaluation_loader(recipe, group.device, self.trust)
+        self._loaders = {"train": self.loader, "validation": self.validation_loader}
         self.epoch = 0
         """How many are complete."""
         self.step = 0
@@ -103,12 +107,14 @@ class Trainer:
         settings = self.recipe.train
         if self.group.first:
             write_text(run.recipe_file, dump_recipe(self.recipe))
-            write_json(run.path / "environment.json", describe(self.group.device))
+            self._write_environment(run)
             self._say(
                 f"training {self.recipe.model.name} on {len(self.train)} clips, {self.group.device}, {self.precision}"
             )
             self._journal = Journal(run, epoch=self.epoch, update=self.update, tensorboard=settings.tensorboard)
-        with Interruption() as interruption, said_plainly(self.recipe.model.name):
+        self.group.from_first(lambda: forget_crashes(run))
+        noted = crashes_noted(run, self.group.rank, self._loaders)
+        with Interruption() as interruption, said_plainly(self.recipe.model.name), noted:
             self._interruption = interruption
             while self.epoch < settings.epochs:
                 self._train_epoch(run)
@@ -142,6 +148,13 @@ class Trainer:
             UserError: there is no checkpoint, or it does not fit the recipe, the data or the number of processes.
         """
         state = load_state(run, self.recipe)
+        found = self.group.from_first(lambda: read_decoding(run))
+        use(found, self.trust, self._loaders)
+        if found.crashed:
+            self._say(
+                f"the process crashed while DALI decoded {len(found.crashed)} clips, such as '{found.crashed[0]}'; "
+                f"PyAV decodes them from now on"
+            )
         self.manifest.check_classes(state["labels"], f"run '{run.path}'")
         for name, here in (("clips", len(self.train)), ("processes", self.group.size)):
             if state[name] != here:
@@ -262,6 +275,9 @@ class Trainer:
                 f"{self.recipe.data.max_bad:g} allows; look at the videos with `ssv2rt index --decode`, or raise it"
             )
 
+    def _write_environment(self, run: Run) -> None:
+        write_environment(run, self.group.device, self.trust, sorted(self.loader.avoid))
+
     def _where(self) -> str:
         return f"epoch {self.epoch + 1}, step {self.step}"
 
@@ -307,6 +323,7 @@ class Trainer:
         save_checkpoint(
             run, stepper.evaluated, state, labels=self.train.labels, recipe=self.recipe, best=best, step=self.step
         )
+        self._write_environment(run)
         run.make_latest()
 
     def _check_data(self, manifest: Manifest) -> None:
