@@ -28,6 +28,8 @@ def decode(
 ) -> None:
     """Time how videos become clips: this pipeline, other libraries, and the limit that decoding sets.
 
+    Clips go to the GPU, or without one to memory.
+
     VIDEOS is a video or a folder of them. Default: synthetic ones of 427x240, coded like SSv2's.
     """
     from ssv2rt.benchmark.decode import benchmark_decode, clips_of
@@ -80,6 +82,13 @@ def train(
 @click.option("--threads", type=click.IntRange(1, 1024), help="For each contestant. Default: one a core.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(2, 1000), help="Rounds that are timed.")
 @click.option("--compile/--no-compile", default=True, help="Also torch.compile and AOTInductor, which take a while.")
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(["fp32", "bf16", "fp16", "int8", "fp8"]),
+    help="Engines of this precision; may be given more than once. Default: all.",
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the network: model.width=32.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures to this file.")
 def engine(
@@ -89,12 +98,13 @@ def engine(
     threads: int | None,
     rounds: int,
     compile: bool,
+    precisions: tuple[str, ...],
     overrides: tuple[str, ...],
     json_file: Path | None,
 ) -> None:
     """Time engines in every precision, beside PyTorch, ONNX Runtime, and the backend called by hand.
 
-    MODEL is a network of the registry; its weights are random.
+    MODEL is a network of the registry; its weights are random. Where there is a GPU, only what runs on it takes part.
     """
     from ssv2rt.benchmark.engine import benchmark_engine
     from ssv2rt.benchmark.report import show_engine
@@ -102,7 +112,13 @@ def engine(
 
     settings = _network(model, size, overrides)
     figures = benchmark_engine(
-        settings.model, settings.clip, batch=batch, threads=threads or 0, rounds=rounds, compiled=compile
+        settings.model,
+        settings.clip,
+        batch=batch,
+        threads=threads or 0,
+        rounds=rounds,
+        compiled=compile,
+        precisions=precisions,
     )
     show_engine(figures)
     if json_file:

@@ -179,7 +179,9 @@ def score(
             videos, output, workers, facts, timeout=timeout, crew=crew, resume=resume, overwrite=overwrite
         )
     found = {"out": str(out), "engine": str(bundle.path), "videos": summary.videos, "errors": summary.errors}
-    print_facts(found | ({"resumed after": summary.resumed} if summary.resumed else {}) | summary.accuracy, as_json)
+    decoders = {f"decoder of {kind}": str(decision) for kind, decision in sorted(summary.trusted.items())}
+    resumed = {"resumed after": summary.resumed} if summary.resumed else {}
+    print_facts(found | resumed | summary.accuracy | decoders, as_json)
     if summary.errors:
         sys.exit(3)
 

@@ -20,7 +20,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -32,6 +32,9 @@ from ssv2rt.scoring.machines import check_versions, connect, first_line, machine
 from ssv2rt.scoring.processes import PACK, ROWS, Process, read_bundle
 from ssv2rt.scoring.supervisor import Answer, Task
 from ssv2rt.scoring.worker import WorkerSettings
+
+if TYPE_CHECKING:
+    from ssv2rt.pipelines.trust import Decision
 
 _AT_ONCE = 2
 """Packs that a process works on, so that it never runs dry between them."""
@@ -61,6 +64,8 @@ class Cluster:
     def __init__(
         self, address: str, settings: WorkerSettings, *, bundle: Bundle | None, batch: int, timeout: float
     ) -> None:
+        self.trusted: dict[str, Decision] = {}
+        """Of machines elsewhere nothing is told."""
         self._address, self._settings, self._bundle, self._timeout = address, settings, bundle, timeout
         self._pack = min(_MOST, _BATCHES * batch)
         self._folder: str | None = None

@@ -31,6 +31,8 @@ class Video:
     name: str
     """What its row is called, exactly: a path, an address, or that of a tar file with the member's name behind it."""
     place: Place
+    by_pyav: bool = False
+    """Whether PyAV decodes it in any case, since the process that had it in hand with others has died."""
 
     @classmethod
     def at(cls, name: str) -> Video:

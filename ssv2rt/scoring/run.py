@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ssv2rt.console import Progress, say
 from ssv2rt.dataset.storage import is_address, is_there
@@ -26,6 +26,9 @@ from ssv2rt.scoring.sinks import open_sink
 from ssv2rt.scoring.supervisor import Answer, Supervisor, Task
 from ssv2rt.scoring.truth import Tally, Truth
 from ssv2rt.scoring.worker import WorkerSettings
+
+if TYPE_CHECKING:
+    from ssv2rt.pipelines.trust import Decision
 
 _MAY_BE_GONE = frozenset({"error: missing", "error: unreadable"})
 """What videos look like whose storage has gone away."""
@@ -90,6 +93,9 @@ class Output:
 class Crew(Protocol):
     """Who scores."""
 
+    trusted: dict[str, Decision]
+    """See `Summary`."""
+
     def score(self, videos: Iterator[Task]) -> Iterator[Answer]: ...
 
 
@@ -103,6 +109,8 @@ class Summary:
     """Videos that an earlier call had scored."""
     accuracy: dict[str, float]
     """Percentages, where annotations tell the right labels."""
+    trusted: dict[str, Decision]
+    """Which kinds of videos DALI was trusted with, where it decodes."""
 
 
 def score(
@@ -150,6 +158,7 @@ def score(
         parts = Parts(output.path, output.parts, journal) if output.parts else None
         with nullcontext(crew) if crew else Supervisor(workers, timeout=timeout) as scoring:
             _score(videos, journal, scoring, parts)
+            trusted = scoring.trusted
         journal.close()
         tally = _write(path, output, videos.truth)
     except OSError as error:
@@ -164,7 +173,7 @@ def score(
             say(f"{journal.videos} videos{windows} are scored and kept in '{path}'; go on with --resume")
         raise
     path.unlink()
-    return Summary(journal.videos, journal.errors, before, tally.facts() if tally else {})
+    return Summary(journal.videos, journal.errors, before, tally.facts() if tally else {}, trusted)
 
 
 def _score(videos: Videos, journal: Journal, crew: Crew, parts: Parts | None) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
 from ssv2rt.pipelines.source import VideoRequest
+from ssv2rt.pipelines.trust import Decision
 from ssv2rt.recipes import Clip, Data
 from ssv2rt.scoring.journal import Row, named
 from ssv2rt.scoring.labelling import Labeller, Wait
@@ -23,13 +24,18 @@ class Scorer:
         labeller: the engine.
         data: decoder, threads and read-ahead.
         clip: what is looked at.
+        trusted: which kinds of videos DALI is trusted with, as an earlier process has found out. See `Trust.decisions`.
     """
 
-    def __init__(self, labeller: Labeller, *, data: Data, clip: Clip) -> None:
+    def __init__(
+        self, labeller: Labeller, *, data: Data, clip: Clip, trusted: Mapping[str, Decision] | None = None
+    ) -> None:
         self._labeller, self._clip = labeller, clip
         self.videos = max(1, labeller.batch // (clip.views[0] * clip.views[1]))
         """In a batch."""
         self._loader = ClipLoader(clip=clip, batch=self.videos, data=data, device=labeller.device)
+        self.trusted = self._loader.trust.decisions
+        self.trusted |= trusted or {}
         self.ahead = self._loader.ahead + labeller.in_flight + 2
         """Batches that keep it busy: it may take so many before it gives the first."""
 
@@ -43,7 +49,7 @@ class Scorer:
         def requests() -> Iterator[list[VideoRequest]]:
             for batch in batches:
                 asked.append(batch)
-                yield [VideoRequest(str(number), video.place, self._clip) for number, video in batch]
+                yield [VideoRequest(str(number), video.place, self._clip, video.by_pyav) for number, video in batch]
 
         computing: deque[tuple[list[Task], ClipBatch, Wait]] = deque()
         for made in self._loader.batches(requests()):

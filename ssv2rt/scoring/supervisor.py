@@ -1,7 +1,7 @@
 """Workers, and what becomes of the videos when one of them crashes or hangs.
 
-The batches of a worker that has died are tried again, one at a time; one that kills a worker again is halved, until a video
-stands alone. That video has an error row, and all others are scored.
+The batches of a worker that has died are tried again, one at a time and by PyAV; one that kills a worker again is halved,
+until a video stands alone. That video has an error row, and all others are scored.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ import multiprocessing
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ssv2rt.console import say
 from ssv2rt.dataset.listing import as_text
 from ssv2rt.errors import UserError
 from ssv2rt.scoring.journal import LAST, Row, named
 from ssv2rt.scoring.places import Video
-from ssv2rt.scoring.worker import FLUSH, READY, WorkerSettings, work
+from ssv2rt.scoring.worker import FLUSH, READY, TRUSTED, WorkerSettings, work
+
+if TYPE_CHECKING:
+    from ssv2rt.pipelines.trust import Decision
 
 Task = tuple[int, Video]
 Answer = list[tuple[int, Row]]
@@ -47,13 +50,17 @@ class _Worker:
     ahead: int = 1
     """Batches that it has at most; it may need as many before it answers the first."""
     sent: deque[list[Task]] = field(default_factory=deque)
+    trusted: dict[str, Decision] = field(default_factory=dict)
+    """What it has found out of DALI on its device."""
     heard: float = 0.0
     """When it last said something, or was last given something to do."""
 
     def start(self) -> None:
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
-        self.process = context.Process(target=work, args=(there, self.settings), daemon=True)
+        known = {TRUSTED: self.trusted} if self.trusted else {}
+        settings = replace(self.settings, options=self.settings.options | known)
+        self.process = context.Process(target=work, args=(there, settings), daemon=True)
         self.process.start()
         there.close()
         self.connection, self.ready, self.careful, self.flushed = here, False, False, False
@@ -92,6 +99,8 @@ class Supervisor:
         self._doubt: deque[list[Task]] = deque()
         self._failed_starts = 0
         self.restarts = 0
+        self.trusted: dict[str, Decision] = {}
+        """Which kinds of videos workers trust DALI with. One that is started anew is told."""
 
     def __enter__(self) -> Supervisor:
         for worker in self._workers:
@@ -144,6 +153,9 @@ class Supervisor:
                     yield from self._died(worker, "decoder crashed")
                 elif isinstance(message, UserError):
                     raise message
+                elif isinstance(message, tuple) and message[0] == TRUSTED:
+                    worker.trusted = message[1]
+                    self.trusted |= message[1]
                 elif isinstance(message, tuple):
                     assert message[0] == READY
                     worker.ready, worker.size, worker.ahead = True, *message[1:]
@@ -198,6 +210,7 @@ class Supervisor:
                 return
             middle = len(batch) // 2
             suspects = [batch[:middle], batch[middle:]]
+        suspects = [[(number, replace(video, by_pyav=True)) for number, video in batch] for batch in suspects]
         self._doubt.extendleft(reversed(suspects))
 
 

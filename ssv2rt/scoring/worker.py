@@ -2,7 +2,7 @@
 
 It is sent batches of videos, and answers each with its rows, in order; several are under way at once. A video that has many
 rows is answered in parts, and an answer without rows says that the work goes on. `FLUSH` asks for the answers to all that it
-has been sent, without more to come; `None` ends it.
+has been sent, without more to come; `None` ends it. Once it knows more of which videos DALI is trusted with, it says so.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ssv2rt.pipelines.trust import Decision
     from ssv2rt.recipes import Clip, Data
     from ssv2rt.scoring.segments import Windows
 
 FLUSH = "flush"
 READY = "ready"
+TRUSTED = "trusted"
 _DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of prctl(2)."""
 
@@ -49,6 +51,7 @@ def make_scorer(
     more: Sequence[str] = (),
     windows: Windows | None = None,
     device: int | None = None,
+    trusted: Mapping[str, Decision] | None = None,
 ) -> Any:
     """A `Scorer`, or a `Slider` where there are windows.
 
@@ -60,6 +63,7 @@ def make_scorer(
         more: see `Labeller`.
         windows: see `Slider`.
         device: number of the GPU; None for engines of CPUs.
+        trusted: see `Scorer`.
     """
     from pathlib import Path
 
@@ -77,7 +81,7 @@ def make_scorer(
     labeller = Labeller(opened, top_k=top_k, more=more, device=gpu)
     if windows:
         return Slider(labeller, data=data, clip=clip, windows=windows)
-    return Scorer(labeller, data=data, clip=clip)
+    return Scorer(labeller, data=data, clip=clip, trusted=trusted)
 
 
 def work(connection: Connection, settings: WorkerSettings) -> None:
@@ -103,6 +107,7 @@ def work(connection: Connection, settings: WorkerSettings) -> None:
     messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, messages), daemon=True).start()
     ended = False
+    told: dict[str, Decision] = {}
 
     def batches() -> Iterator[Any]:
         nonlocal ended
@@ -119,6 +124,9 @@ def work(connection: Connection, settings: WorkerSettings) -> None:
         try:
             while not ended:
                 for rows in scorer.score(batches()):
+                    if (trusted := getattr(scorer, "trusted", told)) != told:
+                        told = dict(trusted)
+                        connection.send((TRUSTED, told))
                     connection.send(rows)
         except UserError as error:
             connection.send(error)

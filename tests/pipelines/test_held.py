@@ -41,7 +41,7 @@ def test_a_batch_lives_until_its_event_has_passed_and_goes_in_its_order() -> Non
     hold(3)
     assert gone == [0, 1]
     points[2].passed = points[3].passed = True
-    del held
+    held.until(points[3], "the next one")
     assert gone == [0, 1, 2, 3]
 
 

@@ -7,7 +7,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ssv2rt.dataset.synthetic import synthesize
+from ssv2rt.engines.bundle import Bundle
 from ssv2rt.errors import UserError
+from ssv2rt.pipelines.trust import Decision
+from ssv2rt.recipes import Data, Synthetic
+from ssv2rt.scoring.journal import Row
 from ssv2rt.scoring.places import Video
 from ssv2rt.scoring.supervisor import Supervisor, Task
 from ssv2rt.scoring.worker import WorkerSettings
@@ -119,3 +124,31 @@ def test_videos_are_taken_as_they_are_needed() -> None:
             if number == 20:
                 break
     assert taken < 8 * (21 + 2 * 5)
+
+
+def test_what_crashes_dali_is_decoded_by_pyav(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """And a process that is started anew need not find out once more which videos DALI is trusted with."""
+    spec = Synthetic(clips=240, width=64, height=48, frames=(16, 20))
+    synthesize(tmp_path / "set", spec, key_frames="first", workers=1)
+    paths = sorted((tmp_path / "set" / "videos").iterdir())
+    bad = [path.rename(path.with_name(f"abort-{path.name}")) for path in paths[-2:]]
+    paths[-2:] = bad
+    options = {"bundle": str(tiny_bundle.path), "top_k": 3, "clip": tiny_bundle.info.clip}
+    by_dali = options | {"data": Data(decoder="dali", threads=2, readers=1, prefetch=1), "log": str(tmp_path / "log")}
+    rows, trusted = scored(WorkerSettings("tests.scoring.doubles:aborting", by_dali), paths)
+    plain, none = scored(
+        WorkerSettings("ssv2rt.scoring.worker:make_scorer", options | {"data": Data(threads=2)}), paths
+    )
+    assert {row["status"] for row in rows.values()} == {"ok"} and rows.keys() == plain.keys()
+    for name in map(str, bad):
+        assert rows[name] == plain[name]
+    assert any(rows[name] != plain[name] for name in rows)  # DALI rounds otherwise
+    assert not none and {decision.counting for decision in trusted.values()} == {"shown"}
+    assert len((tmp_path / "log").read_text().splitlines()) == 2 * len(trusted)
+
+
+def scored(settings: WorkerSettings, paths: list[Path]) -> tuple[dict[str, Row], dict[str, Decision]]:
+    with Supervisor([settings], timeout=60) as supervisor:
+        rows = [row for part in supervisor.score(iter(tasks([str(path) for path in paths]))) for _, row in part]
+        assert supervisor.restarts <= 1
+        return {row["path"]: row for row in rows}, supervisor.trusted
