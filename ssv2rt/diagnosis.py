@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ssv2rt.pipelines.decoder_check import DecoderCheck
 
 DRIVERS = {13: "580", 12: "525"}
 """The oldest driver for each CUDA. Within one of them, newer runtimes run on older drivers.
@@ -51,6 +55,8 @@ class Machine:
     """Such as 91500."""
     nvdec: bool = False
     """Whether the driver's decoding library is there."""
+    decoder: DecoderCheck | None = None
+    """What NVDEC was seen to do; None if it was not tried."""
     nodes: bool = True
     """Whether /dev has an NVIDIA device."""
     capabilities: str | None = None
@@ -126,6 +132,25 @@ def _nvdec(m: Machine) -> Iterator[str]:
         )
 
 
+def _decoder(m: Machine) -> Iterator[str]:
+    """What NVDEC does not do as well as PyAV."""
+    if m.decoder is None:
+        return
+    for kind, what in m.decoder.kinds.items():
+        if what.startswith("decoded by PyAV"):
+            yield f"NVDEC gets {kind} wrong ({what.partition(': ')[2]}); PyAV decodes such videos, and there is nothing to do"
+    if not m.decoder.keeps_decoders:
+        yield (
+            f"NVDEC takes {m.decoder.next:.0f} ms for a clip that it has decoded before, since DALI makes a decoder for each "
+            f"clip of videos like SSv2's; decode by PyAV: data.decoder = 'pyav'"
+        )
+    elif m.decoder.nvdec < m.decoder.pyav:
+        yield (
+            f"NVDEC makes {m.decoder.nvdec:.0f} clips a second of videos like SSv2's, and PyAV on this machine's cores "
+            f"{m.decoder.pyav:.0f}; let both decode (data.cpu_share, measured where training starts), or data.decoder = 'pyav'"
+        )
+
+
 def _dali(m: Machine) -> Iterator[str]:
     builds = [name for name, _ in m.packages if name.startswith("nvidia-dali-cuda")]
     if len(builds) > 1:
@@ -187,7 +212,7 @@ def _memory(m: Machine) -> Iterator[str]:
         )
 
 
-RULES: tuple[Callable[[Machine], Iterator[str]], ...] = (_driver, _torch, _nvdec, _dali, _tensorrt, _memory)
+RULES: tuple[Callable[[Machine], Iterator[str]], ...] = (_driver, _torch, _nvdec, _decoder, _dali, _tensorrt, _memory)
 
 
 def shown(cudnn: int) -> str:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from ssv2rt import __version__
+from ssv2rt.console import say
 from ssv2rt.cores import cores
 from ssv2rt.diagnosis import Gpu, Machine, remedies, shown
 from ssv2rt.engines.backends import NAMES, backend, choose_backend
+from ssv2rt.errors import UserError
 from ssv2rt.hardware import choose_device, choose_precision, cpu_name, gpu_architecture, native_bf16, versions
+from ssv2rt.pipelines.decoder_check import DecoderCheck, check_decoder
 from ssv2rt.pipelines.loader import choose_decoder
+from ssv2rt.pipelines.nvdec import CHROMAS, limits_of
 from ssv2rt.recipes import Data
 
 PROOF = {
@@ -35,6 +39,8 @@ class Facts:
     used: dict[str, str]
     backends: dict[str, str]
     """'ready', or why not."""
+    nvdec: dict[str, object]
+    """What NVDEC takes, and what it was seen to do; empty without a GPU."""
     proof: dict[str, str]
     """What of this package has never run on hardware."""
     remedies: list[str]
@@ -47,6 +53,10 @@ class Facts:
 def examine() -> Facts:
     """Looks at the machine and at what is installed. Changes nothing."""
     device, seen = choose_device(), look()
+    nvdec: dict[str, object] = {}
+    if seen.gpus and seen.nvdec:
+        nvdec, checked = _check(device)
+        seen = replace(seen, decoder=checked)
     machine = {
         "ssv2rt": __version__,
         "cpu": f"{cpu_name()}, {cores()} cores, {'with' if native_bf16(torch.device('cpu')) else 'no'} bf16",
@@ -64,7 +74,23 @@ def examine() -> Facts:
         "engines": choose_backend(),
     }
     backends = {name: backend(name).missing() or "ready" for name in NAMES}
-    return Facts(machine, versions(), used, backends, PROOF, remedies(seen))
+    return Facts(machine, versions(), used, backends, nvdec, PROOF, remedies(seen))
+
+
+def _check(device: torch.device) -> tuple[dict[str, object], DecoderCheck | None]:
+    """What NVDEC says that it takes, and what it does."""
+    limits: dict[str, object] = {
+        f"{codec} {chroma} {bits} bit": f"{limit.least[0]}x{limit.least[1]} to {limit.most[0]}x{limit.most[1]}"
+        for (codec, number, bits), limit in sorted(limits_of(device).items())
+        for chroma in CHROMAS
+        if CHROMAS[chroma] == number
+    }
+    say("trying NVDEC with some clips, for some seconds")
+    try:
+        checked = check_decoder(device)
+    except UserError as error:
+        return limits | {"fails": str(error)}, None
+    return limits | asdict(checked), checked
 
 
 def look() -> Machine:
@@ -106,9 +132,12 @@ def show(facts: Facts) -> None:
         "installed": facts.packages,
         "used": facts.used,
         "engines": facts.backends,
+        "nvdec": {key: str(value) for key, value in facts.nvdec.items()},
         "proof": facts.proof,
     }
     for title, rows in sections.items():
+        if not rows:
+            continue
         table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
         table.add_column(style="bold", min_width=20)
         table.add_column(overflow="fold")

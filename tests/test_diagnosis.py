@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from ssv2rt.diagnosis import Gpu, Machine, remedies, shown
 from ssv2rt.doctor import look
+from ssv2rt.pipelines.decoder_check import DecoderCheck, check_decoder
 
 H100 = Gpu("NVIDIA H100", "sm90", 79.2)
 GOOD = Machine(
@@ -20,6 +22,7 @@ GOOD = Machine(
     capabilities="compute,video,utility",
     packages=(("nvidia-dali-cuda130", "2.4.0"), ("tensorrt", "11.4.0.106"), ("tensorrt-cu13", "11.4.0.106")),
 )
+SEEN = DecoderCheck({"vp9 yuv420p of odd width, hidden": "as by PyAV in 2 clips"}, 3000, 900, first=400, next=6)
 OLD_DRIVER = replace(GOOD, driver="535.104.05", driver_cuda="12.2")
 CUDA12 = replace(
     OLD_DRIVER,
@@ -29,7 +32,10 @@ CUDA12 = replace(
 )
 
 
-@pytest.mark.parametrize("machine", [GOOD, CUDA12, replace(GOOD, capabilities=None), replace(GOOD, capabilities="all")])
+@pytest.mark.parametrize(
+    "machine",
+    [GOOD, CUDA12, replace(GOOD, capabilities=None), replace(GOOD, capabilities="all"), replace(GOOD, decoder=SEEN)],
+)
 def test_what_fits_is_left_alone(machine: Machine) -> None:
     assert remedies(machine) == []
 
@@ -39,6 +45,26 @@ def packages(*names: str) -> tuple[tuple[str, str], ...]:
 
 
 MISFITS: list[tuple[str, Machine, str, str]] = [
+    (
+        "a kind that NVDEC gets wrong",
+        replace(
+            GOOD, decoder=replace(SEEN, kinds={"vp8 yuv420p, plain": "decoded by PyAV: it gives frame 2 for frame 1"})
+        ),
+        "NVDEC gets vp8 yuv420p, plain wrong (it gives frame 2 for frame 1)",
+        "PyAV decodes such videos",
+    ),
+    (
+        "a decoder for each clip",
+        replace(GOOD, decoder=replace(SEEN, first=300, next=260)),
+        "NVDEC takes 260 ms for a clip that it has decoded before",
+        "data.decoder = 'pyav'",
+    ),
+    (
+        "cores that are faster",
+        replace(GOOD, decoder=replace(SEEN, nvdec=300)),
+        "NVDEC makes 300 clips a second of videos like SSv2's, and PyAV on this machine's cores 900",
+        "data.cpu_share",
+    ),
     ("torch 2.9", replace(GOOD, torch="2.9.1"), "torch 2.9.1 runs Conv3d under AMP many times slower", "2.10 or later"),
     (
         "old cuDNN",
@@ -155,3 +181,11 @@ def test_this_machine_is_looked_at() -> None:
     machine = look()
     assert machine.torch and machine.version("numpy") and machine.shm > 0
     assert bool(machine.gpus) <= bool(machine.driver)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_the_decoder_of_this_machine_is_tried(device: str) -> None:
+    found = check_decoder(torch.device(device), {"cpu": "dali", "cuda": "nvdec"}[device], rounds=2)
+    assert "vp9 yuv420p of odd width, hidden" in found.kinds
+    assert set(found.kinds.values()) == {"as by PyAV in 2 clips"} or device == "cuda"
+    assert min(found.nvdec, found.pyav, found.first, found.next) > 0

@@ -14,8 +14,8 @@ import torch
 
 from ssv2rt.dataset.probe import VideoInfo
 
-CODECS = {"mpeg4": 2, "h264": 4, "mjpeg": 5, "hevc": 8, "vp8": 9, "vp9": 10, "av1": 11}
-"""FFmpeg's names, and the numbers of `cudaVideoCodec`."""
+CODECS = {"h264": 4, "vp8": 9, "vp9": 10}
+"""FFmpeg's names of what is handed to NVDEC (see `hand_over`), and the numbers of `cudaVideoCodec`."""
 CHROMAS = {"420": 1, "422": 2, "444": 3}
 """As in FFmpeg's names of pixel formats, and the numbers of `cudaVideoChromaFormat`."""
 BITS = (8, 10, 12)
@@ -68,10 +68,7 @@ Limits = dict[tuple[str, int, int], Limit]
 EVERYWHERE: Limits = {
     (codec, 1, 8): Limit(least)
     for codec, least in {
-        "mpeg4": (48, 16),
         "h264": (48, 16),
-        "mjpeg": (64, 64),
-        "hevc": (144, 144),
         "vp8": (48, 16),
         "vp9": (128, 128),
     }.items()
