@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssv2rt.dataset.video import BadVideo
+from ssv2rt.pipelines.graph import FrameGraph
 from ssv2rt.pipelines.hand_over import CodedVideo, HandOver, Unsuitable, hand_over, read_coded
 from tests.conftest import REAL
 from tests.pipelines import counting
@@ -94,6 +95,23 @@ def test_first_last_all_and_repeated_frames(name: str) -> None:
 def test_any_frames(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from([n for n in NAMES if n != "ssv2" or (REAL / "videos").is_dir()]))
     check(name, data.draw(st.lists(st.integers(0, len(clip(name)[1]) - 1), min_size=1, max_size=20)))
+
+
+@pytest.mark.parametrize("name", ["ssv2", "like ssv2", "key frames", "vp8", "vp9, all key"])
+def test_dali_decodes_the_rewritten_file(name: str) -> None:
+    """DALI's own CPU decoder, which counts shown pictures; in RGB, so that the nearest frame has to be the right one."""
+    video, true = clip(name)
+    graph = FrameGraph("cpu")
+    weights = np.array([0.299, 0.587, 0.114])
+    for wanted in (np.arange(1, len(true), 3), np.array([len(true) - 1]), np.array([0, len(true) // 2])):
+        made = hand_over(video, wanted)
+        seen = graph.decode(made, made.shown) @ weights
+        assert len(seen) == len(made.frames)
+        luma = np.stack([frame.astype(np.float32) for frame in true])
+        for number, frame in zip(made.frames, seen, strict=True):
+            shown = 16 + frame * (219 / 255)  # from full range to video range
+            distances = np.abs(luma - shown).mean((1, 2))
+            assert distances[number] < 1.5 and (np.delete(distances, number) > distances[number] - 0.4).all()
 
 
 def test_the_double_that_counts_decoded_pictures_finds_the_fault() -> None:
