@@ -81,6 +81,9 @@ class Group:
         return outcome[0]
 
 
+_KEPT: list[object] = []
+
+
 @contextlib.contextmanager
 def group_of_processes() -> Iterator[Group]:
     """The group that torchrun has started this process in, or a group of one.
@@ -102,6 +105,9 @@ def group_of_processes() -> Iterator[Group]:
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # DistributedDataParallel must not be the last to hold the group: it would destroy it with Python's lock in hand, and wait
+    # for a thread that waits for that lock.
+    _KEPT.append(dist.group.WORLD)
     try:
         yield Group(rank, size, device)
     finally:
