@@ -17,7 +17,7 @@ from ssv2rt.commands.inspect import inspect
 from ssv2rt.commands.machine import doctor
 from ssv2rt.commands.scoring import merge, score
 from ssv2rt.commands.training import evaluate, train
-from ssv2rt.errors import UserError
+from ssv2rt.core.errors import UserError
 
 
 class _InOrder(click.Group):

@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from ssv2rt.recipes import Synthetic
+from ssv2rt.core.recipes import Synthetic
 
 REAL = Path(__file__).resolve().parents[2] / "shared"
 """Real clips and SSv2's label list, where the machine has them."""
@@ -75,9 +75,9 @@ def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_set: Path):  # type: ignore[no-untyped-def]
     """A run trained for an epoch on the tiny set."""
+    from ssv2rt.core.recipe_files import load_recipe
+    from ssv2rt.core.run_folders import create_run
     from ssv2rt.dataset.index import open_manifest
-    from ssv2rt.recipe_files import load_recipe
-    from ssv2rt.runs import create_run
     from ssv2rt.training.trainer import Trainer
 
     recipe = load_recipe("ssv2-resnet3d18", (f"data.root='{tiny_set}'", *TINY_SETTINGS))
@@ -89,9 +89,9 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_set: Path):  # type:
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_run, tiny_set: Path):  # type: ignore[no-untyped-def]
     """An fp16 engine of the tiny run."""
+    from ssv2rt.core.recipe_files import load_engine_recipe
     from ssv2rt.dataset.index import open_manifest
     from ssv2rt.engines.build import build_engine
-    from ssv2rt.recipe_files import load_engine_recipe
 
     bundle, failures = build_engine(
         tiny_run, load_engine_recipe("fp16", ("gate.clips=10",)), "openvino", open_manifest(tiny_set)
@@ -135,8 +135,8 @@ CORNERS = {
 def corners(path: Path, degrees: int = 0, space: int = 5, range_: int = 1, codec: str = "libx264") -> Path:
     """A video of 64x48 with a colour in each corner, to be turned counter-clockwise when shown."""
     picture = np.zeros((48, 64, 3), np.uint8)
-    for colour, (y, x) in zip(CORNERS.values(), ((0, 0), (0, 32), (24, 0), (24, 32)), strict=True):
-        picture[y : y + 24, x : x + 32] = colour
+    for color, (y, x) in zip(CORNERS.values(), ((0, 0), (0, 32), (24, 0), (24, 32)), strict=True):
+        picture[y : y + 24, x : x + 32] = color
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=12, options={"crf": "4"})
         assert isinstance(stream, av.VideoStream)

@@ -19,15 +19,15 @@ from nvidia.dali.pipeline import pipeline_def
 from gpu_check.measure import device, without_nvdec
 from gpu_check.record import Missing, Record, steps
 from gpu_check.videos import colour_film, film
-from ssv2rt.dataset.probe import VideoInfo, probe
-from ssv2rt.pipelines.decode import decode_clips
-from ssv2rt.pipelines.fetched import Decoder
+from ssv2rt.core.recipes import Clip, Data
+from ssv2rt.pipelines.loaded_clip import Decoder
 from ssv2rt.pipelines.loader import CODECS, ClipLoader, choose_decoder, decodable
-from ssv2rt.pipelines.nvdec import EVERYWHERE, limits_of
-from ssv2rt.pipelines.request import ClipRequest
-from ssv2rt.pipelines.source import plain_request
-from ssv2rt.pipelines.windows import Window
-from ssv2rt.recipes import Clip, Data
+from ssv2rt.pipelines.nvdec_limits import EVERYWHERE, limits_of
+from ssv2rt.pipelines.request_source import evaluation_request
+from ssv2rt.pipelines.requests import ClipRequest
+from ssv2rt.video.crops import CropBox
+from ssv2rt.video.decode import decode_clips
+from ssv2rt.video.probe import VideoInfo, probe
 
 LIMIT = 3.0
 """Mean difference, of 255, that roundings and the interpolation of colours explain in pictures without sharp edges."""
@@ -55,7 +55,7 @@ def frames(record: Record) -> None:
         try:
             path = film(folder / f"{number}", coding, width=width, height=height, frames=count)
         except Missing as error:
-            record.missing(error.what, error.why)
+            record.unavailable_reason(error.what, error.why)
             continue
         row: dict[str, Any] = {"codec": coding, "size": f"{width} x {height}", "frames": count}
         if coding not in CODECS[decoder()]:
@@ -105,7 +105,7 @@ def colours(record: Record) -> None:
         try:
             path = colour_film(folder / f"{number}", coding, width=256, height=192, **how)
         except Missing as error:
-            record.missing(error.what, error.why)
+            record.unavailable_reason(error.what, error.why)
             continue
         _through_loader(record, "colours and turns, through the loader", name, [path])
 
@@ -126,7 +126,7 @@ def mixed_batch(record: Record) -> None:
         try:
             paths.append(film(folder / f"{number}", coding, width=width, height=height, frames=count))
         except Missing as error:
-            record.missing(error.what, error.why)
+            record.unavailable_reason(error.what, error.why)
     _through_loader(record, "one batch of everything", "mixed batch", paths, times=3)
     if device().type == "cuda":
         record.doing("DALI's CPU decoder in front of a GPU")
@@ -153,7 +153,7 @@ def coded_sizes(record: Record) -> None:
                 continue
             places, mean, most = _beside_pyav(path, probe(path), by_dali(path, asked), asked)
         except Missing as error:
-            record.missing(error.what, error.why)
+            record.unavailable_reason(error.what, error.why)
             continue
         except RuntimeError as error:
             record.check(f"DALI decodes {name}", False, _reason(error))
@@ -179,7 +179,7 @@ def odd_formats(record: Record) -> None:
         try:
             path = make()
         except Missing as error:
-            record.missing(error.what, error.why)
+            record.unavailable_reason(error.what, error.why)
             continue
         _through_loader(record, "odd formats, through the loader", name, [path])
 
@@ -237,7 +237,7 @@ def _beside_pyav(
 def _squares(path: Path, info: VideoInfo, asked: np.ndarray) -> np.ndarray:
     """By PyAV, unscaled: the squares at the left and at the right, uint8 (2, T, side, side, 3)."""
     side = min(info.width, info.height) & ~1
-    windows = (Window(0, 0, side, side), Window(info.width - side & ~1, 0, side, side))
+    windows = (CropBox(0, 0, side, side), CropBox(info.width - side & ~1, 0, side, side))
     request = ClipRequest("x", path, asked[None].astype(np.int32), windows, (info.width, info.height), info.frames)
     return decode_clips(path, request, size=side)
 
@@ -256,7 +256,7 @@ def _through_loader(
         how: `data.decoder`; by default what users have on a GPU, and on a CPU DALI's decoder.
     """
     clip = Clip(frames=8, size=112, center_crop=1.0)
-    requests = [plain_request(path.name, path, probe(path), clip=clip) for path in paths]
+    requests = [evaluation_request(path.name, path, probe(path), clip=clip) for path in paths]
     how = how or ("auto" if device().type == "cuda" else "dali")
     data = Data.model_validate({"decoder": how, "threads": min(8, os.cpu_count() or 1)})
     loader = ClipLoader(clip=clip, batch=len(requests), data=data, device=device())

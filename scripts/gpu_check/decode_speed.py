@@ -14,12 +14,12 @@ from gpu_check.measure import device, now, resident_megabytes, used_megabytes, u
 from gpu_check.record import Record, steps
 from gpu_check.usage import Usage
 from gpu_check.videos import clips_like_ssv2, film
-from ssv2rt.dataset.probe import probe
-from ssv2rt.pipelines.epochs import in_batches
+from ssv2rt.core.recipes import Clip, Data
 from ssv2rt.pipelines.loader import ClipLoader
-from ssv2rt.pipelines.request import ClipRequest
-from ssv2rt.pipelines.source import plain_request
-from ssv2rt.recipes import Clip, Data
+from ssv2rt.pipelines.request_source import evaluation_request
+from ssv2rt.pipelines.requests import ClipRequest
+from ssv2rt.pipelines.samplers import in_batches
+from ssv2rt.video.probe import probe
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def sizes(record: Record) -> None:
     groups: list[list[ClipRequest]] = []
     for width, height in shapes:
         made = [film(folder / f"{width}x{height}-0", "vp9", width=width, height=height, frames=24, gop=100)]
-        groups.append([plain_request(f"{n}", made[0], probe(made[0]), clip=clip) for n in range(count)])
+        groups.append([evaluation_request(f"{n}", made[0], probe(made[0]), clip=clip) for n in range(count)])
     data = Data.model_validate({"decoder": usual_decoder()})
     grouped = list(itertools.chain(*groups))
     shuffled = random.Random(0).sample(grouped, len(grouped))
@@ -145,4 +145,4 @@ def _requests(record: Record) -> tuple[Clip, list[ClipRequest]]:
     """Plain clips of the synthetic set."""
     clip = Clip(frames=8, size=64) if record.quick else Clip(frames=16, size=224)
     paths: list[Path] = clips_like_ssv2(record)
-    return clip, [plain_request(path.name, path, probe(path), clip=clip) for path in paths]
+    return clip, [evaluation_request(path.name, path, probe(path), clip=clip) for path in paths]

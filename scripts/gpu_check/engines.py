@@ -15,12 +15,13 @@ from gpu_check import measure
 from gpu_check.record import Missing, Record
 from gpu_check.runners import Network, TorchRunner, cast, fast, half, in_flight
 from gpu_check.subject import MOST, Subject
-from ssv2rt.engines.backends import NAMES, Graph, Runner, backend, load_runner
+from ssv2rt.core.atomic_files import write_json
+from ssv2rt.core.errors import UserError
+from ssv2rt.core.recipes import BatchProfile, Calibration, Engine, EngineRecipe
+from ssv2rt.engines.backends.registry import NAMES, backend, load_runner
+from ssv2rt.engines.base import Graph, Runner
 from ssv2rt.engines.build import GRAPH, describe, in_precision
 from ssv2rt.engines.bundle import INFO, Bundle, open_bundle
-from ssv2rt.errors import UserError
-from ssv2rt.recipes import BatchProfile, Calibration, Engine, EngineRecipe
-from ssv2rt.runs import write_json
 
 LARGEST_ERROR = {"fp32": 2e-3, "TF32": 1e-2, "fp16": 1e-2, "bf16": 4e-2, "int8": 0.2, "fp8": 0.3}
 """Of logits, beside those of PyTorch in fp32: norm of the difference over norm."""
@@ -121,7 +122,7 @@ def best_bundle(record: Record) -> Bundle:
 def _backend(record: Record, name: str) -> None:
     subject = Subject(record)
     if reason := _absent(name):
-        if name == "tensorrt-rtx" and name in NAMES and not backend(name).cannot_build() and not record.brief:
+        if name == "tensorrt-rtx" and name in NAMES and not backend(name).cannot_build_reason() and not record.brief:
             _build_for_another_gpu(record, subject)
         raise Missing(name, reason)
     if record.brief and name == "aotinductor":
@@ -153,7 +154,7 @@ def _engine(record: Record, subject: Subject, name: str, precision: str, seconds
         record.check(f"{name} builds and loads {precision}", False, str(error))
         return
     except ModuleNotFoundError as error:
-        record.missing(str(error.name), f"wanted for {precision}")
+        record.unavailable_reason(str(error.name), f"wanted for {precision}")
         return
     took = time.perf_counter() - start
     settings = bundle.info.settings
@@ -171,7 +172,7 @@ def _absent(name: str) -> str:
         return "this version has no such backend"
     if name == "openvino" and measure.device().type == "cuda":
         return "it is for CPUs, and there is a GPU"
-    return backend(name).missing() or backend(name).cannot_build()
+    return backend(name).unavailable_reason() or backend(name).cannot_build_reason()
 
 
 def _build_for_another_gpu(record: Record, subject: Subject) -> None:

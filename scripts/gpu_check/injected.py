@@ -19,7 +19,7 @@ def error(record: Record) -> None:
     raise RuntimeError("made on purpose")
 
 
-def missing(record: Record) -> None:
+def unavailable_reason(record: Record) -> None:
     import no_such_package_as_this  # noqa: F401
 
 

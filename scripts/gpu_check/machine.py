@@ -44,7 +44,7 @@ def software(record: Record) -> None:
     for requirement in wanted:
         name = requirement.split(">")[0].split("=")[0].split("<")[0].strip()
         if not _installed(name):
-            record.missing(name, f"pyproject.toml wants {requirement}")
+            record.unavailable_reason(name, f"pyproject.toml wants {requirement}")
     for what, name in LIBRARIES.items():
         record.fact(f"library of {what}", _library(name))
     for tool in ("g++", "nvcc", "nvidia-smi", "ffmpeg"):
@@ -56,7 +56,7 @@ def gpu(record: Record) -> None:
     import torch
 
     from gpu_check.measure import need_gpu, spent
-    from ssv2rt.hardware import choose_precision, gpu_architecture, native_bf16
+    from ssv2rt.core.hardware import choose_precision, gpu_architecture, native_bf16
 
     record.fact("torch", torch.__version__)
     record.fact("torch's CUDA", torch.version.cuda or "none")
@@ -84,8 +84,8 @@ def gpu(record: Record) -> None:
 
 def misfits(record: Record) -> None:
     """What `ssv2rt doctor` would say of this machine."""
-    from ssv2rt.diagnosis import remedies
-    from ssv2rt.doctor import look
+    from ssv2rt.doctor.examine import look
+    from ssv2rt.doctor.rules import remedies
 
     for sentence in remedies(look()):
         record.row("what ssv2rt doctor says", sentence=sentence)
@@ -96,7 +96,7 @@ def nvdec(record: Record) -> None:
     import torch
 
     from gpu_check.measure import need_gpu, without_nvdec
-    from ssv2rt.pipelines.nvdec import CODECS, Capabilities
+    from ssv2rt.pipelines.nvdec_limits import CODECS, Capabilities
 
     where = need_gpu()
     if reason := without_nvdec():
@@ -143,7 +143,7 @@ def products(record: Record) -> None:
         try:
             median = spent(lambda: torch._int_mm(a, b.t()), where, seconds=seconds).median
         except RuntimeError as error:
-            record.missing("int8 products", str(error).splitlines()[0])
+            record.unavailable_reason("int8 products", str(error).splitlines()[0])
             return
         record.row("matrix products", arithmetic="int8", size=size, tflops=2 * size**3 / median / 1e12)
 

@@ -10,9 +10,9 @@ import torch
 from gpu_check import measure
 from gpu_check.model_job import Job, Mode
 from gpu_check.record import Record, steps
-from ssv2rt.hardware import DTYPES, Precision, choose_precision, native_bf16
-from ssv2rt.models.clipmodel import Normalise
-from ssv2rt.training.determinism import determine
+from ssv2rt.core.hardware import DTYPES, Precision, choose_precision, native_bf16
+from ssv2rt.models.clip_model import Normalise
+from ssv2rt.training.determinism import set_deterministic
 
 TASKS = ("training", "forward")
 
@@ -88,7 +88,7 @@ def compiled(record: Record) -> None:
 
 def _network(record: Record, name: str, size: int) -> None:
     """Batch sizes in the way that the trainer takes, and then the other ways at one batch size."""
-    determine(False)  # as the trainer does: cuDNN tries its algorithms
+    set_deterministic(False)  # as the trainer does: cuDNN tries its algorithms
     job, pick = Job(record, name, size), _pick(measure.device())
     quarter = record.left() / 4
     for number, task in enumerate(TASKS):

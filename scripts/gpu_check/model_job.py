@@ -12,12 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gpu_check import measure
 from gpu_check.record import Record
-from ssv2rt.hardware import DTYPES, Precision, native_bf16
-from ssv2rt.models.clipmodel import ClipModel
+from ssv2rt.core.hardware import DTYPES, Precision, native_bf16
+from ssv2rt.core.recipes import Model, Train
+from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.registry import build_model
-from ssv2rt.recipes import Model, Train
 from ssv2rt.training.distributed import Group
-from ssv2rt.training.step import Stepper
+from ssv2rt.training.step import TrainingStep
 
 CLASSES = 174
 
@@ -112,11 +112,11 @@ class Job:
         if task == "forward":
             return self._forward(model.eval(), mode, clips)
         labels = torch.randint(0, CLASSES, (batch,), device=where, generator=generator)
-        stepper = Stepper(model.train(), Train(compile=mode.compiled), mode.precision, Group(0, 1, where))
+        training_step = TrainingStep(model.train(), Train(compile=mode.compiled), mode.precision, Group(0, 1, where))
 
         def step() -> None:
-            stepper.backward(clips, labels, epoch=1, step=0, last=True)
-            stepper.update(1e-6, "the check")
+            training_step.backward(clips, labels, epoch=1, step=0, last=True)
+            training_step.update(1e-6, "the check")
 
         return step
 

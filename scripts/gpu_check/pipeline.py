@@ -22,16 +22,16 @@ from gpu_check.decode_speed import pace
 from gpu_check.measure import device, now, usual_decoder, without_nvdec
 from gpu_check.record import Record, steps
 from gpu_check.videos import clips_like_ssv2, like_ssv2
+from ssv2rt.core.recipes import Augment, Clip, Data
 from ssv2rt.dataset.index import open_manifest
-from ssv2rt.dataset.probe import probe
-from ssv2rt.models.clipmodel import Normalise
-from ssv2rt.pipelines.decode import decode_clips
-from ssv2rt.pipelines.fetched import Fetched
-from ssv2rt.pipelines.graph import ClipGraph
+from ssv2rt.models.clip_model import Normalise
+from ssv2rt.pipelines.dali_graph import ClipGraph
+from ssv2rt.pipelines.loaded_clip import LoadedClip
 from ssv2rt.pipelines.loader import ClipLoader
-from ssv2rt.pipelines.request import ClipRequest, Colour, Patch
-from ssv2rt.pipelines.source import plain_request, train_request
-from ssv2rt.recipes import Augment, Clip, Data
+from ssv2rt.pipelines.request_source import evaluation_request, training_request
+from ssv2rt.pipelines.requests import ClipRequest, ColorChange, Patch
+from ssv2rt.video.decode import decode_clips
+from ssv2rt.video.probe import probe
 
 
 def no_copy(record: Record) -> None:
@@ -73,21 +73,25 @@ def augmentations(record: Record) -> None:
     cases: dict[str, ClipRequest] = {
         "as it is": base,
         "mirrored": replace(base, flip=True),
-        "brighter": replace(base, colour=Colour(brightness=1.4)),
-        "darker": replace(base, colour=Colour(brightness=0.6)),
-        "more contrast": replace(base, colour=Colour(contrast=1.4)),
-        "less contrast": replace(base, colour=Colour(contrast=0.6)),
-        "grey": replace(base, colour=Colour(saturation=0.0)),
-        "more colour": replace(base, colour=Colour(saturation=1.4)),
-        "another hue": replace(base, colour=Colour(hue=18.0)),
-        "all of it": replace(base, flip=True, colour=Colour(1.2, 0.8, 1.3, -12.0), erased=Patch(0.2, 0.3, 0.4, 0.3)),
+        "brighter": replace(base, color=ColorChange(brightness=1.4)),
+        "darker": replace(base, color=ColorChange(brightness=0.6)),
+        "more contrast": replace(base, color=ColorChange(contrast=1.4)),
+        "less contrast": replace(base, color=ColorChange(contrast=0.6)),
+        "grey": replace(base, color=ColorChange(saturation=0.0)),
+        "more colour": replace(base, color=ColorChange(saturation=1.4)),
+        "another hue": replace(base, color=ColorChange(hue=18.0)),
+        "all of it": replace(
+            base, flip=True, color=ColorChange(1.2, 0.8, 1.3, -12.0), erased=Patch(0.2, 0.3, 0.4, 0.3)
+        ),
         "erased": replace(base, erased=Patch(0.25, 0.5, 0.5, 0.25)),
     }
     split = open_manifest(like_ssv2(record)).split("train")
     for row in range(min(5, len(split))):
         augment = Augment(grayscale=0.3, erase=0.5)
-        cases[f"as training draws it, {row}"] = train_request(split, row, clip=clip, augment=augment, seed=0, epoch=1)
-    fetched = [Fetched(r, frames=decode_clips(r.path, r, size=clip.size)) for r in cases.values()]
+        cases[f"as training draws it, {row}"] = training_request(
+            split, row, clip=clip, augment=augment, seed=0, epoch=1
+        )
+    fetched = [LoadedClip(r, frames=decode_clips(r.path, r, size=clip.size)) for r in cases.values()]
     made: list[torch.Tensor] = []
     for number in (None, where.index) if where.type == "cuda" else (None, None):
         graph = ClipGraph(size=clip.size, batch=len(fetched), decoder="none", augment=True, threads=2, gpu=number)
@@ -113,7 +117,7 @@ def speed(record: Record) -> None:
     plain = _plain(record, clip)
     split = open_manifest(like_ssv2(record)).split("train")
     drawn = [
-        train_request(split, n % len(split), clip=clip, augment=Augment(), seed=0, epoch=1 + n // len(split))
+        training_request(split, n % len(split), clip=clip, augment=Augment(), seed=0, epoch=1 + n // len(split))
         for n in range(max(len(split), 4 * batch))
     ]
 
@@ -133,7 +137,7 @@ def speed(record: Record) -> None:
         "all, decoded by PyAV": through(drawn, True, decoder="pyav"),
     }
     if where.type == "cuda" and (reason := without_nvdec()):
-        record.missing("NVDEC", reason)
+        record.unavailable_reason("NVDEC", reason)
         del stages["decode alone, by DALI"]
     rates: dict[str, float] = {}
     each = record.left() / len(stages)
@@ -224,4 +228,4 @@ def _data() -> Data:
 
 
 def _plain(record: Record, clip: Clip) -> list[ClipRequest]:
-    return [plain_request(path.name, path, probe(path), clip=clip) for path in clips_like_ssv2(record)]
+    return [evaluation_request(path.name, path, probe(path), clip=clip) for path in clips_like_ssv2(record)]

@@ -82,7 +82,7 @@ class Record:
         self._write("check", what=what, passed=bool(passed), found=found)
         return bool(passed)
 
-    def missing(self, what: str, why: str) -> None:
+    def unavailable_reason(self, what: str, why: str) -> None:
         """Something that is not here; that is no failure."""
         self._write("missing", what=what, why=why)
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import torch
 
-from ssv2rt.engines.backends import Outputs, Runner
-from ssv2rt.hardware import native_bf16
-from ssv2rt.models.clipmodel import ClipModel
+from ssv2rt.core.hardware import native_bf16
+from ssv2rt.engines.base import Outputs, Runner
+from ssv2rt.models.clip_model import ClipModel
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 """uint8 clips (N, T, S, S, 3) to logits (N, K)."""

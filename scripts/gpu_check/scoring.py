@@ -22,20 +22,21 @@ from gpu_check.record import Missing, Record
 from gpu_check.runners import TorchRunner, fast, half, in_flight
 from gpu_check.subject import MOST, Subject
 from gpu_check.videos import clips_like_ssv2
-from ssv2rt.dataset.probe import probe
-from ssv2rt.dataset.video import CLIP_ERRORS, OK, reason_of
-from ssv2rt.engines.backends import Runner, load_runner
+from ssv2rt.core.hardware import gpu_architecture
+from ssv2rt.core.recipes import BatchProfile, Clip, Data
+from ssv2rt.engines.backends.registry import load_runner
+from ssv2rt.engines.base import Runner
 from ssv2rt.engines.bundle import Bundle, BundleInfo, open_bundle
-from ssv2rt.hardware import gpu_architecture
-from ssv2rt.pipelines.decode import decode_clips
 from ssv2rt.pipelines.loader import ClipLoader
-from ssv2rt.pipelines.source import plain_request
-from ssv2rt.recipes import BatchProfile, Clip, Data
-from ssv2rt.scoring.labelling import Labeller
-from ssv2rt.scoring.places import Video
+from ssv2rt.pipelines.request_source import evaluation_request
+from ssv2rt.scoring.predictor import Predictor
 from ssv2rt.scoring.scorer import Scorer
 from ssv2rt.scoring.supervisor import Supervisor
+from ssv2rt.scoring.video_sources import Video
 from ssv2rt.scoring.worker import WorkerSettings
+from ssv2rt.video.container import CLIP_ERRORS, OK, reason_of
+from ssv2rt.video.decode import decode_clips
+from ssv2rt.video.probe import probe
 
 PYTORCH = "PyTorch in place of an engine"
 Rows = dict[str, dict[str, Any]]
@@ -88,7 +89,7 @@ def speed(record: Record) -> None:
         start = time.perf_counter()
         done = sum(1 for _ in _answers(supervisor, itertools.islice(itertools.cycle(paths), count)))
         whole = done / (time.perf_counter() - start)
-    requests = [plain_request(path.name, path, probe(path), clip=clip) for path in paths]
+    requests = [evaluation_request(path.name, path, probe(path), clip=clip) for path in paths]
     loader = ClipLoader(clip=clip, batch=batch, data=Data(), device=_device(bundle, where))
     decoding = pace(loader, requests, batch, seconds=seconds).clips
     if loader._decoder == "mixed":
@@ -110,8 +111,8 @@ def make_scorer(*, work: str, quick: bool, top_k: int) -> Scorer:
     where, subject = measure.device(), Subject(record)
     bundle = _without_engine(subject)
     gpu = where if where.type == "cuda" else None
-    labeller = Labeller(bundle, top_k=top_k, device=gpu, runner=_in_pytorch(subject))
-    return Scorer(labeller, data=Data(), clip=bundle.info.clip)
+    predictor = Predictor(bundle, top_k=top_k, device=gpu, runner=_in_pytorch(subject))
+    return Scorer(predictor, data=Data(), clip=bundle.info.clip)
 
 
 def _worker(record: Record) -> tuple[WorkerSettings, Bundle]:
@@ -184,7 +185,7 @@ def _scored(supervisor: Supervisor, paths: Iterable[str]) -> Rows:
 def _by_pyav(path: Path, clip: Clip) -> str:
     """What comes of a file by PyAV, on the CPU."""
     try:
-        decode_clips(path, plain_request(path.name, path, probe(path), clip=clip), size=clip.size)
+        decode_clips(path, evaluation_request(path.name, path, probe(path), clip=clip), size=clip.size)
     except CLIP_ERRORS as error:
         return reason_of(error)
     return OK

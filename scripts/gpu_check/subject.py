@@ -18,15 +18,15 @@ import torch
 from gpu_check import measure
 from gpu_check.record import Record
 from gpu_check.videos import clips_like_ssv2
-from ssv2rt.dataset.probe import probe
+from ssv2rt.core.recipes import Clip, Model
 from ssv2rt.engines.build import FLOAT
-from ssv2rt.engines.quantisation import quantise
+from ssv2rt.engines.quantization import quantise
 from ssv2rt.engines.source import Source, source_of_model
-from ssv2rt.models.clipmodel import ClipModel
+from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.registry import build_model
-from ssv2rt.pipelines.decode import decode_clips
-from ssv2rt.pipelines.source import plain_request
-from ssv2rt.recipes import Clip, Model
+from ssv2rt.pipelines.request_source import evaluation_request
+from ssv2rt.video.decode import decode_clips
+from ssv2rt.video.probe import probe
 
 MOST = 32
 """Clips of the largest batch of an engine."""
@@ -54,7 +54,7 @@ class Subject:
 
         def make() -> torch.Tensor:
             paths = clips_like_ssv2(self._record)[: MOST if self._tiny else 2 * MOST]
-            requests = [plain_request(path.name, path, probe(path), clip=self.clip) for path in paths]
+            requests = [evaluation_request(path.name, path, probe(path), clip=self.clip) for path in paths]
             made = [torch.from_numpy(decode_clips(r.path, r, size=self.clip.size)[0]) for r in requests]
             return torch.stack(list(itertools.islice(itertools.cycle(made), max(MOST, len(made)))))
 

@@ -38,7 +38,7 @@ class Outcome:
     facts: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     checks: list[dict[str, Any]] = field(default_factory=list)
-    missing: list[dict[str, str]] = field(default_factory=list)
+    unavailable_reason: list[dict[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     """The last lines of what its processes said, if it failed."""
@@ -81,7 +81,7 @@ class Outcome:
         elif kind == "check":
             self.checks.append({name: line[name] for name in ("part", "what", "passed", "found")})
         elif kind == "missing":
-            self.missing.append({name: line[name] for name in ("part", "what", "why")})
+            self.unavailable_reason.append({name: line[name] for name in ("part", "what", "why")})
         elif kind == "note":
             self.notes.append(f"{part}: {line['text']}")
 
@@ -98,7 +98,11 @@ class Outcome:
         if state["status"] != "running":
             return
         held = [check["passed"] for check in self.checks if check["part"] == part]
-        whys = [missing["why"] for missing in self.missing if missing["part"] == part]
+        whys = [
+            unavailable_reason["why"]
+            for unavailable_reason in self.unavailable_reason
+            if unavailable_reason["part"] == part
+        ]
         if whys and not held:
             state["status"] = "left out" if all(why == NO_TIME for why in whys) else "missing"
         else:

@@ -66,7 +66,7 @@ def _report(record: Record, file: Path, *, gpu: bool) -> None:
         said = [row.removeprefix("E").strip() for row in line["why"].splitlines() if row.strip()]
         record.row("not passed", test=line["name"], outcome=line["kind"], why=said[-1][:300] if said else "")
         if absent := _ABSENT.search(line["why"]):
-            record.missing(absent.group(1), f"wanted by {line['name']}")
+            record.unavailable_reason(absent.group(1), f"wanted by {line['name']}")
         else:
             wrong += line["kind"] != "skipped"
     with contextlib.suppress(OSError):

@@ -21,17 +21,17 @@ from gpu_check import measure
 from gpu_check.record import Record, steps
 from gpu_check.usage import Usage
 from gpu_check.videos import like_ssv2
+from ssv2rt.core.hardware import choose_precision
+from ssv2rt.core.recipes import Recipe
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.manifest import Manifest
-from ssv2rt.hardware import choose_precision
 from ssv2rt.models.registry import build_model
-from ssv2rt.pipelines.epochs import train_batches
 from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
-from ssv2rt.recipes import Recipe
+from ssv2rt.pipelines.samplers import train_batches
 from ssv2rt.training.batch_size import count_need, free_memory, steps_fit, with_batch_size
-from ssv2rt.training.determinism import determine
+from ssv2rt.training.determinism import set_deterministic
 from ssv2rt.training.distributed import Group
-from ssv2rt.training.step import Stepper
+from ssv2rt.training.step import TrainingStep
 
 
 def small(record: Record) -> None:
@@ -136,7 +136,7 @@ def _decoders(record: Record, *, size: int, batch: int) -> None:
             nvdec_percent=usage.decoder,
         )
         record.check(f"no clip fails: {bench.title}, {decoder}", bad == 0, f"{bad} bad")
-        loss, _ = bench.stepper.tally.read()
+        loss, _ = bench.training_step.tally.read()
         record.check(f"the loss is finite: {bench.title}, {decoder}", loss == loss and abs(loss) < 1e4, f"{loss:.3f}")
         del bench
         measure.free()
@@ -152,7 +152,7 @@ class Bench:
     """
 
     def __init__(self, recipe: Recipe, manifest: Manifest, where: torch.device) -> None:
-        determine(False)
+        set_deterministic(False)
         self._recipe, self._where = recipe, where
         self.told: list[str] = []
         """What the loader says of its decoders."""
@@ -164,7 +164,7 @@ class Bench:
         self.title = f"{recipe.model.name}, {recipe.clip.frames} x {recipe.clip.size} x {recipe.clip.size}"
         torch.manual_seed(0)
         model = build_model(recipe.model, len(manifest.labels)).channels_last().to(where)
-        self.stepper = Stepper(model.train(), recipe.train, self.precision, Group(0, 1, where))
+        self.training_step = TrainingStep(model.train(), recipe.train, self.precision, Group(0, 1, where))
 
     def batches(self) -> Iterator[ClipBatch]:
         """Without end."""
@@ -174,7 +174,7 @@ class Bench:
             batch=self.batch,
             data=recipe.data,
             device=self._where,
-            augment=recipe.augment.repaints,
+            augment=recipe.augment.has_pixel_augment,
             measured=self.told.append,
         )
         epochs = itertools.count(1)
@@ -183,8 +183,8 @@ class Bench:
         )
 
     def step(self, batch: ClipBatch) -> None:
-        self.stepper.backward(batch.clips, batch.labels, epoch=1, step=0, last=True)
-        self.stepper.update(1e-6, "the check")
+        self.training_step.backward(batch.clips, batch.labels, epoch=1, step=0, last=True)
+        self.training_step.update(1e-6, "the check")
 
     def resident(self, seconds: float) -> float:
         """Clips per second on one batch."""

@@ -56,9 +56,9 @@ def moving(number: int, width: int, height: int) -> np.ndarray:
 def still(width: int, height: int) -> np.ndarray:
     """Four quarters of a colour each: uint8 (height, width, 3)."""
     picture = np.empty((height, width, 3), np.uint8)
-    for number, colour in enumerate(BLOCKS):
+    for number, color in enumerate(BLOCKS):
         top, left = number // 2 * (height // 2), number % 2 * (width // 2)
-        picture[top : top + height - height // 2, left : left + width - width // 2] = colour
+        picture[top : top + height - height // 2, left : left + width - width // 2] = color
     return picture
 
 
@@ -136,8 +136,8 @@ def prepare(record: Record) -> None:
 
 def like_ssv2(record: Record) -> Path:
     """The folder of a synthetic set coded as SSv2's clips are: VP9, 427x240, one key frame. Made once for all sections."""
+    from ssv2rt.core.recipes import Synthetic
     from ssv2rt.dataset.synthetic import is_complete, synthesize
-    from ssv2rt.recipes import Synthetic
 
     cores = os.cpu_count() or 1
     spec = Synthetic(clips=160 if cores >= 8 else 60, width=427, height=240, frames=(40, 56))

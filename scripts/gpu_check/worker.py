@@ -38,7 +38,7 @@ def run(job: dict[str, Any]) -> int:
         )  # compilers are slow on CPUs
         record.begin(name, max(1.0, left))
         if left < usual / 10:  # it would only be stopped
-            record.missing(name, NO_TIME)
+            record.unavailable_reason(name, NO_TIME)
             record.end()
             continue
         failed = _run_part(record, function)
@@ -56,16 +56,16 @@ def _run_part(record: Record, function: str) -> bool:
         getattr(importlib.import_module(f"gpu_check.{module}"), name)(record)
         return False
     except Missing as error:
-        record.missing(error.what, error.why)
+        record.unavailable_reason(error.what, error.why)
         return False
     except ModuleNotFoundError as error:
         if error.name and not error.name.startswith(OURS):
-            record.missing(error.name, f"not installed ({_way_to(error)})")
+            record.unavailable_reason(error.name, f"not installed ({_way_to(error)})")
             return False
         _fail(record, error)
     except ImportError as error:
         if "shared object" in str(error):
-            record.missing(error.name or "a library", _first_line(error))
+            record.unavailable_reason(error.name or "a library", _first_line(error))
             return False
         _fail(record, error)
     except Exception as error:

@@ -16,19 +16,19 @@ import torch
 
 from ssv2rt.benchmark.peers import FLOAT, peers
 from ssv2rt.benchmark.rounds import Contestant, machine, race
-from ssv2rt.cores import cores
-from ssv2rt.dataset.probe import VideoInfo, probe
-from ssv2rt.dataset.video import CLIP_ERRORS, Place, open_video, video_stream
-from ssv2rt.errors import UserError
-from ssv2rt.hardware import versions
-from ssv2rt.pipelines import windows
-from ssv2rt.pipelines.decode import decode_clips
-from ssv2rt.pipelines.epochs import in_batches
+from ssv2rt.core.cores import cores
+from ssv2rt.core.errors import UserError
+from ssv2rt.core.hardware import versions
+from ssv2rt.core.recipes import Clip, Data
 from ssv2rt.pipelines.loader import ClipLoader
-from ssv2rt.pipelines.packets import frames_needed
-from ssv2rt.pipelines.request import ClipRequest
-from ssv2rt.pipelines.source import clip_rng, pick_frames, plain_request
-from ssv2rt.recipes import Clip, Data
+from ssv2rt.pipelines.request_source import clip_rng, evaluation_request, pick_frames
+from ssv2rt.pipelines.requests import ClipRequest
+from ssv2rt.pipelines.samplers import in_batches
+from ssv2rt.video import crops as windows
+from ssv2rt.video.container import CLIP_ERRORS, VideoLocation, open_video, video_stream
+from ssv2rt.video.decode import decode_clips
+from ssv2rt.video.probe import VideoInfo, probe
+from ssv2rt.video.seek import frames_needed
 
 BATCH = 8
 LIMIT = "FFmpeg, decoding alone"
@@ -108,11 +108,11 @@ def _contestants(requests: list[ClipRequest], clip: Clip, threads: int) -> tuple
             absent[name] = peer
         else:
             contestants[name] = side_by_side(lambda request, peer=peer: peer(request, clip.size))  # type: ignore[misc]
-    contestants[LIMIT] = side_by_side(lambda request: decode_alone(request.path))
+    contestants[LIMIT] = side_by_side(lambda request: decode_only(request.path))
     return contestants, absent
 
 
-def decode_alone(path: Place) -> int:
+def decode_only(path: VideoLocation) -> int:
     """Decodes every frame and looks at none."""
     with open_video(path) as container:
         stream = video_stream(container)
@@ -135,7 +135,7 @@ def _costs(requests: list[ClipRequest], clip: Clip, rounds: int) -> dict[str, fl
                 pass
 
     def of_views(settings: Clip) -> Callable[[ClipRequest], None]:
-        made = {r.path: plain_request(r.id, r.path, probe(r.path), clip=settings) for r in requests}
+        made = {r.path: evaluation_request(r.id, r.path, probe(r.path), clip=settings) for r in requests}
         return lambda request: _nothing(decode_clips(request.path, made[request.path], size=settings.size))
 
     works = {

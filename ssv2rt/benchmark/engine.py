@@ -13,20 +13,21 @@ import numpy as np
 import torch
 
 from ssv2rt.benchmark.rounds import Contestant, machine, race
-from ssv2rt.console import say
-from ssv2rt.cores import cores
-from ssv2rt.engines.backends import NAMES, Graph, backend, load_runner
+from ssv2rt.core.console import say
+from ssv2rt.core.cores import cores
+from ssv2rt.core.errors import UserError
+from ssv2rt.core.hardware import choose_device, native_bf16, versions
+from ssv2rt.core.recipes import BatchProfile, Calibration, Clip, Engine, EngineRecipe, Model
+from ssv2rt.engines.backends.openvino import by_hand
+from ssv2rt.engines.backends.registry import NAMES, backend, load_runner
+from ssv2rt.engines.base import Graph
 from ssv2rt.engines.build import FLOAT, GRAPH, describe, in_precision
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.engines.export import INPUT, OUTPUT
-from ssv2rt.engines.openvino import by_hand
-from ssv2rt.engines.quantisation import quantise
+from ssv2rt.engines.quantization import quantise
 from ssv2rt.engines.source import Source, source_of_model
-from ssv2rt.errors import UserError
-from ssv2rt.hardware import choose_device, native_bf16, versions
-from ssv2rt.models.clipmodel import ClipModel
+from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.registry import build_model
-from ssv2rt.recipes import BatchProfile, Calibration, Clip, Engine, EngineRecipe, Model
 
 EAGER = "PyTorch, fp32, contiguous"
 
@@ -126,7 +127,7 @@ def _engines(
         found[f"ONNX Runtime, {name}"] = _onnxruntime(file, clips, threads)
     for name in NAMES:
         program = backend(name)
-        if reason := program.cannot_build() or program.missing():
+        if reason := program.cannot_build_reason() or program.unavailable_reason():
             absent[name] = reason
             continue
         if name == "aotinductor" and not compiled:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ssv2rt.pipelines.request import ClipRequest
+from ssv2rt.pipelines.requests import ClipRequest
 
 Peer = Callable[[ClipRequest, int], torch.Tensor]
 Reader = Callable[[ClipRequest], torch.Tensor]

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ssv2rt.console import Progress
-from ssv2rt.cores import cores
-from ssv2rt.hardware import cpu_name
+from ssv2rt.core.console import Progress
+from ssv2rt.core.cores import cores
+from ssv2rt.core.hardware import cpu_name
 
 Contestant = Callable[[], float | None]
 """Does a fixed piece of work, and may return the seconds that count."""

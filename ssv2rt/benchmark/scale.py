@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ssv2rt.console import say
+from ssv2rt.core.console import say
+from ssv2rt.core.recipes import Synthetic
 from ssv2rt.dataset.index import index
 from ssv2rt.dataset.manifest import Manifest, write_manifest
 from ssv2rt.dataset.prepare import synthetic_set
-from ssv2rt.recipes import Synthetic
 
 SSV2_CLIPS = 220_847
 INDEXED = 10_000
@@ -71,11 +71,11 @@ def start_up(path: Path) -> dict[str, Any]:
     """Seconds to the first batch of training clips, and MB of memory above those of the bare process on the way."""
     import torch
 
-    import ssv2rt.pipelines.epochs as epochs
+    import ssv2rt.pipelines.samplers as epochs
+    from ssv2rt.core.recipe_files import load_recipe
+    from ssv2rt.core.recipes import Recipe
     from ssv2rt.dataset.index import open_manifest
     from ssv2rt.pipelines.loader import ClipLoader
-    from ssv2rt.recipe_files import load_recipe
-    from ssv2rt.recipes import Recipe
 
     recipe: Recipe = load_recipe("ssv2-resnet3d18", ("clip.size=48", "clip.frames=8", "train.batch_size=16"))
     bare, begin = _resident(), time.perf_counter()

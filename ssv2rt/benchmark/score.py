@@ -19,24 +19,25 @@ import torch
 from ssv2rt.benchmark.engine import build_untested, graphs_of
 from ssv2rt.benchmark.peers import FLOAT, peers
 from ssv2rt.benchmark.rounds import Contestant, machine, race
-from ssv2rt.console import say
-from ssv2rt.dataset.probe import probe
-from ssv2rt.engines.backends import choose_backend, load_runner
+from ssv2rt.core.atomic_files import write_json
+from ssv2rt.core.console import say
+from ssv2rt.core.errors import UserError
+from ssv2rt.core.hardware import choose_device, versions
+from ssv2rt.core.recipes import Clip, Data, Model
+from ssv2rt.core.run_folders import cache_folder
+from ssv2rt.engines.backends.registry import choose_backend, load_runner
 from ssv2rt.engines.bundle import INFO, Bundle, open_bundle
 from ssv2rt.engines.source import source_of_model
-from ssv2rt.errors import UserError
-from ssv2rt.hardware import choose_device, versions
-from ssv2rt.models.clipmodel import ClipModel
+from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.registry import build_model
-from ssv2rt.pipelines.epochs import in_batches
 from ssv2rt.pipelines.loader import ClipLoader
-from ssv2rt.pipelines.source import VideoRequest, plain_request
-from ssv2rt.recipes import Clip, Data, Model
-from ssv2rt.runs import cache_folder, write_json
+from ssv2rt.pipelines.request_source import VideoRequest, evaluation_request
+from ssv2rt.pipelines.samplers import in_batches
 from ssv2rt.scoring.journal import journal_of
-from ssv2rt.scoring.places import Video
 from ssv2rt.scoring.supervisor import Supervisor
+from ssv2rt.scoring.video_sources import Video
 from ssv2rt.scoring.worker import WorkerSettings
+from ssv2rt.video.probe import probe
 
 ALL, DECODE, ENGINE = "ssv2rt score", "decoding alone", "engine alone"
 PLAIN = "plain script: PyAV, torch, fp32"
@@ -164,7 +165,7 @@ def _plain(
     """One video after the other: decoded to RGB by PyAV, resized by torch, and through the network in fp32."""
     reader = peers()[peer]
     assert callable(reader)
-    requests = [plain_request(path.name, path, probe(path), clip=clip) for path in videos[:_PLAIN_CLIPS]]
+    requests = [evaluation_request(path.name, path, probe(path), clip=clip) for path in videos[:_PLAIN_CLIPS]]
 
     def turn() -> float:
         start = time.perf_counter()

@@ -14,16 +14,16 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssv2rt.benchmark.rounds import machine, race
+from ssv2rt.core.errors import UserError
+from ssv2rt.core.hardware import DTYPES, Precision, choose_device, choose_precision, versions
+from ssv2rt.core.recipes import Recipe
 from ssv2rt.dataset.manifest import Manifest, Split
-from ssv2rt.errors import UserError
-from ssv2rt.hardware import DTYPES, Precision, choose_device, choose_precision, versions
-from ssv2rt.models.clipmodel import ClipModel
+from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.registry import build_model
-from ssv2rt.pipelines.epochs import train_batches
 from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
-from ssv2rt.recipes import Recipe
+from ssv2rt.pipelines.samplers import train_batches
 from ssv2rt.training.distributed import Group
-from ssv2rt.training.step import Stepper
+from ssv2rt.training.step import TrainingStep
 
 FED = "fed by the loader"
 RESIDENT = "the batch lies ready"
@@ -70,20 +70,20 @@ def benchmark_train(recipe: Recipe, manifest: Manifest, *, steps: int, rounds: i
             f"{len(split)} training clips do not fill a batch of {batch}; lower it with --set train.batch_size={len(split)}"
         )
     torch.manual_seed(recipe.train.seed)
-    stepper = Stepper(
+    training_step = TrainingStep(
         _network(recipe, manifest).channels_last().to(device), recipe.train, precision, Group(0, 1, device)
     )
-    stepper.model.train()
+    training_step.model.train()
     ready = next(_feed(recipe, split, device))
-    forwards = _flops(lambda: stepper.model(ready.clips))
-    flops = _flops(lambda: _step(stepper, ready))
-    memory = peak_memory(stepper, ready)
+    forwards = _flops(lambda: training_step.model(ready.clips))
+    flops = _flops(lambda: _step(training_step, ready))
+    memory = peak_memory(training_step, ready)
     waiting = Waiting()
     product = MatrixProduct(device, precision)
     rates = race(
         {
-            FED: lambda: _fed(stepper, _feed(recipe, split, device), steps, waiting),
-            RESIDENT: lambda: _steps(stepper, ready, steps),
+            FED: lambda: _fed(training_step, _feed(recipe, split, device), steps, waiting),
+            RESIDENT: lambda: _steps(training_step, ready, steps),
             PLAIN: _plain(_network(recipe, manifest).to(device), ready, recipe, steps),
             MATMUL: product.turn,
         },
@@ -142,7 +142,7 @@ def _feed(recipe: Recipe, split: Split, device: torch.device) -> Iterator[ClipBa
         batch=recipe.train.batch,
         data=recipe.data,
         device=device,
-        augment=recipe.augment.repaints,
+        augment=recipe.augment.has_pixel_augment,
     )
     requests = (batch for epoch in count(1) for batch in train_batches(split, recipe, epoch=epoch))
     for batch in loader.batches(requests):
@@ -151,28 +151,28 @@ def _feed(recipe: Recipe, split: Split, device: torch.device) -> Iterator[ClipBa
         yield batch
 
 
-def _step(stepper: Stepper, batch: ClipBatch) -> None:
-    stepper.backward(batch.clips, batch.labels, epoch=1, step=0, last=True)
-    stepper.update(1e-6, "the benchmark")
+def _step(training_step: TrainingStep, batch: ClipBatch) -> None:
+    training_step.backward(batch.clips, batch.labels, epoch=1, step=0, last=True)
+    training_step.update(1e-6, "the benchmark")
 
 
-def _steps(stepper: Stepper, batch: ClipBatch, steps: int) -> float:
+def _steps(training_step: TrainingStep, batch: ClipBatch, steps: int) -> float:
     start = _now(batch.clips.device)
     for _ in range(steps):
-        _step(stepper, batch)
+        _step(training_step, batch)
     return _now(batch.clips.device) - start
 
 
-def _fed(stepper: Stepper, batches: Iterator[ClipBatch], steps: int, waiting: Waiting) -> float:
+def _fed(training_step: TrainingStep, batches: Iterator[ClipBatch], steps: int, waiting: Waiting) -> float:
     """Seconds of the steps after the first one, by which time the loader is as far ahead as it may be."""
-    device = stepper.group.device
-    _step(stepper, next(batches))
+    device = training_step.group.device
+    _step(training_step, next(batches))
     start = _now(device)
     for _ in range(steps):
         asked = time.perf_counter()
         batch = next(batches)
         waiting.waited += time.perf_counter() - asked
-        _step(stepper, batch)
+        _step(training_step, batch)
     seconds = _now(device) - start
     waiting.total += seconds
     batches.close()  # type: ignore[attr-defined]  # a generator: stops its threads
@@ -182,16 +182,16 @@ def _fed(stepper: Stepper, batches: Iterator[ClipBatch], steps: int, waiting: Wa
 def _plain(model: ClipModel, batch: ClipBatch, recipe: Recipe, steps: int):  # type: ignore[no-untyped-def]
     """The loop of a first tutorial: float clips in the layout (N, 3, T, H, W), SGD, the loss read at every step."""
     clips = model.normalise(batch.clips).contiguous()
-    optimiser = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
     model.train()
 
     def turn() -> float:
         start = _now(clips.device)
         for _ in range(steps):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss = F.cross_entropy(model.head(model.dropout(model.backbone(clips))), batch.labels)
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             loss.item()
         return _now(clips.device) - start
 
@@ -205,16 +205,16 @@ def _flops(work: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
-def peak_memory(stepper: Stepper, batch: ClipBatch) -> dict[str, Any]:
+def peak_memory(training_step: TrainingStep, batch: ClipBatch) -> dict[str, Any]:
     """What a step takes at most, in MB: allocated on the GPU, or resident in this process."""
     device = batch.clips.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        _step(stepper, batch)
+        _step(training_step, batch)
         return {"of": "the GPU's memory", "megabytes": torch.cuda.max_memory_allocated(device) / 1e6}
     with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
         file.write("5")  # forgets the highest mark so far
-    _step(stepper, batch)
+    _step(training_step, batch)
     status = Path("/proc/self/status").read_text(encoding="ascii")
     highest = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return {"of": "this process", "megabytes": int(highest.split()[1]) * 1024 / 1e6}

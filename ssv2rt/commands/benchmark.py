@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from ssv2rt.recipes import Recipe
+    from ssv2rt.core.recipes import Recipe
 
 
 @click.group()
@@ -33,9 +33,9 @@ def decode(
     VIDEOS is a video or a folder of them. Default: synthetic ones of 427x240, coded like SSv2's.
     """
     from ssv2rt.benchmark.decode import benchmark_decode, clips_of
-    from ssv2rt.benchmark.report import show_decode
     from ssv2rt.benchmark.scale import benchmark_scale
-    from ssv2rt.runs import write_json
+    from ssv2rt.core.atomic_files import write_json
+    from ssv2rt.report.benchmark_tables import show_decode
 
     figures = benchmark_decode(clips_of(videos), threads=threads or 0, clips=clips, rounds=rounds)
     if scale:
@@ -61,11 +61,11 @@ def train(
 
     Default RECIPE: ssv2-resnet3d18; without a GPU in batches of 4 clips of 112x112.
     """
-    from ssv2rt.benchmark.report import show_train
     from ssv2rt.benchmark.train import RECIPE, benchmark_train, small_enough
+    from ssv2rt.core.atomic_files import write_json
+    from ssv2rt.core.recipe_files import load_recipe
     from ssv2rt.dataset.prepare import like_ssv2, prepare, with_root
-    from ssv2rt.recipe_files import load_recipe
-    from ssv2rt.runs import write_json
+    from ssv2rt.report.benchmark_tables import show_train
 
     settings = load_recipe(recipe or RECIPE, overrides if recipe else (*small_enough(), *overrides))
     settings = settings.model_copy(update={"data": with_root(settings.data, data or like_ssv2())})
@@ -107,8 +107,8 @@ def engine(
     MODEL is a network of the registry; its weights are random. Where there is a GPU, only what runs on it takes part.
     """
     from ssv2rt.benchmark.engine import benchmark_engine
-    from ssv2rt.benchmark.report import show_engine
-    from ssv2rt.runs import write_json
+    from ssv2rt.core.atomic_files import write_json
+    from ssv2rt.report.benchmark_tables import show_engine
 
     settings = _network(model, size, overrides)
     figures = benchmark_engine(
@@ -149,9 +149,9 @@ def score(
     VIDEOS is a video or a folder of them. Default: synthetic ones of 427x240, coded like SSv2's.
     """
     from ssv2rt.benchmark.decode import clips_of
-    from ssv2rt.benchmark.report import show_score
     from ssv2rt.benchmark.score import benchmark_score
-    from ssv2rt.runs import write_json
+    from ssv2rt.core.atomic_files import write_json
+    from ssv2rt.report.benchmark_tables import show_score
 
     settings = _network(model, size, overrides)
     figures = benchmark_score(settings.model, settings.clip, clips_of(videos), count=count, rounds=rounds, names=names)
@@ -162,8 +162,8 @@ def score(
 
 def _network(model: str, size: str, overrides: tuple[str, ...]) -> Recipe:
     """A network and its clips, from what is typed."""
-    from ssv2rt.errors import UsageError
-    from ssv2rt.recipe_files import load_recipe
+    from ssv2rt.core.errors import UsageError
+    from ssv2rt.core.recipe_files import load_recipe
 
     frames, _, pixels = size.partition("x")
     if not (frames.isdecimal() and pixels.isdecimal()):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ssv2rt.errors import UsageError, choices
+from ssv2rt.core.errors import UsageError, suggest
 
 
 @click.command()
@@ -22,16 +22,16 @@ def compare(models: tuple[str, ...], data: Path | None, recipe: str, overrides: 
     comparison is gone on with by the same command.
     """
     from ssv2rt.commands.output import print_facts
+    from ssv2rt.core.recipe_files import load_recipe
     from ssv2rt.dataset.prepare import prepare, with_root
     from ssv2rt.models.registry import model_names
-    from ssv2rt.recipe_files import load_recipe
+    from ssv2rt.report.comparison import report
     from ssv2rt.training.compare import SYSTEMS
     from ssv2rt.training.compare import compare as run_all
-    from ssv2rt.training.compare_report import report
 
     for name in models:
         if name not in model_names():
-            raise UsageError(f"no model '{name}'{choices(name, model_names())}")
+            raise UsageError(f"no model '{name}'{suggest(name, model_names())}")
     settings = load_recipe(recipe, overrides)
     settings = settings.model_copy(update={"data": with_root(settings.data, data)})
     out.mkdir(parents=True, exist_ok=True)

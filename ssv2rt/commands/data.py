@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ssv2rt.commands.output import print_facts
-from ssv2rt.errors import UsageError, UserError
+from ssv2rt.core.errors import UsageError, UserError
 
 
 @click.command()
@@ -22,13 +22,13 @@ def index(data: Path, out: Path | None, decode: bool, workers: int | None, as_js
 
     DATA is SSv2's folder, a folder with one for each class, or a .csv or .parquet table with the columns path and label.
     """
-    from ssv2rt.console import Progress
+    from ssv2rt.core.console import Progress
     from ssv2rt.dataset.index import index as look_at_all
-    from ssv2rt.dataset.summary import show, summarise
+    from ssv2rt.dataset.summary import show, summarize
 
     with Progress(f"indexing {data}") as progress:
         manifest, where = look_at_all(data, out=out, decode=decode, workers=workers or 0, progress=progress.show)
-    summary = summarise(manifest, where)
+    summary = summarize(manifest, where)
     if as_json:
         click.echo(json.dumps(summary))
     else:
@@ -57,11 +57,11 @@ def preview(
     seed: int,
 ) -> None:
     """Draw what the network will see, after sampling and augmentation, as a picture (PNG)."""
+    from ssv2rt.core.recipe_files import load_recipe
     from ssv2rt.dataset.index import open_manifest
     from ssv2rt.dataset.listing import is_video
-    from ssv2rt.dataset.video import BadVideo
-    from ssv2rt.pipelines.preview import draw_sheet, rows_of_data, rows_of_video
-    from ssv2rt.recipe_files import load_recipe
+    from ssv2rt.report.contact_sheet import draw_sheet, rows_of_data, rows_of_video
+    from ssv2rt.video.container import BadVideo
 
     settings = load_recipe(recipe, overrides)
     if source.is_file() and is_video(source.name):
@@ -91,9 +91,9 @@ def preview(
 )
 def synthesize(out: Path, clips: int, size: str, frames: str, seed: int, key_frames: str) -> None:
     """Make a synthetic data set of time-reversed twins, in SSv2's layout."""
-    from ssv2rt.console import Progress
+    from ssv2rt.core.console import Progress
+    from ssv2rt.core.recipes import Synthetic, validated
     from ssv2rt.dataset.synthetic import synthesize as write
-    from ssv2rt.recipes import Synthetic, validated
 
     width, height = _two_numbers(size, "x", "--size", "427x240")
     fewest, most = _two_numbers(frames, "-", "--frames", "24-60")

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ssv2rt.commands.output import print_facts
-from ssv2rt.errors import UsageError, UserError
+from ssv2rt.core.errors import UsageError, UserError
 
 
 @click.command("build-engine")
@@ -47,13 +47,13 @@ def build_engine(
     as_json: bool,
 ) -> None:
     """Build an engine of a run's best checkpoint, and compare it with PyTorch. Default: the newest run."""
+    from ssv2rt.core.recipe_files import load_engine_recipe
+    from ssv2rt.core.recipes import Data
+    from ssv2rt.core.run_folders import RUNS, find_run
     from ssv2rt.dataset.prepare import prepare, with_root
-    from ssv2rt.engines.backends import NAMES, choose_backend
+    from ssv2rt.engines.backends.registry import NAMES, choose_backend
     from ssv2rt.engines.build import build_of
     from ssv2rt.engines.source import source_of_onnx, source_of_run
-    from ssv2rt.recipe_files import load_engine_recipe
-    from ssv2rt.recipes import Data
-    from ssv2rt.runs import RUNS, find_run
 
     if backend not in ("auto", *NAMES):
         raise UsageError(f"--backend {backend}: there are auto, {', '.join(NAMES)}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ssv2rt.commands.output import print_facts
-from ssv2rt.errors import UsageError, UserError, nearest
+from ssv2rt.core.errors import UsageError, UserError, nearest
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,8 +28,8 @@ def inspect(engine: str | None, as_json: bool) -> None:
 
     An engine is named by its folder (runs/NAME/engines/int8), or by its run, of which the newest engine is taken.
     """
-    from ssv2rt.engines.graphs import read_parts
     from ssv2rt.engines.inspect import describe_bundle, describe_graph
+    from ssv2rt.engines.onnx_files import read_parts
 
     found = _find(engine)
     file = found if isinstance(found, Path) else found.onnx_file
@@ -55,8 +55,8 @@ def _find(name: str | None) -> Bundle | Path:
         UserError: what is there is neither, nor a run with an engine.
         UsageError: there is nothing with that name.
     """
+    from ssv2rt.core.run_folders import RUNS, find_run
     from ssv2rt.engines.bundle import INFO, find_bundle, open_bundle
-    from ssv2rt.runs import RUNS, find_run
 
     if name is None:
         return open_bundle(find_bundle(find_run()))

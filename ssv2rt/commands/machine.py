@@ -11,7 +11,7 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 def doctor(as_json: bool) -> None:
     """Say what this machine has, what will therefore be used, and what to install for more."""
-    from ssv2rt.doctor import examine, show
+    from ssv2rt.doctor.examine import examine, show
 
     facts = examine()
     if as_json:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import click
 
 from ssv2rt.commands.output import print_facts
-from ssv2rt.errors import UsageError
+from ssv2rt.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from ssv2rt.core.recipes import Clip
     from ssv2rt.engines.bundle import Bundle
-    from ssv2rt.recipes import Clip
-    from ssv2rt.scoring.cluster import Cluster
+    from ssv2rt.scoring.ray_backend import RayBackend
     from ssv2rt.scoring.worker import WorkerSettings
 
 
@@ -87,21 +87,22 @@ def score(
     """
     from contextlib import nullcontext
 
-    from ssv2rt.console import say
-    from ssv2rt.cores import cores
+    from ssv2rt.core.console import say
+    from ssv2rt.core.cores import cores
+    from ssv2rt.core.recipes import Data, with_views
+    from ssv2rt.core.run_folders import find_run
     from ssv2rt.engines.bundle import INFO, find_bundle, open_bundle, sha256
-    from ssv2rt.recipes import Data, with_views
-    from ssv2rt.runs import find_run
     from ssv2rt.scoring.devices import devices_for
-    from ssv2rt.scoring.discover import Share, check_inputs
+    from ssv2rt.scoring.discover import Shard, check_inputs
+    from ssv2rt.scoring.ground_truth import BEST, GroundTruth, videos_of
     from ssv2rt.scoring.journal import journal_of
-    from ssv2rt.scoring.parts import check_parts
+    from ssv2rt.scoring.parquet_parts import check_parts
+    from ssv2rt.scoring.row import EMBEDDING, LOGITS, columns
     from ssv2rt.scoring.run import Output, Videos
     from ssv2rt.scoring.run import score as score_all
     from ssv2rt.scoring.segments import Windows
-    from ssv2rt.scoring.sinks import EMBEDDING, LOGITS, check_output, columns
-    from ssv2rt.scoring.truth import BEST, Truth, videos_of
     from ssv2rt.scoring.worker import WorkerSettings
+    from ssv2rt.scoring.writers import check_output
 
     begun = journal_of(out).is_file()
     if resume and out.is_file() and not begun and not overwrite:
@@ -130,14 +131,14 @@ def score(
         raise UsageError("--annotations tell the label of a whole video; leave out --window")
     if merged and ((top_k or 1) > 1 or logits or embeddings):
         raise UsageError("--merge leaves one label in a row; leave out --top-k, --logits and --embeddings")
-    more = [name for name, wanted in ((LOGITS, logits), (EMBEDDING, embeddings)) if wanted]
+    extra_columns = [name for name, wanted in ((LOGITS, logits), (EMBEDDING, embeddings)) if wanted]
     inputs = inputs or (videos_of(annotations),) if annotations else inputs
     check_inputs(inputs)
     bundle = open_bundle(engine if engine else find_bundle(find_run(run)))
     if embeddings and not bundle.info.embedding:
         raise UsageError(f"--embeddings: the engine gives none; rebuild it with `{bundle.info.rebuild}`")
-    truth = Truth.read(annotations, bundle.info.labels) if annotations else None
-    videos = Videos(inputs, Share.parse(shard) if shard else None, truth)
+    ground_truth = GroundTruth.read(annotations, bundle.info.labels) if annotations else None
+    videos = Videos(inputs, Shard.parse(shard) if shard else None, ground_truth)
     classes = len(bundle.info.labels)
     if top_k and top_k > classes:
         raise UsageError(f"--top-k {top_k}: the engine has {classes} classes; take at most that")
@@ -151,10 +152,10 @@ def score(
     threads = threads or (0 if cluster else max(1, cores() // len(gpus)))
     options = {
         "bundle": str(bundle.path),
-        "top_k": min(classes, max(top_k, BEST if truth else 0)),
+        "top_k": min(classes, max(top_k, BEST if ground_truth else 0)),
         "clip": clip,
         "data": Data(threads=threads, cpu_share=cpu_share),
-        "more": more,
+        "extra_columns": extra_columns,
         "windows": windows,
     }
     workers = [WorkerSettings("ssv2rt.scoring.worker:make_scorer", options | {"device": device}) for device in gpus]
@@ -162,21 +163,27 @@ def score(
         "engine": sha256(bundle.path / INFO),
         "clip": clip.model_dump(mode="json"),
         "top_k": options["top_k"],
-        "columns": more,
+        "columns": extra_columns,
         "windows": [windows.seconds, windows.hop] if windows else [],
         "shard": shard or "1/1",
         "annotations": sha256(annotations) if annotations else "",
     }
     output = Output(
         out,
-        columns(top_k, windows=windows is not None, merged=merged, expected=truth is not None, more=more),
+        columns(
+            top_k,
+            windows=windows is not None,
+            merged=merged,
+            expected=ground_truth is not None,
+            extra_columns=extra_columns,
+        ),
         sort=sort,
         windows=windows,
-        parts=columns(top_k, windows=windows is not None, more=more) if cluster else (),
+        parts=columns(top_k, windows=windows is not None, extra_columns=extra_columns) if cluster else (),
     )
-    with _crew(cluster, workers[0], bundle, clip, timeout) if cluster else nullcontext() as crew:
+    with _ray_backend(cluster, workers[0], bundle, clip, timeout) if cluster else nullcontext() as executor:
         summary = score_all(
-            videos, output, workers, facts, timeout=timeout, crew=crew, resume=resume, overwrite=overwrite
+            videos, output, workers, facts, timeout=timeout, executor=executor, resume=resume, overwrite=overwrite
         )
     found = {"out": str(out), "engine": str(bundle.path), "videos": summary.videos, "errors": summary.errors}
     decoders = {f"decoder of {kind}": str(decision) for kind, decision in sorted(summary.trusted.items())}
@@ -186,11 +193,11 @@ def score(
         sys.exit(3)
 
 
-def _crew(address: str, settings: WorkerSettings, bundle: Bundle, clip: Clip, timeout: float) -> Cluster:
-    from ssv2rt.scoring.cluster import Cluster
+def _ray_backend(address: str, settings: WorkerSettings, bundle: Bundle, clip: Clip, timeout: float) -> RayBackend:
+    from ssv2rt.scoring.ray_backend import RayBackend
 
     batch = max(1, bundle.info.batch.best // (clip.views[0] * clip.views[1]))
-    return Cluster(address, settings, bundle=bundle, batch=batch, timeout=timeout)
+    return RayBackend(address, settings, bundle=bundle, batch=batch, timeout=timeout)
 
 
 @click.command()
@@ -203,7 +210,7 @@ def merge(parts: tuple[Path, ...], out: Path, expect: tuple[str, ...], overwrite
     """Put outputs of `score` together, such as those of several shards; says what is doubled or missing."""
     from ssv2rt.scoring.discover import check_inputs, discover
     from ssv2rt.scoring.merge import merge as merge_parts
-    from ssv2rt.scoring.sinks import check_output
+    from ssv2rt.scoring.writers import check_output
 
     check_output(out, overwrite=overwrite)
     if expect:

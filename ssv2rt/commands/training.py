@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ssv2rt.commands.output import print_facts
-from ssv2rt.errors import UsageError
+from ssv2rt.core.errors import UsageError
 
 
 @click.command()
@@ -34,11 +34,11 @@ def train(
 
     On several GPUs: torchrun --nproc-per-node 8 -m ssv2rt train ...
     """
+    from ssv2rt.core.recipe_files import load_recipe
+    from ssv2rt.core.run_folders import create_run, find_run
     from ssv2rt.dataset.prepare import offer_test_videos, prepare, with_root
-    from ssv2rt.recipe_files import load_recipe
-    from ssv2rt.runs import create_run, find_run
+    from ssv2rt.report.run_summary import summarize
     from ssv2rt.training.distributed import group_of_processes
-    from ssv2rt.training.summary import summarise
     from ssv2rt.training.trainer import Trainer
 
     if init:
@@ -69,7 +69,7 @@ def train(
         result = trainer.fit(run)
         if not group.first:
             return
-    pictures = summarise(run, manifest.labels)
+    pictures = summarize(run, manifest.labels)
     if settings.data.synthetic and settings.data.test_videos:
         offer_test_videos(manifest, Path(settings.data.test_videos))
     print_facts({"run": str(run.path), **result.as_dict(), "pictures": str(pictures)}, as_json)
@@ -95,14 +95,14 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Evaluate a run's model: top-1, top-5 and loss. Default: the newest run."""
+    from ssv2rt.core.hardware import choose_device, choose_precision
+    from ssv2rt.core.recipes import with_views
+    from ssv2rt.core.run_folders import find_run
     from ssv2rt.dataset.prepare import prepare, with_root
-    from ssv2rt.hardware import choose_device, choose_precision
     from ssv2rt.models.weights import load_trained
-    from ssv2rt.recipes import with_views
-    from ssv2rt.runs import find_run
-    from ssv2rt.training.determinism import determine
+    from ssv2rt.report.run_summary import write_out
+    from ssv2rt.training.determinism import set_deterministic
     from ssv2rt.training.evaluate import evaluate as evaluate_split
-    from ssv2rt.training.summary import write_out
 
     where = find_run(run)
     trained = load_trained(where, checkpoint)
@@ -110,7 +110,7 @@ def evaluate(
     manifest.check_classes(trained.labels, f"run '{where.path}'")
     device = choose_device()
     recipe = trained.recipe
-    determine(recipe.train.deterministic)
+    set_deterministic(recipe.train.deterministic)
     if views:
         recipe = recipe.model_copy(update={"clip": with_views(recipe.clip, views)})
     result = evaluate_split(

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ssv2rt.core.errors import UserError, nearest
 from ssv2rt.dataset.labels import class_of_template, read_json, read_labels
 from ssv2rt.dataset.listing import SPLITS, UNLABELLED, Clip, Listing, is_video
-from ssv2rt.errors import UserError, nearest
 
 _PREFIXES = ("", "something-something-v2-")
 _ANNOTATION_FOLDERS = ("", "labels", "annotations")

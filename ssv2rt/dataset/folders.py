@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ssv2rt.console import say
+from ssv2rt.core.console import say
 from ssv2rt.dataset.listing import SPLIT_NAMES, Listing, entries_of, hold_out, named_classes
 
 

@@ -21,10 +21,13 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from ssv2rt.console import say
-from ssv2rt.cores import cores
+from ssv2rt.core.atomic_files import atomic_file, remove_partial_files
+from ssv2rt.core.console import say
+from ssv2rt.core.cores import cores
+from ssv2rt.core.errors import UserError
+from ssv2rt.dataset.detect_format import list_clips
+from ssv2rt.dataset.file_facts import Facts, Known, file_facts
 from ssv2rt.dataset.listing import Listing, as_text, fingerprint
-from ssv2rt.dataset.look import Facts, Known, look_at
 from ssv2rt.dataset.manifest import (
     FACTS,
     NAMING,
@@ -32,15 +35,12 @@ from ssv2rt.dataset.manifest import (
     USED,
     Manifest,
     is_manifest,
-    places,
+    manifest_paths,
     read_manifest,
     write_manifest,
 )
 from ssv2rt.dataset.quarantine import COLUMNS, quarantine, quarantine_file
-from ssv2rt.dataset.recognise import list_clips
-from ssv2rt.dataset.video import OK
-from ssv2rt.errors import UserError
-from ssv2rt.runs import remove_abandoned, whole_file
+from ssv2rt.video.container import OK
 
 Progress = Callable[[int, int], None]
 """Called with (rows done, rows in all)."""
@@ -74,7 +74,7 @@ def open_manifest(root: Path, *, progress: Progress = lambda done, total: None) 
         if not manifest.is_current():
             say(f"the data set in '{manifest.folder}' has changed since '{root}' was made")
         return manifest
-    manifest = _saved(places(root), USED)
+    manifest = _saved(manifest_paths(root), USED)
     if manifest and manifest.is_current():
         return manifest if manifest.is_usable() else index(root, trust=True, progress=progress)[0]
     return index(root, progress=progress)[0]
@@ -109,7 +109,7 @@ def index(
         _check_ours(place)
     listing = list_clips(root)
     naming = _naming(listing)
-    saved = _saved([out] if out else places(root), SCHEMA.names)
+    saved = _saved([out] if out else manifest_paths(root), SCHEMA.names)
     work = _Work(listing, naming, saved.table if saved else SCHEMA.empty_table())
     total, done, next_save = len(naming), 0, time.monotonic() + _SAVE_EVERY
     jobs = work.jobs(decode=decode, trust=trust)
@@ -202,7 +202,7 @@ def _look_at_all(
     count = sum(len(rows) for rows, _ in jobs)
     if workers == 1 or (count < _ALONE and not decode) or len(jobs) == 1:
         for rows, files in jobs:
-            yield rows, look_at(folder, files, decode)
+            yield rows, file_facts(folder, files, decode)
         return
     waiting = deque(jobs)
     while waiting:
@@ -213,7 +213,7 @@ def _look_at_all(
             while waiting or running:
                 while waiting and len(running) < 4 * workers:
                     job = waiting.popleft()
-                    running.append((job, pool.submit(look_at, folder, job[1], decode)))
+                    running.append((job, pool.submit(file_facts, folder, job[1], decode)))
                 (rows, files), future = running[0]
                 yield rows, future.result()
                 running.popleft()
@@ -229,7 +229,7 @@ def _look_alone(folder: Path, file: tuple[str, Known], decode: bool) -> Facts | 
     """One file, in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
-            return pool.submit(look_at, folder, [file], decode).result()[0]
+            return pool.submit(file_facts, folder, [file], decode).result()[0]
         except BrokenProcessPool:
             return {"status": "decoder crashed", "suspicion": "", "decoded": False}
 
@@ -242,7 +242,7 @@ def _saved(paths: list[Path], columns: Sequence[str]) -> Manifest | None:
 
 def _save(root: Path, out: Path | None, manifest: Manifest, *, with_quarantine: bool = True) -> Path:
     """Writes a manifest and the table of what is wrong, and says where."""
-    beside, cached = (out, out) if out else places(root)
+    beside, cached = (out, out) if out else manifest_paths(root)
     try:
         _check_ours(beside)
         _check_ours(quarantine_file(beside))
@@ -282,9 +282,9 @@ def _is_parquet(path: Path) -> bool:
 
 
 def _write(path: Path, manifest: Manifest, with_quarantine: bool) -> None:
-    remove_abandoned(path)
+    remove_partial_files(path)
     write_manifest(path, manifest)
     if not with_quarantine:
         return
-    with whole_file(quarantine_file(path)) as temporary:
+    with atomic_file(quarantine_file(path)) as temporary:
         pyarrow.csv.write_csv(quarantine(manifest), temporary)

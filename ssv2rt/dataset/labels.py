@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ssv2rt.errors import UserError
+from ssv2rt.core.errors import UserError
 
 NEVER = -1
 """In `mirrored_labels`: a clip of this class may not be mirrored."""

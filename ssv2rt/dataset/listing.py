@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssv2rt.console import say
-from ssv2rt.errors import UserError
+from ssv2rt.core.console import say
+from ssv2rt.core.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {

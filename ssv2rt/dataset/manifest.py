@@ -18,12 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ssv2rt.core.atomic_files import atomic_file
+from ssv2rt.core.errors import UserError
+from ssv2rt.core.run_folders import cache_folder
 from ssv2rt.dataset.labels import mirrored_labels
 from ssv2rt.dataset.listing import MARK, fingerprint
-from ssv2rt.dataset.probe import Footage
-from ssv2rt.dataset.video import OK
-from ssv2rt.errors import UserError
-from ssv2rt.runs import cache_folder, whole_file
+from ssv2rt.video.container import OK
+from ssv2rt.video.probe import VideoMeta
 
 NAMING = pa.schema([("id", pa.string()), ("path", pa.string()), ("split", pa.string()), ("label", pa.int32())])
 """What the data set says of a clip. `path` is relative to the manifest's folder, or absolute; `label` -1 is none."""
@@ -80,7 +81,7 @@ class Split:
     durations: np.ndarray
     """float32 (N,): seconds, 0 where unknown."""
     times: pa.ListArray
-    """(N,): see `Footage.times`."""
+    """(N,): see `VideoMeta.times`."""
 
     @cached_property
     def mirrored(self) -> np.ndarray:
@@ -93,10 +94,10 @@ class Split:
     def path(self, row: int) -> Path:
         return self.folder / self.paths[row].as_py()
 
-    def footage(self, row: int) -> Footage:
+    def video_meta(self, row: int) -> VideoMeta:
         """What a request for a clip of this row's video needs."""
         times = self.times[row].values
-        return Footage(
+        return VideoMeta(
             frames=int(self.frames[row]),
             width=int(self.widths[row]),
             height=int(self.heights[row]),
@@ -182,7 +183,7 @@ class Manifest:
         )
 
 
-def places(root: Path) -> list[Path]:
+def manifest_paths(root: Path) -> list[Path]:
     """Where the manifest of a data set may be: beside it, or in the cache if it cannot be written to."""
     beside = root / "manifest.parquet" if root.is_dir() else root.with_name(f"{root.name}.manifest.parquet")
     key = hashlib.blake2b(str(root.resolve()).encode(errors="surrogateescape"), digest_size=8).hexdigest()
@@ -225,5 +226,5 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
         "fingerprint": manifest.fingerprint,
     }
     table = manifest.table.replace_schema_metadata({MARK: json.dumps(facts).encode(errors="surrogateescape")})
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         pq.write_table(table, temporary)

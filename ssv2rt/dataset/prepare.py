@@ -7,13 +7,14 @@ import os
 import shutil
 from pathlib import Path
 
-from ssv2rt.console import Progress, say
+from ssv2rt.core.atomic_files import atomic_folder
+from ssv2rt.core.console import Progress, say
+from ssv2rt.core.errors import UsageError
+from ssv2rt.core.recipes import Data, Synthetic
+from ssv2rt.core.run_folders import cache_folder
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.dataset.synthetic import FORMAT, KeyFrames, is_complete, synthesize
-from ssv2rt.errors import UsageError
-from ssv2rt.recipes import Data, Synthetic
-from ssv2rt.runs import cache_folder, whole_folder
 
 
 def prepare(data: Data) -> Manifest:
@@ -46,7 +47,7 @@ def offer_test_videos(manifest: Manifest, folder: Path) -> None:
     if folder.exists() or folder.is_symlink():
         return
     split = manifest.split("test")
-    with whole_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         for row in range(len(split)):
             shutil.copyfile(split.path(row), temporary / split.path(row).name)
         shutil.copyfile(manifest.folder / "test-answers.csv", temporary / "test-answers.csv")

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ssv2rt.dataset.manifest import Manifest
-from ssv2rt.dataset.video import OK
+from ssv2rt.video.container import OK
 
 COLUMNS = ("path", "split", "label", "status", "reason")
 

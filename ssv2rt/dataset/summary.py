@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 from ssv2rt.dataset.listing import SPLITS
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.dataset.quarantine import quarantine, quarantine_file
-from ssv2rt.dataset.video import OK
+from ssv2rt.video.container import OK
 
 
-def summarise(manifest: Manifest, path: Path) -> dict[str, Any]:
+def summarize(manifest: Manifest, path: Path) -> dict[str, Any]:
     """Counts and ranges of a manifest that is in the file `path`."""
     table = manifest.table
     good = table.filter(pc.equal(table["status"], OK))

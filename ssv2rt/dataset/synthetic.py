@@ -22,12 +22,12 @@ from typing import Literal
 import av
 import numpy as np
 
-from ssv2rt.cores import cores
+from ssv2rt.core.atomic_files import atomic_file, write_json, write_text
+from ssv2rt.core.cores import cores
+from ssv2rt.core.errors import UserError
+from ssv2rt.core.recipes import Synthetic
 from ssv2rt.dataset.listing import SPLITS
 from ssv2rt.dataset.scenes import PAIRS, draw_clip
-from ssv2rt.errors import UserError
-from ssv2rt.recipes import Synthetic
-from ssv2rt.runs import whole_file, write_json, write_text
 
 LABELS = tuple(label for pair in PAIRS for label in pair)
 RATE = 12
@@ -159,7 +159,7 @@ def _write_twins(folder: Path, spec: Synthetic, key_frames: KeyFrames, twins: li
         packets = encode_vp9(clip, key_frames)
         backwards = packets[::-1] if key_frames == "all" else encode_vp9(clip[::-1], key_frames)
         for clip_id, coded in zip(pair.ids, (packets, backwards), strict=True):
-            with whole_file(_clip_path(folder, clip_id)) as path:
+            with atomic_file(_clip_path(folder, clip_id)) as path:
                 path.write_bytes(mux_webm(coded, spec.width, spec.height, key_frames))
     return 2 * len(twins)
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from ssv2rt.core.errors import UserError, suggest
 from ssv2rt.dataset.listing import MARK, SPLIT_NAMES, Listing, check_ids, hold_out, named_classes
-from ssv2rt.errors import UserError, choices
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 
@@ -57,7 +57,7 @@ def _rows(path: Path, split: str) -> list[tuple[str, str, str]]:
     if "split" in columns:
         for at, text in enumerate(columns["split"]):
             if text.strip().lower() not in SPLIT_NAMES:
-                raise UserError(f"{path}: row {at + 1} has the split '{text}'{choices(text, list(SPLIT_NAMES))}")
+                raise UserError(f"{path}: row {at + 1} has the split '{text}'{suggest(text, list(SPLIT_NAMES))}")
             splits[at] = SPLIT_NAMES[text.strip().lower()]
     for at, text in enumerate(columns["path"]):
         if not text.strip() or "\0" in text:

@@ -13,21 +13,23 @@ from typing import Any
 import onnx
 import torch
 
-from ssv2rt.console import say
+from ssv2rt.core.atomic_files import replace_folder, scratch_folder, write_json
+from ssv2rt.core.console import say
+from ssv2rt.core.errors import UserError
+from ssv2rt.core.recipes import EngineRecipe
+from ssv2rt.core.run_folders import Run, cache_folder
 from ssv2rt.dataset.manifest import Manifest
-from ssv2rt.engines.backends import NAMES, Backend, Built, Graph, Outputs, Runner, backend
+from ssv2rt.engines.backends.registry import NAMES, backend
+from ssv2rt.engines.base import Backend, Built, Graph, Outputs, Runner
 from ssv2rt.engines.bundle import FAILED, INFO, Bundle, BundleInfo, open_bundle, sha256
-from ssv2rt.engines.clips import Clips, spread_over_classes
+from ssv2rt.engines.calibration import Clips, spread_over_classes
 from ssv2rt.engines.export import INPUT
-from ssv2rt.engines.precision import halve, label_precision
-from ssv2rt.engines.quantisation import quantise, to_fp8
+from ssv2rt.engines.half import label_precision, to_half
+from ssv2rt.engines.quantization import quantise, to_fp8
 from ssv2rt.engines.sensitivity import choose_blocks
 from ssv2rt.engines.source import Source, source_of_run
-from ssv2rt.engines.speed import clips_per_second, not_faster
+from ssv2rt.engines.throughput import clips_per_second, not_faster
 from ssv2rt.engines.verify import OnnxRunner, Verification, verify
-from ssv2rt.errors import UserError
-from ssv2rt.recipes import EngineRecipe
-from ssv2rt.runs import Run, cache_folder, put_in_place, scratch_folder, write_json
 
 GRAPH, FLOAT = "model.onnx", "float.onnx"
 _EXACT = 1e-4
@@ -76,7 +78,7 @@ def build_of(
         UserError: the data does not fit, or the backend refuses.
     """
     program = backend(backend_name)
-    if reason := program.cannot_build():
+    if reason := program.cannot_build_reason():
         raise UserError(f"cannot build with {backend_name}: {reason}")
     precision = recipe.engine.precision
     if precision not in program.PRECISIONS:
@@ -105,7 +107,7 @@ def build_of(
         info = info.model_copy(update={"verification": figures})
         write_json(scratch / INFO, info.model_dump(mode="json"))
         final = folder / (precision + FAILED if failures else precision)
-        put_in_place(scratch, final)
+        replace_folder(scratch, final)
     if not failures:
         shutil.rmtree(folder / (precision + FAILED), ignore_errors=True)  # of an earlier time
     return Bundle(final, info), failures
@@ -137,7 +139,7 @@ def in_precision(source: Path, target: Path, precision: str, program: Backend) -
     if precision == "fp8":
         model = to_fp8(model)
     if precision == "fp16" or (program.WANTS_HALF and precision in ("bf16", *CALIBRATED)):
-        model = halve(model, bfloat=precision == "bf16")
+        model = to_half(model, bfloat=precision == "bf16")
     onnx.save(label_precision(model, precision), target)
 
 
@@ -230,7 +232,7 @@ def _compare(
     """Compares with PyTorch. An engine that cannot run here is represented by its graph, run by ONNX Runtime; and so is
     the network itself where only its graph is known."""
     runner: Runner
-    if reason := program.missing() or program.misfit(bundle.info):
+    if reason := program.unavailable_reason() or program.incompatible_reason(bundle.info):
         say(f"the engine cannot run here ({reason}); comparing its graph, run by ONNX Runtime")
         if bundle.info.precision == "bf16":
             raise UserError(
@@ -249,8 +251,8 @@ def _waited_for(runner: Runner) -> Callable[[torch.Tensor], Outputs]:
 
 
 def _debug(float_file: Path, graph_file: Path, clips: Clips, folder: Path) -> None:
-    from ssv2rt.engines.layers import compare_layers
-    from ssv2rt.engines.layers_report import show_worst, write_layers
+    from ssv2rt.engines.layer_diff import compare_layers
+    from ssv2rt.engines.layer_diff_table import show_worst, write_layers
 
     few = Clips(clips.split, clips.rows[:16], clips.clip, clips.data)
     batches = (batch.clips.numpy() for batch in few.batches("comparing layers", 4))

@@ -16,9 +16,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ssv2rt.errors import UserError, choices
-from ssv2rt.recipes import BatchProfile, Clip
-from ssv2rt.runs import Run
+from ssv2rt.core.errors import UserError, suggest
+from ssv2rt.core.recipes import BatchProfile, Clip
+from ssv2rt.core.run_folders import Run
 
 INFO = "bundle.json"
 FAILED = ".failed"
@@ -127,7 +127,7 @@ def find_bundle(run: Run, precision: str | None = None) -> Path:
     if precision is not None:
         if precision not in found:
             raise UserError(
-                f"run '{run.path}' has no engine '{precision}'{choices(precision, sorted(found))}; "
+                f"run '{run.path}' has no engine '{precision}'{suggest(precision, sorted(found))}; "
                 "make one with `ssv2rt build-engine`"
             )
         return found[precision].parent

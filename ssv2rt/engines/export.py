@@ -18,8 +18,8 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ssv2rt.models.clipmodel import ClipModel
-from ssv2rt.recipes import Clip
+from ssv2rt.core.recipes import Clip
+from ssv2rt.models.clip_model import ClipModel
 
 INPUT, OUTPUT, EMBEDDING = "frames", "logits", "embedding"
 OPSET = 20

@@ -16,10 +16,10 @@ from typing import Any
 import onnx
 from onnx import TensorProto
 
-from ssv2rt.engines.blocks import RECURRENT, computes, node_name, places, producers, root
+from ssv2rt.engines.backends.tensorrt.layers import FILE, layers_in_json, summary
 from ssv2rt.engines.bundle import Bundle
-from ssv2rt.engines.graphs import Tensor, described, dtype_name, fixed_batch, tensors
-from ssv2rt.engines.tensorrt.layers import FILE, layers_in_json, summary
+from ssv2rt.engines.node_origin import RECURRENT, computes, node_name, places, producers, root
+from ssv2rt.engines.onnx_files import Tensor, described, dtype_name, fixed_batch, tensors
 
 _POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax")
 _NORMS = ("BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "Softmax")

@@ -10,10 +10,10 @@ from typing import Any
 import onnx
 import torch
 
-from ssv2rt.console import Progress, say
-from ssv2rt.engines.blocks import blocks as blocks_of
-from ssv2rt.engines.clips import Clips
-from ssv2rt.engines.quantisation import KINDS
+from ssv2rt.core.console import Progress, say
+from ssv2rt.engines.calibration import Clips
+from ssv2rt.engines.node_origin import blocks as blocks_of
+from ssv2rt.engines.quantization import KINDS
 from ssv2rt.engines.verify import OnnxRunner
 
 _CLIPS = 128

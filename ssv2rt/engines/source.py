@@ -18,17 +18,17 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from ssv2rt.console import say
+from ssv2rt.core.console import say
+from ssv2rt.core.errors import UserError
+from ssv2rt.core.recipes import Clip, Data
+from ssv2rt.core.run_folders import Run
 from ssv2rt.dataset.labels import read_labels
-from ssv2rt.engines.backends import Outputs
+from ssv2rt.engines.base import Outputs
 from ssv2rt.engines.bundle import sha256
 from ssv2rt.engines.export import EMBEDDING, INPUT, OPSET, OUTPUT, EngineModel, export_onnx
-from ssv2rt.engines.graphs import described, read_graph, tensors
-from ssv2rt.errors import UserError
-from ssv2rt.models.clipmodel import MEAN, STD, ClipModel
+from ssv2rt.engines.onnx_files import described, read_graph, tensors
+from ssv2rt.models.clip_model import MEAN, STD, ClipModel
 from ssv2rt.models.weights import load_trained
-from ssv2rt.recipes import Clip, Data
-from ssv2rt.runs import Run
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch.nn.functional import cosine_similarity
 
-from ssv2rt.engines.backends import Outputs, Runner
+from ssv2rt.core.errors import UserError
+from ssv2rt.core.recipes import Gate
+from ssv2rt.engines.base import Outputs, Runner
 from ssv2rt.engines.export import EMBEDDING, INPUT, OUTPUT
-from ssv2rt.errors import UserError
 from ssv2rt.pipelines.loader import ClipBatch
-from ssv2rt.recipes import Gate
 
 
 @dataclass(frozen=True)

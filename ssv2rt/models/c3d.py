@@ -18,7 +18,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from ssv2rt.models.clipmodel import Backbone
+from ssv2rt.models.clip_model import Backbone
 from ssv2rt.models.conv import Conv3d
 
 GRID = 4

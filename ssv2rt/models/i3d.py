@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ssv2rt.models.clipmodel import Backbone
+from ssv2rt.models.clip_model import Backbone
 from ssv2rt.models.conv import Conv3d
 from ssv2rt.models.resnet3d import Strides, initialise
 

@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 from torch import nn
 
-from ssv2rt.errors import UsageError, choices
+from ssv2rt.core.errors import UsageError, suggest
+from ssv2rt.core.recipes import Model
 from ssv2rt.models.c3d import C3D
-from ssv2rt.models.clipmodel import Backbone, ClipModel
-from ssv2rt.models.factorised import FactorisedBlock, FrameBlock, factorised_stem
+from ssv2rt.models.clip_model import Backbone, ClipModel
 from ssv2rt.models.i3d import I3D
+from ssv2rt.models.r2plus1d import FactorisedBlock, FrameBlock, factorised_stem
 from ssv2rt.models.recurrent import LateFusionResNet2D, RecurrentResNet2D
 from ssv2rt.models.resnet2d import BasicBlock2D, Block2D, Bottleneck2D, ResNet2D
 from ssv2rt.models.resnet3d import BasicBlock, Block, Bottleneck, ResNet3D
-from ssv2rt.recipes import Model
 
 _DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 _PUBLISHED_STRIDES = (1, 2, 2, 2)
@@ -83,7 +83,7 @@ def build_model(settings: Model, classes: int) -> ClipModel:
     """
     name = settings.name
     if name not in _BACKBONES:
-        raise UsageError(f"no model '{name}'{choices(name, model_names())}")
+        raise UsageError(f"no model '{name}'{suggest(name, model_names())}")
     if name not in _TIME_TO_CHOOSE and settings.temporal_strides != (1, 1, 1, 1):
         why = "sees one frame at a time" if name in _FRAME_BY_FRAME else "has the strides of its paper"
         raise UsageError(

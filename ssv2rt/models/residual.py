@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from ssv2rt.errors import UsageError
+from ssv2rt.core.errors import UsageError
 
 
 class Residual(nn.Module):

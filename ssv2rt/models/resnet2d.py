@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from ssv2rt.models.clipmodel import Backbone
+from ssv2rt.models.clip_model import Backbone
 from ssv2rt.models.conv import Conv2d
 from ssv2rt.models.residual import Residual
 from ssv2rt.models.resnet3d import initialise

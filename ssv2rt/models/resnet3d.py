@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from ssv2rt.models.clipmodel import Backbone
+from ssv2rt.models.clip_model import Backbone
 from ssv2rt.models.conv import Conv3d
 from ssv2rt.models.residual import Residual
 

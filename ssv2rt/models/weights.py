@@ -9,12 +9,12 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ssv2rt.errors import UserError
-from ssv2rt.models.clipmodel import ClipModel
+from ssv2rt.core.errors import UserError
+from ssv2rt.core.recipe_files import dump_recipe
+from ssv2rt.core.recipes import Recipe
+from ssv2rt.core.run_folders import Run
+from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.registry import build_model
-from ssv2rt.recipe_files import dump_recipe
-from ssv2rt.recipes import Recipe
-from ssv2rt.runs import Run
 
 WEIGHTS = "weights.safetensors"
 

@@ -15,25 +15,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ssv2rt.console import say
-from ssv2rt.cores import cores
-from ssv2rt.dataset.probe import VideoInfo, probe
-from ssv2rt.dataset.video import CLIP_ERRORS, VideoSource, fault, is_fault, reason_of
-from ssv2rt.errors import UsageError
-from ssv2rt.pipelines.decode import decode_clips
-from ssv2rt.pipelines.fetched import Decoder, Fetched, GraphFailed, NoGraph
+from ssv2rt.core.console import say
+from ssv2rt.core.cores import cores
+from ssv2rt.core.errors import UsageError
+from ssv2rt.core.recipes import Clip, Data
+from ssv2rt.pipelines.decoder_split import balanced_share, is_decoded_by_pyav
+from ssv2rt.pipelines.decoder_trust import DecoderTrust
 from ssv2rt.pipelines.hand_over import CODECS, Unsuitable, hand_over, read_coded
 from ssv2rt.pipelines.in_flight import InFlight
-from ssv2rt.pipelines.nvdec import EVERYWHERE, Limits, limits_of, takes
-from ssv2rt.pipelines.readahead import Content, ReadAhead
-from ssv2rt.pipelines.request import ClipRequest
-from ssv2rt.pipelines.shares import by_cpu, fair_share
-from ssv2rt.pipelines.source import VideoRequest
-from ssv2rt.pipelines.trust import Trust
-from ssv2rt.recipes import Clip, Data
+from ssv2rt.pipelines.loaded_clip import Decoder, GraphFailed, LoadedClip, PassThrough
+from ssv2rt.pipelines.nvdec_limits import EVERYWHERE, Limits, limits_of, takes
+from ssv2rt.pipelines.prefetch import FileContent, Prefetcher
+from ssv2rt.pipelines.request_source import VideoRequest
+from ssv2rt.pipelines.requests import ClipRequest
+from ssv2rt.video.container import CLIP_ERRORS, VideoSource, is_process_error, process_error, reason_of
+from ssv2rt.video.decode import decode_clips
+from ssv2rt.video.probe import VideoInfo, probe
 
 if TYPE_CHECKING:
-    from ssv2rt.pipelines.graph import ClipGraph, FrameGraph
+    from ssv2rt.pipelines.dali_graph import ClipGraph, FrameGraph
 
 _DECODED: dict[Decoder, frozenset[str]] = {"none": frozenset(), "cpu": frozenset({"vp8", "vp9"}), "mixed": CODECS}
 """What DALI decodes, by FFmpeg's names; PyAV decodes the rest into the same graph."""
@@ -92,7 +92,7 @@ class ClipLoader:
         measured: told in one line how fast NVDEC and PyAV are on the first batch, by which the share of PyAV is then set,
             where `data.decoder = "auto"` takes NVDEC and `data.cpu_share` is not given. None measures nothing: the share
             is 0. It changes who decodes a clip, and by that roundings, but no choice of frames or windows.
-        trust: which videos DALI decodes; of its own by default.
+        decoder_trust: which videos DALI decodes; of its own by default.
         avoid: names of clips that PyAV decodes.
 
     Raises:
@@ -109,7 +109,7 @@ class ClipLoader:
         device: torch.device,
         augment: bool = False,
         measured: Callable[[str], None] | None = None,
-        trust: Trust | None = None,
+        decoder_trust: DecoderTrust | None = None,
         avoid: Iterable[str] = (),
     ) -> None:
         self._clip = clip
@@ -121,7 +121,7 @@ class ClipLoader:
         self._tell = measured if choosing else None
         self.share = data.cpu_share or 0.0
         """Of the clips that the graph could decode, those that PyAV decodes beside it."""
-        self.trust = trust or make_trust(data, device)
+        self.decoder_trust = decoder_trust or make_trust(data, device)
         self.avoid = set(avoid)
         """Names of clips that PyAV decodes: they have ended a process."""
         self._in_flight = InFlight()
@@ -144,11 +144,11 @@ class ClipLoader:
             tell, self._tell = self._tell, None
             tell(self.measure(first))
             source = chain([first], source)
-        files = ReadAhead(readers=self._data.readers, limit=self._data.read_ahead << 20)
+        files = Prefetcher(readers=self._data.readers, limit=self._data.read_ahead << 20)
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
-        reading: deque[list[tuple[ClipRequest | VideoRequest, Future[Content]]]] = deque()
-        fetching: deque[list[Future[Fetched | BadClip]]] = deque()
-        running: deque[list[Fetched | BadClip]] = deque()
+        reading: deque[list[tuple[ClipRequest | VideoRequest, Future[FileContent]]]] = deque()
+        fetching: deque[list[Future[LoadedClip | BadClip]]] = deque()
+        running: deque[list[LoadedClip | BadClip]] = deque()
         at_once = self._read_at_once
         try:
             while True:
@@ -178,7 +178,7 @@ class ClipLoader:
             times = max(1, min(4, int(1.5 / once)))
             rates.append(times * len(few) / self._seconds([few] * times))
         graph, cpu = rates
-        self.share = fair_share(graph=graph, cpu=cpu)
+        self.share = balanced_share(graph=graph, cpu=cpu)
         return (
             f"decoding: NVDEC makes {graph:.0f} clips a second, PyAV with {self._threads} threads {cpu:.0f}; PyAV decodes "
             f"{self.share:.0%} of the clips (data.cpu_share = {self.share:g} fixes it)"
@@ -193,7 +193,7 @@ class ClipLoader:
         return time.perf_counter() - start
 
     @property
-    def ahead(self) -> int:
+    def batches_ahead(self) -> int:
         """Batches of requests that may be taken before the first batch of clips is given."""
         return self._read_at_once + self._data.prefetch + _IN_GRAPH
 
@@ -202,10 +202,10 @@ class ClipLoader:
         """Batches that keep the readers busy."""
         return max(1, 2 * self._data.readers // self._batch)
 
-    def _build(self) -> ClipGraph | NoGraph:
+    def _build(self) -> ClipGraph | PassThrough:
         if self._decoder == "none" and not self._augment and self._device.type == "cpu":
-            return NoGraph()
-        from ssv2rt.pipelines.graph import ClipGraph  # loads DALI, which takes a while
+            return PassThrough()
+        from ssv2rt.pipelines.dali_graph import ClipGraph  # loads DALI, which takes a while
 
         return ClipGraph(
             size=self._clip.size,
@@ -229,7 +229,9 @@ class ClipLoader:
             return pinned
         return np.empty(shape, np.uint8)
 
-    def _fetch(self, wanted: ClipRequest | VideoRequest, read: Future[Content], out: np.ndarray) -> Fetched | BadClip:
+    def _fetch(
+        self, wanted: ClipRequest | VideoRequest, read: Future[FileContent], out: np.ndarray
+    ) -> LoadedClip | BadClip:
         """Decodes a clip here unless the graph can."""
         try:
             content = read.result()
@@ -242,7 +244,7 @@ class ClipLoader:
                 self._decoder == "none"
                 or request.by_pyav
                 or request.id in self.avoid
-                or by_cpu(request.path, self.share)
+                or is_decoded_by_pyav(request.path, self.share)
             ):
                 return self._decode(request, source, out)
             info = probe(source)  # DALI would show black frames where a file has lost its end
@@ -254,30 +256,30 @@ class ClipLoader:
                 handed = hand_over(read_coded(source, codec=info.codec, pixels=info.pixels), request.frames)
             except Unsuitable:
                 return self._decode(request, source, out)
-            if self.trust.known_bad(handed.kind):
+            if self.decoder_trust.known_bad(handed.kind):
                 return self._decode(request, source, out)
-            return Fetched(request, handed=handed)
+            return LoadedClip(request, handed=handed)
         except CLIP_ERRORS as error:
             return _bad(wanted, error)
         finally:
             content.close()
 
-    def _settle(self, flight: list[Fetched | BadClip], pool: ThreadPoolExecutor) -> list[Fetched | BadClip]:
+    def _settle(self, flight: list[LoadedClip | BadClip], pool: ThreadPoolExecutor) -> list[LoadedClip | BadClip]:
         """Decides who decodes the clips that could be handed over, in their order, which decides on nothing else."""
-        settled: list[Fetched | BadClip | Future[Fetched | BadClip]] = []
+        settled: list[LoadedClip | BadClip | Future[LoadedClip | BadClip]] = []
         for clip in flight:
             if isinstance(clip, BadClip) or clip.handed is None:
                 settled.append(clip)
                 continue
             request = clip.request
-            decision = self.trust.decide(request.path, clip.handed)
+            decision = self.decoder_trust.decide(request.path, clip.handed)
             if decision.counting is None:
                 settled.append(pool.submit(self._decode, request, request.path, self._room(1)[0]))
             else:
                 settled.append(replace(clip, counting=decision.counting, trim=decision.trim))
         return [clip.result() if isinstance(clip, Future) else clip for clip in settled]
 
-    def _feed(self, flight: Sequence[Fetched | BadClip]) -> None:
+    def _feed(self, flight: Sequence[LoadedClip | BadClip]) -> None:
         good = _good(flight)
         self._in_flight.add([clip.request.id for clip in good if clip.handed])
         self._graph.feed(good)
@@ -287,13 +289,13 @@ class ClipLoader:
         self._in_flight.done()
         return clips
 
-    def _decode(self, request: ClipRequest, source: VideoSource, out: np.ndarray) -> Fetched | BadClip:
+    def _decode(self, request: ClipRequest, source: VideoSource, out: np.ndarray) -> LoadedClip | BadClip:
         try:
-            return Fetched(request, frames=decode_clips(source, request, size=self._clip.size, out=out))
+            return LoadedClip(request, frames=decode_clips(source, request, size=self._clip.size, out=out))
         except CLIP_ERRORS as error:
             return _bad(request, error)
 
-    def _finish(self, running: deque[list[Fetched | BadClip]]) -> ClipBatch:
+    def _finish(self, running: deque[list[LoadedClip | BadClip]]) -> ClipBatch:
         """Takes the oldest batch from the graph. If the graph has died, its clips go through new ones singly."""
         flight = running.popleft()
         try:
@@ -322,7 +324,7 @@ class ClipLoader:
             self._in_flight.clear()
             self._graph = self._build()
 
-    def _retry(self, clip: Fetched | BadClip) -> tuple[Fetched | BadClip, torch.Tensor | None]:
+    def _retry(self, clip: LoadedClip | BadClip) -> tuple[LoadedClip | BadClip, torch.Tensor | None]:
         """One clip alone: through DALI again, and if that kills the graph too, through PyAV."""
         if isinstance(clip, BadClip):
             return clip, None
@@ -331,9 +333,9 @@ class ClipLoader:
         except GraphFailed:
             self._in_flight.clear()
             second = self._decode(clip.request, clip.request.path, self._room(1)[0])
-            return second, self._alone(second) if isinstance(second, Fetched) else None
+            return second, self._alone(second) if isinstance(second, LoadedClip) else None
 
-    def _alone(self, clip: Fetched) -> torch.Tensor | None:
+    def _alone(self, clip: LoadedClip) -> torch.Tensor | None:
         if self._graph.failed:
             self._graph = self._build()
         self._feed([clip])
@@ -345,16 +347,16 @@ def usual_threads() -> int:
     return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def make_trust(data: Data, device: torch.device) -> Trust:
+def make_trust(data: Data, device: torch.device) -> DecoderTrust:
     """Which videos DALI decodes on a device, with nothing known yet. Loaders of one process share it."""
     decoder = choose_decoder(data, device)
 
     def frames() -> FrameGraph:
-        from ssv2rt.pipelines.graph import FrameGraph  # loads DALI, which takes a while
+        from ssv2rt.pipelines.dali_graph import FrameGraph  # loads DALI, which takes a while
 
         return FrameGraph(decoder, (device.index or 0) if device.type == "cuda" else None)
 
-    return Trust(decoder, frames, verify=data.verify_decoder, tell=say)
+    return DecoderTrust(decoder, frames, verify=data.verify_decoder, tell=say)
 
 
 def choose_decoder(data: Data, device: torch.device) -> Decoder:
@@ -386,10 +388,10 @@ def decodable(info: VideoInfo, decoder: Decoder, limits: Limits = EVERYWHERE) ->
 
 
 def _bad(request: ClipRequest | VideoRequest, error: Exception) -> BadClip:
-    if is_fault(error):
-        raise fault(request.path, error) from None
+    if is_process_error(error):
+        raise process_error(request.path, error) from None
     return BadClip(request, reason_of(error))
 
 
-def _good(flight: Sequence[Fetched | BadClip]) -> list[Fetched]:
-    return [clip for clip in flight if isinstance(clip, Fetched)]
+def _good(flight: Sequence[LoadedClip | BadClip]) -> list[LoadedClip]:
+    return [clip for clip in flight if isinstance(clip, LoadedClip)]

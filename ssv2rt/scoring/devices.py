@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ssv2rt.errors import UsageError
+from ssv2rt.core.errors import UsageError
 
 
 def devices_for(target: str, wanted: str | None) -> list[int | None]:

@@ -10,16 +10,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssv2rt.dataset.storage import is_address
-from ssv2rt.errors import UsageError, UserError
-from ssv2rt.scoring.ondisk import Seen
-from ssv2rt.scoring.places import LOCAL, PACKED, Found, Video, as_addresses, at_address, below, file_at, path_of
+from ssv2rt.core.errors import UsageError, UserError
+from ssv2rt.scoring.sqlite_store import SeenNames
+from ssv2rt.scoring.video_sources import LOCAL, PACKED, Found, Video, as_addresses, at_address, below, file_at, path_of
+from ssv2rt.video.storage import is_address
 
 STDIN = "-"
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """One of several equal shares of all videos, which their names decide; the same on every machine."""
 
     index: int
@@ -31,7 +31,7 @@ class Share:
         return int.from_bytes(digest, "big") % self.count == self.index - 1
 
     @classmethod
-    def parse(cls, text: str) -> Share:
+    def parse(cls, text: str) -> Shard:
         """From a text like 3/16.
 
         Raises:
@@ -68,7 +68,7 @@ def discover(inputs: Iterable[str]) -> Iterator[Video]:
         UserError: the inputs hold no video.
     """
     inputs = list(inputs)
-    seen = Seen()
+    seen = SeenNames()
     found = False
     for name in inputs:
         for video, where in _files(name):

@@ -17,22 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from ssv2rt.dataset.listing import as_text
-from ssv2rt.errors import UserError
-from ssv2rt.scoring.ondisk import Seen
+from ssv2rt.core.errors import UserError
+from ssv2rt.scoring.row import LAST, PATH, WINDOW, Row
+from ssv2rt.scoring.sqlite_store import SeenNames
 
-Row = dict[str, Any]
-PATH = "path"
-"""The key of a row's exact name; `video` is the same as text."""
-WINDOW, LAST = "window", "last"
-"""Keys of a window's number in its video, from 0, and of whether it is the last one there."""
 _FLUSH_EVERY = 2.0
 """Seconds: no more than this is lost when the power goes. A killed process loses nothing that was written."""
-
-
-def named(path: str, facts: Row) -> Row:
-    """A row with the name of its video: as text, and exactly."""
-    return {"video": as_text(path), PATH: path, **facts}
 
 
 def journal_of(out: Path) -> Path:
@@ -56,7 +46,7 @@ class Journal:
 
     def __init__(self, path: Path, facts: Mapping[str, Any], *, resume: bool, windows: bool = False) -> None:
         self.path = path
-        self.seen = Seen()
+        self.seen = SeenNames()
         """Names of videos that are done."""
         self.videos = self.errors = 0
         """How many are done, and how many of them have an error."""

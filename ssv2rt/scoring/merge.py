@@ -13,14 +13,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ssv2rt.console import Progress, say
+from ssv2rt.core.console import Progress, say
+from ssv2rt.core.errors import UserError
 from ssv2rt.dataset.listing import as_text
-from ssv2rt.dataset.video import OK
-from ssv2rt.errors import UserError
-from ssv2rt.scoring.journal import Row
-from ssv2rt.scoring.ondisk import Ordered
-from ssv2rt.scoring.places import Video
-from ssv2rt.scoring.sinks import LIST, kind_of, open_sink
+from ssv2rt.scoring.row import VECTOR, Row, kind_of
+from ssv2rt.scoring.sqlite_store import SortedRows
+from ssv2rt.scoring.video_sources import Video
+from ssv2rt.scoring.writers import open_writer
+from ssv2rt.video.container import OK
 
 _AT_ONCE = 1000
 _LAST = 2**62
@@ -51,7 +51,7 @@ def merge(parts: Sequence[Path], out: Path, expected: Iterable[Video] = ()) -> M
 
 
 def _merge(parts: Sequence[Path], out: Path, expected: Iterable[Video]) -> Merged:
-    merged, rows = Merged(), Ordered()
+    merged, rows = Merged(), SortedRows()
     doubled, missing = _Names("in several parts"), _Names("in no part")
     columns: list[str] = []
     with Progress("reading parts", None, unit="rows") as progress:
@@ -71,9 +71,9 @@ def _merge(parts: Sequence[Path], out: Path, expected: Iterable[Video]) -> Merge
                 progress.add(1)
     ordered = iter(rows)
     last = ""
-    with open_sink(out, columns) as sink:
+    with open_writer(out, columns) as writer:
         while some := list(islice(ordered, _AT_ONCE)):
-            sink.write(some)
+            writer.write(some)
             for row in some:
                 merged.videos += row["video"] != last
                 merged.errors += row["status"] != OK
@@ -178,5 +178,5 @@ def _from_text(row: dict[str, str]) -> Row:
         if text == "" and name != "video":
             continue
         kind = kind_of(name)
-        found[name] = json.loads(text) if kind == LIST else kind(text)
+        found[name] = json.loads(text) if kind == VECTOR else kind(text)
     return found

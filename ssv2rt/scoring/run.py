@@ -12,25 +12,26 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ssv2rt.console import Progress, say
-from ssv2rt.dataset.storage import is_address, is_there
-from ssv2rt.errors import UsageError, UserError
-from ssv2rt.runs import remove_abandoned
-from ssv2rt.scoring.discover import STDIN, Share, discover
-from ssv2rt.scoring.journal import PATH, WINDOW, Journal, Row, journal_of, read_rows
-from ssv2rt.scoring.ondisk import Ordered
-from ssv2rt.scoring.parts import Parts
-from ssv2rt.scoring.places import LOCAL, Video
+from ssv2rt.core.atomic_files import remove_partial_files
+from ssv2rt.core.console import Progress, say
+from ssv2rt.core.errors import UsageError, UserError
+from ssv2rt.scoring.discover import STDIN, Shard, discover
+from ssv2rt.scoring.ground_truth import AccuracyCounter, GroundTruth
+from ssv2rt.scoring.journal import Journal, journal_of, read_rows
+from ssv2rt.scoring.parquet_parts import ParquetParts
+from ssv2rt.scoring.row import PATH, WINDOW, Row
 from ssv2rt.scoring.segments import Windows, segments
-from ssv2rt.scoring.sinks import open_sink
+from ssv2rt.scoring.sqlite_store import SortedRows
 from ssv2rt.scoring.supervisor import Answer, Supervisor, Task
-from ssv2rt.scoring.truth import Tally, Truth
+from ssv2rt.scoring.video_sources import LOCAL, Video
 from ssv2rt.scoring.worker import WorkerSettings
+from ssv2rt.scoring.writers import open_writer
+from ssv2rt.video.storage import is_address, is_there
 
 if TYPE_CHECKING:
-    from ssv2rt.pipelines.trust import Decision
+    from ssv2rt.pipelines.decoder_trust import Decision
 
-_MAY_BE_GONE = frozenset({"error: missing", "error: unreadable"})
+_STORAGE_LOSS_STATUSES = frozenset({"error: missing", "error: unreadable"})
 """What videos look like whose storage has gone away."""
 _AT_ONCE = 1000
 """Rows that are taken from the journal into the output at once."""
@@ -42,9 +43,9 @@ class Videos:
 
     inputs: Sequence[str]
     """See `discover`."""
-    share: Share | None = None
+    shard: Shard | None = None
     """Only these of them."""
-    truth: Truth | None = None
+    ground_truth: GroundTruth | None = None
     """Only those that annotations name, of which each has a row."""
 
     def __post_init__(self) -> None:
@@ -53,8 +54,8 @@ class Videos:
 
     def __iter__(self) -> Iterator[Video]:
         found = discover(self.inputs)
-        for video in self.truth.only(found) if self.truth else found:
-            if not self.share or video.name in self.share:
+        for video in self.ground_truth.only(found) if self.ground_truth else found:
+            if not self.shard or video.name in self.shard:
                 yield video
 
     def check_still_there(self) -> None:
@@ -90,7 +91,7 @@ class Output:
     """Columns of Parquet parts beside the file; none without."""
 
 
-class Crew(Protocol):
+class Executor(Protocol):
     """Who scores."""
 
     trusted: dict[str, Decision]
@@ -120,7 +121,7 @@ def score(
     facts: dict[str, Any],
     *,
     timeout: float,
-    crew: Crew | None = None,
+    executor: Executor | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Summary:
@@ -132,7 +133,7 @@ def score(
         workers: the processes that score.
         facts: what scores depend on; a run that goes on needs the same.
         timeout: seconds that a video may take.
-        crew: who scores in the place of workers.
+        executor: who scores in the place of workers.
         resume: go on with what an earlier call has left.
         overwrite: forget what an earlier call has left.
 
@@ -153,14 +154,14 @@ def score(
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error.strerror}; choose another --out") from None
     before = journal.videos
-    remove_abandoned(output.path, older_than=-1)  # there is no other writer: it would have the journal
+    remove_partial_files(output.path, older_than=-1)  # there is no other writer: it would have the journal
     try:
-        parts = Parts(output.path, output.parts, journal) if output.parts else None
-        with nullcontext(crew) if crew else Supervisor(workers, timeout=timeout) as scoring:
+        parts = ParquetParts(output.path, output.parts, journal) if output.parts else None
+        with nullcontext(executor) if executor else Supervisor(workers, timeout=timeout) as scoring:
             _score(videos, journal, scoring, parts)
             trusted = scoring.trusted
         journal.close()
-        tally = _write(path, output, videos.truth)
+        tally = _write(path, output, videos.ground_truth)
     except OSError as error:
         raise UserError(
             f"stopped after {journal.videos} videos: {error.strerror or error}; make room, and go on with --resume"
@@ -176,11 +177,11 @@ def score(
     return Summary(journal.videos, journal.errors, before, tally.facts() if tally else {}, trusted)
 
 
-def _score(videos: Videos, journal: Journal, crew: Crew, parts: Parts | None) -> None:
+def _score(videos: Videos, journal: Journal, executor: Executor, parts: ParquetParts | None) -> None:
     total = _Count(videos)
     with Progress("scoring", None, unit="videos", begun=journal.videos) as progress:
-        for rows in crew.score(_left(videos, journal)):
-            if any(row["status"] in _MAY_BE_GONE for _, row in rows):
+        for rows in executor.score(_left(videos, journal)):
+            if any(row["status"] in _STORAGE_LOSS_STATUSES for _, row in rows):
                 videos.check_still_there()
             journal.write([row for _, row in rows])
             if parts:
@@ -203,22 +204,22 @@ def _left(videos: Videos, journal: Journal) -> Iterator[Task]:
         say(f"{others} videos that an earlier call has scored are not among the inputs any more; their rows are kept")
 
 
-def _write(path: Path, output: Output, truth: Truth | None) -> Tally | None:
+def _write(path: Path, output: Output, ground_truth: GroundTruth | None) -> AccuracyCounter | None:
     """The output, of the rows of a journal."""
     rows = read_rows(path)
     if output.sort:
         rows = _sorted(rows)
     if output.windows and output.windows.merge:
         rows = segments(rows)
-    tally = Tally(truth) if truth else None
-    with open_sink(output.path, output.columns) as sink:
+    tally = AccuracyCounter(ground_truth) if ground_truth else None
+    with open_writer(output.path, output.columns) as writer:
         while part := list(islice(rows, _AT_ONCE)):
-            sink.write([tally.add(row) for row in part] if tally else part)
+            writer.write([tally.add(row) for row in part] if tally else part)
     return tally
 
 
 def _sorted(rows: Iterator[Row]) -> Iterator[Row]:
-    ordered = Ordered()
+    ordered = SortedRows()
     for row in rows:
         ordered.add(row[PATH], row.get(WINDOW, 0), row)
     return iter(ordered)

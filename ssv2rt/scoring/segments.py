@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ssv2rt.dataset.video import OK
-from ssv2rt.errors import UsageError
-from ssv2rt.scoring.journal import LAST, PATH, Row
+from ssv2rt.core.errors import UsageError
+from ssv2rt.scoring.row import LAST, PATH, Row
+from ssv2rt.video.container import OK
 
 SHORTEST = 0.01
 """Seconds of a window and of a hop."""

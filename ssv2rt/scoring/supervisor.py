@@ -15,15 +15,15 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
-from ssv2rt.console import say
+from ssv2rt.core.console import say
+from ssv2rt.core.errors import UserError
 from ssv2rt.dataset.listing import as_text
-from ssv2rt.errors import UserError
-from ssv2rt.scoring.journal import LAST, Row, named
-from ssv2rt.scoring.places import Video
+from ssv2rt.scoring.row import LAST, Row, row_of
+from ssv2rt.scoring.video_sources import Video
 from ssv2rt.scoring.worker import FLUSH, READY, TRUSTED, WorkerSettings, work
 
 if TYPE_CHECKING:
-    from ssv2rt.pipelines.trust import Decision
+    from ssv2rt.pipelines.decoder_trust import Decision
 
 Task = tuple[int, Video]
 Answer = list[tuple[int, Row]]
@@ -41,7 +41,7 @@ class _Worker:
     process: Any = None
     connection: Connection | None = None
     ready: bool = False
-    careful: bool = False
+    isolating: bool = False
     """Whether it has one batch, which is under suspicion."""
     flushed: bool = False
     """Whether it has been told that no more is to come for now."""
@@ -63,7 +63,7 @@ class _Worker:
         self.process = context.Process(target=work, args=(there, settings), daemon=True)
         self.process.start()
         there.close()
-        self.connection, self.ready, self.careful, self.flushed = here, False, False, False
+        self.connection, self.ready, self.isolating, self.flushed = here, False, False, False
         self.heard = time.monotonic()
 
     def send(self, message: Any) -> None:
@@ -96,7 +96,7 @@ class Supervisor:
     def __init__(self, workers: Sequence[WorkerSettings], *, timeout: float) -> None:
         self._workers = [_Worker(settings) for settings in workers]
         self._timeout = timeout
-        self._doubt: deque[list[Task]] = deque()
+        self._suspects: deque[list[Task]] = deque()
         self._failed_starts = 0
         self.restarts = 0
         self.trusted: dict[str, Decision] = {}
@@ -124,18 +124,18 @@ class Supervisor:
             for worker in self._workers:
                 if not worker.ready:
                     continue
-                if self._doubt:
+                if self._suspects:
                     if not worker.sent:
-                        worker.careful, worker.flushed = True, True
-                        worker.send(self._doubt.popleft())
+                        worker.isolating, worker.flushed = True, True
+                        worker.send(self._suspects.popleft())
                         worker.send(FLUSH)
                     elif not worker.flushed:
                         worker.send(FLUSH)
                         worker.flushed = True
                     continue
-                if worker.careful and worker.sent:
+                if worker.isolating and worker.sent:
                     continue
-                worker.careful = False
+                worker.isolating = False
                 while source is not None and len(worker.sent) < worker.ahead:
                     batch = _take(source, worker.size)
                     if not batch:
@@ -146,7 +146,7 @@ class Supervisor:
                 if source is None and worker.sent and not worker.flushed:
                     worker.send(FLUSH)
                     worker.flushed = True
-            if source is None and not self._doubt and not any(worker.sent for worker in self._workers):
+            if source is None and not self._suspects and not any(worker.sent for worker in self._workers):
                 return
             for worker, message in self._listen():
                 if message is None:
@@ -186,7 +186,7 @@ class Supervisor:
 
     def _died(self, worker: _Worker, reason: str) -> Iterator[Answer]:
         """Starts a worker anew, and puts what it was doing under suspicion."""
-        suspects, careful, was_ready = list(worker.sent), worker.careful, worker.ready
+        suspects, isolating, was_ready = list(worker.sent), worker.isolating, worker.ready
         worker.sent.clear()
         worker.end()
         code = worker.process.exitcode
@@ -199,19 +199,19 @@ class Supervisor:
                 )
         self.restarts += 1
         worker.start()
-        if careful and len(suspects) == 1:
+        if isolating and len(suspects) == 1:
             (batch,) = suspects
             if len(batch) == 1:
                 ((number, video),) = batch
                 say(
                     f"scoring '{as_text(video.name)}' ended its process ({reason}, exit code {code}); going on without it"
                 )
-                yield [(number, named(video.name, {"status": f"error: {reason}"}))]
+                yield [(number, row_of(video.name, {"status": f"error: {reason}"}))]
                 return
             middle = len(batch) // 2
             suspects = [batch[:middle], batch[middle:]]
         suspects = [[(number, replace(video, by_pyav=True)) for number, video in batch] for batch in suspects]
-        self._doubt.extendleft(reversed(suspects))
+        self._suspects.extendleft(reversed(suspects))
 
 
 def _take(source: Iterator[Task], count: int) -> list[Task]:

@@ -20,8 +20,8 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ssv2rt.pipelines.trust import Decision
-    from ssv2rt.recipes import Clip, Data
+    from ssv2rt.core.recipes import Clip, Data
+    from ssv2rt.pipelines.decoder_trust import Decision
     from ssv2rt.scoring.segments import Windows
 
 FLUSH = "flush"
@@ -48,20 +48,20 @@ def make_scorer(
     top_k: int,
     clip: Clip,
     data: Data,
-    more: Sequence[str] = (),
+    extra_columns: Sequence[str] = (),
     windows: Windows | None = None,
     device: int | None = None,
     trusted: Mapping[str, Decision] | None = None,
 ) -> Any:
-    """A `Scorer`, or a `Slider` where there are windows.
+    """A `Scorer`, or a `WindowScorer` where there are windows.
 
     Args:
         bundle: its path.
-        top_k: see `Labeller`.
+        top_k: see `Predictor`.
         clip: see `Scorer`.
         data: the same.
-        more: see `Labeller`.
-        windows: see `Slider`.
+        extra_columns: see `Predictor`.
+        windows: see `WindowScorer`.
         device: number of the GPU; None for engines of CPUs.
         trusted: see `Scorer`.
     """
@@ -70,18 +70,18 @@ def make_scorer(
     import torch
 
     from ssv2rt.engines.bundle import open_bundle
-    from ssv2rt.scoring.labelling import Labeller
+    from ssv2rt.scoring.predictor import Predictor
     from ssv2rt.scoring.scorer import Scorer
-    from ssv2rt.scoring.slider import Slider
+    from ssv2rt.scoring.window_scorer import WindowScorer
 
     opened = open_bundle(Path(bundle))
     if device is not None and torch.cuda.is_available():  # else loading the engine says what is missing
         torch.cuda.set_device(device)
     gpu = torch.device("cuda", device) if device is not None else None
-    labeller = Labeller(opened, top_k=top_k, more=more, device=gpu)
+    predictor = Predictor(opened, top_k=top_k, extra_columns=extra_columns, device=gpu)
     if windows:
-        return Slider(labeller, data=data, clip=clip, windows=windows)
-    return Scorer(labeller, data=data, clip=clip, trusted=trusted)
+        return WindowScorer(predictor, data=data, clip=clip, windows=windows)
+    return Scorer(predictor, data=data, clip=clip, trusted=trusted)
 
 
 def work(connection: Connection, settings: WorkerSettings) -> None:
@@ -94,7 +94,7 @@ def work(connection: Connection, settings: WorkerSettings) -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (settings.memory, settings.memory))
-    from ssv2rt.errors import UserError
+    from ssv2rt.core.errors import UserError
 
     try:
         module, _, name = settings.factory.partition(":")

@@ -17,15 +17,15 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
-from ssv2rt.console import say
-from ssv2rt.errors import UserError
-from ssv2rt.hardware import DTYPES, Precision
-from ssv2rt.models.clipmodel import ClipModel, freeze_backbone
+from ssv2rt.core.console import say
+from ssv2rt.core.errors import UserError
+from ssv2rt.core.hardware import DTYPES, Precision
+from ssv2rt.core.recipes import Recipe
+from ssv2rt.models.clip_model import ClipModel, freeze_backbone
 from ssv2rt.models.registry import build_model
 from ssv2rt.models.residual import set_checkpointing
-from ssv2rt.recipes import Recipe
 from ssv2rt.training.distributed import Group
-from ssv2rt.training.step import Stepper
+from ssv2rt.training.step import TrainingStep
 
 MOST_ON_CPU = 32
 """Clips. More do not make a CPU faster."""
@@ -151,12 +151,12 @@ def _two_steps(recipe: Recipe, classes: int, precision: Precision, device: torch
     clip = recipe.clip
     settings = recipe.train.model_copy(update={"compile": False, "batch_size": batch, "accumulate": 1})
     model = _network(recipe, classes).channels_last().to(device)
-    stepper = Stepper(model.train(), settings, precision, Group(0, 1, device))
+    training_step = TrainingStep(model.train(), settings, precision, Group(0, 1, device))
     for step in range(2):
         clips = torch.randint(0, 256, (batch, clip.frames, clip.size, clip.size, 3), dtype=torch.uint8, device=device)
         labels = torch.arange(batch, device=device) % classes
-        stepper.backward(clips, labels, epoch=1, step=step, last=True)
-        stepper.update(0.0, "trying a batch size")
+        training_step.backward(clips, labels, epoch=1, step=step, last=True)
+        training_step.update(0.0, "trying a batch size")
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
-from ssv2rt.errors import UserError
-from ssv2rt.models.clipmodel import ClipModel
+from ssv2rt.core.atomic_files import atomic_folder, remove_tree, replace_link
+from ssv2rt.core.errors import UserError
+from ssv2rt.core.recipes import Recipe
+from ssv2rt.core.run_folders import Run
+from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.weights import WEIGHTS, save_weights
-from ssv2rt.recipes import Recipe
-from ssv2rt.runs import Run, point_to, remove_tree, whole_folder
 
 STATE = "state.pt"
 FREE = ("data", "train.checkpoint_minutes", "train.compile", "train.tensorboard")
@@ -56,12 +57,12 @@ def save_checkpoint(
     """
     name = f"epoch-{state['epoch']:04}" if not step else f"epoch-{state['epoch'] + 1:04}-step-{step:06}"
     folder = run.checkpoints / name
-    with whole_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         save_weights(temporary / WEIGHTS, model, labels=labels, recipe=recipe, epoch=state["epoch"])
         torch.save(state | {"recipe": recipe.model_dump_json()}, temporary / STATE)
     if best:
-        point_to(run.checkpoints / "best", folder.name)
-    point_to(run.checkpoints / "last", folder.name)
+        replace_link(run.checkpoints / "best", folder.name)
+    replace_link(run.checkpoints / "last", folder.name)
     kept = {os.readlink(link) for link in (run.checkpoints / "last", run.checkpoints / "best") if link.is_symlink()}
     for old in run.checkpoints.glob("epoch-*"):
         if old.name not in kept:

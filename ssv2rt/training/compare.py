@@ -12,15 +12,16 @@ from typing import Any
 import pyarrow.compute as pc
 import torch
 
-from ssv2rt.console import say
+from ssv2rt.core.atomic_files import write_json
+from ssv2rt.core.console import say
+from ssv2rt.core.hardware import choose_device
+from ssv2rt.core.recipes import Recipe
+from ssv2rt.core.run_folders import Run, create_run
 from ssv2rt.dataset.manifest import Manifest
-from ssv2rt.hardware import choose_device
 from ssv2rt.models.registry import build_model
 from ssv2rt.models.weights import load_trained
-from ssv2rt.recipes import Recipe
-from ssv2rt.runs import Run, create_run, write_json
-from ssv2rt.training.costs import Costs, measure
-from ssv2rt.training.order import Order, measure_order
+from ssv2rt.training.model_cost import ModelCost, measure_cost
+from ssv2rt.training.temporal_order import TemporalOrder, measure_order
 from ssv2rt.training.trainer import Trainer
 
 SYSTEMS = ("resnet2d18", "resnet2d18-latefusion", "resnet2d18-lstm", "resnet2d18-gru", "resnet3d18")
@@ -33,8 +34,8 @@ class System:
     """One network and what was measured of it."""
 
     name: str
-    costs: Costs
-    order: Order
+    costs: ModelCost
+    order: TemporalOrder
     seconds: float
     """Training, in all."""
 
@@ -69,7 +70,7 @@ def compare(recipe: Recipe, names: Sequence[str], manifest: Manifest, folder: Pa
         run, seconds = _train(settings, manifest, folder, name)
         trained = load_trained(run, "last")
         order = measure_order(trained.model.channels_last().to(device), split, settings, device)
-        costs = measure(
+        costs = measure_cost(
             build_model(settings.model, len(manifest.labels)).channels_last().to(device),
             settings.clip,
             batch=settings.train.batch,
@@ -107,7 +108,7 @@ def _has_labels(manifest: Manifest) -> bool:
 
 def _read(path: Path) -> System:
     facts = json.loads(path.read_text(encoding="utf-8"))
-    return System(facts["name"], Costs(**facts["costs"]), Order(**facts["order"]), facts["seconds"])
+    return System(facts["name"], ModelCost(**facts["costs"]), TemporalOrder(**facts["order"]), facts["seconds"])
 
 
 def at_published_size(names: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from ssv2rt.runs import whole_file
+from ssv2rt.core.atomic_files import atomic_file
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def write_confusion(path: Path, matrix: np.ndarray, labels: Sequence[str]) -> No
             "clips": matrix[rows, columns],
         }
     )
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         pyarrow.csv.write_csv(table, temporary)
 
 

@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 
-from ssv2rt.hardware import describe
+from ssv2rt.core.atomic_files import write_json
+from ssv2rt.core.hardware import describe
+from ssv2rt.core.run_folders import Run
+from ssv2rt.pipelines.decoder_trust import Decision, DecoderTrust
 from ssv2rt.pipelines.in_flight import read_in_flight
 from ssv2rt.pipelines.loader import ClipLoader
-from ssv2rt.pipelines.trust import Decision, Trust
-from ssv2rt.runs import Run, write_json
 
 _FOLDER = "decoding"
 
@@ -31,7 +32,7 @@ class Decoding:
     """What is known of a run's clips."""
 
     kinds: dict[str, Decision] = field(default_factory=dict)
-    """See `Trust.decisions`."""
+    """See `DecoderTrust.decisions`."""
     by_pyav: list[str] = field(default_factory=list)
     """Names of clips that were in hand when a process crashed."""
     crashed: list[str] = field(default_factory=list)
@@ -57,9 +58,9 @@ def read_decoding(run: Run) -> Decoding:
     return found
 
 
-def write_environment(run: Run, device: torch.device, trust: Trust, by_pyav: list[str]) -> None:
+def write_environment(run: Run, device: torch.device, decoder_trust: DecoderTrust, by_pyav: list[str]) -> None:
     """Writes environment.json: the machine, and what is known of decoding on it."""
-    kinds = {kind: decision.as_dict() for kind, decision in sorted(trust.decisions.items())}
+    kinds = {kind: decision.as_dict() for kind, decision in sorted(decoder_trust.decisions.items())}
     write_json(run.path / "environment.json", describe(device) | {"decoder": {"kinds": kinds, "by_pyav": by_pyav}})
 
 
@@ -100,8 +101,8 @@ def forget_crashes(run: Run) -> None:
         path.unlink(missing_ok=True)
 
 
-def use(found: Decoding, trust: Trust, loaders: dict[str, ClipLoader]) -> None:
+def use(found: Decoding, decoder_trust: DecoderTrust, loaders: dict[str, ClipLoader]) -> None:
     """Goes on with what is known."""
-    trust.decisions |= found.kinds
+    decoder_trust.decisions |= found.kinds
     for loader in loaders.values():
         loader.avoid |= set(found.by_pyav)

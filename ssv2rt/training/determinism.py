@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import torch
 
-from ssv2rt.errors import UserError
+from ssv2rt.core.errors import UserError
 
 
-def determine(on: bool) -> None:
+def set_deterministic(on: bool) -> None:
     """Takes only algorithms that give the same bits every time, or whichever are fastest."""
     if on:  # wanted before the first use of a GPU
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -20,7 +20,7 @@ def determine(on: bool) -> None:
 
 
 @contextlib.contextmanager
-def said_plainly(model: str) -> Iterator[None]:
+def plain_errors(model: str) -> Iterator[None]:
     """Says in one line that a layer has no deterministic algorithm, where PyTorch has many.
 
     Raises:

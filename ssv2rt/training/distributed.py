@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from ssv2rt.errors import UsageError
-from ssv2rt.hardware import choose_device
+from ssv2rt.core.errors import UsageError
+from ssv2rt.core.hardware import choose_device
 
 if TYPE_CHECKING:  # a group of one trains without any data set: benchmarks do
-    from ssv2rt.pipelines.epochs import Shard
+    from ssv2rt.pipelines.samplers import Shard
 
 R = TypeVar("R")
 
@@ -35,7 +35,7 @@ class Group:
 
     @property
     def shard(self) -> Shard:
-        from ssv2rt.pipelines.epochs import Shard
+        from ssv2rt.pipelines.samplers import Shard
 
         return Shard(self.rank, self.size)
 

@@ -10,15 +10,15 @@ import torch
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from ssv2rt.console import Progress
+from ssv2rt.core.console import Progress
+from ssv2rt.core.errors import UserError
+from ssv2rt.core.hardware import DTYPES, Precision
+from ssv2rt.core.recipes import Recipe
 from ssv2rt.dataset.manifest import Split
-from ssv2rt.errors import UserError
-from ssv2rt.hardware import DTYPES, Precision
-from ssv2rt.models.clipmodel import ClipModel, mean_over_views
-from ssv2rt.pipelines.epochs import evaluation_batches
+from ssv2rt.models.clip_model import ClipModel, mean_over_views
+from ssv2rt.pipelines.decoder_trust import DecoderTrust
 from ssv2rt.pipelines.loader import ClipLoader
-from ssv2rt.pipelines.trust import Trust
-from ssv2rt.recipes import Recipe
+from ssv2rt.pipelines.samplers import evaluation_batches
 from ssv2rt.training.distributed import Group
 
 
@@ -107,6 +107,8 @@ def evaluate(
     )
 
 
-def evaluation_loader(recipe: Recipe, device: torch.device, trust: Trust | None = None) -> ClipLoader:
+def evaluation_loader(recipe: Recipe, device: torch.device, decoder_trust: DecoderTrust | None = None) -> ClipLoader:
     """Makes the clips that are evaluated. See `ClipLoader`."""
-    return ClipLoader(clip=recipe.clip, batch=recipe.train.batch, data=recipe.data, device=device, trust=trust)
+    return ClipLoader(
+        clip=recipe.clip, batch=recipe.train.batch, data=recipe.data, device=device, decoder_trust=decoder_trust
+    )

@@ -11,19 +11,19 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ssv2rt.errors import UserError
-from ssv2rt.hardware import DTYPES, Precision
-from ssv2rt.models.clipmodel import ClipModel
-from ssv2rt.recipes import Train
+from ssv2rt.core.errors import UserError
+from ssv2rt.core.hardware import DTYPES, Precision
+from ssv2rt.core.recipes import Train
+from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.training.distributed import Group
-from ssv2rt.training.mixing import mix
-from ssv2rt.training.optimiser import build_optimiser
+from ssv2rt.training.mixup import mix
+from ssv2rt.training.optimizer import build_optimizer
 
 _REMEDY = "lower train.learning_rate, lengthen train.warmup_epochs, or set train.clip_norm"
 
 
 @dataclass
-class Tally:
+class RunningMetrics:
     """Sums over the clips seen, kept on the device, so that no step waits for them."""
 
     device: torch.device
@@ -55,7 +55,7 @@ def _means(loss: float, right: float, clips: float) -> tuple[float, float]:
     return loss / max(1, clips), 100 * right / max(1, clips)
 
 
-class Stepper:
+class TrainingStep:
     """The model with all that changes it.
 
     Args:
@@ -67,14 +67,14 @@ class Stepper:
 
     def __init__(self, model: ClipModel, settings: Train, precision: Precision, group: Group) -> None:
         self.model, self.settings, self.precision, self.group = model, settings, precision, group
-        self.optimiser = build_optimiser(model, settings)
+        self.optimizer = build_optimizer(model, settings)
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=precision == "fp16")
         self.average = (
             AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
             if settings.ema
             else None
         )
-        self.tally = Tally(group.device)
+        self.metrics = RunningMetrics(group.device)
         self.rate = 0.0
         """The learning rate of the last update."""
         forward: nn.Module = model
@@ -126,7 +126,7 @@ class Stepper:
             self._check(loss.detach(), "loss", f"epoch {epoch}, step {step}")
             self.scaler.scale(loss * weight).backward()
         if weight:
-            self.tally.add(loss, logits, labels)
+            self.metrics.add(loss, logits, labels)
 
     def update(self, rate: float, where: str) -> None:
         """Changes the weights by the gradients added so far.
@@ -134,17 +134,17 @@ class Stepper:
         Raises:
             UserError: the gradient of this update, or on a GPU of an earlier one, is not finite.
         """
-        self.scaler.unscale_(self.optimiser)
+        self.scaler.unscale_(self.optimizer)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         norm = torch.nn.utils.clip_grad_norm_(trained, self.settings.clip_norm or math.inf)
         if not self.scaler.is_enabled():  # the scaler skips such updates by itself
             self._check(norm.detach(), "gradient", where)
         self.rate = rate
-        for parameters in self.optimiser.param_groups:
+        for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
-        self.scaler.step(self.optimiser)
+        self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self._follow(self.average)
 

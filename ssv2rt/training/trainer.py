@@ -10,31 +10,32 @@ from typing import Any
 
 import torch
 
-from ssv2rt.console import Progress, say
+from ssv2rt.core.atomic_files import write_text
+from ssv2rt.core.console import Progress, say
+from ssv2rt.core.errors import UserError
+from ssv2rt.core.hardware import choose_device, choose_precision
+from ssv2rt.core.recipe_files import dump_recipe
+from ssv2rt.core.recipes import Recipe
+from ssv2rt.core.run_folders import Run
 from ssv2rt.dataset.manifest import Manifest
-from ssv2rt.errors import UserError
-from ssv2rt.hardware import choose_device, choose_precision
-from ssv2rt.models.clipmodel import ClipModel, freeze_backbone
-from ssv2rt.models.initial import initialise_from
+from ssv2rt.models.clip_model import ClipModel, freeze_backbone
+from ssv2rt.models.pretrained import initialize_from
 from ssv2rt.models.registry import build_model
 from ssv2rt.models.residual import set_checkpointing, set_drop_path
-from ssv2rt.pipelines.epochs import steps_per_epoch, train_batches
 from ssv2rt.pipelines.loader import ClipBatch, ClipLoader, make_trust
-from ssv2rt.recipe_files import dump_recipe
-from ssv2rt.recipes import Recipe
-from ssv2rt.runs import Run, write_text
+from ssv2rt.pipelines.samplers import steps_per_epoch, train_batches
 from ssv2rt.training.batch_size import with_batch_size
 from ssv2rt.training.checkpoint import load_state, save_checkpoint
 from ssv2rt.training.confusion import write_confusion
 from ssv2rt.training.decoding import crashes_noted, forget_crashes, read_decoding, use, write_environment
-from ssv2rt.training.determinism import determine, said_plainly
+from ssv2rt.training.determinism import plain_errors, set_deterministic
 from ssv2rt.training.distributed import Group
 from ssv2rt.training.evaluate import Evaluation, evaluate, evaluation_loader
-from ssv2rt.training.interruption import Interruption, Stopped
-from ssv2rt.training.journal import Journal
-from ssv2rt.training.optimiser import learning_rate, scaled_rate
-from ssv2rt.training.step import Stepper
-from ssv2rt.training.syncbn import share_batch_norm
+from ssv2rt.training.metrics_log import MetricsLog
+from ssv2rt.training.optimizer import learning_rate, scaled_rate
+from ssv2rt.training.signals import SignalHandler, Stopped
+from ssv2rt.training.step import TrainingStep
+from ssv2rt.training.sync_batch_norm import share_batch_norm
 
 
 class Trainer:
@@ -52,7 +53,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, manifest: Manifest, group: Group | None = None) -> None:
         self.group = group = group or Group(0, 1, choose_device())
         self.precision = choose_precision(recipe.train.precision, group.device)
-        determine(recipe.train.deterministic)
+        set_deterministic(recipe.train.deterministic)
         self.recipe = recipe = with_batch_size(recipe, len(manifest.labels), self.precision, group)
         self.manifest, settings = manifest, recipe.train
         self.train = manifest.split("train", recipe.data.max_bad)
@@ -65,22 +66,22 @@ class Trainer:
         if settings.compile:
             _check_compiler(group)
         torch.manual_seed(settings.seed)
-        model = _begin(recipe, len(manifest.labels), group).channels_last().to(group.device)
+        model = _initial_model(recipe, len(manifest.labels), group).channels_last().to(group.device)
         if settings.sync_bn and group.size > 1:
             share_batch_norm(model, group.device)
-        self.stepper = Stepper(model, settings, self.precision, group)
+        self.training_step = TrainingStep(model, settings, self.precision, group)
         torch.manual_seed(settings.seed + group.rank)  # dropout differs from process to process
-        self.trust = make_trust(recipe.data, group.device)
+        self.decoder_trust = make_trust(recipe.data, group.device)
         self.loader = ClipLoader(
             clip=recipe.clip.one_view(),
             batch=settings.batch,
             data=recipe.data,
             device=group.device,
-            augment=recipe.augment.repaints,
+            augment=recipe.augment.has_pixel_augment,
             measured=None if settings.deterministic else self._say,
-            trust=self.trust,
+            decoder_trust=self.decoder_trust,
         )
-        self.validation_loader = evaluation_loader(recipe, group.device, self.trust)
+        self.validation_loader = evaluation_loader(recipe, group.device, self.decoder_trust)
         self._loaders = {"train": self.loader, "validation": self.validation_loader}
         self.epoch = 0
         """How many are complete."""
@@ -92,7 +93,7 @@ class Trainer:
 
     @property
     def model(self) -> torch.nn.Module:
-        return self.stepper.model
+        return self.training_step.model
 
     def fit(self, run: Run) -> Evaluation:
         """Trains from where the trainer stands to the last epoch, and writes what `run` is to hold.
@@ -111,22 +112,22 @@ class Trainer:
             self._say(
                 f"training {self.recipe.model.name} on {len(self.train)} clips, {self.group.device}, {self.precision}"
             )
-            self._journal = Journal(run, epoch=self.epoch, update=self.update, tensorboard=settings.tensorboard)
+            self._metrics_log = MetricsLog(run, epoch=self.epoch, update=self.update, tensorboard=settings.tensorboard)
         self.group.from_first(lambda: forget_crashes(run))
         noted = crashes_noted(run, self.group.rank, self._loaders)
-        with Interruption() as interruption, said_plainly(self.recipe.model.name), noted:
+        with SignalHandler() as interruption, plain_errors(self.recipe.model.name), noted:
             self._interruption = interruption
             while self.epoch < settings.epochs:
                 self._train_epoch(run)
                 evaluation = self._evaluate(run)
-                loss, top1 = self.stepper.tally.read(self.group)
+                loss, top1 = self.training_step.metrics.read(self.group)
                 self.epoch, self.step = self.epoch + 1, 0
-                self.stepper.tally.values.zero_()
+                self.training_step.metrics.values.zero_()
                 self._say(
                     f"epoch {self.epoch}/{settings.epochs}: loss {loss:.3f}, top-1 {top1:.1f}%; validation loss "
                     f"{evaluation.loss:.3f}, top-1 {evaluation.top1:.1f}%, top-5 {evaluation.top5:.1f}%"
                 )
-                if best := self.best is None or _standing(evaluation) > _standing(self.best):
+                if best := self.best is None or _ranking(evaluation) > _ranking(self.best):
                     self.best = evaluation
                 self._write(
                     epoch=self.epoch,
@@ -149,7 +150,7 @@ class Trainer:
         """
         state = load_state(run, self.recipe)
         found = self.group.from_first(lambda: read_decoding(run))
-        use(found, self.trust, self._loaders)
+        use(found, self.decoder_trust, self._loaders)
         if found.crashed:
             self._say(
                 f"the process crashed while DALI decoded {len(found.crashed)} clips, such as '{found.crashed[0]}'; "
@@ -162,18 +163,18 @@ class Trainer:
                     f"run '{run.path}' was trained with {state[name]} {name}, and there are {here} now; "
                     f"continue it with what it began with"
                 )
-        stepper = self.stepper
+        training_step = self.training_step
         try:
-            stepper.model.load_state_dict(state["model"])
-            stepper.optimiser.load_state_dict(state["optimiser"])
-            if stepper.average is not None:
-                stepper.average.load_state_dict(state["average"])
+            training_step.model.load_state_dict(state["model"])
+            training_step.optimizer.load_state_dict(state["optimiser"])
+            if training_step.average is not None:
+                training_step.average.load_state_dict(state["average"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise UserError(
                 f"the checkpoint of '{run.path}' does not fit: {str(error).splitlines()[-1].strip()}"
             ) from None
-        stepper.scaler.load_state_dict(state["scaler"])
-        stepper.tally.values.copy_(state["tally"][self.group.rank])
+        training_step.scaler.load_state_dict(state["scaler"])
+        training_step.metrics.values.copy_(state["tally"][self.group.rank])
         self.epoch, self.step, self.update, self.bad = (state[name] for name in ("epoch", "step", "update", "bad"))
         self.best = Evaluation(**state["best"]) if state["best"] else None
         random = state["random"][self.group.rank]
@@ -184,7 +185,7 @@ class Trainer:
     def _train_epoch(self, run: Run) -> None:
         """The steps of the epoch that are left."""
         settings, epoch = self.recipe.train, self.epoch + 1
-        self.stepper.model.train()
+        self.training_step.model.train()
         batches = train_batches(self.train, self.recipe, epoch=epoch, shard=self.group.shard, start=self.step)
         waited, began, asked = 0.0, time.perf_counter(), time.perf_counter()
         with Progress(f"epoch {epoch}/{settings.epochs}", self.steps * settings.batch) as progress:
@@ -192,24 +193,24 @@ class Trainer:
                 waited += time.perf_counter() - asked
                 self._count_bad(batch)
                 last = (self.step + 1) % settings.accumulate == 0
-                self.stepper.backward(batch.clips, batch.labels, epoch=epoch, step=self.step, last=last)
+                self.training_step.backward(batch.clips, batch.labels, epoch=epoch, step=self.step, last=last)
                 self.step += 1
                 if last:
-                    self._change_weights()
+                    self._optimizer_step()
                     self._save_now_and_then(run)
                 if self.group.first and (progress.due() or self.step == self.steps):
-                    loss, top1 = self.stepper.tally.read()
+                    loss, top1 = self.training_step.metrics.read()
                     progress.show(
                         self.step * settings.batch,
                         loss=f"{loss:.3f}",
                         top_1=f"{top1:.1f}%",
-                        rate=f"{self.stepper.rate:.2g}",
+                        rate=f"{self.training_step.rate:.2g}",
                         waiting=f"{waited / (time.perf_counter() - began):.0%}",
                     )
                 asked = time.perf_counter()
-        self.stepper.settle()
+        self.training_step.settle()
 
-    def _change_weights(self) -> None:
+    def _optimizer_step(self) -> None:
         settings = self.recipe.train
         rate = learning_rate(
             self.update,
@@ -217,20 +218,20 @@ class Trainer:
             warmup=round(self.updates_per_epoch * settings.warmup_epochs),
             peak=scaled_rate(settings, self.group.size),
         )
-        self.stepper.update(rate, self._where())
+        self.training_step.update(rate, self._where())
         self.update += 1
         if self.update % settings.log_every == 0:
-            loss, top1 = self.stepper.tally.since_last(self.group)
+            loss, top1 = self.training_step.metrics.since_last(self.group)
             self._write(epoch=self.epoch + (self.step / self.steps), loss=loss, top1=top1, learning_rate=rate)
 
     def _evaluate(self, run: Run) -> Evaluation:
         def stop() -> None:
-            if self._told_to_stop():
+            if self._stop_requested():
                 self._stop(run)
 
-        self.group.share(self.stepper.evaluated.buffers())  # each process has statistics of its own shard
+        self.group.share(self.training_step.evaluated.buffers())  # each process has statistics of its own shard
         return evaluate(
-            self.stepper.evaluated,
+            self.training_step.evaluated,
             self.validation,
             self.recipe,
             device=self.group.device,
@@ -242,13 +243,13 @@ class Trainer:
 
     def _save_now_and_then(self, run: Run) -> None:
         """Saves when told to stop, and then stops; or when it is time to."""
-        if self._told_to_stop():
+        if self._stop_requested():
             self._stop(run)
         late = time.monotonic() - self._saved > 60 * self.recipe.train.checkpoint_minutes
         if self.group.any(late) if self.group.size > 1 else late:
             self._save(run, best=False)
 
-    def _told_to_stop(self) -> bool:
+    def _stop_requested(self) -> bool:
         """Whether a signal has come to any of the processes, which stop together."""
         told = bool(self._interruption.signal)
         return self.group.any(told) if self.group.size > 1 else told
@@ -276,7 +277,7 @@ class Trainer:
             )
 
     def _write_environment(self, run: Run) -> None:
-        write_environment(run, self.group.device, self.trust, sorted(self.loader.avoid))
+        write_environment(run, self.group.device, self.decoder_trust, sorted(self.loader.avoid))
 
     def _where(self) -> str:
         return f"epoch {self.epoch + 1}, step {self.step}"
@@ -287,18 +288,18 @@ class Trainer:
 
     def _write(self, *, epoch: float, **facts: object) -> None:
         if self.group.first:
-            self._journal.write(epoch=epoch, update=self.update, **facts)
+            self._metrics_log.write(epoch=epoch, update=self.update, **facts)
 
     def _save(self, run: Run, *, best: bool) -> None:
         """Writes a checkpoint. Every process has its part in it, and the first one writes."""
-        self.stepper.settle()
-        stepper = self.stepper
+        self.training_step.settle()
+        training_step = self.training_step
         mine = {
             "random": {
                 "cpu": torch.get_rng_state(),
                 "cuda": torch.cuda.get_rng_state(self.group.device) if self.group.device.type == "cuda" else None,
             },
-            "tally": stepper.tally.values.cpu(),
+            "tally": training_step.metrics.values.cpu(),
         }
         parts = self.group.gather(mine)
         self._saved = time.monotonic()
@@ -313,15 +314,15 @@ class Trainer:
             "labels": list(self.train.labels),
             "clips": len(self.train),
             "processes": self.group.size,
-            "model": stepper.model.state_dict(),
-            "average": stepper.average.state_dict() if stepper.average is not None else None,
-            "optimiser": stepper.optimiser.state_dict(),
-            "scaler": stepper.scaler.state_dict(),
+            "model": training_step.model.state_dict(),
+            "average": training_step.average.state_dict() if training_step.average is not None else None,
+            "optimiser": training_step.optimizer.state_dict(),
+            "scaler": training_step.scaler.state_dict(),
             "random": [part["random"] for part in parts],
             "tally": [part["tally"] for part in parts],
         }
         save_checkpoint(
-            run, stepper.evaluated, state, labels=self.train.labels, recipe=self.recipe, best=best, step=self.step
+            run, training_step.evaluated, state, labels=self.train.labels, recipe=self.recipe, best=best, step=self.step
         )
         self._write_environment(run)
         run.make_latest()
@@ -345,15 +346,15 @@ class Trainer:
             )
 
 
-def _begin(recipe: Recipe, classes: int, group: Group) -> ClipModel:
+def _initial_model(recipe: Recipe, classes: int, group: Group) -> ClipModel:
     """The network as training begins, with fresh weights or with those that the recipe names."""
     model = build_model(recipe.model, classes)
     if recipe.model.init:
-        report = group.from_first(lambda: initialise_from(model, recipe.model.init, how=recipe.model.inflate))
+        report = group.from_first(lambda: initialize_from(model, recipe.model.init, how=recipe.model.inflate))
         if group.first:
             say(str(report))
         else:
-            initialise_from(model, recipe.model.init, how=recipe.model.inflate)
+            initialize_from(model, recipe.model.init, how=recipe.model.inflate)
     if recipe.model.drop_path:
         set_drop_path(model, recipe.model.drop_path)
     if recipe.model.checkpointing:
@@ -363,7 +364,7 @@ def _begin(recipe: Recipe, classes: int, group: Group) -> ClipModel:
     return model
 
 
-def _standing(evaluation: Evaluation) -> tuple[float, float]:
+def _ranking(evaluation: Evaluation) -> tuple[float, float]:
     """What makes one epoch better than another: top-1, then the loss."""
     return evaluation.top1, -evaluation.loss if math.isfinite(evaluation.loss) else -math.inf
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from ssv2rt.core.errors import UserError
 from ssv2rt.dataset.annotations import read_annotations
+from ssv2rt.dataset.detect_format import list_clips
 from ssv2rt.dataset.listing import UNLABELLED, Clip, Listing
-from ssv2rt.dataset.recognise import list_clips
-from ssv2rt.errors import UserError
 
 LABELS = {"Moving something up": "0", "Turning the camera left while filming something": "1"}
 TRAIN = [{"id": "7", "label": "moving a cup up", "template": "Moving [something] up", "placeholders": ["a cup"]}]

@@ -16,11 +16,11 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
+from ssv2rt.core.errors import UserError
+from ssv2rt.dataset.file_facts import content_hash
 from ssv2rt.dataset.index import index, open_manifest
-from ssv2rt.dataset.look import content_hash
 from ssv2rt.dataset.manifest import SCHEMA, USED, Manifest, read_manifest, write_manifest
 from ssv2rt.dataset.synthetic import mux_webm
-from ssv2rt.errors import UserError
 from tests.conftest import numbered_video
 
 
@@ -35,7 +35,7 @@ def row(manifest: Manifest, name: str) -> dict[str, object]:
 
 
 def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    from ssv2rt.dataset import look
+    from ssv2rt.dataset import file_facts as look
 
     calls: list[object] = []
     probe = look.probe
@@ -264,7 +264,7 @@ from pathlib import Path
 import ssv2rt.dataset.index as module
 import deadly
 if __name__ == "__main__":
-    module._ALONE, module._CHUNK, module.look_at = 0, 2, deadly.look_at
+    module._ALONE, module._CHUNK, module.file_facts = 0, 2, deadly.look_at
     manifest, _ = module.index(Path("zoo"), workers=2)
     rows = {Path(r["path"]).name: r["status"] for r in manifest.table.to_pylist()}
     assert rows["2.mp4"] == "decoder crashed", rows
@@ -272,10 +272,10 @@ if __name__ == "__main__":
 """
     (zoo.parent / "run.py").write_text(code)
     (zoo.parent / "deadly.py").write_text(
-        "import os\nfrom ssv2rt.dataset import look\n"
+        "import os\nfrom ssv2rt.dataset import file_facts\n"
         "def look_at(folder, files, decode):\n"
         "    if any(path.endswith('good/2.mp4') for path, _ in files): os.abort()\n"
-        "    return look.look_at(folder, files, decode)\n"
+        "    return file_facts.file_facts(folder, files, decode)\n"
     )
     done = subprocess.run([sys.executable, "run.py"], cwd=zoo.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

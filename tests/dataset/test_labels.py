@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ssv2rt.core.errors import UserError
 from ssv2rt.dataset.labels import NEVER, class_of_template, mirrored_labels, read_labels
 from ssv2rt.dataset.scenes import PAIRS
-from ssv2rt.errors import UserError
 from tests.conftest import REAL
 
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="no SSv2 label list on this machine")

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ssv2rt.core.errors import UserError
+from ssv2rt.dataset.detect_format import list_clips
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.listing import Clip, Listing, hold_out
-from ssv2rt.dataset.recognise import list_clips
-from ssv2rt.errors import UserError
 from tests.conftest import numbered_video
 
 

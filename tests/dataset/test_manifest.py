@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ssv2rt.core.errors import UserError
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.manifest import Manifest
-from ssv2rt.errors import UserError
 
 
 @pytest.fixture
@@ -82,8 +82,8 @@ def test_other_annotations_make_another_manifest(data: Path) -> None:
 
 
 def test_an_interrupted_call_keeps_what_it_found(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ssv2rt.dataset import file_facts as look
     from ssv2rt.dataset import index as module
-    from ssv2rt.dataset import look
 
     monkeypatch.setattr(module, "_CHUNK", 16)
 

@@ -7,12 +7,12 @@ import av
 import numpy as np
 import pytest
 
+from ssv2rt.core.errors import UserError
+from ssv2rt.core.recipes import Synthetic
+from ssv2rt.dataset.detect_format import list_clips
 from ssv2rt.dataset.listing import SPLITS
-from ssv2rt.dataset.probe import probe
-from ssv2rt.dataset.recognise import list_clips
 from ssv2rt.dataset.synthetic import LABELS, encode_vp9, mux_webm, plan, synthesize
-from ssv2rt.errors import UserError
-from ssv2rt.recipes import Synthetic
+from ssv2rt.video.probe import probe
 from tests.conftest import TINY
 
 

@@ -8,12 +8,12 @@ import onnx
 import pytest
 import torch
 
+from ssv2rt.core.recipes import Clip, Model
 from ssv2rt.engines.export import export_onnx
-from ssv2rt.engines.precision import halve
-from ssv2rt.engines.quantisation import quantise
-from ssv2rt.models.clipmodel import ClipModel
+from ssv2rt.engines.half import to_half
+from ssv2rt.engines.quantization import quantise
+from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.registry import build_model
-from ssv2rt.recipes import Clip, Model
 
 CLIP = Clip(frames=4, size=32)
 LABELS = tuple("abcde")
@@ -70,7 +70,7 @@ def graphs(model: ClipModel, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     folder = tmp_path_factory.mktemp("graphs")
     paths = {name: folder / f"{name}.onnx" for name in ("fp32", "fp16", "int8", "int8half")}
     export_onnx(model, paths["fp32"], clip=CLIP, labels=LABELS)
-    onnx.save(halve(onnx.load(paths["fp32"])), paths["fp16"])
+    onnx.save(to_half(onnx.load(paths["fp32"])), paths["fp16"])
     quantise(paths["fp32"], paths["int8"], [clips(4, seed).numpy() for seed in range(8)], method="minmax")
-    onnx.save(halve(onnx.load(paths["int8"])), paths["int8half"])
+    onnx.save(to_half(onnx.load(paths["int8"])), paths["int8half"])
     return paths

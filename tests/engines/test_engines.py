@@ -15,24 +15,24 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from ssv2rt.core.errors import UserError
+from ssv2rt.core.recipe_files import load_engine_recipe
+from ssv2rt.core.recipes import Calibration, Clip, Data, EngineRecipe
+from ssv2rt.core.run_folders import Run
 from ssv2rt.dataset.index import open_manifest
-from ssv2rt.engines.backends import load_runner
+from ssv2rt.engines.backends.registry import load_runner
 from ssv2rt.engines.build import _place_of_ranges, build_engine
 from ssv2rt.engines.bundle import Bundle, find_bundle, open_bundle
-from ssv2rt.engines.clips import Clips, spread_over_classes
+from ssv2rt.engines.calibration import Clips, spread_over_classes
 from ssv2rt.engines.export import export_onnx
-from ssv2rt.engines.graphs import described
-from ssv2rt.engines.quantisation import quantise, to_fp8
+from ssv2rt.engines.onnx_files import described
+from ssv2rt.engines.quantization import quantise, to_fp8
 from ssv2rt.engines.verify import OnnxRunner
-from ssv2rt.errors import UserError
-from ssv2rt.models.clipmodel import ClipModel
+from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.registry import model_names
 from ssv2rt.models.weights import load_trained
-from ssv2rt.pipelines.epochs import evaluation_batches
 from ssv2rt.pipelines.loader import ClipLoader
-from ssv2rt.recipe_files import load_engine_recipe
-from ssv2rt.recipes import Calibration, Clip, Data, EngineRecipe
-from ssv2rt.runs import Run
+from ssv2rt.pipelines.samplers import evaluation_batches
 from ssv2rt.scoring.worker import make_scorer
 from tests.engines.conftest import CLIP, LABELS, Narrow, clips, features
 

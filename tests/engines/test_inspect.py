@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssv2rt.commands.inspect import inspect
+from ssv2rt.core.atomic_files import write_json
+from ssv2rt.core.errors import UsageError, UserError
+from ssv2rt.core.recipes import BatchProfile
 from ssv2rt.engines.bundle import BundleInfo, sha256
 from ssv2rt.engines.export import INPUT, EngineModel, export_onnx
-from ssv2rt.engines.graphs import fixed_batch, read_graph, tensors
+from ssv2rt.engines.half import to_half
 from ssv2rt.engines.inspect import describe_graph, engine_layers, list_layers
-from ssv2rt.engines.precision import halve
-from ssv2rt.errors import UsageError, UserError
-from ssv2rt.models.clipmodel import ClipModel
-from ssv2rt.recipes import BatchProfile
-from ssv2rt.runs import write_json
+from ssv2rt.engines.onnx_files import fixed_batch, read_graph, tensors
+from ssv2rt.models.clip_model import ClipModel
 from tests.engines.conftest import CLIP, LABELS, Narrow, clips, lively_model
 
 # As TensorRT's engine inspector writes it: the fields of its documentation, for one kernel of each precision.
@@ -190,7 +190,7 @@ def test_precisions_are_those_of_the_graph(graphs: dict[str, Path], name: str, s
 
 
 def test_bf16_is_told_from_fp16(graphs: dict[str, Path], tmp_path: Path) -> None:
-    onnx.save(halve(onnx.load(graphs["fp32"]), bfloat=True), tmp_path / "m.onnx")
+    onnx.save(to_half(onnx.load(graphs["fp32"]), bfloat=True), tmp_path / "m.onnx")
     totals = facts(tmp_path / "m.onnx")["graph"]["totals"]
     assert totals["share_of_macs"] == {"bf16": 1} and totals["weight_bytes"] == 2 * totals["parameters"]
 

@@ -8,16 +8,16 @@ import onnx
 import pytest
 import torch
 
+from ssv2rt.core.recipe_files import load_engine_recipe
+from ssv2rt.core.recipes import Clip, Data, Model
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.manifest import Manifest
-from ssv2rt.engines.blocks import blocks
 from ssv2rt.engines.build import build_of
-from ssv2rt.engines.clips import Clips
+from ssv2rt.engines.calibration import Clips
+from ssv2rt.engines.node_origin import blocks
 from ssv2rt.engines.source import Source, source_of_model
-from ssv2rt.models.clipmodel import ClipModel
+from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.registry import build_model
-from ssv2rt.recipe_files import load_engine_recipe
-from ssv2rt.recipes import Clip, Data, Model
 
 
 @pytest.fixture

@@ -15,16 +15,16 @@ from click.testing import CliRunner, Result
 from torch import nn
 
 from ssv2rt.commands.engines import build_engine
+from ssv2rt.core.errors import UsageError, UserError
+from ssv2rt.core.recipe_files import load_engine_recipe
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.engines.build import build_of
+from ssv2rt.engines.half import to_half
 from ssv2rt.engines.inspect import list_layers
-from ssv2rt.engines.precision import halve
-from ssv2rt.engines.quantisation import quantise
+from ssv2rt.engines.quantization import quantise
 from ssv2rt.engines.source import source_of_onnx
 from ssv2rt.engines.verify import OnnxRunner
-from ssv2rt.errors import UsageError, UserError
-from ssv2rt.models.clipmodel import MEAN, STD, ClipModel
-from ssv2rt.recipe_files import load_engine_recipe
+from ssv2rt.models.clip_model import MEAN, STD, ClipModel
 from tests.engines.conftest import LABELS, clips
 
 
@@ -160,7 +160,7 @@ def test_layers_without_names_are_quantised(labels: Path, tmp_path: Path) -> Non
     layers = {layer.node: layer.precision for layer in list_layers(onnx.load(tmp_path / "int8.onnx"))}
     assert [layers["Conv_0"], layers["Conv_2"], layers["MatMul_5"]] == ["fp32", "int8", "fp32"]
     for name in ("ours", "int8"):
-        onnx.save(halve(onnx.load(tmp_path / f"{name}.onnx")), tmp_path / "half.onnx")
+        onnx.save(to_half(onnx.load(tmp_path / f"{name}.onnx")), tmp_path / "half.onnx")
         expected = OnnxRunner(tmp_path / "ours.onnx")(clips(3))
         assert (OnnxRunner(tmp_path / "half.onnx")(clips(3)) - expected).norm() < 0.1 * expected.norm()
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from ssv2rt.core.recipes import Model
 from ssv2rt.models.registry import build_model, model_names
-from ssv2rt.recipes import Model
 
 LAYOUT = {4: torch.channels_last, 5: torch.channels_last_3d}
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from ssv2rt.core.recipes import Model
 from ssv2rt.models.c3d import _averages
-from ssv2rt.models.clipmodel import ClipModel
+from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.i3d import SameConv3d, pad_same
 from ssv2rt.models.registry import build_model, model_names
-from ssv2rt.recipes import Model
 
 ORDERED = [name for name in model_names() if name.endswith(("-lstm", "-gru", "-latefusion"))]
 DISTINCT = [name for name in model_names() if "50-" not in name and name not in ("resnet3d34", "resnet3d101")]

@@ -6,11 +6,11 @@ import weakref
 import pytest
 import torch
 
-from ssv2rt.errors import UsageError
-from ssv2rt.models.clipmodel import ClipModel, freeze_backbone
+from ssv2rt.core.errors import UsageError
+from ssv2rt.core.recipes import Model
+from ssv2rt.models.clip_model import ClipModel, freeze_backbone
 from ssv2rt.models.registry import build_model
 from ssv2rt.models.residual import Residual, set_checkpointing, set_drop_path
-from ssv2rt.recipes import Model
 
 RESNETS = ["resnet3d18", "resnet3d50", "resnet2d18-lstm", "r2plus1d_18", "mc3_18"]
 
@@ -138,11 +138,11 @@ def test_a_frozen_backbone_trains_only_the_classifier(name: str) -> None:
     freeze_backbone(model)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     model.train()
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
     for _ in range(2):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         model(clips()).square().sum().backward()
-        optimiser.step()
+        optimizer.step()
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     assert changed == {"head.weight", "head.bias"}
     assert model.training and model.head.training and not any(m.training for m in model.backbone.modules())

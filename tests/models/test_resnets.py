@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from ssv2rt.dataset.probe import probe
-from ssv2rt.errors import UsageError
-from ssv2rt.models.clipmodel import MEAN, STD, ClipModel, Normalise, mean_over_views
+from ssv2rt.core.errors import UsageError
+from ssv2rt.core.recipes import Clip, Model
+from ssv2rt.models.clip_model import MEAN, STD, ClipModel, Normalise, mean_over_views
 from ssv2rt.models.conv import Conv2d, Conv3d
 from ssv2rt.models.registry import build_model, model_names
-from ssv2rt.pipelines.decode import decode_clips
-from ssv2rt.pipelines.source import plain_request
-from ssv2rt.recipes import Clip, Model
+from ssv2rt.pipelines.request_source import evaluation_request
+from ssv2rt.video.decode import decode_clips
+from ssv2rt.video.probe import probe
 
 THREE_D = [name for name in model_names() if name.startswith("resnet3d")]
 
@@ -135,7 +135,7 @@ def test_a_frame_average_cannot_tell_twins_apart(tiny_set: Path) -> None:
     def load(name: str) -> torch.Tensor:
         path = tiny_set / "videos" / f"{name}.webm"
         info = probe(path)
-        wanted = plain_request(name, path, info, clip=clip)
+        wanted = evaluation_request(name, path, info, clip=clip)
         # Centres of segments are symmetric unless one falls between two frames.
         mirrored = info.frames - 1 - wanted.frames[:, ::-1]
         if not np.array_equal(mirrored, wanted.frames):

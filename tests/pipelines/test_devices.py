@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from ssv2rt.dataset.probe import Footage, probe
+from ssv2rt.core.recipes import Clip, Data, Synthetic
 from ssv2rt.dataset.synthetic import synthesize
-from ssv2rt.pipelines.decode import decode_clips
 from ssv2rt.pipelines.loader import ClipLoader
-from ssv2rt.pipelines.request import ClipRequest
-from ssv2rt.pipelines.source import plain_request
-from ssv2rt.recipes import Clip, Data, Synthetic
+from ssv2rt.pipelines.request_source import evaluation_request
+from ssv2rt.pipelines.requests import ClipRequest
+from ssv2rt.video.decode import decode_clips
+from ssv2rt.video.probe import VideoMeta, probe
 from tests.conftest import frame_numbers, numbered_video
 
 CLIP = Clip(frames=6, size=64, center_crop=1.0)
@@ -31,7 +31,7 @@ def loader(device: str, decoder: str = "", *, batch: int = 8, augment: bool = Fa
 
 
 def wanted(path: Path) -> ClipRequest:
-    return plain_request(path.name, path, probe(path), clip=CLIP)
+    return evaluation_request(path.name, path, probe(path), clip=CLIP)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_codecs_and_sizes_share_a_batch_with_what_is_broken(device: str, films: 
     bad = []
     for name, content in broken.items():
         (tmp_path / name).write_bytes(content)
-        bad.append(plain_request(name, tmp_path / name, Footage(12, 427, 240), clip=CLIP))
+        bad.append(evaluation_request(name, tmp_path / name, VideoMeta(12, 427, 240), clip=CLIP))
     mixed = [bad[0], good[0], bad[1], good[1], bad[2], good[2], bad[3], good[3]]
     first, second = loader(device).batches([mixed, good])
     assert torch.equal(second.clips, clean.clips) and [r.id for r in first.requests][-4:] == [r.id for r in good]
@@ -136,7 +136,7 @@ def test_what_is_given_is_not_written_over(device: str, films: list[Path]) -> No
 def test_frames_by_pyav_arrive_although_the_gpu_is_late(device: str, tmp_path: Path) -> None:
     """What the GPU has not fetched yet is not written over by the batches that come after it."""
     paths = [numbered_video(tmp_path / f"{n}.webm", "libvpx-vp9", frames=1 + n) for n in range(12)]
-    requests = [plain_request(p.name, p, probe(p), clip=CLIP) for p in paths]
+    requests = [evaluation_request(p.name, p, probe(p), clip=CLIP) for p in paths]
     expected = [torch.from_numpy(decode_clips(r.path, r, size=CLIP.size)[0]) for r in requests]
     seen = []
     for batch in loader(device, "pyav", batch=1, augment=True).batches([[r] for r in requests * 4]):

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssv2rt.dataset.video import BadVideo
-from ssv2rt.pipelines.graph import FrameGraph
+from ssv2rt.pipelines.dali_graph import FrameGraph
 from ssv2rt.pipelines.hand_over import CodedVideo, HandOver, Unsuitable, hand_over, read_coded
+from ssv2rt.video.container import BadVideo
 from tests.conftest import REAL
 from tests.pipelines import counting
 from tests.video.clips import SHOW_AGAIN, VP8_HIDDEN, decoded, hidden_vp9, webm

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from ssv2rt.core.errors import UserError
+from ssv2rt.core.recipe_files import load_recipe
+from ssv2rt.core.recipes import Clip, Data
 from ssv2rt.dataset.index import open_manifest
-from ssv2rt.dataset.probe import Footage, probe
-from ssv2rt.errors import UserError
 from ssv2rt.pipelines.loader import ClipLoader
-from ssv2rt.pipelines.request import ClipRequest
-from ssv2rt.pipelines.source import VideoRequest, plain_request
-from ssv2rt.recipe_files import load_recipe
-from ssv2rt.recipes import Clip, Data
+from ssv2rt.pipelines.request_source import VideoRequest, evaluation_request
+from ssv2rt.pipelines.requests import ClipRequest
+from ssv2rt.video.probe import VideoMeta, probe
 from tests.conftest import TINY_SETTINGS, numbered_video
 
 CLIP = Clip(frames=4, size=32, center_crop=1.0)
@@ -69,13 +69,13 @@ def zoo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def test_neighbours_are_exactly_what_they_are_without_the_broken(zoo: tuple[Path, list[Path]], decoder: str) -> None:
     good, paths = zoo
     info = probe(good)
-    fine = plain_request("good", good, info, clip=CLIP)
+    fine = evaluation_request("good", good, info, clip=CLIP)
     (clean,) = loader(decoder).batches([[fine]])
     batches: list[list[ClipRequest | VideoRequest]] = []
     for start in range(0, VARIANTS, 3):
         some = paths[start : start + 3]
         # As training knows a clip that was whole when it was probed; as scoring meets one it knows nothing of.
-        known = [plain_request(path.name, path, info, clip=CLIP) for path in some]
+        known = [evaluation_request(path.name, path, info, clip=CLIP) for path in some]
         unknown = [VideoRequest(f"? {path.name}", path, CLIP) for path in some]
         batches.append([fine, *known, *unknown, fine])
     bad: dict[str, str] = {}
@@ -102,8 +102,8 @@ def test_what_is_no_file_or_no_video(tmp_path: Path, decoder: str) -> None:
     os.mkfifo(tmp_path / "pipe.webm")
     (tmp_path / "loop.webm").symlink_to("loop.webm")
     names = ["empty", "text", "header", "folder", "pipe", "loop", "gone"]
-    bad = [plain_request(name, tmp_path / f"{name}.webm", Footage(12, 64, 48), clip=CLIP) for name in names]
-    fine = plain_request("good", good, probe(good), clip=CLIP)
+    bad = [evaluation_request(name, tmp_path / f"{name}.webm", VideoMeta(12, 64, 48), clip=CLIP) for name in names]
+    fine = evaluation_request("good", good, probe(good), clip=CLIP)
     (clean,) = loader(decoder).batches([[fine]])
     (batch,) = loader(decoder).batches([[*bad[:4], fine, *bad[4:]]])
     assert torch.equal(batch.clips, clean.clips)
@@ -116,7 +116,7 @@ def test_training_skips_what_breaks_after_it_was_indexed(
     tmp_path: Path, tiny_set: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One file disappears, one is cut short, one is overwritten: counted, named, and too many of them stop the run."""
-    from ssv2rt.runs import create_run
+    from ssv2rt.core.run_folders import create_run
     from ssv2rt.training.trainer import Trainer
 
     data = tmp_path / "data"

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from ssv2rt.cores import cores
-from ssv2rt.dataset.probe import Footage, probe
-from ssv2rt.errors import UsageError
+from ssv2rt.core.cores import cores
+from ssv2rt.core.errors import UsageError
+from ssv2rt.core.recipes import Clip, Data
+from ssv2rt.pipelines.decoder_split import balanced_share, is_decoded_by_pyav
 from ssv2rt.pipelines.loader import ClipBatch, ClipLoader, usual_threads
-from ssv2rt.pipelines.request import ClipRequest, Colour, Patch
-from ssv2rt.pipelines.shares import by_cpu, fair_share
-from ssv2rt.pipelines.source import VideoRequest, plain_request
-from ssv2rt.recipes import Clip, Data
+from ssv2rt.pipelines.request_source import VideoRequest, evaluation_request
+from ssv2rt.pipelines.requests import ClipRequest, ColorChange, Patch
+from ssv2rt.video.probe import VideoMeta, probe
 from tests.conftest import CORNERS, corners, numbered_video
 
 CLIP = Clip(frames=4, size=32, center_crop=1.0)
@@ -28,7 +28,7 @@ def loader(decoder: str = "auto", *, batch: int = 8, augment: bool = False, **da
 
 
 def wanted(path: Path, name: str = "") -> ClipRequest:
-    return plain_request(name or path.name, path, probe(path), clip=CLIP)
+    return evaluation_request(name or path.name, path, probe(path), clip=CLIP)
 
 
 @pytest.fixture
@@ -76,8 +76,8 @@ def test_bad_clips_are_set_apart_and_their_neighbours_unchanged(
     bad = []
     for name, content in cases.items():
         (tmp_path / name).write_bytes(content)
-        bad.append(plain_request(name, tmp_path / name, Footage(12, 64, 48), clip=CLIP))
-    bad.append(plain_request("gone.webm", tmp_path / "gone.webm", Footage(12, 64, 48), clip=CLIP))
+        bad.append(evaluation_request(name, tmp_path / name, VideoMeta(12, 64, 48), clip=CLIP))
+    bad.append(evaluation_request("gone.webm", tmp_path / "gone.webm", VideoMeta(12, 64, 48), clip=CLIP))
     good = [wanted(path) for path in videos]
     mixed = [bad[0], good[0], bad[1], good[1], bad[2], good[2], bad[3], good[3]]
     first, second, third, fourth = loader(decoder).batches([mixed, [bad[4]], good, [bad[0]]])
@@ -113,8 +113,8 @@ def test_flip_and_colour_are_done_to_the_clips_that_ask(videos: list[Path]) -> N
 
     plain = wanted(videos[0])
     flipped = replace(plain, flip=True)
-    dark = replace(plain, colour=Colour(brightness=0.5))
-    grey = replace(plain, colour=Colour(saturation=0.0))
+    dark = replace(plain, color=ColorChange(brightness=0.5))
+    grey = replace(plain, color=ColorChange(saturation=0.0))
     (batch,) = loader(augment=True).batches([[plain, flipped, dark, grey]])
     (untouched,) = loader().batches([[plain]])
     a, b, c, d = batch.clips.float()
@@ -186,8 +186,8 @@ def test_labels_go_with_the_clips(videos: list[Path]) -> None:
 def test_views_are_what_each_would_be_alone(decoder: str, videos: list[Path]) -> None:
     """Two moments and three squares of VP9, H.264 and MPEG-4 videos in one batch, one of them bad."""
     clip = CLIP.model_copy(update={"views": (2, 3)})
-    requests = [plain_request(path.name, path, probe(path), clip=clip) for path in videos]
-    bad = plain_request("gone", videos[0].with_name("gone.webm"), probe(videos[0]), clip=clip)
+    requests = [evaluation_request(path.name, path, probe(path), clip=clip) for path in videos]
+    bad = evaluation_request("gone", videos[0].with_name("gone.webm"), probe(videos[0]), clip=clip)
     data = Data.model_validate({"decoder": decoder, "threads": 2})
     (batch,) = ClipLoader(clip=clip, batch=8, data=data, device=CPU).batches([[requests[0], bad, *requests[1:]]])
     assert batch.clips.shape == (24, 4, 32, 32, 3) and [b.reason for b in batch.bad] == ["missing"]
@@ -244,24 +244,26 @@ def test_a_share_is_decoded_by_pyav_and_by_name(videos: list[Path], tmp_path: Pa
         )
     )
     assert [r.id for r in both.requests] == [path.name for path in paths]
-    expected = [(ours if by_cpu(path, 0.5) else dali).clips[n] for n, path in enumerate(paths)]
+    expected = [(ours if is_decoded_by_pyav(path, 0.5) else dali).clips[n] for n, path in enumerate(paths)]
     assert torch.equal(both.clips, torch.stack(expected)) and torch.equal(again.clips.flip(0), both.clips)
-    assert not torch.equal(ours.clips, dali.clips) and 0 < sum(by_cpu(path, 0.5) for path in paths) < 12
+    assert not torch.equal(ours.clips, dali.clips) and 0 < sum(is_decoded_by_pyav(path, 0.5) for path in paths) < 12
 
 
 def test_names_are_spread_over_a_share() -> None:
     names = [f"{number}.webm" for number in range(2000)]
-    assert not any(by_cpu(name, 0.0) for name in names) and all(by_cpu(name, 1.0) for name in names)
-    some = {name for name in names if by_cpu(name, 0.3)}
-    assert 500 < len(some) < 700 and some < {name for name in names if by_cpu(name, 0.4)}
-    assert by_cpu(Path("/a/b/7.webm"), 0.3) == by_cpu("7.webm", 0.3)
+    assert not any(is_decoded_by_pyav(name, 0.0) for name in names) and all(
+        is_decoded_by_pyav(name, 1.0) for name in names
+    )
+    some = {name for name in names if is_decoded_by_pyav(name, 0.3)}
+    assert 500 < len(some) < 700 and some < {name for name in names if is_decoded_by_pyav(name, 0.4)}
+    assert is_decoded_by_pyav(Path("/a/b/7.webm"), 0.3) == is_decoded_by_pyav("7.webm", 0.3)
 
 
 @pytest.mark.parametrize(
     ("graph", "cpu", "share"), [(100, 100, 0.5), (700, 100, 0.125), (1000, 10, 0.0), (10, 1000, 1.0), (0, 0, 0.0)]
 )
 def test_both_ways_are_done_at_the_same_time(graph: float, cpu: float, share: float) -> None:
-    assert fair_share(graph=graph, cpu=cpu) == share
+    assert balanced_share(graph=graph, cpu=cpu) == share
 
 
 def test_decoders_are_measured_on_a_batch_that_is_then_made(videos: list[Path]) -> None:

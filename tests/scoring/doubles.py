@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ssv2rt.errors import UserError
-from ssv2rt.scoring.journal import Row, named
+from ssv2rt.core.errors import UserError
+from ssv2rt.scoring.row import Row, row_of
 from ssv2rt.scoring.supervisor import Task
 
 
@@ -52,7 +52,7 @@ class Deadly:
                 os._exit(0)
             if "flaky" in name and self._log and Path(self._log).read_text().count("start") < 2:
                 os.abort()
-        return [(number, named(video.name, {"status": "ok", "frames": len(video.name)})) for number, video in batch]
+        return [(number, row_of(video.name, {"status": "ok", "frames": len(video.name)})) for number, video in batch]
 
 
 class Refusing:
@@ -85,18 +85,18 @@ class Slow(Deadly):
         time.sleep(0.2)
         lost = {"status": "error: missing"}
         return [
-            (number, row if os.path.exists(row["path"]) else named(row["path"], lost))
+            (number, row if os.path.exists(row["path"]) else row_of(row["path"], lost))
             for number, row in super()._rows(batch)
         ]
 
 
 def aborting(*, log: str, **options: object) -> Any:
     """The real scorer, whose process aborts where DALI is handed a video that is called so, as NVIDIA's parser may have it."""
-    from ssv2rt.pipelines.graph import ClipGraph
-    from ssv2rt.pipelines.trust import Trust
+    from ssv2rt.pipelines.dali_graph import ClipGraph
+    from ssv2rt.pipelines.decoder_trust import DecoderTrust
     from ssv2rt.scoring.worker import make_scorer
 
-    feed, compare = ClipGraph.feed, Trust._compare
+    feed, compare = ClipGraph.feed, DecoderTrust._compare
 
     def crash(self: Any, clips: Any) -> None:
         if any(clip.handed is not None and "abort" in str(clip.request.path) for clip in clips):
@@ -108,5 +108,5 @@ def aborting(*, log: str, **options: object) -> Any:
             file.write("compared\n")
         return compare(self, *arguments)
 
-    ClipGraph.feed, Trust._compare = crash, noted  # type: ignore[method-assign]
+    ClipGraph.feed, DecoderTrust._compare = crash, noted  # type: ignore[method-assign]
     return make_scorer(**options)  # type: ignore[arg-type]

@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ssv2rt.errors import UserError
+from ssv2rt.core.errors import UserError
+from ssv2rt.scoring.row import columns
 from ssv2rt.scoring.run import Output, Videos, score
-from ssv2rt.scoring.sinks import columns
 from ssv2rt.scoring.worker import WorkerSettings
 
 

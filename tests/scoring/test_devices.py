@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from ssv2rt.core.recipe_files import load_engine_recipe
+from ssv2rt.core.recipes import Data
+from ssv2rt.core.run_folders import Run
 from ssv2rt.dataset.index import open_manifest
-from ssv2rt.engines.backends import choose_backend
+from ssv2rt.engines.backends.registry import choose_backend
 from ssv2rt.engines.build import build_engine
 from ssv2rt.engines.bundle import Bundle
-from ssv2rt.recipe_files import load_engine_recipe
-from ssv2rt.recipes import Data
-from ssv2rt.runs import Run
-from ssv2rt.scoring.journal import Row
-from ssv2rt.scoring.labelling import Labeller
-from ssv2rt.scoring.places import Video
+from ssv2rt.scoring.predictor import Predictor
+from ssv2rt.scoring.row import Row
 from ssv2rt.scoring.scorer import Scorer
+from ssv2rt.scoring.video_sources import Video
 from tests.conftest import numbered_video
 
 pytestmark = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -57,7 +57,7 @@ def test_what_is_broken_has_an_error_row_and_changes_no_other(device: str, bundl
         (tmp_path / name).write_bytes(content)
         mixed.insert(2 * number, tmp_path / name)
     where = torch.device("cuda", 0) if device == "cuda" else None
-    scorer = Scorer(Labeller(bundle, top_k=3, device=where), data=Data(threads=2), clip=bundle.info.clip)
+    scorer = Scorer(Predictor(bundle, top_k=3, device=where), data=Data(threads=2), clip=bundle.info.clip)
     alone, among, again = (score(scorer, videos) for videos in (good, mixed, good))
     assert {row["status"] for row in alone.values()} == {"ok"} and len(alone) == len(good)
     assert set(among) == {path.name for path in mixed}

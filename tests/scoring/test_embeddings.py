@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from ssv2rt.core.recipes import Data, with_views
+from ssv2rt.core.run_folders import Run
 from ssv2rt.engines.bundle import INFO, Bundle
 from ssv2rt.models.weights import load_trained
 from ssv2rt.pipelines.loader import ClipLoader
-from ssv2rt.pipelines.source import VideoRequest
-from ssv2rt.recipes import Data, with_views
-from ssv2rt.runs import Run
+from ssv2rt.pipelines.request_source import VideoRequest
 
 
 def score(folder: Path, bundle: Path, *arguments: object) -> subprocess.CompletedProcess[str]:

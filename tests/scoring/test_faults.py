@@ -48,7 +48,10 @@ def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes
 def killed_at(moment: int, inputs: Path, whole: bytes, folder: Path) -> None:
     out = folder / f"{moment}" / "p.csv"
     out.parent.mkdir()
-    assert run(out, inputs, kill_at=moment).returncode == -9
+    killed = run(out, inputs, kill_at=moment)
+    # A slow run flushes its journal now and then, and so has a few moments more than a quick one.
+    quick = killed.returncode == 0 and json.loads(killed.stdout)["moments"] < moment
+    assert quick or killed.returncode == -9
     if out.exists():
         assert out.read_bytes() == whole, "an output is whole or is not there"
     if out.exists() and not out.with_name("p.csv.journal").exists():
@@ -61,9 +64,9 @@ def killed_at(moment: int, inputs: Path, whole: bytes, folder: Path) -> None:
 
 @pytest.mark.parametrize("tenth", range(10))
 def test_killed_at_a_write_and_gone_on_with(tenth: int, inputs: Path, whole: tuple[bytes, int], tmp_path: Path) -> None:
-    content, moments = whole
-    assert moments > 40
-    killed_at(1 + tenth * (moments - 1) // 9, inputs, content, tmp_path)
+    content, temporal_clips = whole
+    assert temporal_clips > 40
+    killed_at(1 + tenth * (temporal_clips - 1) // 9, inputs, content, tmp_path)
 
 
 @pytest.mark.slow
@@ -119,14 +122,15 @@ def test_too_many_open_files_are_no_fault_of_the_videos(tiny_bundle: Bundle, tin
     """A real scorer, which may open no file more than it has open already."""
     code = (
         "import os, resource, sys; from pathlib import Path;"
-        "from ssv2rt.engines.bundle import open_bundle; from ssv2rt.recipes import Data;"
-        "from ssv2rt.scoring.labelling import Labeller; from ssv2rt.scoring.places import Video;"
+        "from ssv2rt.engines.bundle import open_bundle; from ssv2rt.core.recipes import Data;"
+        "from ssv2rt.scoring.predictor import Predictor; from ssv2rt.scoring.video_sources import Video;"
         "from ssv2rt.scoring.scorer import Scorer; from ssv2rt.scoring.segments import Windows;"
-        "from ssv2rt.scoring.slider import Slider; import ssv2rt.pipelines.decode; from ssv2rt.pipelines import readahead;"
-        "bundle = open_bundle(Path(sys.argv[1])); clip = bundle.info.clip; labeller = Labeller(bundle, top_k=1);"
-        "readahead.LARGE = 0 if sys.argv[3] == 'large' else readahead.LARGE;"
-        "slider = Slider(labeller, data=Data(), clip=clip, windows=Windows(2.0, 1.0));"
-        "scorer = slider if sys.argv[3] == 'windows' else Scorer(labeller, data=Data(), clip=clip);"
+        "from ssv2rt.scoring.window_scorer import WindowScorer; import ssv2rt.video.decode;"
+        "from ssv2rt.pipelines import prefetch;"
+        "bundle = open_bundle(Path(sys.argv[1])); clip = bundle.info.clip; predictor = Predictor(bundle, top_k=1);"
+        "prefetch.LARGE = 0 if sys.argv[3] == 'large' else prefetch.LARGE;"
+        "windows = WindowScorer(predictor, data=Data(), clip=clip, windows=Windows(2.0, 1.0));"
+        "scorer = windows if sys.argv[3] == 'windows' else Scorer(predictor, data=Data(), clip=clip);"
         "tasks = [(n, Video(str(p), p)) for n, p in enumerate(sorted(Path(sys.argv[2]).iterdir()))];"
         "spare = os.open('/dev/null', os.O_RDONLY); resource.setrlimit(resource.RLIMIT_NOFILE, (spare + 1, spare + 1));"
         "print([row['status'] for rows in scorer.score([[task] for task in tasks[:4]]) for _, row in rows])"

@@ -8,10 +8,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from ssv2rt.core.errors import UserError
 from ssv2rt.engines.bundle import Bundle
-from ssv2rt.errors import UserError
 from ssv2rt.scoring.merge import merge
-from ssv2rt.scoring.sinks import columns, open_sink
+from ssv2rt.scoring.row import columns
+from ssv2rt.scoring.writers import open_writer
 
 
 def ssv2rt(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -48,7 +49,7 @@ def test_two_shards_are_one_run(tiny_bundle: Bundle, tiny_set: Path, tmp_path: P
 def test_the_good_row_counts(tmp_path: Path) -> None:
     good = {"video": "a.webm", "status": "ok", "frames": 3, "label": "x", "probability": 0.5}
     for name, row in (("bad", {"video": "a.webm", "status": "error: timeout"}), ("good", good)):
-        with open_sink(tmp_path / f"{name}.csv", columns(1)) as sink:
+        with open_writer(tmp_path / f"{name}.csv", columns(1)) as sink:
             sink.write([row])
     for order in (("bad", "good"), ("good", "bad")):
         merged = merge([tmp_path / f"{name}.csv" for name in order], tmp_path / "out.csv")
@@ -58,7 +59,7 @@ def test_the_good_row_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_windows_of_a_long_video_stay_apart(tmp_path: Path, suffix: str) -> None:
     starts = [round(number * 0.01, 6) for number in range(8_000_000, 8_000_300)]
-    with open_sink(tmp_path / f"a.{suffix}", columns(1, windows=True)) as sink:
+    with open_writer(tmp_path / f"a.{suffix}", columns(1, windows=True)) as sink:
         for start in starts:
             sink.write([{"video": "a.webm", "status": "ok", "start": start, "end": start + 1 / 3}])
     merged = merge([tmp_path / f"a.{suffix}"], tmp_path / "out.csv")
@@ -72,7 +73,7 @@ def test_windows_of_a_long_video_stay_apart(tmp_path: Path, suffix: str) -> None
 def test_a_part_that_is_cut_short_or_altered_is_refused(tmp_path: Path) -> None:
     row = {"video": "a.webm", "status": "ok", "frames": 3, "label": "x", "probability": 0.25}
     for suffix in ("csv", "jsonl"):
-        with open_sink(tmp_path / f"whole.{suffix}", columns(1)) as sink:
+        with open_writer(tmp_path / f"whole.{suffix}", columns(1)) as sink:
             sink.write([row, row | {"video": "b.webm"}])
         whole = (tmp_path / f"whole.{suffix}").read_bytes()
         for cut in range(1, len(whole) - 1):
@@ -101,9 +102,9 @@ def test_what_is_expected_has_to_be_there(tmp_path: Path) -> None:
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
-    with open_sink(tmp_path / "a.csv", columns(1)) as sink:
+    with open_writer(tmp_path / "a.csv", columns(1)) as sink:
         sink.write([])
-    with open_sink(tmp_path / "b.csv", columns(2)) as sink:
+    with open_writer(tmp_path / "b.csv", columns(2)) as sink:
         sink.write([])
     with pytest.raises(UserError, match="has other columns than"):
         merge([tmp_path / "a.csv", tmp_path / "b.csv"], tmp_path / "out.csv")

@@ -14,15 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ssv2rt.core.errors import UserError
 from ssv2rt.engines.bundle import Bundle
-from ssv2rt.errors import UserError
-from ssv2rt.scoring.journal import Journal, named, read_rows
+from ssv2rt.scoring.journal import Journal, read_rows
+from ssv2rt.scoring.row import row_of
 
 FACTS = {"engine": "abc", "top_k": 1}
 
 
 def row(number: int) -> dict[str, object]:
-    return named(f"{number}.webm", {"status": "ok", "probability": number / 7})
+    return row_of(f"{number}.webm", {"status": "ok", "probability": number / 7})
 
 
 @settings(deadline=None, max_examples=60)
@@ -178,7 +179,7 @@ def test_gone_on_with_by_other_inputs(tiny_bundle: Bundle, tiny_set: Path, tmp_p
     first, second = sorted((tiny_set / "videos").iterdir())[:2]
     facts = begun_with(tiny_bundle, first, tmp_path)
     journal = Journal(tmp_path / "p.csv.journal", facts, resume=False)
-    journal.write([named(str(first), {"status": "ok"}), named("gone.webm", {"status": "ok"})])
+    journal.write([row_of(str(first), {"status": "ok"}), row_of("gone.webm", {"status": "ok"})])
     journal.close()
     process = score(tiny_bundle, second, tmp_path / "p.csv", "--resume", str(first))
     _, said = process.communicate()

@@ -12,22 +12,22 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ssv2rt.engines.backends import Outputs
+from ssv2rt.core.errors import UsageError, UserError
+from ssv2rt.core.recipes import Data
+from ssv2rt.engines.base import Outputs
 from ssv2rt.engines.bundle import Bundle
-from ssv2rt.errors import UsageError, UserError
-from ssv2rt.recipes import Data
-from ssv2rt.scoring.discover import Share, discover
-from ssv2rt.scoring.journal import Row
-from ssv2rt.scoring.labelling import Labeller
-from ssv2rt.scoring.places import Video
+from ssv2rt.scoring.discover import Shard, discover
+from ssv2rt.scoring.predictor import Predictor
+from ssv2rt.scoring.row import Row, columns
 from ssv2rt.scoring.scorer import Scorer
-from ssv2rt.scoring.sinks import check_output, columns, open_sink
+from ssv2rt.scoring.video_sources import Video
+from ssv2rt.scoring.writers import check_output, open_writer
 from tests.conftest import numbered_video
 
 
 def score(bundle: Bundle, videos: list[Path] | list[Video], top_k: int = 3, threads: int = 2) -> list[Row]:
     """The rows as they go into a file."""
-    scorer = Scorer(Labeller(bundle, top_k=top_k), data=Data(threads=threads), clip=bundle.info.clip)
+    scorer = Scorer(Predictor(bundle, top_k=top_k), data=Data(threads=threads), clip=bundle.info.clip)
     tasks = list(enumerate(video if isinstance(video, Video) else Video(str(video), video) for video in videos))
     batches = [tasks[at : at + scorer.videos] for at in range(0, len(tasks), scorer.videos)]
     rows = [row for batch in scorer.score(batches) for _, row in batch]
@@ -92,7 +92,7 @@ def test_odd_files_and_names(tiny_bundle: Bundle, videos: list[Path], tmp_path: 
     for name in names:
         shutil.copy(videos[0], os.fsencode(place) + b"/" + name)
     out = tmp_path / f"p{suffix}"
-    with open_sink(out, columns(1)) as sink:
+    with open_writer(out, columns(1)) as sink:
         sink.write(score(tiny_bundle, list(discover([str(place)])), top_k=1, threads=1))
     read: dict[str, Callable[[], list[Row]]] = {
         ".csv": lambda: list(csv.DictReader(out.open(newline="", encoding="utf-8"))),
@@ -122,16 +122,16 @@ def test_other_codecs(tiny_bundle: Bundle, tmp_path: Path) -> None:
 def test_an_engine_that_gives_nan_is_an_error_row(
     tiny_bundle: Bundle, videos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    labeller = Labeller(tiny_bundle, top_k=1)
-    scorer = Scorer(labeller, data=Data(threads=1), clip=tiny_bundle.info.clip)
-    start = labeller._runner.start
+    predictor = Predictor(tiny_bundle, top_k=1)
+    scorer = Scorer(predictor, data=Data(threads=1), clip=tiny_bundle.info.clip)
+    start = predictor._runner.start
 
     def spoilt(clips: torch.Tensor) -> Callable[[], Outputs]:
         outputs = start(clips)()
         outputs.logits[1, 0] = float("nan")
         return lambda: outputs
 
-    monkeypatch.setattr(labeller._runner, "start", spoilt)
+    monkeypatch.setattr(predictor._runner, "start", spoilt)
     (rows,) = scorer.score([[(number, Video(str(path), path)) for number, path in enumerate(videos[:3])]])
     assert [row["status"] for _, row in rows] == ["ok", "error: not finite", "ok"]
 
@@ -144,7 +144,7 @@ ROWS: list[Row] = [
 
 @pytest.mark.parametrize("name", ["p.csv", "p.jsonl", "p.parquet"])
 def test_every_format_reads_back(tmp_path: Path, name: str) -> None:
-    with open_sink(tmp_path / name, columns(1)) as sink:
+    with open_writer(tmp_path / name, columns(1)) as sink:
         sink.write(ROWS[:1])
         sink.write(ROWS[1:])
         assert not (tmp_path / name).exists()
@@ -165,7 +165,7 @@ def test_every_format_reads_back(tmp_path: Path, name: str) -> None:
 
 def test_an_interrupted_output_does_not_appear(tmp_path: Path) -> None:
     def interrupted() -> None:
-        with open_sink(tmp_path / "p.csv", columns(1)) as sink:
+        with open_writer(tmp_path / "p.csv", columns(1)) as sink:
             sink.write(ROWS)
             raise KeyboardInterrupt
 
@@ -200,8 +200,8 @@ def test_folders_are_searched_and_files_taken_as_named(tmp_path: Path) -> None:
     os.symlink("self.webm", tmp_path / "self.webm")
     names = [str(Path(video.name).relative_to(tmp_path)) for video in discover([str(tmp_path)])]
     assert names == ["a.avi", "self.webm", "b/1.MP4", "b/2.webm"]
-    named = list(discover([str(tmp_path / "odd.bin"), str(tmp_path / "odd.bin"), str(tmp_path / ".hidden.webm")]))
-    assert [Path(video.name).name for video in named] == ["odd.bin", ".hidden.webm"]
+    row_of = list(discover([str(tmp_path / "odd.bin"), str(tmp_path / "odd.bin"), str(tmp_path / ".hidden.webm")]))
+    assert [Path(video.name).name for video in row_of] == ["odd.bin", ".hidden.webm"]
 
 
 def test_patterns_lists_and_names_on_stdin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,13 +225,13 @@ def test_patterns_lists_and_names_on_stdin(tmp_path: Path, monkeypatch: pytest.M
 
 def test_shares_are_disjoint_and_whole(tmp_path: Path) -> None:
     names = [f"clips/{number}.webm" for number in range(500)]
-    shares = [[name for name in names if name in Share(index, 3)] for index in (1, 2, 3)]
+    shares = [[name for name in names if name in Shard(index, 3)] for index in (1, 2, 3)]
     assert sorted(name for share in shares for name in share) == sorted(names)
     assert all(100 < len(share) < 230 for share in shares)
     for wrong in ("0/3", "4/3", "1", "a/b", "-1/3", "1/0"):
         with pytest.raises(UsageError, match="like 3/16"):
-            Share.parse(wrong)
-    assert Share.parse("3/16") == Share(3, 16)
+            Shard.parse(wrong)
+    assert Shard.parse("3/16") == Shard(3, 16)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may look into everything")

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ssv2rt.core.errors import UserError
+from ssv2rt.core.recipes import Data, Synthetic
 from ssv2rt.dataset.synthetic import synthesize
 from ssv2rt.engines.bundle import Bundle
-from ssv2rt.errors import UserError
-from ssv2rt.pipelines.trust import Decision
-from ssv2rt.recipes import Data, Synthetic
-from ssv2rt.scoring.journal import Row
-from ssv2rt.scoring.places import Video
+from ssv2rt.pipelines.decoder_trust import Decision
+from ssv2rt.scoring.row import Row
 from ssv2rt.scoring.supervisor import Supervisor, Task
+from ssv2rt.scoring.video_sources import Video
 from ssv2rt.scoring.worker import WorkerSettings
 
 

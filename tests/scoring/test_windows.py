@@ -15,22 +15,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ssv2rt.core.recipes import Data
 from ssv2rt.engines.bundle import Bundle
-from ssv2rt.pipelines.slide import TimeWindow, slide
-from ssv2rt.recipes import Data
-from ssv2rt.scoring import slider
-from ssv2rt.scoring.journal import Journal, Row, named, read_rows
-from ssv2rt.scoring.labelling import Labeller
-from ssv2rt.scoring.places import Video
+from ssv2rt.scoring import window_scorer as slider
+from ssv2rt.scoring.journal import Journal, read_rows
+from ssv2rt.scoring.predictor import Predictor
+from ssv2rt.scoring.row import Row, row_of
 from ssv2rt.scoring.segments import Windows, segments
-from ssv2rt.scoring.slider import Slider
+from ssv2rt.scoring.video_sources import Video
+from ssv2rt.scoring.window_scorer import WindowScorer
+from ssv2rt.video.sliding_window import TimeWindow, slide
 from tests.conftest import numbered_video
 
 WINDOWS = Windows(2.0, 1.0)
 
 
 def rows_of(bundle: Bundle, videos: list[Path], windows: Windows = WINDOWS, threads: int = 2) -> list[Row]:
-    slider = Slider(Labeller(bundle, top_k=2), data=Data(threads=threads), clip=bundle.info.clip, windows=windows)
+    slider = WindowScorer(
+        Predictor(bundle, top_k=2), data=Data(threads=threads), clip=bundle.info.clip, windows=windows
+    )
     batches = [[(number, Video(str(path), path))] for number, path in enumerate(videos)]
     return [row for part in slider.score(batches) for _, row in part]
 
@@ -66,9 +69,9 @@ def test_a_row_for_each_window(tiny_bundle: Bundle, videos: list[Path]) -> None:
 def test_each_row_is_what_the_engine_says_of_its_window(tiny_bundle: Bundle, videos: list[Path]) -> None:
     import torch
 
-    labeller = Labeller(tiny_bundle, top_k=2)
+    predictor = Predictor(tiny_bundle, top_k=2)
     clips = [window.clips for window in slide(videos[0], tiny_bundle.info.clip, window=2.0, hop=1.0)]
-    expected = [labeller.start(torch.from_numpy(clip), 1)()[0] for clip in clips]
+    expected = [predictor.start(torch.from_numpy(clip), 1)()[0] for clip in clips]
     rows = rows_of(tiny_bundle, videos)[: len(clips)]
     assert [{name: row[name] for name in expected[0]} for row in rows] == expected
     assert rows_of(tiny_bundle, videos[:1], threads=8) == rows
@@ -84,7 +87,9 @@ def test_slow_windows_are_no_silence(tiny_bundle: Bundle, videos: list[Path], mo
 
     monkeypatch.setattr(slider, "slide", slowly)
     monkeypatch.setattr(slider, "_SIGN", 0.3)
-    made = Slider(Labeller(tiny_bundle, top_k=1), data=Data(threads=2), clip=tiny_bundle.info.clip, windows=WINDOWS)
+    made = WindowScorer(
+        Predictor(tiny_bundle, top_k=1), data=Data(threads=2), clip=tiny_bundle.info.clip, windows=WINDOWS
+    )
     parts = list(made.score([[(0, Video(str(videos[0]), videos[0]))]]))
     assert [] in parts[: [bool(part) for part in parts].index(True)] and sum(map(len, parts)) == 9
 
@@ -153,7 +158,7 @@ def test_segments_tile_each_video(windows: list[tuple[int, str]], overlap: int) 
             "probability": 0.5,
             "window": at[video] - 1,
         }
-        rows.append(named(f"{video}", facts | {"last": at[video] == counts[video]}))
+        rows.append(row_of(f"{video}", facts | {"last": at[video] == counts[video]}))
     made = list(segments(iter(rows)))
     for video in range(3):
         labels = [label for other, label in windows if other == video]
@@ -178,11 +183,11 @@ def test_a_journal_takes_windows_once(
         row = {"status": "ok"}
         for _ in range(data.draw(st.integers(0, 3))):
             until = data.draw(st.integers(0, count - 1))
-            journal.write([named(str(video), row | {"window": n, "last": False}) for n in range(until)])
+            journal.write([row_of(str(video), row | {"window": n, "last": False}) for n in range(until)])
             if data.draw(st.booleans()):
                 journal.close()
                 journal = Journal(path, {}, resume=True, windows=True)
-        journal.write([named(str(video), row | {"window": n, "last": n == count - 1}) for n in range(count)])
+        journal.write([row_of(str(video), row | {"window": n, "last": n == count - 1}) for n in range(count)])
     journal.close()
     found = [(row["path"], row["window"]) for row in read_rows(path)]
     assert found == [(str(video), n) for video, count in enumerate(videos) for n in range(count)]

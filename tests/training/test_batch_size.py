@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from ssv2rt.core.errors import UsageError, UserError
+from ssv2rt.core.recipe_files import load_recipe
+from ssv2rt.core.recipes import Recipe
+from ssv2rt.core.run_folders import create_run
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.manifest import Manifest
-from ssv2rt.errors import UsageError, UserError
 from ssv2rt.models.registry import build_model
-from ssv2rt.recipe_files import load_recipe
-from ssv2rt.recipes import Recipe
-from ssv2rt.runs import create_run
 from ssv2rt.training.batch_size import (
     MOST_ON_CPU,
     candidates,
@@ -21,8 +21,8 @@ from ssv2rt.training.batch_size import (
     steps_fit,
     with_batch_size,
 )
-from ssv2rt.training.costs import bytes_kept
 from ssv2rt.training.distributed import Group
+from ssv2rt.training.model_cost import bytes_kept
 from ssv2rt.training.trainer import Trainer
 from tests.conftest import TINY_SETTINGS
 

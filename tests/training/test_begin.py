@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from ssv2rt.core.errors import UserError
+from ssv2rt.core.recipe_files import load_recipe
+from ssv2rt.core.run_folders import Run, create_run
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.manifest import Manifest
-from ssv2rt.errors import UserError
 from ssv2rt.models.weights import WEIGHTS, load_trained
-from ssv2rt.recipe_files import load_recipe
-from ssv2rt.runs import Run, create_run
 from ssv2rt.training.trainer import Trainer
 from tests.conftest import TINY_SETTINGS
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from ssv2rt.core.recipe_files import load_recipe
+from ssv2rt.core.recipes import Clip, Model
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.models.registry import build_model
-from ssv2rt.recipe_files import load_recipe
-from ssv2rt.recipes import Clip, Model
 from ssv2rt.training.compare import at_published_size, compare
-from ssv2rt.training.costs import measure
-from ssv2rt.training.order import measure_order
+from ssv2rt.training.model_cost import measure_cost
+from ssv2rt.training.temporal_order import measure_order
 from tests.conftest import TINY_SETTINGS
 
 CPU = torch.device("cpu")
@@ -56,7 +56,7 @@ def test_order_is_measured_by_labels_and_pairs(manifest: Manifest) -> None:
                 logits[row, self.known.get(clip.numpy().tobytes(), 0)] = 1
             return logits
 
-    from ssv2rt.pipelines.epochs import evaluation_batches
+    from ssv2rt.pipelines.samplers import evaluation_batches
     from ssv2rt.training.evaluate import evaluation_loader
 
     oracle = Oracle()
@@ -73,7 +73,7 @@ def test_order_is_measured_by_labels_and_pairs(manifest: Manifest) -> None:
 
 def test_costs_are_those_that_can_be_counted_by_hand() -> None:
     model = network("resnet3d18")
-    costs = measure(model, Clip(frames=4, size=32), batch=2, device=CPU, steps=1)  # type: ignore[arg-type]
+    costs = measure_cost(model, Clip(frames=4, size=32), batch=2, device=CPU, steps=1)  # type: ignore[arg-type]
     assert costs.parameters == sum(p.numel() for p in model.parameters())
     assert costs.stem_parameters == 8 * 3 * 3 * 7 * 7 and costs.input_bytes == 2 * 3 * 4 * 32 * 32 * 4
     stem = 2 * costs.stem_parameters * 4 * 16 * 16 / 1e9
@@ -81,7 +81,7 @@ def test_costs_are_those_that_can_be_counted_by_hand() -> None:
     assert costs.memory_mb > 8 * 2 * 4 * 16 * 16 * 4 / 1e6  # at least what the stem gives
     assert costs.clips_per_second == pytest.approx(2 / costs.step_seconds)
     assert all(p.grad is None for p in model.parameters())
-    flat = measure(network("resnet2d18"), Clip(frames=4, size=32), batch=2, device=CPU, steps=1)  # type: ignore[arg-type]
+    flat = measure_cost(network("resnet2d18"), Clip(frames=4, size=32), batch=2, device=CPU, steps=1)  # type: ignore[arg-type]
     assert flat.input_bytes * 4 == costs.input_bytes and flat.gflops < costs.gflops
 
 

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from ssv2rt.core.recipes import Synthetic
+from ssv2rt.core.run_folders import Run
 from ssv2rt.dataset.synthetic import synthesize
 from ssv2rt.pipelines.in_flight import InFlight, read_in_flight
-from ssv2rt.recipes import Synthetic
-from ssv2rt.runs import Run
 from tests.conftest import TINY_SETTINGS
 
 SETTINGS = [word for setting in (*TINY_SETTINGS, "train.epochs=2", "data.decoder=dali") for word in ("--set", setting)]
 CRASH = """
 import ctypes, os, sys
 from ssv2rt.cli import main
-from ssv2rt.pipelines.graph import ClipGraph
+from ssv2rt.pipelines.dali_graph import ClipGraph
 
 feed, fed = ClipGraph.feed, []
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ssv2rt.core.hardware import Precision
+from ssv2rt.core.recipe_files import load_recipe
+from ssv2rt.core.recipes import Model, Recipe, Train
+from ssv2rt.core.run_folders import Run, create_run
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.manifest import Manifest
-from ssv2rt.hardware import Precision
 from ssv2rt.models.registry import build_model
-from ssv2rt.recipe_files import load_recipe
-from ssv2rt.recipes import Model, Recipe, Train
-from ssv2rt.runs import Run, create_run
 from ssv2rt.training.distributed import Group
-from ssv2rt.training.step import Stepper
+from ssv2rt.training.step import TrainingStep
 from ssv2rt.training.trainer import Trainer
 from tests.conftest import TINY_SETTINGS
 
@@ -36,10 +36,10 @@ def manifest(tiny_set: Path) -> Manifest:
     return open_manifest(tiny_set)
 
 
-def stepper(device: str, precision: Precision, **settings: object) -> Stepper:
+def training_step(device: str, precision: Precision, **settings: object) -> TrainingStep:
     torch.manual_seed(0)
     model = build_model(Model(width=8, dropout=0.0), 5).channels_last().to(group(device).device)
-    return Stepper(model.train(), Train.model_validate(settings), precision, group(device))
+    return TrainingStep(model.train(), Train.model_validate(settings), precision, group(device))
 
 
 def batch(device: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,14 +59,14 @@ def batch(device: str) -> tuple[torch.Tensor, torch.Tensor]:
     ],
 )
 def test_steps_in_each_precision_learn_a_batch_by_heart(device: str, precision: Precision) -> None:
-    work = stepper(device, precision, optimizer="adamw", learning_rate=0.003, clip_norm=5.0)
+    work = training_step(device, precision, optimizer="adamw", learning_rate=0.003, clip_norm=5.0)
     clips, labels = batch(device)
     losses = []
     for step in range(30):
         work.backward(clips, labels, epoch=1, step=step, last=True)
         work.update(0.003, "here")
-        losses.append(work.tally.read()[0])
-        work.tally.values.zero_()
+        losses.append(work.metrics.read()[0])
+        work.metrics.values.zero_()
     work.settle()
     assert losses[-1] < 0.3 * losses[0], losses
     assert all(p.dtype == torch.float32 and p.grad is None for p in work.model.parameters())
@@ -76,7 +76,7 @@ def test_steps_in_each_precision_learn_a_batch_by_heart(device: str, precision: 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_running_average_is_that_of_pytorch(device: str) -> None:
-    work = stepper(device, "fp32", ema=0.9)
+    work = training_step(device, "fp32", ema=0.9)
     reference = AveragedModel(work.model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
     clips, labels = batch(device)
     for step in range(4):
@@ -90,7 +90,7 @@ def test_the_running_average_is_that_of_pytorch(device: str) -> None:
 
 @pytest.mark.gpu
 def test_an_infinite_gradient_in_fp16_costs_a_step_and_lowers_the_scale() -> None:
-    work = stepper("cuda", "fp16")
+    work = training_step("cuda", "fp16")
     clips, labels = batch("cuda")
     work.backward(clips, labels, epoch=1, step=0, last=True)
     work.update(0.0, "here")
@@ -104,7 +104,7 @@ def test_an_infinite_gradient_in_fp16_costs_a_step_and_lowers_the_scale() -> Non
 
 @pytest.mark.gpu
 def test_a_step_does_not_wait_for_the_gpu() -> None:
-    work = stepper("cuda", "bf16", clip_norm=5.0, ema=0.9, mixup=0.4)
+    work = training_step("cuda", "bf16", clip_norm=5.0, ema=0.9, mixup=0.4)
     clips, labels = batch("cuda")
     for step in range(6):
         if step == 3:

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from ssv2rt.core.errors import UserError
+from ssv2rt.core.recipe_files import load_recipe
+from ssv2rt.core.recipes import Recipe
+from ssv2rt.core.run_folders import Run, create_run
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.manifest import Manifest
-from ssv2rt.errors import UserError
-from ssv2rt.recipe_files import load_recipe
-from ssv2rt.recipes import Recipe
-from ssv2rt.runs import Run, create_run
 from ssv2rt.training.checkpoint import STATE
-from ssv2rt.training.interruption import Stopped
+from ssv2rt.training.signals import Stopped
 from ssv2rt.training.trainer import Trainer
 from tests.conftest import TINY_SETTINGS
 
@@ -80,14 +80,14 @@ def assert_same(a: Run, b: Run) -> None:
 
 def stop_at(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, *, updates: int) -> None:
     """Sends this process a SIGTERM after so many changes of the weights."""
-    change = trainer._change_weights
+    change = trainer._optimizer_step
 
     def counted() -> None:
         change()
         if trainer.update == updates:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(trainer, "_change_weights", counted)
+    monkeypatch.setattr(trainer, "_optimizer_step", counted)
 
 
 @pytest.mark.parametrize("updates", [3, 8, 13])

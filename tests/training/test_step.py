@@ -11,17 +11,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ssv2rt.core.recipe_files import load_recipe
+from ssv2rt.core.recipes import Recipe, Train
+from ssv2rt.core.run_folders import Run, create_run
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.models.weights import load_trained
-from ssv2rt.recipe_files import load_recipe
-from ssv2rt.recipes import Recipe, Train
-from ssv2rt.runs import Run, create_run
 from ssv2rt.training.confusion import read_confusion
-from ssv2rt.training.journal import read_journal
-from ssv2rt.training.mixing import mix
-from ssv2rt.training.optimiser import scaled_rate
-from ssv2rt.training.step import Stepper, Tally
+from ssv2rt.training.metrics_log import read_metrics
+from ssv2rt.training.mixup import mix
+from ssv2rt.training.optimizer import scaled_rate
+from ssv2rt.training.step import RunningMetrics, TrainingStep
 from ssv2rt.training.trainer import Trainer
 from tests.conftest import TINY_SETTINGS
 from tests.training import test_devices as devices
@@ -77,23 +77,23 @@ def test_nothing_is_mixed_unless_asked_for() -> None:
 
 
 def test_tally_is_the_mean_over_clips() -> None:
-    tally = Tally(torch.device("cpu"))
-    tally.add(torch.tensor(2.0), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0]))
-    tally.add(torch.tensor(5.0), torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
-    assert tally.read() == (3.0, pytest.approx(200 / 3)) and tally.values[0, 2] == 3
+    metrics = RunningMetrics(torch.device("cpu"))
+    metrics.add(torch.tensor(2.0), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0]))
+    metrics.add(torch.tensor(5.0), torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+    assert metrics.read() == (3.0, pytest.approx(200 / 3)) and metrics.values[0, 2] == 3
 
 
 def test_the_average_is_what_is_evaluated_and_kept(manifest: Manifest, tmp_path: Path) -> None:
     work = Trainer(recipe("train.ema=0.5", "train.learning_rate=0.01"), manifest)
-    start = {name: p.detach().clone() for name, p in work.stepper.model.named_parameters()}
+    start = {name: p.detach().clone() for name, p in work.training_step.model.named_parameters()}
     seen: list[dict[str, torch.Tensor]] = []
-    update = work.stepper.update
+    update = work.training_step.update
 
     def watched(rate: float, where: str) -> None:
         update(rate, where)
-        seen.append({name: p.detach().clone() for name, p in work.stepper.model.named_parameters()})
+        seen.append({name: p.detach().clone() for name, p in work.training_step.model.named_parameters()})
 
-    work.stepper.update = watched  # type: ignore[method-assign]
+    work.training_step.update = watched  # type: ignore[method-assign]
     run = create_run("t", root=tmp_path)
     work.fit(run)
     average = seen[0]
@@ -105,9 +105,9 @@ def test_the_average_is_what_is_evaluated_and_kept(manifest: Manifest, tmp_path:
     assert any(not torch.equal(start[name], kept[name]) for name in start)
 
 
-def after_overflows(count: int, optimizer: str) -> Stepper:
+def after_overflows(count: int, optimizer: str) -> TrainingStep:
     """Training in fp16: first so many updates whose gradients are infinite, then three whose gradients are not."""
-    work = devices.stepper("cpu", "fp16", optimizer=optimizer)
+    work = devices.training_step("cpu", "fp16", optimizer=optimizer)
     parameters = list(work.model.parameters())
 
     def spoil(*_: object) -> None:
@@ -115,7 +115,7 @@ def after_overflows(count: int, optimizer: str) -> Stepper:
         blocks = [torch.full_like(p, torch.nan) for p in parameters for _ in range(2)]
         del blocks
 
-    work.optimiser.register_step_pre_hook(spoil)
+    work.optimizer.register_step_pre_hook(spoil)
     clips, labels = devices.batch("cpu")
     work.scaler.scale(torch.zeros(()))  # without which it has no scale to be changed
     for step in range(count + 3):
@@ -132,15 +132,15 @@ def after_overflows(count: int, optimizer: str) -> Stepper:
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_first_steps_that_overflow_in_fp16_leave_nothing_behind(optimizer: str) -> None:
     work, reference = after_overflows(3, optimizer), after_overflows(0, optimizer)
-    assert work.optimiser.defaults["fused"] is True  # else the scaler waits for the GPU at each step
+    assert work.optimizer.defaults["fused"] is True  # else the scaler waits for the GPU at each step
     pairs = list(zip(work.model.parameters(), reference.model.parameters(), strict=True))
     for ours, theirs in pairs:
         assert ours.isfinite().all() and torch.equal(ours, theirs)
-        state, expected = work.optimiser.state[ours], reference.optimiser.state[theirs]
+        state, expected = work.optimizer.state[ours], reference.optimizer.state[theirs]
         assert state.keys() == expected.keys()
         for name, value in state.items():
             assert value.isfinite().all() and torch.equal(value, expected[name]), name
-    names = {name for ours, _ in pairs for name in work.optimiser.state[ours]}
+    names = {name for ours, _ in pairs for name in work.optimizer.state[ours]}
     assert names == ({"momentum_buffer"} if optimizer == "sgd" else {"step", "exp_avg", "exp_avg_sq"})
 
 
@@ -181,13 +181,13 @@ def test_two_processes_train_and_evaluate_as_one(manifest: Manifest, tiny_set: P
     assert done.returncode == 0, done.stderr
     two = Run(tmp_path / "runs" / "two")
     assert done.stderr.count("epoch 1/2: loss") == 1  # one process talks
-    lines = read_journal(two.metrics_file)
+    lines = read_metrics(two.metrics_file)
     epochs = [line for line in lines if "validation" in line]
     assert [line["validation"]["clips"] for line in epochs] == [10, 10]
     assert read_confusion(two.confusion_file, manifest.labels).sum() == 10
     one = create_run("one", root=tmp_path)
     Trainer(recipe(*DISTRIBUTED, "train.batch_size=10"), manifest).fit(one)
-    alone = read_journal(one.metrics_file)
+    alone = read_metrics(one.metrics_file)
     assert len(lines) == len(alone) > 10
     for theirs, mine in zip(lines, alone, strict=True):
         # So small a network magnifies rounding a hundredfold from one update to the next, in one process as well.
@@ -214,19 +214,19 @@ def test_two_processes_train_and_evaluate_as_one(manifest: Manifest, tiny_set: P
 
 def test_shards_of_an_update_are_the_single_process_update(manifest: Manifest) -> None:
     """The mean gradient of two shards is that of the whole batch, without batch statistics."""
-    from ssv2rt.pipelines.epochs import Shard, train_batches
+    from ssv2rt.pipelines.samplers import Shard, train_batches
 
     gradients = []
     for batch, shards in ((8, 1), (4, 2)):
         work = Trainer(recipe(f"train.batch_size={batch}"), manifest)
-        work.stepper.model.eval()
+        work.training_step.model.eval()
         for index in range(shards):
             batches = work.loader.batches(train_batches(work.train, work.recipe, epoch=1, shard=Shard(index, shards)))
             made = next(batches)
-            work.stepper.backward(made.clips, made.labels, epoch=1, step=0, last=True)
+            work.training_step.backward(made.clips, made.labels, epoch=1, step=0, last=True)
         gradients.append(
             np.concatenate(
-                [p.grad.numpy().ravel() / shards for p in work.stepper.model.parameters() if p.grad is not None]
+                [p.grad.numpy().ravel() / shards for p in work.training_step.model.parameters() if p.grad is not None]
             )
         )
     assert np.allclose(*gradients, atol=1e-4 * np.abs(gradients[0]).max())

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from ssv2rt.core.run_folders import Run, create_run
 from ssv2rt.dataset.index import open_manifest
-from ssv2rt.runs import Run, create_run
+from ssv2rt.report.plots import draw_confusion, draw_curves, draw_worst
+from ssv2rt.report.run_summary import summarize
 from ssv2rt.training.confusion import class_figures, confused_pairs, read_confusion, write_confusion
-from ssv2rt.training.journal import Journal, read_journal
-from ssv2rt.training.pictures import draw_confusion, draw_curves, draw_worst
-from ssv2rt.training.summary import summarise
+from ssv2rt.training.metrics_log import MetricsLog, read_metrics
 from ssv2rt.training.trainer import Trainer
 from tests.training.test_trainer import recipe
 
@@ -55,14 +55,14 @@ def _refuse() -> None:
 
 def test_a_journal_forgets_what_its_checkpoint_does_not_know(tmp_path: Path) -> None:
     run = create_run("t", root=tmp_path)
-    journal = Journal(run, epoch=0, update=0, tensorboard=False)
+    journal = MetricsLog(run, epoch=0, update=0, tensorboard=False)
     for update in range(1, 6):
         journal.write(epoch=update / 4, update=update, loss=float(update), learning_rate=0.1)
     journal.write(epoch=1, update=4, validation={"loss": 1.0})
     with run.metrics_file.open("a") as file:
         file.write('{"epoch": 3, "upd')
-    Journal(run, epoch=0, update=4, tensorboard=False)
-    assert [line["update"] for line in read_journal(run.metrics_file)] == [1, 2, 3, 4], "the epoch was not kept"
+    MetricsLog(run, epoch=0, update=4, tensorboard=False)
+    assert [line["update"] for line in read_metrics(run.metrics_file)] == [1, 2, 3, 4], "the epoch was not kept"
     assert all(json.loads(line) for line in run.metrics_file.read_text().splitlines())
 
 
@@ -73,7 +73,7 @@ def test_tensorboard_gets_the_same_figures(tiny_set: Path, tmp_path: Path) -> No
     Trainer(recipe("train.tensorboard=true", "train.log_every=2"), open_manifest(tiny_set)).fit(run)
     board = EventAccumulator(str(run.path / "tensorboard"))
     board.Reload()
-    lines = read_journal(run.metrics_file)
+    lines = read_metrics(run.metrics_file)
     loss = [(event.step, pytest.approx(event.value)) for event in board.Scalars("loss")]
     assert [(line["update"], line["loss"]) for line in lines if "loss" in line] == loss and len(loss) == 4
     assert board.Scalars("validation/top1")[0].value == pytest.approx(lines[-1]["validation"]["top1"])
@@ -82,9 +82,9 @@ def test_tensorboard_gets_the_same_figures(tiny_set: Path, tmp_path: Path) -> No
 def test_a_run_is_summed_up(tiny_run: Run, tiny_set: Path, capfd: pytest.CaptureFixture[str]) -> None:
     labels = open_manifest(tiny_set).labels
     matrix = read_confusion(tiny_run.confusion_file, labels)
-    line = read_journal(tiny_run.metrics_file)[-1]["validation"]
+    line = read_metrics(tiny_run.metrics_file)[-1]["validation"]
     assert matrix.sum() == line["clips"] and 100 * matrix.trace() / matrix.sum() == pytest.approx(line["top1"])
-    folder = summarise(tiny_run, labels)
+    folder = summarize(tiny_run, labels)
     assert "worst classes" in capfd.readouterr().err
     for name in ("curves", "confusion", "worst-classes"):
         assert _ink(folder / f"{name}.png") > 0.005

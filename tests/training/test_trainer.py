@@ -10,18 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
+from ssv2rt.core.errors import UserError
+from ssv2rt.core.recipe_files import load_recipe
+from ssv2rt.core.recipes import Recipe, Train
+from ssv2rt.core.run_folders import Run, create_run, find_run
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.manifest import Manifest
-from ssv2rt.errors import UserError
 from ssv2rt.models.weights import WEIGHTS, load_trained
-from ssv2rt.pipelines.epochs import train_batches
-from ssv2rt.recipe_files import load_recipe
-from ssv2rt.recipes import Recipe, Train
-from ssv2rt.runs import Run, create_run, find_run
-from ssv2rt.training.determinism import said_plainly
+from ssv2rt.pipelines.samplers import train_batches
+from ssv2rt.training.determinism import plain_errors
 from ssv2rt.training.evaluate import evaluate
-from ssv2rt.training.journal import read_journal
-from ssv2rt.training.optimiser import build_optimiser, learning_rate
+from ssv2rt.training.metrics_log import read_metrics
+from ssv2rt.training.optimizer import build_optimizer, learning_rate
 from ssv2rt.training.trainer import Trainer
 from tests.conftest import TINY_SETTINGS
 
@@ -54,8 +54,8 @@ def test_the_rate_rises_to_its_peak_and_falls_to_zero(steps: int, warmup: int, p
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_only_weights_of_layers_decay(name: str, manifest: Manifest, tmp_path: Path) -> None:
     model = trainer(manifest).model
-    optimiser = build_optimiser(model, Train(optimizer=name, weight_decay=0.3))  # type: ignore[arg-type]
-    decay = {id(p): group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
+    optimizer = build_optimizer(model, Train(optimizer=name, weight_decay=0.3))  # type: ignore[arg-type]
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     for name_of, parameter in model.named_parameters():
         assert decay[id(parameter)] == (0.3 if parameter.ndim > 1 else 0.0), name_of
 
@@ -89,7 +89,7 @@ def test_best_and_last_are_kept_and_no_more(manifest: Manifest, tmp_path: Path) 
     folders = {p.name for p in run.checkpoints.iterdir() if not p.is_symlink()}
     pointers = {p.name: p.resolve().name for p in run.checkpoints.iterdir() if p.is_symlink()}
     assert pointers["last"] == "epoch-0003" and folders == set(pointers.values())
-    assert sum("validation" in line for line in read_journal(run.metrics_file)) == 3
+    assert sum("validation" in line for line in read_metrics(run.metrics_file)) == 3
 
 
 def test_a_recipe_of_a_run_trains_the_same_weights_again(tiny_run: Run, manifest: Manifest, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_accumulated_gradients_are_those_of_the_large_batch(manifest: Manifest, 
         work.model.eval()
         batches = work.loader.batches(train_batches(work.train, work.recipe, epoch=1))
         for step, batch in zip(range(steps), batches, strict=False):
-            work.stepper.backward(batch.clips, batch.labels, epoch=1, step=step, last=step == steps - 1)
+            work.training_step.backward(batch.clips, batch.labels, epoch=1, step=step, last=step == steps - 1)
         gradients.append(torch.cat([p.grad.flatten() for p in work.model.parameters() if p.grad is not None]))
     for other in gradients[1:]:
         assert torch.allclose(gradients[0], other, atol=1e-4 * gradients[0].abs().max().item())
@@ -205,10 +205,10 @@ def test_deterministic_is_passed_on_and_taken_back(manifest: Manifest) -> None:
 
 def test_a_layer_that_cannot_be_deterministic_is_named(manifest: Manifest) -> None:
     trainer(manifest, "train.deterministic=true")
-    with pytest.raises(UserError, match="'put_', which i3d needs, has no deterministic algorithm"), said_plainly("i3d"):
+    with pytest.raises(UserError, match="'put_', which i3d needs, has no deterministic algorithm"), plain_errors("i3d"):
         torch.zeros(2).put_(torch.tensor([0]), torch.tensor([1.0]), accumulate=False)
     trainer(manifest)
-    with pytest.raises(RuntimeError, match="size mismatch"), said_plainly("i3d"):
+    with pytest.raises(RuntimeError, match="size mismatch"), plain_errors("i3d"):
         torch.zeros(2, 2) @ torch.zeros(3)
 
 
@@ -218,7 +218,7 @@ def test_a_compiled_network_trains_as_the_other(manifest: Manifest, tmp_path: Pa
     for name in ("false", "true"):
         run = create_run(name, root=tmp_path)
         trainer(manifest, f"train.compile={name}", "train.log_every=1", "train.learning_rate=0.001").fit(run)
-        losses.append([line["loss"] for line in read_journal(run.metrics_file) if "loss" in line])
+        losses.append([line["loss"] for line in read_metrics(run.metrics_file) if "loss" in line])
     assert len(losses[0]) == 8 and losses[1][:3] == pytest.approx(losses[0][:3], rel=1e-4)
     assert load_trained(find_run(str(run.path))).labels == manifest.labels
 

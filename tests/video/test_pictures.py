@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssv2rt.dataset.probe import decode_fully, probe
-from ssv2rt.pipelines.decode import decode_clips
+from ssv2rt.video.decode import decode_clips
 from ssv2rt.video.pictures import read_pictures, split_superframe
-from tests.pipelines.test_codecs import whole
+from ssv2rt.video.probe import decode_fully, probe
 from tests.video.clips import SHOW_AGAIN, VP8_HIDDEN, decoded, hidden_vp9, webm
+from tests.video.test_codecs import whole
 
 
 def test_a_superframe_holds_a_hidden_picture_and_a_shown_one() -> None:

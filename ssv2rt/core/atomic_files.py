@@ -1,0 +1,113 @@
+"""Files and folders that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to it when the block ends well and removed when it does not.
+
+    What readers see under `path` is the old file or the new one, complete and on disk.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".partial", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    temporary.chmod(0o666 & ~_umask())
+    try:
+        yield temporary
+        flush_to_disk(temporary)
+        os.replace(temporary, path)
+        flush_to_disk(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_partial_files(path: Path, older_than: float = 3600) -> None:
+    """Removes what killed processes have left of `atomic_file(path)`, once it is `older_than` seconds old."""
+    for partial in path.parent.glob(f".{glob.escape(path.name[:100])}.????????.partial"):
+        with contextlib.suppress(OSError):
+            if time.time() - partial.stat().st_mtime > older_than:
+                partial.unlink()
+
+
+@contextlib.contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """A new folder in `parent`, removed when the block ends unless `replace_folder` has moved it."""
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".", suffix=".partial", dir=parent))
+    folder.chmod(0o777 & ~_umask())
+    try:
+        yield folder
+    finally:
+        remove_tree(folder)
+
+
+def replace_folder(folder: Path, path: Path) -> None:
+    """Renames a complete folder to `path`, beside it, replacing what was there."""
+    for file in folder.rglob("*"):
+        flush_to_disk(file)
+    with scratch_folder(path.parent) as old:
+        if path.is_dir():
+            os.replace(path, old / path.name)
+        os.replace(folder, path)
+    flush_to_disk(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """As `atomic_file`, for a folder. A folder that was at `path` is replaced."""
+    with scratch_folder(path.parent) as temporary:
+        yield temporary
+        replace_folder(temporary, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def replace_link(link: Path, target: str) -> None:
+    """Makes `link` a symbolic link to `target` (relative to it), replacing an older link in one step."""
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.link")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    os.replace(temporary, link)
+
+
+def flush_to_disk(path: Path) -> None:
+    """fsync of a file or a folder; a file system that cannot is not an error."""
+    flags = os.O_RDONLY | (os.O_DIRECTORY if path.is_dir() else 0)
+    descriptor = os.open(path, flags)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_tree(path: Path) -> None:
+    import shutil
+
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,109 @@
+"""Recipes on disk: read from TOML, changed by `--set section.key=value`, written.
+
+A recipe is found by name in `./pipelines` or `./engines`, in the repository that this package is run from, and in the
+installed package, in that order; or by the path of a `.toml` file.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tomlkit
+from pydantic import BaseModel, ValidationError
+
+from ssv2rt.core.errors import UsageError, suggest
+from ssv2rt.core.recipes import EngineRecipe, Recipe, explain
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
+    """The training recipe called `name`, or in the file `name`, with `section.key=value` overrides applied.
+
+    Raises:
+        UsageError: no such recipe, a key that does not exist, a value out of range.
+    """
+    return _load("pipelines", name, overrides, Recipe)
+
+
+def load_engine_recipe(name: str, overrides: tuple[str, ...] = ()) -> EngineRecipe:
+    """The engine recipe called `name`, or in the file `name`; as `load_recipe`."""
+    return _load("engines", name, overrides, EngineRecipe)
+
+
+def dump_recipe(recipe: BaseModel) -> str:
+    """TOML that gives `recipe` when read again, every setting written out."""
+    return tomlkit.dumps(_plain(recipe.model_dump(mode="json", exclude_none=True)))
+
+
+def recipe_folders(kind: Literal["pipelines", "engines"]) -> list[Path]:
+    """Folders in which recipes of a kind are looked for, the first one first."""
+    package = Path(__file__).parents[1]
+    candidates = [Path(kind), package.parent / kind, package / "shipped" / kind]
+    return [folder for folder in candidates if folder.is_dir() and any(folder.glob("*.toml"))]
+
+
+def recipe_names(kind: Literal["pipelines", "engines"]) -> list[str]:
+    """Names of all recipes of a kind, sorted."""
+    return sorted({path.stem for folder in recipe_folders(kind) for path in folder.glob("*.toml")})
+
+
+def _load(kind: Literal["pipelines", "engines"], name: str, overrides: tuple[str, ...], model: type[R]) -> R:
+    path = _find(kind, name)
+    try:
+        settings = tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
+    except (tomlkit.exceptions.ParseError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not a TOML file: {error}") from None
+    for override in overrides:
+        _override(settings, override)
+    try:
+        # By way of JSON, where arrays become tuples but true is not 1.
+        return model.model_validate_json(json.dumps(settings, default=str), strict=True)
+    except ValidationError as error:
+        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        typed = any(key.startswith(override.partition("=")[0].strip()) for override in overrides)
+        raise UsageError(f"{'--set' if typed else path}: {explain(error, model)}") from None
+
+
+def _find(kind: Literal["pipelines", "engines"], name: str) -> Path:
+    if name.endswith(".toml") or "/" in name:
+        path = Path(name)
+        if not path.is_file():
+            raise UsageError(f"no recipe file '{name}'; give the path of a .toml file, or a name: {_names(kind)}")
+        return path
+    for folder in recipe_folders(kind):
+        if (folder / f"{name}.toml").is_file():
+            return folder / f"{name}.toml"
+    raise UsageError(f"no recipe '{name}'{suggest(name, recipe_names(kind))}")
+
+
+def _names(kind: Literal["pipelines", "engines"]) -> str:
+    return ", ".join(recipe_names(kind))
+
+
+def _override(settings: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts) or len(parts) < 2 or len(override.splitlines()) > 1:
+        raise UsageError(f"--set {override!r}: write section.key=value, for example --set train.epochs=10")
+    try:
+        value = tomlkit.parse(f"value = {text}").unwrap()["value"]
+    except tomlkit.exceptions.ParseError:
+        value = text.strip()  # a bare word: a string without its quotes
+    table = settings
+    for part in parts[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise UsageError(f"--set {override}: '{part}' is a value, not a section")
+    table[parts[-1]] = value
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, for TOML."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,41 @@
+"""Which kind of data set a folder or a file is."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from ssv2rt.core.errors import UsageError, UserError
+from ssv2rt.dataset.annotations import read_annotations
+from ssv2rt.dataset.folders import read_folders
+from ssv2rt.dataset.listing import Listing
+from ssv2rt.dataset.manifest import is_manifest
+from ssv2rt.dataset.tables import TABLE_SUFFIXES, read_tables
+
+_KINDS = "SSv2's JSON files, a folder for each class, or a .csv or .parquet table with the columns path and label"
+
+
+def list_clips(root: Path) -> Listing:
+    """The clips of a data set of any kind; see `listing`.
+
+    Raises:
+        UsageError: there is no such folder or file.
+        UserError: it is no data set, or something in it is wrong.
+    """
+    try:
+        is_folder = stat.S_ISDIR(root.stat().st_mode)
+    except FileNotFoundError:
+        raise UsageError(f"no data '{root}'; give --data a folder or a table of clips") from None
+    except OSError as error:
+        raise UsageError(f"cannot read '{root}': {error.strerror}; give --data a folder or a table of clips") from None
+    if not is_folder:
+        if root.suffix.lower() not in TABLE_SUFFIXES:
+            raise UsageError(f"'{root}' is neither a folder nor a .csv or .parquet table; give --data one of them")
+        if is_manifest(root):
+            raise UsageError(f"'{root}' is a manifest; give the data set that it was made of")
+        found = read_tables(root)
+    else:
+        found = read_annotations(root) or read_tables(root) or read_folders(root)
+    if found is None:
+        raise UserError(f"no data set in '{root}'; expected {_KINDS}")
+    return found

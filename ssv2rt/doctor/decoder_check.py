@@ -1,0 +1,137 @@
+"""What DALI's decoder does on this machine: which kinds of videos it gets right, how fast it is beside PyAV, and what the
+first picture of a video costs it.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import av
+import numpy as np
+import torch
+
+from ssv2rt.core.errors import UserError
+from ssv2rt.core.recipes import Clip, Data
+from ssv2rt.dataset.scenes import draw_clip
+from ssv2rt.dataset.synthetic import RATE, encode_vp9, mux_webm
+from ssv2rt.pipelines.hand_over import hand_over, read_coded
+from ssv2rt.pipelines.loaded_clip import Decoder, GraphFailed
+from ssv2rt.pipelines.loader import ClipLoader, choose_decoder, usual_threads
+from ssv2rt.pipelines.request_source import evaluation_request
+from ssv2rt.video.probe import probe
+
+_CLIPS = 4
+"""Of each kind."""
+_FRAMES = 40
+
+
+@dataclass(frozen=True)
+class DecoderCheck:
+    """What was found."""
+
+    kinds: dict[str, str]
+    """What each kind of videos is decoded by, and why."""
+    nvdec: float
+    """Clips of 16 frames a second from videos like SSv2's, by DALI's decoder."""
+    pyav: float
+    """The same by PyAV, on all cores."""
+    first: float
+    """Milliseconds until the first video of a size is decoded."""
+    next: float
+    """Milliseconds for the same video once more, which needs no decoder to be made if the last one is kept."""
+
+    @property
+    def keeps_decoders(self) -> bool:
+        """Whether a decoder is used again for the next video of the same size."""
+        return self.next < max(20.0, 0.3 * self.first)
+
+
+def check_decoder(device: torch.device, decoder: str = "nvdec", *, rounds: int = 20) -> DecoderCheck:
+    """Decodes some synthetic videos in every way.
+
+    Args:
+        device: where clips go.
+        decoder: 'nvdec', or 'dali' for DALI's CPU decoder.
+        rounds: times that the same video is decoded, and batches that are timed.
+
+    Raises:
+        UserError: DALI decodes nothing here.
+    """
+    data = Data.model_validate({"decoder": decoder, "threads": usual_threads()})
+    clip = Clip(frames=16, size=112, center_crop=1.0)
+    with TemporaryDirectory(prefix="ssv2rt-") as folder:
+        videos = _videos(Path(folder))
+        like_ssv2 = [path for path in videos if path.suffix == ".webm"]
+        try:
+            times = _times(like_ssv2[0], choose_decoder(data, device), device, rounds)
+        except GraphFailed as error:
+            raise UserError(f"DALI does not decode: {error}; decode by PyAV: data.decoder = 'pyav'") from None
+        loader = ClipLoader(clip=clip, batch=_CLIPS, data=data, device=device)
+        requests = [evaluation_request(path.name, path, probe(path), clip=clip) for path in videos]
+        for _ in loader.batches([requests[at : at + _CLIPS] for at in range(0, len(requests), _CLIPS)]):
+            pass
+        batches = [[request for request in requests if request.path in like_ssv2]] * rounds
+        rates = []
+        for how in (loader, ClipLoader(clip=clip, batch=_CLIPS, data=Data(decoder="pyav"), device=device)):
+            start = time.perf_counter()
+            for _ in how.batches(batches):
+                pass
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            rates.append(rounds * len(batches[0]) / (time.perf_counter() - start))
+    kinds = {kind: str(decision) for kind, decision in sorted(loader.decoder_trust.decisions.items())}
+    return DecoderCheck(kinds, rates[0], rates[1], first=1000 * times[0], next=1000 * median(times[1:]))
+
+
+def _times(path: Path, decoder: Decoder, device: torch.device, rounds: int) -> list[float]:
+    """Seconds that DALI takes for the same frames, again and again."""
+    from ssv2rt.pipelines.dali_graph import FrameGraph
+
+    graph = FrameGraph(decoder, (device.index or 0) if device.type == "cuda" else None)
+    handed = hand_over(read_coded(path, codec="vp9"), np.arange(0, _FRAMES, 3))
+    times = []
+    for _ in range(max(2, rounds)):
+        start = time.perf_counter()
+        graph.decode(handed, handed.positions("decoded" if decoder == "mixed" else "shown"))
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def _videos(folder: Path) -> list[Path]:
+    """Some of each kind, in files."""
+    makers: dict[str, Callable[[np.ndarray], bytes]] = {
+        "vp9.webm": lambda scene: mux_webm(encode_vp9(scene, "first"), 427, 240, "first"),
+        "plain.mp4": lambda scene: _h264(scene, "bframes=0"),
+        "reordered.mp4": lambda scene: _h264(scene, "bframes=3"),
+    }
+    paths = []
+    for name, make in makers.items():
+        for number in range(_CLIPS):
+            width = 427 if name.endswith("webm") else 432
+            scene = draw_clip(np.random.default_rng(number), number % 3, _FRAMES, width, 240)
+            path = folder / f"{number}-{name}"
+            path.write_bytes(make(scene))
+            paths.append(path)
+    return paths
+
+
+def _h264(scene: np.ndarray, parameters: str) -> bytes:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=RATE, options={"x264-params": parameters, "preset": "veryfast"})
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width = scene.shape[1:3]
+        stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, RATE)
+        for number, picture in enumerate(scene):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, RATE)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()

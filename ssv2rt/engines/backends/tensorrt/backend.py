@@ -1,0 +1,204 @@
+"""TensorRT 10 and 11, and TensorRT for RTX: engines for NVIDIA GPUs, by one code path.
+
+The two packages differ in their module's name, and in that TensorRT for RTX is told which GPUs to build for, builds
+where there is none, and compiles its kernels when an engine is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ssv2rt.core.console import say
+from ssv2rt.core.errors import UsageError, UserError
+from ssv2rt.core.hardware import gpu_architecture
+from ssv2rt.core.recipes import Engine
+from ssv2rt.engines.backends.tensorrt.build import build_plan, started
+from ssv2rt.engines.backends.tensorrt.layers import Layer, inspect, layers_in_log, summary, write_layers
+from ssv2rt.engines.backends.tensorrt.log import Log
+from ssv2rt.engines.base import Built, Graph
+from ssv2rt.engines.bundle import Bundle, BundleInfo
+
+if TYPE_CHECKING:
+    from ssv2rt.engines.backends.tensorrt.runner import TensorRtRunner
+
+AMPERE_PLUS = "sm80+"
+"""The target of engines that all GPUs since Ampere load."""
+
+
+class TensorRtBackend:
+    """One of the two packages.
+
+    Args:
+        module: name of the Python module.
+        extra: the extra of this package that installs it.
+    """
+
+    WANTS_HALF = True
+    PRECISIONS: tuple[str, ...] = ("fp32", "bf16", "fp16", "int8", "fp8")
+
+    def __init__(self, module: str, extra: str) -> None:
+        self._module, self._extra = module, extra
+
+    @property
+    def _rtx(self) -> bool:
+        return self._module == "tensorrt_rtx"
+
+    def unavailable_reason(self) -> str:
+        """Why engines cannot be run here; empty if they can."""
+        if reason := self.cannot_build_reason():
+            return reason
+        if not torch.cuda.is_available():
+            return "there is no NVIDIA GPU that PyTorch can use; take --backend openvino on a CPU"
+        return ""
+
+    def cannot_build_reason(self) -> str:
+        """Why engines cannot be built here; empty if they can."""
+        if importlib.util.find_spec(self._module) is None:
+            return f"{self._module} is not installed; install it with `pip install 'ssv2rt[{self._extra}]'`"
+        try:
+            self._trt()
+        except (ImportError, OSError) as error:
+            return f"{self._module} cannot be loaded ({str(error).splitlines()[0]})"
+        if not self._rtx and not torch.cuda.is_available():
+            return "there is no NVIDIA GPU that PyTorch can use; take --backend openvino on a CPU"
+        return ""
+
+    def version(self) -> str:
+        return str(self._trt().__version__)
+
+    def target(self) -> str:
+        """The architecture of the GPU that is here, such as sm90."""
+        return gpu_architecture(torch.device("cuda", torch.cuda.current_device()))
+
+    def incompatible_reason(self, info: BundleInfo) -> str:
+        """Why an engine does not run on this machine, whose backend and GPU are there; empty if it does.
+
+        Engines need the version that built them, or a later one if they are `version_compatible`, and the GPU
+        architecture they were built for, or one of several.
+        """
+        here = self.version()
+        if info.settings.get("version_compatible"):
+            if _numbers(here) < _numbers(info.backend_version):
+                return f"was built by {info.backend} {info.backend_version}, and {here} is older"
+        elif here != info.backend_version:
+            return f"was built by {info.backend} {info.backend_version}, and {here} is installed"
+        if not fits(info.target, self.target()):
+            return f"was built for {info.target}, and this machine has {self.target()}"
+        return ""
+
+    def build(self, graph: Graph, settings: Engine) -> Built:
+        """Builds `engine.plan` and, where the layers can be had, `layers.json` beside the graph.
+
+        `Built.settings` tells what the runtime needs (`cuda_graph`, `version_compatible`) and, in `layers`, how many
+        convolutions run in which arithmetic.
+
+        Raises:
+            UserError: the graph is refused, or the GPU is too old for `hardware_compatible`.
+            UsageError: a setting that this backend does not have.
+            KeyboardInterrupt: the build was interrupted.
+        """
+        trt, log, folder = self._trt(), Log(self._trt()), graph.onnx_file.parent
+        targets = self._targets(settings)
+        # Beside the bundles of the run: the graph's own folder is made anew for each.
+        cache = f"timing-{self._module}-{self.version()}-{self.target()}.cache" if not self._rtx else ""
+        plan = build_plan(
+            trt,
+            log,
+            graph.onnx_file,
+            settings,
+            targets=targets,
+            cache_file=folder.parent / cache if cache else None,
+        )
+        file = folder / "engine.plan"
+        file.write_bytes(plan)
+        layers, source = self._layers(trt, log, plan, settings.version_compatible)
+        more = (write_layers(folder, layers, source),) if layers else ()
+        kept: dict[str, Any] = {
+            "cuda_graph": settings.cuda_graph,
+            "version_compatible": settings.version_compatible,
+        }
+        target = ",".join(targets) or (AMPERE_PLUS if settings.hardware_compatible else self.target())
+        if counts := summary(layers):
+            kept["layers"] = counts
+            wanted = settings.precision.upper()
+            if wanted in ("INT8", "FP8") and wanted not in counts["convolutions"]:
+                # TensorRT for RTX falls back without a word where one of several targets is sm75.
+                found = ", ".join(f"{count} in {kind}" for kind, count in counts["convolutions"].items())
+                say(
+                    f"no convolution of this {settings.precision} engine runs in {wanted} on {target} ({found}); "
+                    f"take --fp16, or GPUs since {'sm80' if wanted == 'INT8' else 'sm89'}"
+                )
+        return Built(file.name, target, more, kept)
+
+    def load(self, bundle: Bundle) -> TensorRtRunner:
+        from ssv2rt.engines.backends.tensorrt.runner import TensorRtRunner
+
+        return TensorRtRunner(self._trt(), bundle)
+
+    def _trt(self) -> Any:
+        return importlib.import_module(self._module)
+
+    def _targets(self, settings: Engine) -> tuple[str, ...]:
+        """Architectures to name to the builder; none where it builds for the GPU that is here."""
+        targets = settings.targets
+        if not self._rtx:
+            if targets and targets != (self.target(),):
+                raise UsageError(
+                    f"--target {','.join(targets)}: TensorRT builds for the GPU that is here ({self.target()}); "
+                    "leave it out, or take --backend tensorrt-rtx"
+                )
+            if settings.hardware_compatible and not fits(AMPERE_PLUS, self.target()):
+                raise UserError(
+                    f"engine.hardware_compatible = true needs a GPU since sm80, and this is {self.target()}"
+                )
+            return ()
+        for name in ("version_compatible", "hardware_compatible"):
+            if getattr(settings, name):
+                raise UsageError(
+                    f"engine.{name} = true: TensorRT for RTX has no such engines; leave it out, and name GPUs with --target"
+                )
+        known = [name.lower() for name in self._trt().ComputeCapability.__members__ if name.startswith("SM")]
+        known.sort(key=lambda name: int(name.removeprefix("sm")))
+        targets = targets or ((self.target(),) if torch.cuda.is_available() else ())
+        if not targets:
+            raise UserError(f"no GPU here to build for; name one: --target {'|'.join(known)}")
+        if wrong := [target for target in targets if target not in known]:
+            raise UserError(f"TensorRT for RTX does not build for {wrong[0]}; it does for {', '.join(known)}")
+        return targets
+
+    def _layers(self, trt: Any, log: Log, plan: bytes, host_code: bool) -> tuple[list[Layer], str]:
+        """What the engine is made of, and who says so: the engine itself, or without a GPU the builder's log."""
+        layers: list[Layer] = []
+        if torch.cuda.is_available():
+            runtime = started(trt.Runtime, log)
+            runtime.engine_host_code_allowed = host_code
+            engine = runtime.deserialize_cuda_engine(plan)  # None for an RTX engine for another GPU
+            layers = inspect(trt, engine) if engine is not None else []
+        if summary(layers):
+            return layers, "engine inspector"
+        return layers_in_log(log.layers), "builder"
+
+
+def fits(target: str, here: str) -> bool:
+    """Whether a GPU is among those that an engine was built for.
+
+    Args:
+        target: 'sm90', several as 'sm80,sm89', or with all that follow as 'sm80+'.
+        here: architecture of the GPU, such as 'sm90'.
+    """
+    return any(
+        here == name or (name.endswith("+") and int(here.removeprefix("sm")) >= int(name.strip("sm+")))
+        for name in target.split(",")
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdecimal())
+
+
+TENSORRT = TensorRtBackend("tensorrt", "tensorrt")
+RTX = TensorRtBackend("tensorrt_rtx", "rtx")

@@ -1,0 +1,109 @@
+"""What an engine is made of: TensorRT's own account of its layers, and in which arithmetic the convolutions run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ssv2rt.core.atomic_files import write_json
+from ssv2rt.engines.backends.tensorrt.log import LAYERS
+
+FILE = "layers.json"
+
+Layer = dict[str, Any] | str
+"""As the engine inspector gives it: Name, LayerType, Inputs and Outputs with "Format/Datatype"; or the name alone, if
+the engine was built without details."""
+
+_PRECISIONS = {
+    r"\bint8\b": "INT8",
+    r"\b(fp8|float8\w*)\b": "FP8",
+    r"\b(bf16|bfloat16)\b": "BF16",
+    r"\b(half|fp16|float16)\b": "FP16",
+    r"\b(float|fp32|float32)\b": "FP32",
+}
+"""How TensorRT's versions name a datatype, alone or in a phrase such as 'Channel major FP16 format'."""
+
+_TENSOR = re.compile(r"\{ Name: (.*?), (?:Location: \w+, )?Dimensions: \[(.*?)\],.*?Datatype: ([^,}]*[^,} ])")
+_GROUP = re.compile(r", (Inputs|Constants|Outputs): \[")
+
+
+def inspect(trt: Any, engine: Any) -> list[Layer]:
+    """The layers of a deserialised engine; none if the inspector does not tell.
+
+    Args:
+        engine: an `ICudaEngine`.
+    """
+    inspector = engine.create_engine_inspector()
+    if inspector is None:
+        return []
+    return layers_in_json(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def layers_in_json(text: str) -> list[Layer]:
+    """The layers in what the engine inspector gives; none if it is not what is expected."""
+    try:
+        content = json.loads(text, strict=False)  # metadata holds control characters
+    except ValueError:
+        return []
+    layers = content.get("Layers") if isinstance(content, dict) else None
+    return [layer for layer in layers if isinstance(layer, (dict, str))] if isinstance(layers, list) else []
+
+
+def layers_in_log(message: str) -> list[Layer]:
+    """The layers in what the builder writes into its log, one a line, in the inspector's form.
+
+    Args:
+        message: begins with 'Layers:'. A line reads `Name: conv1, LayerType: correlation, Inputs: [ { Name: x,
+            Dimensions: [-1,8], Datatype: Int8, ... }], Outputs: [ ... ], ...`.
+    """
+    found: list[Layer] = []
+    for line in message.removeprefix(LAYERS).splitlines():
+        head, *groups = _GROUP.split(line)
+        name, comma, kind = head.removeprefix("Name: ").rpartition(", LayerType: ")
+        if line.startswith("Name: ") and comma:
+            tensors = {title: _tensors(text) for title, text in zip(groups[::2], groups[1::2], strict=True)}
+            found.append({"Name": name, "LayerType": kind, **tensors})
+    return found
+
+
+def summary(layers: list[Layer]) -> dict[str, dict[str, int]]:
+    """How many convolutions run in which arithmetic: {"convolutions": {"INT8": 19, "FP16": 1}}.
+
+    That is the type of what flows into them. Empty if the layers come without details.
+    """
+    inputs = [layer.get("Inputs") for layer in layers if isinstance(layer, dict) and _is_convolution(layer)]
+    counts = Counter(_precision(tensors[0]) if tensors else "unknown" for tensors in inputs)
+    return {"convolutions": dict(counts.most_common())} if counts else {}
+
+
+def write_layers(folder: Path, layers: list[Layer], source: str) -> str:
+    """Writes `layers.json` and returns its name.
+
+    Args:
+        source: who says so.
+    """
+    write_json(folder / FILE, {"source": source, "Layers": layers})
+    return FILE
+
+
+def _tensors(text: str) -> list[dict[str, Any]]:
+    return [
+        {"Name": name, "Dimensions": [int(size) for size in sizes.split(",") if size], "Format/Datatype": kind}
+        for name, sizes, kind in _TENSOR.findall(text)
+    ]
+
+
+def _is_convolution(layer: dict[str, Any]) -> bool:
+    """Whether a layer is one, under any of the names that TensorRT's two compilers have for them."""
+    kind = str(layer.get("LayerType", "")).lower()
+    if kind == "gemm":  # a convolution with a kernel of 1x1x1 may become one, as may the classifier
+        return "conv" in f"{layer.get('Name')} {layer.get('Metadata')}".lower()
+    return kind == "correlation" or ("conv" in kind and "deconv" not in kind)
+
+
+def _precision(tensor: dict[str, Any]) -> str:
+    datatype = str(tensor.get("Format/Datatype") or tensor.get("Datatype", "")).lower()
+    return next((name for pattern, name in _PRECISIONS.items() if re.search(pattern, datatype)), "unknown")

@@ -1,0 +1,80 @@
+"""Weights by name, from a file or from where they are published. Nothing in a file is ever run."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from ssv2rt.core.errors import UsageError, UserError, suggest
+from ssv2rt.models.pretrained_urls import URLS
+
+Weights = dict[str, torch.Tensor]
+
+_SUFFIXES = (".safetensors", ".pth", ".pt")
+_NESTS = ("state_dict", "model", "model_state")
+"""Under which training scripts put weights beside other things."""
+
+
+def read_weights(source: str) -> Weights:
+    """The tensors of a `.safetensors`, `.pth` or `.pt` file, or of a published network by its name, on the CPU.
+
+    Raises:
+        UsageError: there is no such file or network.
+        UserError: it cannot be downloaded or read, is damaged, or holds something else.
+    """
+    path = Path(source)
+    if path.is_file():
+        if path.suffix not in _SUFFIXES:
+            raise UsageError(f"'{source}': weights are read from {', '.join(_SUFFIXES)} files; take one of these")
+        return _only_tensors(_read(path), source)
+    if path.suffix or path.exists() or len(path.parts) != 1:
+        problem = "is a folder" if path.is_dir() else "no such file"
+        raise UsageError(f"'{source}': {problem}; give a {', '.join(_SUFFIXES)} file, or one of {', '.join(URLS)}")
+    if source not in URLS:
+        raise UsageError(f"no file and no published network '{source}'{suggest(source, list(URLS))}")
+    return _only_tensors(_download(URLS[source]), source)
+
+
+def _read(path: Path) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle's protocol
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what a damaged pickle fails with is for its bytes to choose
+        raise UserError(
+            f"'{path}': not a file of weights, damaged, or a pickle of more than tensors ({type(error).__name__}); "
+            "save only a state_dict, or get it again"
+        ) from None
+
+
+def _download(url: str) -> Any:
+    try:
+        return torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", progress=False, check_hash=True, weights_only=True
+        )
+    except Exception as error:  # no network, no space, a wrong hash, a damaged file in the cache
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
+        raise UserError(f"{url} could not be downloaded ({reason}); get it by other means, and give the file") from None
+
+
+def _only_tensors(stored: Any, source: str) -> Weights:
+    """The state dict that is in what was stored, without the prefix of data-parallel training."""
+    for nest in _NESTS:
+        if isinstance(stored, dict) and isinstance(stored.get(nest), dict):
+            stored = stored[nest]
+    if not isinstance(stored, dict):
+        raise UserError(f"'{source}' holds a {type(stored).__name__}, and no weights by name; save only a state_dict")
+    weights = {
+        str(name).removeprefix("module."): value
+        for name, value in stored.items()
+        if isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_quantized
+    }
+    if not weights:
+        raise UserError(f"'{source}' holds no weights by name; save only a state_dict")
+    return weights

@@ -1,0 +1,32 @@
+"""Which clips PyAV decodes on the CPU beside a graph that decodes: a share of them, and always the same ones."""
+
+from __future__ import annotations
+
+import os
+import zlib
+
+from ssv2rt.video.container import VideoLocation
+
+STEPS = 8
+"""A measured share is rounded to so many steps: below half a step a helper is more trouble than help."""
+
+
+def is_decoded_by_pyav(path: VideoLocation | str, share: float) -> bool:
+    """Whether a video is among those that PyAV decodes. It follows from the file's name, and not from its neighbours.
+
+    Args:
+        path: of the video.
+        share: 0 to 1, of all videos.
+    """
+    name = os.fsencode(os.path.basename(str(path)))
+    return zlib.crc32(name) < share * 2**32
+
+
+def balanced_share(*, graph: float, cpu: float) -> float:
+    """The share of PyAV with which both ways are done at the same time, in steps of 1 / `STEPS`.
+
+    Args:
+        graph: clips a second where the graph decodes all of them.
+        cpu: clips a second where PyAV does.
+    """
+    return round(STEPS * cpu / (graph + cpu)) / STEPS if graph + cpu else 0.0

@@ -1,0 +1,136 @@
+"""A contact sheet of what the network will see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ssv2rt.core.atomic_files import atomic_file
+from ssv2rt.core.errors import UserError
+from ssv2rt.core.recipes import Recipe
+from ssv2rt.dataset.listing import as_text
+from ssv2rt.dataset.manifest import Split
+from ssv2rt.pipelines.loader import ClipLoader
+from ssv2rt.pipelines.request_source import clip_rng, evaluation_request, evaluation_request_of, training_request
+from ssv2rt.pipelines.requests import ClipRequest
+from ssv2rt.video.probe import probe
+
+Row = tuple[str, ClipRequest]
+"""A caption, and the clip to show beside it."""
+
+
+def rows_of_data(split: Split, recipe: Recipe, *, clips: int, draws: int, seed: int) -> list[Row]:
+    """For some clips of different classes: what evaluation sees, and then what training sees in its first epochs."""
+    order = clip_rng(seed, 0, "preview").permutation(len(split))
+    first_of_class = list({int(split.classes[row]): int(row) for row in order[::-1]}.values())[::-1]
+    rest = [int(row) for row in order if int(row) not in set(first_of_class)]
+    rows: list[Row] = []
+    for row in (first_of_class + rest)[:clips]:
+        plain = evaluation_request_of(split, row, clip=recipe.clip.one_view())
+        rows.append((f"{plain.id}: {_name(split.labels, plain.label)}", plain))
+        for epoch in range(1, draws + 1):
+            made = training_request(
+                split, row, clip=recipe.clip, augment=recipe.augment, seed=recipe.train.seed, epoch=epoch
+            )
+            rows.append((_changes(made, split.labels, epoch), made))
+    return rows
+
+
+def rows_of_video(path: Path, recipe: Recipe) -> list[Row]:
+    """What scoring sees of a video: each view.
+
+    Raises:
+        BadVideo: it cannot be read.
+    """
+    views = recipe.clip.views
+    request = evaluation_request(path.name, path, probe(path), clip=recipe.clip)
+    rows = []
+    for moment in range(views[0]):
+        for square in range(views[1]):
+            one = ClipRequest(
+                request.id,
+                path,
+                request.frames[moment : moment + 1],
+                (request.windows[square],),
+                request.frame_size,
+                request.video_frames,
+            )
+            which = "" if views == (1, 1) else f", moment {moment + 1} of {views[0]}, square {square + 1} of {views[1]}"
+            rows.append((f"{path.name}{which}", one))
+    return rows
+
+
+def draw_sheet(rows: Sequence[Row], recipe: Recipe, out: Path) -> int:
+    """Makes the clips as training and scoring do, and writes them to a PNG file, one row each.
+
+    Returns:
+        How many clips could not be made; they are left out.
+
+    Raises:
+        UserError: there is none, or the file cannot be written.
+    """
+    loader = ClipLoader(
+        clip=recipe.clip.one_view(), batch=8, data=recipe.data, device=torch.device("cpu"), augment=True
+    )
+    captions = [caption for caption, _ in rows]
+    requests = [request for _, request in rows]
+    shown: list[tuple[str, ClipRequest, np.ndarray]] = []
+    bad = 0
+    for start in range(0, len(requests), 8):
+        (batch,) = loader.batches([requests[start : start + 8]])
+        bad += len(batch.bad)
+        clips = iter(batch.clips.numpy())
+        failed = {id(clip.request) for clip in batch.bad}
+        for caption, request in zip(captions[start : start + 8], requests[start : start + 8], strict=True):
+            if id(request) not in failed:
+                shown.append((caption, request, next(clips).copy()))
+    if not shown:
+        raise UserError("none of the clips can be decoded; look at the videos with `ssv2rt index`")
+    _draw(shown, out)
+    return bad
+
+
+def _draw(shown: Sequence[tuple[str, ClipRequest, np.ndarray]], out: Path) -> None:
+    from matplotlib.figure import Figure
+
+    length = shown[0][2].shape[0]
+    side = 1.0  # inches of a frame
+    figure = Figure(figsize=(0.1 + side * length, (side + 0.42) * len(shown) + 0.1), dpi=110, facecolor="white")
+    grid = figure.subplots(len(shown), 1, squeeze=False)
+    figure.subplots_adjust(left=0.004, right=0.996, top=1 - 0.3 / figure.get_figheight(), bottom=0.01, hspace=0.42)
+    for (caption, request, clip), axes in zip(shown, grid[:, 0], strict=True):
+        size = clip.shape[1]
+        gap = max(1, size // 40)
+        strip = np.full((size, length * (size + gap) - gap, 3), 255, np.uint8)
+        for number, frame in enumerate(clip):
+            strip[:, number * (size + gap) : number * (size + gap) + size] = frame
+        axes.imshow(strip, interpolation="antialiased")
+        axes.set_axis_off()
+        indent = "" if request.erased is None and not caption.startswith("epoch") else "    "
+        frames = " ".join(map(str, request.frames[0]))
+        title = f"{indent}{caption}     frames {frames} of {request.video_frames}"
+        axes.set_title(as_text(title), loc="left", fontsize=8, pad=3, parse_math=False)
+    try:
+        with atomic_file(out) as temporary:
+            figure.savefig(temporary, format="png")
+    except OSError as error:
+        raise UserError(f"cannot write '{out}': {error.strerror}; choose another --out") from None
+
+
+def _name(labels: Sequence[str], label: int) -> str:
+    return labels[label] if label >= 0 else "no label"
+
+
+def _changes(request: ClipRequest, labels: Sequence[str], epoch: int) -> str:
+    """What training does to a clip in an epoch."""
+    parts = [f"epoch {epoch}"]
+    if request.flip:
+        parts.append(f"mirrored: {_name(labels, request.label)}")
+    if request.color.saturation == 0:
+        parts.append("grey")
+    if request.erased:
+        parts.append("erased")
+    return ", ".join(parts)

@@ -1,0 +1,130 @@
+"""Where predictions go: CSV, Parquet or JSON lines, by extension; the file appears when it is complete."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ssv2rt.core.atomic_files import atomic_file
+from ssv2rt.core.errors import UsageError, UserError
+from ssv2rt.scoring.row import SECONDS, VECTOR, Row, kind_of
+
+
+class Writer(Protocol):
+    def write(self, rows: list[Row]) -> None: ...
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Before any work is done.
+
+    Raises:
+        UsageError: the extension is not a format, the folder does not exist, or the file does and may not be replaced.
+    """
+    if path.suffix.lower() not in _WRITERS:
+        raise UsageError(f"--out {path}: the extension '{path.suffix}' is no format; take {', '.join(_WRITERS)}")
+    if len(os.fsencode(path.name)) > 200:
+        raise UsageError(f"--out {path}: the name is longer than 200 bytes; choose a shorter one")
+    if os.path.lexists(path) and not path.is_file():
+        raise UsageError(f"--out {path} is not a file; name one, or a new one")
+    if os.path.lexists(path) and not overwrite:
+        raise UsageError(f"--out {path} exists; choose another name, or add --overwrite")
+    if not path.parent.is_dir():
+        raise UsageError(f"--out {path}: no folder '{path.parent}'; make it first")
+
+
+@contextmanager
+def open_writer(path: Path, names: list[str]) -> Iterator[Writer]:
+    """A sink for rows of these columns. The file takes its name when the block ends well.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        with atomic_file(path) as temporary:
+            writer = _WRITERS[path.suffix.lower()](temporary, names)
+            try:
+                yield writer
+            finally:
+                writer.close()
+    except OSError as error:
+        raise UserError(
+            f"cannot write '{path}': {error.strerror or error}; free some space or choose another place"
+        ) from None
+
+
+class _Csv:
+    def __init__(self, path: Path, names: list[str]) -> None:
+        self._file = path.open("w", encoding="utf-8", newline="")
+        self._writer = csv.DictWriter(self._file, names, extrasaction="ignore", lineterminator="\n")
+        self._writer.writeheader()
+        # The csv module leaves a carriage return bare, and its own reader then ends the row there.
+        self._quoting = csv.DictWriter(
+            self._file, names, extrasaction="ignore", lineterminator="\n", quoting=csv.QUOTE_ALL
+        )
+
+    def write(self, rows: list[Row]) -> None:
+        for row in rows:
+            writer = self._quoting if "\r" in row["video"] else self._writer
+            writer.writerow({key: _as_text(key, value) for key, value in row.items()})
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _JsonLines:
+    def __init__(self, path: Path, names: list[str]) -> None:
+        self._file = path.open("w", encoding="utf-8")
+        self._columns = names
+
+    def write(self, rows: list[Row]) -> None:
+        for row in rows:
+            values = {name: _plain(row.get(name)) for name in self._columns}
+            self._file.write(json.dumps(values, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Parquet:
+    def __init__(self, path: Path, names: list[str]) -> None:
+        kinds = {int: pa.int32(), float: pa.float32(), str: pa.string(), VECTOR: pa.list_(pa.float32())}
+        # Seconds of a long video are more than float32 can tell apart to the millisecond.
+        kind = dict.fromkeys(SECONDS, pa.float64())
+        self._schema = pa.schema([(name, kind.get(name, kinds[kind_of(name)])) for name in names])
+        self._writer = pq.ParquetWriter(path, self._schema)
+
+    def write(self, rows: list[Row]) -> None:
+        self._writer.write_table(pa.Table.from_pylist(rows, self._schema))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _as_text(column: str, value: Any) -> Any:
+    if column in SECONDS and value is not None:
+        return f"{value:.6f}".rstrip("0").removesuffix(".")  # windows of a long video still differ
+    if isinstance(value, (list, np.ndarray)):
+        return json.dumps([float(f"{number:.6g}") for number in value])
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+_WRITERS: dict[str, type[_Csv] | type[_JsonLines] | type[_Parquet]] = {
+    ".csv": _Csv,
+    ".jsonl": _JsonLines,
+    ".parquet": _Parquet,
+}

@@ -1,0 +1,179 @@
+"""Opening a video: which stream is looked at, how it is turned, and what can be wrong with it."""
+
+from __future__ import annotations
+
+import errno
+import io
+import stat
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import av.logging
+import numpy as np
+from av.stream import Disposition
+
+from ssv2rt.core.errors import UserError
+from ssv2rt.video.storage import ByteRange
+
+# A broken clip is reported once, by us. With any level but None, a decoder's thread that meets damage waits for Python's
+# lock in order to log it, which it never gets from a thread that closes the decoder.
+av.logging.set_level(None)
+
+_EBML = b"\x1a\x45\xdf\xa3"  # how Matroska and WebM begin
+
+VideoLocation = Path | ByteRange
+"""Where a video is."""
+VideoSource = VideoLocation | bytes
+"""A video where it is, or its content."""
+
+
+_OTHER_FILES = frozenset({"concat", "concatf", "dash", "hls", "imf", "sdp", "webm_dash_manifest"})
+"""Formats that are lists of other files: a video is what it is named, and opens nothing else."""
+
+
+OK = "ok"
+"""The status of a video with which all is well; `reason_of` has the others."""
+
+
+class BadVideo(Exception):
+    """A video that cannot be used. The message is one of the words of `reason_of` or of this module's checks."""
+
+
+CLIP_ERRORS = (BadVideo, OSError, ValueError, av.error.FFmpegError, RuntimeError, ArithmeticError, MemoryError)
+"""What a broken file makes libraries raise: it costs its own clip."""
+
+
+def open_video(source: VideoSource) -> av.container.InputContainer:
+    """Opens a container for reading.
+
+    Raises:
+        BadVideo: it cannot be opened, or has no video stream.
+    """
+    try:
+        if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):
+            raise BadVideo("unreadable")  # a folder; or a pipe or a device, on which one could wait for ever
+        if _is_matroska(source):
+            # FFmpeg decodes a picture of each stream to describe it, a tenth of the work of a clip. Matroska's header
+            # says enough for these codecs.
+            container = _open(source, {"codec_whitelist": "none"}, "matroska")
+            if container.streams.video and _all_vpx(container):
+                return container
+            container.close()
+        container = _open(source, {})
+    except CLIP_ERRORS as error:
+        raise as_bad(error) from None
+    if set(container.format.name.split(",")) & _OTHER_FILES:
+        container.close()
+        raise BadVideo("unreadable")
+    if not container.streams.video:
+        container.close()
+        raise BadVideo("no video stream")
+    return container
+
+
+def video_stream(container: av.container.InputContainer) -> av.VideoStream:
+    """The stream that is looked at: of those that are no cover picture the largest, of these the first.
+
+    Raises:
+        BadVideo: 'no video stream', or 'unsupported codec' if there is no decoder for any of them.
+    """
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        raise BadVideo("no video stream")
+    best = max(streams, key=_area)
+    if best.codec_context is None:
+        raise BadVideo("unsupported codec")
+    return best
+
+
+def _area(stream: av.VideoStream) -> int:
+    context = stream.codec_context
+    return context.width * context.height if context else -1
+
+
+def as_bad(error: Exception) -> BadVideo:
+    """What is raised in place of an error met while reading or decoding a video.
+
+    Raises:
+        Exception: the error itself, if it is not the video's. See `is_process_error`.
+    """
+    if is_process_error(error):
+        raise error
+    return BadVideo(reason_of(error))
+
+
+def is_process_error(error: BaseException) -> bool:
+    """Whether an error is not the video's: this process has too many files open, or the storage has gone away."""
+    return isinstance(error, OSError) and error.errno in _FAULTS
+
+
+def process_error(place: VideoLocation, error: BaseException) -> UserError:
+    """What is said of such an error."""
+    remedy = "see that the storage is there, and that `ulimit -n` allows enough open files"
+    return UserError(f"cannot read '{place}': {error}; {remedy}")
+
+
+_FAULTS = frozenset({errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.EHOSTDOWN})
+
+
+def declared_duration(
+    container: av.container.InputContainer, stream: av.VideoStream, *, others: bool = False
+) -> float | None:
+    """Seconds from the first frame to the end of the last, as the header has it; None if it does not say.
+
+    Args:
+        container: it.
+        stream: of it.
+        others: take what is said of the container also where it has more streams, one of which may last longer.
+    """
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    if container.duration is None or (len(container.streams) > 1 and not others):
+        return None
+    # Matroska and Flash tell when the last frame ends, on a clock that the first one need not start.
+    return container.duration / av.time_base - float((stream.start_time or 0) * (stream.time_base or 0))
+
+
+def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """How a frame is to be shown: transposed first, then mirrored left to right, then top to bottom."""
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5]
+    return (True, bool(c < 0), bool(b < 0)) if abs(b) > abs(a) else (False, bool(a < 0), bool(d < 0))
+
+
+def reason_of(error: Exception) -> str:
+    """The word of the status vocabulary for an error met while reading or decoding a video."""
+    if isinstance(error, BadVideo):
+        return str(error)
+    if isinstance(error, FileNotFoundError):
+        return "missing"
+    if isinstance(error, PermissionError):
+        return "no permission"
+    if isinstance(error, av.error.DecoderNotFoundError):
+        return "unsupported codec"
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    return "unreadable"
+
+
+def _all_vpx(container: av.container.InputContainer) -> bool:
+    return all(s.codec_context and s.codec_context.name in ("vp8", "vp9") for s in container.streams.video)
+
+
+def _open(source: VideoSource, options: dict[str, str], format: str | None = None) -> av.container.InputContainer:
+    if isinstance(source, Path):
+        handle: Any = f"file:{source}"  # 12:30.mp4 is no address
+    else:
+        handle = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+    return av.open(handle, mode="r", buffer_size=1 << 18, options=options, format=format)
+
+
+def _is_matroska(source: VideoSource) -> bool:
+    if isinstance(source, bytes):
+        return source[:4] == _EBML
+    with source.open("rb") as file:
+        return file.read(4) == _EBML

@@ -1,0 +1,122 @@
+"""Windows of a decoded frame, scaled and in RGB, by libswscale in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import av
+import av.filter
+import numpy as np
+
+from ssv2rt.video.container import orientation
+from ssv2rt.video.crops import CropBox, bounding_box
+
+_ANY_TIME = Fraction(1, 1000)
+"""A filter graph wants a unit of time, and nothing here depends on it."""
+
+
+class CropScaler:
+    """Cuts the same windows out of the frames of one video.
+
+    Windows of one size are cut from one scaled picture of the part of the frame that holds them all, which puts them in
+    place to half a pixel of the result.
+
+    Args:
+        windows: S of them.
+        frame_size: width and height, as shown, of the frames that the windows refer to, in pixels.
+        size: height and width of what is made of a window, in pixels.
+        mirrored: whether what is made of a window is mirrored left to right.
+    """
+
+    def __init__(
+        self, windows: Sequence[CropBox], frame_size: tuple[int, int], size: int, *, mirrored: bool = False
+    ) -> None:
+        self._windows, self._frame_size, self._size, self._mirrored = windows, frame_size, size, mirrored
+        self._made_for: tuple[object, ...] = ()
+        self._scalers: list[_Scaler] = []
+
+    def cut(self, frame: av.VideoFrame, out: np.ndarray) -> None:
+        """Writes the windows of `frame` to `out`, uint8 (S, size, size, 3).
+
+        A frame that differs in size from what was expected, as a stream may in its middle, has its windows moved along.
+        """
+        look = (frame.width, frame.height, frame.format.name)
+        if look != self._made_for:
+            self._scalers, self._made_for = self._make(frame), look
+        for scaler in self._scalers:
+            scaler.cut(frame, out)
+
+    def _make(self, frame: av.VideoFrame) -> list[_Scaler]:
+        turn = orientation(frame)
+        shown = (frame.height, frame.width) if turn[0] else (frame.width, frame.height)
+        windows = list(self._windows)
+        if shown != self._frame_size:
+            windows = [w.scaled(shown[0] / self._frame_size[0], shown[1] / self._frame_size[1]) for w in windows]
+        windows = [w.unturned(turn, (frame.width, frame.height)) for w in windows]
+        if self._mirrored:
+            turn = turn[0], not turn[1], turn[2]
+        if len({(w.width, w.height) for w in windows}) == 1:
+            return [_Scaler(frame, windows, self._size, turn, range(len(windows)))]
+        return [_Scaler(frame, [w], self._size, turn, [at]) for at, w in enumerate(windows)]
+
+
+class _Scaler:
+    """One filter graph: the rectangle around some windows of equal size, scaled."""
+
+    def __init__(
+        self,
+        frame: av.VideoFrame,
+        windows: Sequence[CropBox],
+        size: int,
+        turn: tuple[bool, bool, bool],
+        rows: Sequence[int],
+    ) -> None:
+        self._size, self._turn, self._rows = size, turn, rows
+        outer = bounding_box(windows)
+        x, y = size / windows[0].width, size / windows[0].height
+        self._wide, self._high = max(size, round(outer.width * x)), max(size, round(outer.height * y))
+        self._corners = [
+            (
+                min(round((w.top - outer.top) * y), self._high - size),
+                min(round((w.left - outer.left) * x), self._wide - size),
+            )
+            for w in windows
+        ]
+        self._picture = np.empty((self._high, self._wide, 3), np.uint8)
+        self._graph = av.filter.Graph()
+        self._graph.threads = 1  # by default it starts threads of its own, in more time than the cutting takes
+        self._graph.link_nodes(
+            self._graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=_ANY_TIME),
+            self._graph.add("crop", f"{outer.width}:{outer.height}:{outer.left}:{outer.top}:exact=1"),
+            # Without full_chroma_int the colours come out 2 of 255 too dark.
+            self._graph.add("scale", f"{self._wide}:{self._high}:flags=bilinear+full_chroma_int"),
+            # To planes, because libswscale has fast code for them and none for rgb24; the pixels are the same.
+            self._graph.add("format", "pix_fmts=gbrp"),
+            self._graph.add("buffersink"),
+        ).configure()
+
+    def cut(self, frame: av.VideoFrame, out: np.ndarray) -> None:
+        self._graph.push(frame)
+        scaled = self._graph.vpull()
+        green, blue, red = (
+            np.frombuffer(memoryview(plane), np.uint8).reshape(self._high, plane.line_size) for plane in scaled.planes
+        )
+        alone = len(self._rows) == 1
+        picture = _turned(out[self._rows[0]], self._turn) if alone else self._picture
+        for channel, plane in enumerate((red, green, blue)):
+            picture[..., channel] = plane[:, : self._wide]
+        if not alone:
+            for row, (top, left) in zip(self._rows, self._corners, strict=True):
+                part = picture[top : top + self._size, left : left + self._size]
+                _turned(out[row], self._turn)[:] = part
+
+
+def _turned(picture: np.ndarray, turn: tuple[bool, bool, bool]) -> np.ndarray:
+    """A view of a picture to be shown that takes the pixels of a coded one. See `video.orientation`."""
+    transposed, mirrored, upside_down = turn
+    if upside_down:
+        picture = picture[::-1]
+    if mirrored:
+        picture = picture[:, ::-1]
+    return picture.swapaxes(0, 1) if transposed else picture

@@ -1,0 +1,120 @@
+"""Clips by PyAV: decode once, and let libswscale cut, scale and convert only the frames that are asked for.
+
+Nothing is converted that is not kept, all views of a video are cut from one pass over it, and where a key frame lets the
+decoder begin anew, nothing is decoded that no frame asked for depends on. Letters: V moments, S squares, T frames.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import av
+import av.error
+import numpy as np
+
+from ssv2rt.video.container import CLIP_ERRORS, BadVideo, VideoSource, as_bad, open_video, video_stream
+from ssv2rt.video.crop_scale import CropScaler
+from ssv2rt.video.crops import CropBox
+from ssv2rt.video.seek import all_frames, frames_needed
+
+
+class Wanted(Protocol):
+    """What is decoded of a video; a `ClipRequest` is one."""
+
+    @property
+    def frames(self) -> np.ndarray:
+        """int32 (V, T), each row never falling: which frames, in display order."""
+
+    @property
+    def windows(self) -> tuple[CropBox, ...]:
+        """S windows, of which each clip has one."""
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Width and height in pixels, as shown, of the frames that the windows refer to."""
+
+    @property
+    def video_frames(self) -> int:
+        """How many frames the video has."""
+
+    @property
+    def flip(self) -> bool:
+        """Whether clips are mirrored."""
+
+    @property
+    def views(self) -> int:
+        """V * S: how many clips."""
+
+
+def decode_clips(source: VideoSource, request: Wanted, *, size: int, out: np.ndarray | None = None) -> np.ndarray:
+    """The frames and windows of a request, mirrored if it says so, before changes of colour.
+
+    Args:
+        source: the video.
+        request: which frames and windows.
+        size: height and width of the result in pixels.
+        out: where the result goes; new memory by default.
+
+    Returns:
+        uint8 RGB (V * S, T, size, size, 3): `out`, if given.
+
+    Raises:
+        BadVideo: it cannot be decoded, or ends before the frames asked for.
+    """
+    if out is None:
+        out = np.empty((request.views, request.frames.shape[1], size, size, 3), np.uint8)
+    try:
+        with open_video(source) as container:
+            try:
+                return _decode(container, request, out, skip=True)
+            except BadVideo as error:
+                if str(error) == "truncated":
+                    raise
+            # It may call a frame a key frame that is none. From its beginning it decodes, if it does at all.
+        with open_video(source) as container:
+            return _decode(container, request, out, skip=False)
+    except BadVideo:
+        raise
+    except CLIP_ERRORS as error:
+        raise as_bad(error) from None
+
+
+def _decode(container: av.container.InputContainer, request: Wanted, out: np.ndarray, *, skip: bool) -> np.ndarray:
+    temporal_clips, length = request.frames.shape
+    clips = out.reshape(temporal_clips, len(request.windows), *out.shape[1:])
+    crop_scaler = CropScaler(request.windows, request.frame_size, out.shape[2], mirrored=request.flip)
+    order = np.argsort(request.frames, axis=None, kind="stable")
+    wanted = request.frames.ravel()[order]
+    moment, place = np.divmod(order, length)  # where in `clips` each wanted frame goes
+    done = 0  # wanted frames that are in place
+    last, latest = -1, None  # number of the last frame seen, and the frame
+
+    def put(frame: av.VideoFrame, until: int) -> int:
+        """Puts the frame in place for every wanted number up to `until`, and returns how many are in place then."""
+        if frame.is_corrupt:
+            raise BadVideo("corrupt")
+        crop_scaler.cut(frame, clips[moment[done], :, place[done]])
+        at = done + 1
+        while at < len(wanted) and wanted[at] <= until:
+            clips[moment[at], :, place[at]] = clips[moment[done], :, place[done]]
+            at += 1
+        return at
+
+    stream = video_stream(container)
+    expected = request.video_frames
+    frames = frames_needed(container, stream, expected, wanted) if skip else all_frames(container, stream, expected)
+    try:
+        for number, frame in frames:
+            last, latest = number, frame
+            if skip and number > wanted[done]:
+                raise BadVideo("corrupt")  # a key frame that was none
+            if number >= wanted[done] and (done := put(frame, number)) == len(wanted):
+                break
+    except av.error.FFmpegError as error:
+        raise as_bad(error) from None
+    if done < len(wanted):
+        # Some containers count a packet or two that show no picture; where more are missing, the decoder gave up.
+        if latest is None or wanted[-1] > last + 2 + last // 50:
+            raise BadVideo("unreadable" if latest is None else "corrupt")
+        put(latest, int(wanted[-1]))
+    return out

@@ -1,0 +1,156 @@
+"""Videos that are not files of their own: members of tar files, and what lies at an address such as s3://bucket/a.webm.
+
+Addresses are read by fsspec, which has a file system for each kind of storage.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
+
+from ssv2rt.core.errors import UserError
+
+
+def is_address(name: str) -> bool:
+    """Whether a name is an address and not a path: s3://, gs://, memory://, file://, ..."""
+    kind, separator, _ = name.partition("://")
+    return (
+        bool(separator) and kind.isascii() and kind[:1].isalpha() and kind.replace("+", "").replace("::", "").isalnum()
+    )
+
+
+def file_system(address: str) -> tuple[Any, str]:
+    """fsspec's file system for an address, and what the address is called there.
+
+    Raises:
+        UserError: there is none, or its package is not installed.
+        OSError: it cannot be reached.
+    """
+    from fsspec.core import url_to_fs
+
+    kind = address.partition("://")[0]
+    with storage_errors():
+        try:
+            system, path = url_to_fs(address)
+        except ImportError as error:
+            raise UserError(f"'{address}': {error}; install that package beside ssv2rt") from None
+        except ValueError as error:
+            if not str(error).startswith("Protocol not known"):
+                raise
+            from fsspec import available_protocols
+
+            from ssv2rt.core.errors import nearest
+
+            raise UserError(
+                f"'{address}': fsspec knows no '{kind}://'{nearest(kind, available_protocols())}; check the address"
+            ) from None
+    return system, str(path)
+
+
+def is_there(address: str) -> bool:
+    """Whether there is anything at an address, as far as its storage can be reached."""
+    try:
+        with storage_errors():
+            system, path = file_system(address)
+            system.invalidate_cache()
+            return bool(system.exists(path))
+    except OSError:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """A stretch of a file, or all of it, wherever the file is. It is read as a `Path` is."""
+
+    file: str
+    """A path, or an address."""
+    start: int = 0
+    """Bytes before it."""
+    size: int = -1
+    """Bytes; -1 for all that follow."""
+
+    def length(self) -> int:
+        """Bytes. Raises OSError."""
+        if self.size >= 0:
+            return self.size
+        with storage_errors():
+            if not is_address(self.file):
+                return os.stat(self.file).st_size - self.start
+            system, path = file_system(self.file)
+            return int(system.size(path) or 0) - self.start
+
+    def read_bytes(self) -> bytes:
+        """The content, shorter than `size` where the file is. Raises OSError."""
+        with storage_errors():
+            if is_address(self.file):
+                system, path = file_system(self.file)
+                end = self.start + self.size if self.size >= 0 else None
+                return bytes(system.cat_file(path, start=self.start or None, end=end))
+            with open(self.file, "rb") as file:
+                file.seek(self.start)
+                return file.read(self.size)
+
+    def open(self, mode: str = "rb") -> IO[bytes]:
+        """The content as a file at its beginning, to be read as it is needed. Raises OSError."""
+        assert mode == "rb"
+        with storage_errors():
+            if is_address(self.file):
+                system, path = file_system(self.file)
+                file: IO[bytes] = system.open(path, "rb")
+            else:
+                system, file = None, open(self.file, "rb")  # noqa: SIM115  # the caller closes it
+            if system is None and not self.start and self.size < 0:
+                return file
+            return io.BufferedReader(_Stretch(file, self.start, self.length(), system))
+
+    def __str__(self) -> str:
+        return self.file if self.size < 0 else f"{self.file}, bytes {self.start} to {self.start + self.size}"
+
+
+class _Stretch(io.RawIOBase):
+    """A part of a file that looks like a file."""
+
+    def __init__(self, file: IO[bytes], start: int, size: int, system: Any) -> None:
+        self._file, self._start, self._size, self._at = file, start, size, 0
+        self._system = system  # an archive's file system closes its files when nothing holds it any more
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence])
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = max(0, min(len(buffer), self._size - self._at))
+        with storage_errors():
+            self._file.seek(self._start + self._at)
+            data = self._file.read(wanted)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Each kind of storage has errors of its own; here they are all OSError."""
+    try:
+        yield
+    except (OSError, UserError, MemoryError):
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,63 @@
+"""Progress: live on a terminal, plain lines elsewhere, nothing for what is over at once."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+
+from ssv2rt.core.console import Progress
+
+CODE = """
+import sys, time
+from ssv2rt.core import console
+console.FIRST_LINE, console.NEXT_LINE = {first}, 0.05
+with console.Progress("training", 40) as progress:
+    for done in range(1, 41):
+        time.sleep(0.01)
+        progress.show(done, loss="1.25", top_1="50.0%")
+"""
+
+
+def test_plain_lines_when_stderr_is_no_terminal() -> None:
+    done = subprocess.run([sys.executable, "-c", CODE.format(first=0.1)], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert 3 <= len(lines) <= 12
+    assert re.fullmatch(r"training: \d+/40 clips, \d+/s, loss 1.25, top 1 50.0%, 0:0\d left", lines[0])
+    assert re.fullmatch(r"training: 40/40 clips, \d+/s, done in 0:0\d", lines[-1])
+    assert "\x1b" not in done.stderr
+
+
+def test_work_that_is_over_at_once_says_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", CODE.format(first=30)], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_what_was_done_before_tells_nothing_of_the_rate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ssv2rt.core.console.FIRST_LINE", 0.0)
+    with Progress("scoring", 1000, begun=900) as progress:
+        progress.show(900)
+    assert capsys.readouterr().err.startswith("scoring: 900/1000 clips, 0/s\n")
+
+
+def test_a_live_display_on_a_terminal() -> None:
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
+    process = subprocess.Popen([sys.executable, "-c", CODE.format(first=0)], stderr=theirs, env=environment)
+    os.close(theirs)
+    shown = b""
+    try:
+        while block := os.read(ours, 4096):
+            shown += block
+    except OSError:  # the other end is closed
+        pass
+    assert process.wait() == 0
+    os.close(ours)
+    text = shown.decode()
+    assert "\x1b[" in text  # it redraws itself
+    assert "training" in text and "40/40" in text and "loss 1.25" in text and "clips/s" in text

@@ -1,0 +1,386 @@
+"""TensorRT and TensorRT for RTX: building, as far as it goes without a GPU."""
+
+import os
+import shutil
+import signal
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from ssv2rt.core.errors import UsageError, UserError
+from ssv2rt.core.recipe_files import load_engine_recipe
+from ssv2rt.core.recipes import Clip, Engine
+from ssv2rt.core.run_folders import Run
+from ssv2rt.dataset.index import open_manifest
+from ssv2rt.engines.backends.tensorrt import progress
+from ssv2rt.engines.backends.tensorrt.backend import AMPERE_PLUS, RTX, TENSORRT, TensorRtBackend, fits
+from ssv2rt.engines.backends.tensorrt.build import TimingCache
+from ssv2rt.engines.backends.tensorrt.log import Log, tidy
+from ssv2rt.engines.backends.tensorrt.progress import Phases, interruptible
+from ssv2rt.engines.base import Built, Graph
+from ssv2rt.engines.build import build_engine
+from ssv2rt.engines.bundle import open_bundle
+from ssv2rt.engines.export import export_onnx
+from ssv2rt.engines.half import to_half
+from ssv2rt.engines.quantization import quantise, to_fp8
+from tests.engines.conftest import lively_model
+
+needs_rtx = pytest.mark.skipif(bool(RTX.cannot_build_reason()), reason=RTX.cannot_build_reason())
+ADA = Engine(targets=("sm89",))
+
+
+def build(graph: Path, folder: Path, settings: Engine) -> Built:
+    """In a folder of its own, as `build_engine` does."""
+    scratch = folder / ".scratch.partial"
+    scratch.mkdir()
+    shutil.copy(graph, scratch / "model.onnx")
+    return RTX.build(Graph(scratch / "model.onnx", None), settings)
+
+
+@needs_rtx
+@pytest.mark.parametrize(
+    ("name", "arithmetic"), [("fp32", {"FP32": 20}), ("fp16", {"FP16": 20}), ("int8half", {"INT8": 19, "FP16": 1})]
+)
+def test_nvidias_builder_takes_the_graphs_in_their_precision(
+    graphs: dict[str, Path], tmp_path: Path, name: str, arithmetic: dict[str, int]
+) -> None:
+    precision: Any = "int8" if name == "int8half" else name
+    built = build(graphs[name], tmp_path, Engine(precision=precision, targets=("sm80", "sm89")))
+    assert built.target == "sm80,sm89"
+    assert built.more_files == ("layers.json",)
+    assert built.settings["layers"] == {"convolutions": arithmetic}
+    assert (tmp_path / ".scratch.partial" / built.file).stat().st_size > 1000
+    # TensorRT for RTX times no kernels when it builds, and so has nothing to keep.
+    assert [path.name for path in tmp_path.iterdir()] == [".scratch.partial"]
+
+
+@needs_rtx
+def test_what_can_be_read_of_an_engine_without_a_gpu_is_in_order(graphs: dict[str, Path], tmp_path: Path) -> None:
+    """Its header. The rest needs a driver, and without one the runtime says so and not that the engine is damaged."""
+    trt = pytest.importorskip("tensorrt_rtx")
+    built = build(graphs["fp16"], tmp_path, ADA)
+    plan, log = (tmp_path / ".scratch.partial" / built.file).read_bytes(), Log(trt)
+    runtime = trt.Runtime(log.logger)
+    damaged = int(trt.EngineInvalidityDiagnostics.MALFORMED_ENGINE)
+    assert not runtime.get_engine_validity(plan)[1] & damaged
+    for wrong in (plan[5:], b"junk" * 100):
+        assert runtime.get_engine_validity(wrong)[1] & damaged
+    if not torch.cuda.is_available():
+        assert runtime.deserialize_cuda_engine(plan) is None and "driver" in log.reason
+
+
+@needs_rtx
+def test_int8_engines_without_int8_kernels_are_told_of(
+    graphs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """TensorRT for RTX has INT8 kernels for 3D convolutions since sm80, and uses none if sm75 is among the targets."""
+    built = build(graphs["int8half"], tmp_path, Engine(precision="int8", targets=("sm75", "sm89")))
+    assert built.settings["layers"] == {"convolutions": {"FP16": 20}}
+    assert "no convolution of this int8 engine runs in INT8 on sm75,sm89 (20 in FP16); take" in capsys.readouterr().err
+
+
+@needs_rtx
+def test_a_workspace_that_is_too_small_is_named(graphs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match="no tactics .* within workspace limit.*; try --set engine.workspace_gib=0.002, a"
+    ) as e:
+        build(graphs["fp16"], tmp_path, Engine(targets=("sm89",), workspace_gib=0.001))
+    assert ".cpp" not in str(e.value)
+
+
+@needs_rtx
+def test_bundles_hold_the_builders_account_of_the_layers(tiny_run: Run, tiny_set: Path, tmp_path: Path) -> None:
+    recipe = load_engine_recipe("fp16", ("gate.clips=8", 'engine.targets=["sm89"]'))
+    bundle, _ = build_engine(
+        Run(shutil.copytree(tiny_run.path, tmp_path / "run")), recipe, "tensorrt-rtx", open_manifest(tiny_set)
+    )
+    bundle = open_bundle(bundle.path)
+    assert {"model.onnx", "engine.plan", "layers.json"} == set(bundle.info.files)
+    assert bundle.info.settings["layers"] == {"convolutions": {"FP16": 20}}
+
+
+@needs_rtx
+def test_the_way_of_tensorrt_itself(graphs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as the other package, which lacks its GPU and its timings, can stand in for it."""
+    backend = TensorRtBackend("tensorrt", "tensorrt")
+    monkeypatch.setattr(backend, "_trt", RTX._trt)
+    monkeypatch.setattr(backend, "target", lambda: "sm89")
+    scratch = tmp_path / ".scratch.partial"
+    scratch.mkdir()
+    graph = Graph(Path(shutil.copy(graphs["fp16"], scratch / "model.onnx")), None)
+    with pytest.raises(UsageError, match=r"--target sm80,sm89: TensorRT builds for the GPU that is here \(sm89\)"):
+        backend.build(graph, Engine(targets=("sm80", "sm89")))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        built = backend.build(graph, Engine(hardware_compatible=True))
+    assert (built.target, built.settings["cuda_graph"]) == (AMPERE_PLUS, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".scratch.partial",
+        f"timing-tensorrt-{RTX.version()}-sm89.cache",
+    ]
+    monkeypatch.setattr(backend, "target", lambda: "sm75")
+    with pytest.raises(UserError, match="hardware_compatible = true needs a GPU since sm80, and this is sm75"):
+        backend.build(graph, Engine(hardware_compatible=True))
+
+
+@needs_rtx
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_nvidias_builder_takes_a_full_resnet(tmp_path: Path, precision: str) -> None:
+    model = lively_model("resnet3d18", width=64)
+    model.head = torch.nn.Linear(model.head.in_features, 174)
+    file = tmp_path / "model.onnx"
+    export_onnx(model, file, clip=Clip(frames=16, size=112), labels=tuple(map(str, range(174))))
+    if precision == "int8":
+        clips = torch.randint(0, 256, (1, 16, 112, 112, 3), dtype=torch.uint8)
+        quantise(file, file, [clips.numpy()], method="minmax")
+    onnx.save(to_half(onnx.load(file)), file)
+    built = build(file, tmp_path, Engine(targets=("sm80", "sm89")))
+    assert built.settings["layers"]["convolutions"] == (
+        {"INT8": 19, "FP16": 1} if precision == "int8" else {"FP16": 20}
+    )
+    assert (tmp_path / ".scratch.partial" / built.file).stat().st_size > 3e7
+
+
+@needs_rtx
+@pytest.mark.parametrize("kind", ["bf16", "fp8"])
+def test_bf16_and_fp8_run_in_what_they_are_called(graphs: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    model = to_fp8(onnx.load(graphs["int8"])) if kind == "fp8" else onnx.load(graphs["fp32"])
+    onnx.save(to_half(model, bfloat=kind == "bf16"), tmp_path / "model.onnx")
+    settings = Engine.model_validate({"precision": kind, "targets": ("sm89",)})
+    built = RTX.build(Graph(tmp_path / "model.onnx", None), settings)
+    found = built.settings["layers"]["convolutions"]
+    assert found == ({"FP8": 19, "FP16": 1} if kind == "fp8" else {"BF16": 20})
+
+
+def test_what_tensorrt_for_rtx_cannot_build_for_is_named(graphs: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match="does not build for sm90; it does for sm75, sm80"):
+        RTX.build(Graph(graphs["fp16"], None), Engine(targets=("sm90",)))
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="no GPU here to build for; name one: --target sm75|sm80"):
+            RTX.build(Graph(graphs["fp16"], None), Engine())
+
+
+@needs_rtx
+@pytest.mark.parametrize("name", ["version_compatible", "hardware_compatible"])
+def test_settings_that_tensorrt_for_rtx_does_not_have_are_refused(graphs: dict[str, Path], name: str) -> None:
+    with pytest.raises(UsageError, match=f"engine.{name} = true: TensorRT for RTX has no such engines"):
+        RTX.build(Graph(graphs["fp16"], None), Engine(targets=("sm89",), **{name: True}))
+
+
+def cast_then(*nodes: onnx.NodeProto, more_inputs: tuple[str, ...] = ()) -> onnx.ModelProto:
+    """A graph that casts `frames` to floats `x`, and makes `logits` of them."""
+    cast = helper.make_node("Cast", ["frames"], ["x"], to=TensorProto.FLOAT, name="cast")
+    inputs = [helper.make_tensor_value_info("frames", TensorProto.UINT8, ["N", 4])]
+    inputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4]) for name in more_inputs]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 4])]
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("elsewhere", 1)]
+    return helper.make_model(helper.make_graph([cast, *nodes], "g", inputs, outputs), opset_imports=opsets)
+
+
+UNKNOWN = cast_then(helper.make_node("Foo", ["x"], ["logits"], name="foo", domain="elsewhere"))
+UNNAMED = cast_then(helper.make_node("Unique", ["x"], ["logits"]))
+MIXED = cast_then(
+    helper.make_node("Cast", ["frames"], ["y"], to=TensorProto.FLOAT16, name="half"),
+    helper.make_node("Add", ["x", "y"], ["logits"], name="mixed"),
+)
+OTHER_INPUT = cast_then(helper.make_node("Add", ["x", "z"], ["logits"], name="add"), more_inputs=("z",))
+
+
+@needs_rtx
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        (UNKNOWN, r"does not take model.onnx: node 'foo' \(Foo\): this operator is not supported; try --fp32, or"),
+        (UNNAMED, r"does not take model.onnx: node 1 \(Unique\): this operator is not supported; try"),
+        (MIXED, r"node 'mixed' \(Add\): ElementWiseOperation SUM must have same input types.* Float and Half; try"),
+        (OTHER_INPUT, "could not build model.onnx: Dynamic input tensor z is missing dimensions in profile 0; try"),
+        (b"not a graph", "does not take model.onnx: Failed to parse the ONNX model; try"),
+        (b"", "does not take model.onnx: it has no inputs; try"),
+    ],
+)
+def test_refusals_name_the_node_the_reason_and_a_way_out(
+    tmp_path: Path, graph: onnx.ModelProto | bytes, message: str
+) -> None:
+    file = tmp_path / "graph.onnx"
+    file.write_bytes(graph if isinstance(graph, bytes) else graph.SerializeToString())
+    with pytest.raises(UserError, match=message) as caught:
+        build(file, tmp_path, ADA)
+    assert "\n" not in str(caught.value) and "/_src" not in str(caught.value)
+    assert str(caught.value).endswith("or --backend openvino")
+
+
+def test_errors_lose_the_places_in_nvidias_sources() -> None:
+    shown = {
+        "IBuilder::f: Error Code 4: API Usage Error (Shapes differ. In g at /_src/h.cpp:7)": "Shapes differ",
+        "x: Error Code 1: Cuda Runtime (In f at /a.cpp:1 (cudaError 35: driver too old))": "cudaError 35: driver too old",
+        "f: Error Code 10: Internal Error (Could not find any implementation for node conv1.)": (
+            "Could not find any implementation for node conv1"
+        ),
+        "Error Code 2: OutOfMemory (Requested size was 8589934592 bytes.)": "Requested size was 8589934592 bytes",
+        "f: Error Code 9: Internal Error (model: [pass.cpp:15: run] Cannot compile)": "model: Cannot compile",
+        "Error Code 9: Skipped ()": "Skipped",
+        "Assertion failed: a.b(0): it is not constant": "it is not constant",
+        'Assertion failed: creator && "no such plugin"': "no such plugin",
+        "two\nlines": "two lines",
+        "": "",
+    }
+    assert {message: tidy(message) for message in shown} == shown
+
+
+@needs_rtx
+def test_an_interrupt_ends_the_build_and_leaves_nothing(
+    graphs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    steps = []
+
+    def step(self: Phases, name: str, number: int) -> bool:
+        steps.append(name)
+        if len(steps) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            deadline = time.monotonic() + 20
+            while not self.stopped and time.monotonic() < deadline:
+                time.sleep(0.01)
+        return not self.stopped
+
+    monkeypatch.setattr(progress.Phases, "step", step)
+    with pytest.raises(KeyboardInterrupt):
+        build(graphs["fp16"], tmp_path, ADA)
+    assert len(steps) == 1
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".scratch.partial", "model.onnx"]
+    assert "stopping TensorRT" in capfd.readouterr().err
+
+
+def test_an_interrupt_at_any_moment_waits_for_the_work_to_end() -> None:
+    for _ in range(50):
+        stopped, ended = threading.Event(), threading.Event()
+
+        def work(stopped: threading.Event = stopped, ended: threading.Event = ended) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            stopped.wait(20)
+            ended.set()
+
+        with pytest.raises(KeyboardInterrupt):
+            interruptible(work, stopped.set, lambda: None)
+        assert ended.is_set()
+
+
+def test_what_goes_wrong_in_the_other_thread_is_raised_here() -> None:
+    def fail() -> None:
+        raise ValueError("there")
+
+    with pytest.raises(ValueError, match="there"):
+        interruptible(fail, lambda: None, lambda: None)
+    assert interruptible(lambda: 3, lambda: None, lambda: None) == 3
+
+
+def test_phases_tell_the_innermost_one() -> None:
+    phases = Phases()
+    assert phases.now == ""
+    phases.start("Building", 6)
+    phases.step("Building", 0)
+    phases.start("Timing", 20)
+    assert phases.step("Timing", 2)
+    assert (phases.now, phases.steps) == ("Timing 3/20", 2)
+    phases.finish("Timing")
+    assert phases.now == "Building 1/6"
+    phases.stopped = True
+    assert not phases.step("Building", 1)
+
+
+@needs_rtx
+@pytest.mark.parametrize("content", [None, b"", b"damaged", "its own"])
+def test_timing_caches_are_written_whole_and_damaged_ones_replaced(tmp_path: Path, content: bytes | str | None) -> None:
+    """By the bindings of TensorRT for RTX, which keep the interface and note nothing in the cache."""
+    trt = pytest.importorskip("tensorrt_rtx")
+    log, path = Log(trt), tmp_path / "timing.cache"
+    builder = trt.Builder(log.logger)
+
+    def save() -> bytes:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # TensorRT for RTX has no use for caches any more
+            TimingCache(builder.create_builder_config(), path).save()
+        return path.read_bytes()
+
+    if content is not None:
+        path.write_bytes(save() if isinstance(content, str) else content)
+    assert len(save()) > 20
+    assert [found.name for found in tmp_path.iterdir()] == ["timing.cache"]
+
+
+class Config:
+    """Of TensorRT, as its timing caches go: one that is damaged, or of another GPU, is not taken."""
+
+    def __init__(self) -> None:
+        self.tried: list[bytes] = []
+        self.cache: Any = None
+
+    def create_timing_cache(self, content: bytes) -> "Config | None":
+        self.tried.append(content)
+        return None if content == b"damaged" else self
+
+    def set_timing_cache(self, cache: "Config", ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch
+        self.cache = cache
+        return self.tried[-1] != b"of another GPU"
+
+    def get_timing_cache(self) -> "Config":
+        return self
+
+    def serialize(self) -> bytes:
+        return b"timings"
+
+
+@pytest.mark.parametrize(
+    ("content", "tried"),
+    [
+        (None, [b""]),
+        (b"damaged", [b"damaged", b""]),
+        (b"of another GPU", [b"of another GPU", b""]),
+        (b"good", [b"good"]),
+    ],
+)
+def test_only_timing_caches_that_fit_are_taken(tmp_path: Path, content: bytes | None, tried: list[bytes]) -> None:
+    path, config = tmp_path / "timing.cache", Config()
+    if content is not None:
+        path.write_bytes(content)
+    cache = TimingCache(config, path)
+    assert config.tried == tried and config.cache is config
+    cache.save()
+    assert path.read_bytes() == b"timings"
+
+
+def test_a_timing_cache_that_cannot_be_written_costs_the_build_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    TimingCache(Config(), tmp_path / "gone" / "timing.cache").save()
+    assert "cannot be written (No such file or directory)" in capsys.readouterr().err
+
+
+def test_missing_backends_say_what_to_do() -> None:
+    if not torch.cuda.is_available():
+        assert "tensorrt" in TENSORRT.unavailable_reason() or "no NVIDIA GPU" in TENSORRT.unavailable_reason()
+        assert RTX.unavailable_reason()
+
+
+@pytest.mark.parametrize(
+    ("target", "here", "fit"),
+    [
+        ("sm90", "sm90", True),
+        ("sm90", "sm89", False),
+        ("sm80,sm89", "sm89", True),
+        ("sm80,sm89", "sm86", False),
+        ("sm80+", "sm120", True),
+        ("sm80+", "sm80", True),
+        ("sm80+", "sm75", False),
+    ],
+)
+def test_engines_fit_the_gpus_they_were_built_for(target: str, here: str, fit: bool) -> None:
+    assert fits(target, here) == fit
