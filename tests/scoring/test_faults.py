@@ -48,7 +48,10 @@ def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes
 def killed_at(moment: int, inputs: Path, whole: bytes, folder: Path) -> None:
     out = folder / f"{moment}" / "p.csv"
     out.parent.mkdir()
-    assert run(out, inputs, kill_at=moment).returncode == -9
+    killed = run(out, inputs, kill_at=moment)
+    # A slow run flushes its journal now and then, and so has a few moments more than a quick one.
+    quick = killed.returncode == 0 and json.loads(killed.stdout)["moments"] < moment
+    assert quick or killed.returncode == -9
     if out.exists():
         assert out.read_bytes() == whole, "an output is whole or is not there"
     if out.exists() and not out.with_name("p.csv.journal").exists():
