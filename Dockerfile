@@ -52,7 +52,7 @@ RUN sed -i "s/nvidia-dali-cuda120/nvidia-dali-cuda${CUDA_MAJOR}0/" pyproject.tom
     && pip install -c scripts/constraints.txt hypothesis nvidia-ml-py pytest \
     && pip install --no-deps --upgrade "nvidia-cudnn-cu${CUDA_MAJOR}>=9.15"
 
-# What proves the image on a GPU: docker run --gpus all --entrypoint python IMAGE /opt/ssv2rt/scripts/gpu_check.py --out /work
+# What proves the image on a GPU: docker run --gpus all --entrypoint python IMAGE /opt/ssv2rt/scripts/gpu_check.py
 COPY scripts scripts
 COPY tests tests
 

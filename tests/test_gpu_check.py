@@ -1,4 +1,4 @@
-"""The check of the GPU path, run on whatever machine this is: it ends, says what it found, and survives its own sections."""
+"""scripts/gpu_check.py on a machine without a GPU: what a dry run finds, and that its steps survive each other."""
 
 import json
 import subprocess
@@ -11,125 +11,89 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "gpu_check.py"
 
 
-def run(*arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=seconds)
+def run(*arguments: object, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=seconds)
 
 
-def report_in(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "gpu_check.json").read_text(encoding="utf-8"))
+def findings(process: subprocess.CompletedProcess[str], out: Path) -> dict[str, dict[str, Any]]:
+    """What each step found, by the name of the finding. Stdout and the file tell the same."""
+    assert out.read_text(encoding="utf-8") == process.stdout, process.stderr
+    found: dict[str, dict[str, Any]] = {}
+    for line in map(json.loads, process.stdout.splitlines()):
+        found.setdefault(line["step"], {})[line["finding"]] = line
     return found
 
 
-@pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
-    folder = tmp_path_factory.mktemp("quick")
-    return run("--quick", "--sections", "machine,pipeline", "--out", str(folder)), folder
+def test_a_dry_run_tells_the_machine_and_its_frames(tmp_path: Path) -> None:
+    done = run(SCRIPT, "--dry-run", "--only", "machine,frames", "--out", tmp_path / "found.jsonl")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = findings(done, tmp_path / "found.jsonl")
+    assert list(found) == ["machine", "frames"] and all("end" in step for step in found.values())
+    assert "h264 1 8" in found["machine"]["NVDEC"]["codec_chroma_bits"]
+    frames, count = found["frames"], found["frames"]["clip"]["frames"]
+    assert frames["clip"]["kind"].endswith("hidden") and frames["clip"]["pictures"] > count
+    for name in ("whole file", "handed over, shown pictures counted"):
+        assert frames[name]["right"] == f"{count} of {count}" and max(frames[name]["off_by"]) < 3, name
+    # DALI's CPU decoder counts what is shown, and gives black pictures for what is not there.
+    assert frames["handed over, decoded pictures counted"]["right"] != f"{count} of {count}"
+    assert frames[f"whole file, at {count}"]["black"] == [0]
 
 
-def test_sections_are_listed_and_wrong_names_refused() -> None:
-    listed = run("--list")
-    assert [line.split()[0] for line in listed.stdout.splitlines()] == [
-        *("machine", "videos", "decode", "pipeline", "model", "training", "engines", "scoring", "tests")
-    ]
-    wrong = run("--sections", "modell")
-    assert wrong.returncode == 2 and "no section 'modell'" in wrong.stderr
+FAULTY = """
+import os, sys, time
+sys.path.insert(0, sys.argv.pop(1))
+import gpu_check
 
+def abort(check):
+    check.found("before")
+    print("assertion in NVIDIA's parser", file=sys.stderr, flush=True)
+    os.abort()
 
-def test_a_quick_check_says_what_it_found(quick: tuple[subprocess.CompletedProcess[str], Path]) -> None:
-    process, folder = quick
-    assert process.returncode == 0, process.stdout + process.stderr
-    report = report_in(folder)
-    assert report["passed"] and report["quick"] and list(report["sections"]) == ["machine", "videos", "pipeline"]
-    machine, pipeline = report["sections"]["machine"], report["sections"]["pipeline"]
-    assert machine["facts"]["cores"] > 0 and {row["package"] for row in machine["tables"]["packages"]} >= {
-        "torch",
-        "av",
-    }
-    assert [part["status"] for part in pipeline["parts"].values()] == ["passed"] * 3
-    assert all(check["passed"] for check in pipeline["checks"]) and len(pipeline["checks"]) > 20
-    assert all(row["clips_per_second"] > 0 for row in pipeline["tables"]["stages"])
+def error(check):
+    with check.part("a part of it"):
+        raise ValueError("made on purpose")
+    check.found("after the part")
+    raise RuntimeError("made on purpose")
 
-
-def test_its_markdown_has_a_table_for_each_section(quick: tuple[subprocess.CompletedProcess[str], Path]) -> None:
-    _, folder = quick
-    text = (folder / "gpu_check.md").read_text(encoding="utf-8")
-    for title in ("# GPU check", "## machine:", "## videos:", "## pipeline:", "**stages**"):
-        assert title in text
-    tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
-    for table in tables:
-        assert len({row.replace("\\|", "").count("|") for row in table}) == 1 and set(table[1]) <= set("|-:")
-
-
-def test_a_dry_run_takes_no_gpu(tmp_path: Path) -> None:
-    process = run("--dry-run", "--sections", "machine", "--out", str(tmp_path))
-    assert process.returncode == 0, process.stdout + process.stderr
-    report = report_in(tmp_path)
-    parts = report["sections"]["machine"]["parts"]
-    assert report["dry_run"] and report["quick"] and parts["gpu"]["status"] == parts["nvdec"]["status"] == "missing"
-    assert parts["misfits"]["status"] == parts["matrix products"]["status"] == "passed"
-
-
-@pytest.mark.slow
-def test_a_dry_run_runs_all_that_needs_no_gpu(tmp_path: Path) -> None:
-    process = run("--dry-run", "--out", str(tmp_path), seconds=900)
-    assert process.returncode == 0, process.stdout + process.stderr
-    sections = report_in(tmp_path)["sections"]
-    states = {
-        (name, part): state["status"] for name, found in sections.items() for part, state in found["parts"].items()
-    }
-    missing = {("machine", "gpu"), ("machine", "nvdec"), ("training", "what waits"), ("tests", "pytest -m gpu")}
-    missing |= {("engines", "tensorrt"), ("engines", "tensorrt-rtx")}
-    assert {place for place, state in states.items() if state == "missing"} == missing
-    assert {state for place, state in states.items() if place not in missing} == {"passed"}
-
-
-WITHOUT = """
-import sys
-sys.path.insert(0, sys.argv[1])
-sys.modules |= dict.fromkeys(("av", "nvidia.dali", "pyarrow", "onnx", "openvino", "rich", "tomlkit", "torchmetrics"))
-from gpu_check.record import Record
-from gpu_check import model
-from pathlib import Path
-record = Record(Path(sys.argv[2]) / "found.jsonl", work=Path(sys.argv[2]), quick=True)
-record.begin("model", 20)
-model.normalising(record)
-model.resnet18_small(record)
+gpu_check.STEPS = {
+    "abort": (abort, 20),
+    "hang": (lambda check: time.sleep(3600), 1),
+    "error": (error, 20),
+    "fine": (lambda check: check.found("reached"), 20),
+    "long": (lambda check: check.found("reached"), 3600),
+}
+sys.exit(gpu_check.main())
 """
 
 
-def test_networks_are_measured_with_hardly_a_package(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WITHOUT, str(SCRIPT.parent), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=SCRIPT.parents[1])
-    assert done.returncode == 0, done.stderr
-    found = (tmp_path / "found.jsonl").read_text(encoding="utf-8")
-    assert '"clips_per_second"' in found and '"kind": "missing"' not in found
+def test_steps_that_crash_hang_and_fail_cost_themselves_only(tmp_path: Path) -> None:
+    names, out = "abort,hang,error,long,fine", tmp_path / "found.jsonl"
+    done = run("-c", FAULTY, SCRIPT.parent, "--only", names, "--out", out, "--minutes", 2)
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = findings(done, out)
+    assert list(found["abort"]) == ["before", "end"] and found["abort"]["end"]["failed"] == "exit code -6"
+    assert "assertion in NVIDIA's parser" in found["abort"]["end"]["said"]
+    assert found["hang"]["end"]["failed"] == "stopped after 1 seconds"
+    assert (
+        found["error"]["a part of it"]["failed"] == "ValueError: made on purpose" and "after the part" in found["error"]
+    )
+    assert found["error"]["end"]["said"][-1] == "RuntimeError: made on purpose"
+    assert list(found["long"]) == ["left out"] and list(found["fine"]) == ["reached", "end"]
+    wrong = run(SCRIPT, "--only", "frame")
+    assert wrong.returncode == 2 and "--only frame: there is no such step" in wrong.stderr
 
 
-def test_an_error_a_crash_and_a_hang_hide_nothing(tmp_path: Path) -> None:
-    process = run("--quick", "--sections", "injected,machine", "--out", str(tmp_path))
-    assert process.returncode == 1
-    sections = report_in(tmp_path)["sections"]
-    injected = sections["injected"]
-    assert {name: part["status"] for name, part in injected["parts"].items()} == {
-        "before": "passed",
-        "error": "failed",
-        "missing": "missing",
-        "broken": "failed",
-        "crash": "crashed",
-        "hang": "timed out",
-        "after": "passed",
-    }
-    assert "SIGSEGV" in injected["parts"]["crash"]["error"] and "at sleeping" in injected["parts"]["hang"]["error"]
-    assert injected["tables"]["kept"] == [{"what": "what came before the hang"}]
-    assert injected["facts"]["crash: kept"] == "what came before the crash"
-    assert [missing["what"] for missing in injected["missing"]] == ["no_such_package_as_this"]
-    assert any("injected.py" in line for line in injected["log"])  # where it hung
-    assert sections["machine"]["status"] == "passed"  # the next section had its turn
-    assert "FAILED injected: crash" in process.stdout
-
-
-def test_what_there_is_no_time_for_is_left_out(tmp_path: Path) -> None:
-    process = run("--sections", "model", "--out", str(tmp_path), "--budget", "0.5")
-    assert process.returncode == 0
-    (section,) = report_in(tmp_path)["sections"].values()
-    assert section["status"] == "left out" and len(section["parts"]) == 7
+@pytest.mark.slow
+def test_a_dry_run_runs_everything(tmp_path: Path) -> None:
+    out = tmp_path / "found.jsonl"
+    done = run(SCRIPT, "--dry-run", "--minutes", 10, "--out", out, seconds=700)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = findings(done, out)
+    assert all("end" in step for step in found.values()) and len(found) == 20
+    assert found["race"]["race"]["same"] == "14 of 14"
+    decisions = [step["decisions"] for name, step in found["trust"].items() if name != "end"]
+    assert sum(len(some) for some in decisions) == 3  # kinds that DALI's CPU decoder takes
+    for name in ("train-112", "train-224", "score", "engine", "peers"):
+        assert found[name]["benchmark"]["command"]
+    assert [len(found[f"tests-{folder}"]) for folder in ("pipelines", "training", "engines")] == [2, 2, 2]

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from ssv2rt.benchmark.peers import FLOAT, peers
-from ssv2rt.benchmark.rounds import Contestant, machine, race
+from ssv2rt.benchmark.rounds import Contestant, machine, now, race
+from ssv2rt.core.console import say
 from ssv2rt.core.cores import cores
 from ssv2rt.core.errors import UserError
-from ssv2rt.core.hardware import versions
+from ssv2rt.core.hardware import choose_device, versions
 from ssv2rt.core.recipes import Clip, Data
 from ssv2rt.pipelines.loader import ClipLoader
 from ssv2rt.pipelines.request_source import clip_rng, evaluation_request, pick_frames
@@ -30,13 +31,14 @@ from ssv2rt.video.decode import decode_clips
 from ssv2rt.video.probe import VideoInfo, probe
 from ssv2rt.video.seek import frames_needed
 
-BATCH = 8
+BATCH = {"cpu": 8, "cuda": 32}
+"""Clips in a batch of a loader, by the kind of its device; several decoders of a GPU want more work at once."""
 LIMIT = "FFmpeg, decoding alone"
 OURS = "ssv2rt"
 
 
 def benchmark_decode(videos: Sequence[Path], *, threads: int, clips: int, rounds: int) -> dict[str, Any]:
-    """Clips per second of 16 x 224 x 224 random resized crops, from these videos.
+    """Clips per second of 16 x 224 x 224 random resized crops, from these videos to the GPU, or without one to memory.
 
     Args:
         videos: of any kind; those that cannot be read are left out.
@@ -55,9 +57,9 @@ def benchmark_decode(videos: Sequence[Path], *, threads: int, clips: int, rounds
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # clips are made side by side: one thread each is fastest for all
     try:
-        contestants, absent = _contestants(requests, clip, threads)
+        contestants, absent = _contestants(requests, clip, threads, choose_device())
         rates = race(contestants, units=clips, rounds=rounds)
-        costs = _costs(requests[: max(8, clips // 4)], clip, rounds)
+        costs = _costs(requests[: min(16, max(8, clips // 4))], clip, rounds)
     finally:
         torch.set_num_threads(before)
     ours = rates[OURS].median
@@ -70,6 +72,7 @@ def benchmark_decode(videos: Sequence[Path], *, threads: int, clips: int, rounds
         "videos": {"count": len(known), "first": _describe(*known[0])},
         "clip": f"{clip.frames} x {clip.size} x {clip.size}",
         "threads": threads,
+        "device": str(choose_device()),
         "clips_per_second": {name: asdict(rate) for name, rate in rates.items()},
         "absent": absent,
         "best_peer": best,
@@ -82,32 +85,38 @@ def benchmark_decode(videos: Sequence[Path], *, threads: int, clips: int, rounds
     }
 
 
-def _contestants(requests: list[ClipRequest], clip: Clip, threads: int) -> tuple[dict[str, Contestant], dict[str, str]]:
+def _contestants(
+    requests: list[ClipRequest], clip: Clip, threads: int, device: torch.device
+) -> tuple[dict[str, Contestant], dict[str, str]]:
     def side_by_side(work: Callable[[ClipRequest], object]) -> Contestant:
         def run() -> None:
             with ThreadPoolExecutor(threads) as pool:
                 for _ in pool.map(work, requests):
                     pass
+            now(device)
 
         return run
 
     def through(decoder: str) -> Contestant:
+        batch = BATCH[device.type]
         data = Data.model_validate({"decoder": decoder, "threads": threads})
-        loader = ClipLoader(clip=clip, batch=BATCH, data=data, device=torch.device("cpu"))
+        loader = ClipLoader(clip=clip, batch=batch, data=data, device=device, measured=say)
 
         def run() -> None:
-            for batch in loader.batches(in_batches(iter(requests), BATCH)):
-                assert not batch.bad
+            for made in loader.batches(in_batches(iter(requests), batch)):
+                assert not made.bad
+            now(device)
 
         return run
 
-    contestants = {OURS: through("auto"), "ssv2rt, DALI's decoder": through("dali")}
+    alone = {"DALI's decoder": "dali"} if device.type == "cpu" else {"NVDEC alone": "nvdec", "PyAV alone": "pyav"}
+    contestants = {OURS: through("auto")} | {f"{OURS}, {name}": through(decoder) for name, decoder in alone.items()}
     absent = {}
     for name, peer in peers().items():
         if isinstance(peer, str):
             absent[name] = peer
         else:
-            contestants[name] = side_by_side(lambda request, peer=peer: peer(request, clip.size))  # type: ignore[misc]
+            contestants[name] = side_by_side(lambda request, peer=peer: peer(request, clip.size).to(device))  # type: ignore[misc]
     contestants[LIMIT] = side_by_side(lambda request: decode_only(request.path))
     return contestants, absent
 
@@ -121,8 +130,9 @@ def decode_only(path: VideoLocation) -> int:
 
 
 def _costs(requests: list[ClipRequest], clip: Clip, rounds: int) -> dict[str, float]:
-    """Milliseconds of processor time that a clip costs, by what they are spent on; medians of the rounds."""
-    loader = ClipLoader(clip=clip, batch=BATCH, data=Data(threads=1), device=torch.device("cpu"))
+    """Milliseconds of processor time that a clip by PyAV costs, by what they are spent on; medians of the rounds."""
+    batch = BATCH["cpu"]
+    loader = ClipLoader(clip=clip, batch=batch, data=Data(threads=1), device=torch.device("cpu"))
     views = clip.model_copy(update={"views": (2, 3), "center_crop": 1.0})
 
     def read(request: ClipRequest) -> None:
@@ -153,7 +163,7 @@ def _costs(requests: list[ClipRequest], clip: Clip, rounds: int) -> dict[str, fl
                 work(request)
             spent[name].append(time.process_time() - start)
         start = time.process_time()
-        for _batch in loader.batches(in_batches(iter(requests), BATCH)):
+        for _ in loader.batches(in_batches(iter(requests), batch)):
             pass
         spent["in all"].append(time.process_time() - start)
     cost = {name: 1000 * float(np.median(values)) / len(requests) for name, values in spent.items()}

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
+
 from ssv2rt.core.console import Progress
 from ssv2rt.core.cores import cores
 from ssv2rt.core.hardware import cpu_name
@@ -45,6 +47,13 @@ def race(contestants: Mapping[str, Contestant], *, units: int, rounds: int) -> d
                     rates[name].append(units / (counted or time.perf_counter() - start))
                 progress.add(1, now=name)
     return {name: _rate(values) for name, values in rates.items()}
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a clock, when a device has done all that it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def machine() -> dict[str, object]:

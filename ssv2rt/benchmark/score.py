@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import cycle, islice
@@ -16,20 +17,21 @@ from typing import Any
 
 import torch
 
-from ssv2rt.benchmark.engine import build_untested, graphs_of
+from ssv2rt.benchmark.engine import build_untested
+from ssv2rt.benchmark.in_pytorch import CLASSES, InPyTorch, network_of, without_engine
 from ssv2rt.benchmark.peers import FLOAT, peers
-from ssv2rt.benchmark.rounds import Contestant, machine, race
+from ssv2rt.benchmark.rounds import Contestant, machine, now, race
 from ssv2rt.core.atomic_files import write_json
 from ssv2rt.core.console import say
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.hardware import choose_device, versions
 from ssv2rt.core.recipes import Clip, Data, Model
 from ssv2rt.core.run_folders import cache_folder
-from ssv2rt.engines.backends.registry import choose_backend, load_runner
+from ssv2rt.engines.backends.registry import backend, choose_backend, load_runner
+from ssv2rt.engines.base import Outputs, Runner
 from ssv2rt.engines.bundle import INFO, Bundle, open_bundle
 from ssv2rt.engines.source import source_of_model
 from ssv2rt.models.clip_model import ClipModel
-from ssv2rt.models.registry import build_model
 from ssv2rt.pipelines.loader import ClipLoader
 from ssv2rt.pipelines.request_source import VideoRequest, evaluation_request
 from ssv2rt.pipelines.samplers import in_batches
@@ -45,6 +47,8 @@ PLAIN_LAYOUT = "plain script, in our layout"
 """Bytes in channels-last-3d go into the network, not contiguous floats: the better half of what a script can do."""
 _LINKS = 10_000
 """Names of one file; file systems allow so many."""
+BATCH = {"cpu": 8, "cuda": 32}
+"""Clips in a batch of the engine, by the kind of device."""
 _PLAIN_CLIPS = 4
 """Clips of a turn of the plain script, which is slow."""
 
@@ -52,7 +56,8 @@ _PLAIN_CLIPS = 4
 def benchmark_score(
     model: Model, clip: Clip, videos: Sequence[Path], *, count: int, rounds: int, names: int
 ) -> dict[str, Any]:
-    """Videos per second, with an int8 engine of a network with random weights.
+    """Videos per second, with an engine of a network with random weights: in int8; in fp16 on a GPU for which there is no
+    int8; and by PyTorch where no engine can be built for the GPU.
 
     Args:
         model: the network.
@@ -65,23 +70,32 @@ def benchmark_score(
     Raises:
         UserError: the videos cannot be read.
     """
-    torch.manual_seed(0)
-    network = build_model(model, 174).eval()
+    network, device = network_of(model), choose_device()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        bundle = _bundle(network, model.name, clip, folder)
-        settings = WorkerSettings(
-            "ssv2rt.scoring.worker:make_scorer",
-            {"bundle": str(bundle.path), "top_k": 5, "clip": clip, "data": Data()},
-        )
+        if engine := _choose_engine(device):
+            bundle = _built(network, model.name, clip, folder, *engine, batch=BATCH[device.type])
+            settings = WorkerSettings(
+                "ssv2rt.scoring.worker:make_scorer",
+                {"bundle": str(bundle.path), "top_k": 5, "clip": clip, "data": Data()},
+            )
+            runner = load_runner(bundle)
+        else:
+            bundle = without_engine(model, clip, BATCH[device.type], device)
+            settings = WorkerSettings(
+                "ssv2rt.benchmark.in_pytorch:make_scorer", {"model": model, "clip": clip, "batch": BATCH[device.type]}
+            )
+            runner, names = InPyTorch(network_of(model), device), 0  # the command takes engines only
+        where = device if bundle.info.target.startswith("sm") else torch.device("cpu")
+        network = network.to(device)
         with Supervisor([settings], timeout=600) as supervisor:
             rates = race(
                 {
                     ALL: _whole(supervisor, videos, count),
-                    DECODE: _decoding(videos, clip, bundle.info.batch.best, count),
-                    ENGINE: _engine(bundle, count),
-                    PLAIN: _plain(_in_floats(network), f"PyAV + torch{FLOAT}", videos, clip, count),
-                    PLAIN_LAYOUT: _plain(network, "PyAV + torch", videos, clip, count),
+                    DECODE: _decoding(videos, clip, bundle.info.batch.best, count, where),
+                    ENGINE: _engine(runner, clip, bundle.info.batch.best, count, where),
+                    PLAIN: _plain(_in_floats(network), f"PyAV + torch{FLOAT}", videos, clip, count, device),
+                    PLAIN_LAYOUT: _plain(network, "PyAV + torch", videos, clip, count, device),
                 },
                 units=count,
                 rounds=rounds,
@@ -106,11 +120,23 @@ def benchmark_score(
     }
 
 
-def _bundle(network: ClipModel, name: str, clip: Clip, folder: Path) -> Bundle:
-    backend_name = choose_backend("int8")
-    source = source_of_model(network, name, tuple(str(number) for number in range(174)), clip)
-    floats, integers = graphs_of(source, folder / "graphs")
-    bundle = build_untested(source, backend_name, "int8", floats, integers, folder / "engine", batch=8, threads=0)
+def _choose_engine(device: torch.device) -> tuple[str, str] | None:
+    """The backend and the precision of the fastest engine that can be built for a device; None if none can."""
+    for precision in ("int8", "fp16"):
+        name = choose_backend(precision)
+        program = backend(name)
+        if device.type == "cuda" and name == "openvino":
+            continue
+        if not (program.unavailable_reason() or program.cannot_build_reason()):
+            return name, precision
+    return None
+
+
+def _built(
+    network: ClipModel, model: str, clip: Clip, folder: Path, program: str, precision: str, *, batch: int
+) -> Bundle:
+    source = source_of_model(network, model, tuple(str(number) for number in range(CLASSES)), clip)
+    bundle = build_untested(source, program, precision, folder, batch=batch, threads=0)
     write_json(bundle.path / INFO, bundle.info.model_dump(mode="json"))
     return open_bundle(bundle.path)
 
@@ -127,8 +153,8 @@ def _whole(supervisor: Supervisor, videos: Sequence[Path], count: int) -> Contes
     return turn
 
 
-def _decoding(videos: Sequence[Path], clip: Clip, batch: int, count: int) -> Contestant:
-    loader = ClipLoader(clip=clip, batch=batch, data=Data(), device=choose_device())
+def _decoding(videos: Sequence[Path], clip: Clip, batch: int, count: int, device: torch.device) -> Contestant:
+    loader = ClipLoader(clip=clip, batch=batch, data=Data(), device=device)
 
     def turn() -> None:
         requests: Iterator[VideoRequest] = (
@@ -136,19 +162,24 @@ def _decoding(videos: Sequence[Path], clip: Clip, batch: int, count: int) -> Con
         )
         for _ in loader.batches(in_batches(requests, batch)):
             pass
+        now(device)
 
     return turn
 
 
-def _engine(bundle: Bundle, count: int) -> Contestant:
-    runner, clip, batch = load_runner(bundle), bundle.info.clip, bundle.info.batch.best
-    clips = torch.randint(0, 256, (batch, clip.frames, clip.size, clip.size, 3), dtype=torch.uint8)
+def _engine(runner: Runner, clip: Clip, batch: int, count: int, device: torch.device) -> Contestant:
+    """With as many batches under way as scoring has."""
+    clips = torch.randint(0, 256, (batch, clip.frames, clip.size, clip.size, 3), dtype=torch.uint8).to(device)
 
     def turn() -> float:
-        start = time.perf_counter()
-        turns = max(1, count // batch)
+        start, turns = time.perf_counter(), max(1, count // batch)
+        waiting: deque[Callable[[], Outputs]] = deque()
         for _ in range(turns):
-            runner(clips)
+            waiting.append(runner.start(clips))
+            if len(waiting) >= runner.in_flight:
+                waiting.popleft()()
+        while waiting:
+            waiting.popleft()()
         return (time.perf_counter() - start) * count / (turns * batch)
 
     return turn
@@ -160,7 +191,12 @@ def _in_floats(network: ClipModel) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def _plain(
-    network: Callable[[torch.Tensor], torch.Tensor], peer: str, videos: Sequence[Path], clip: Clip, count: int
+    network: Callable[[torch.Tensor], torch.Tensor],
+    peer: str,
+    videos: Sequence[Path],
+    clip: Clip,
+    count: int,
+    device: torch.device,
 ) -> Contestant:
     """One video after the other: decoded to RGB by PyAV, resized by torch, and through the network in fp32."""
     reader = peers()[peer]
@@ -171,8 +207,8 @@ def _plain(
         start = time.perf_counter()
         with torch.inference_mode():
             for request in islice(cycle(requests), _PLAIN_CLIPS):
-                network(reader(request, clip.size)[None])
-        return (time.perf_counter() - start) * count / _PLAIN_CLIPS
+                network(reader(request, clip.size)[None].to(device))
+        return (now(device) - start) * count / _PLAIN_CLIPS
 
     return turn
 

@@ -13,7 +13,8 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssv2rt.benchmark.rounds import machine, race
+from ssv2rt.benchmark.rounds import machine, now, race
+from ssv2rt.core.console import say
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.hardware import DTYPES, Precision, choose_device, choose_precision, versions
 from ssv2rt.core.recipes import Recipe
@@ -22,6 +23,7 @@ from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.registry import build_model
 from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
 from ssv2rt.pipelines.samplers import train_batches
+from ssv2rt.training.determinism import set_deterministic
 from ssv2rt.training.distributed import Group
 from ssv2rt.training.step import TrainingStep
 
@@ -69,20 +71,30 @@ def benchmark_train(recipe: Recipe, manifest: Manifest, *, steps: int, rounds: i
         raise UserError(
             f"{len(split)} training clips do not fill a batch of {batch}; lower it with --set train.batch_size={len(split)}"
         )
+    set_deterministic(recipe.train.deterministic)
     torch.manual_seed(recipe.train.seed)
     training_step = TrainingStep(
         _network(recipe, manifest).channels_last().to(device), recipe.train, precision, Group(0, 1, device)
     )
     training_step.model.train()
-    ready = next(_feed(recipe, split, device))
-    forwards = _flops(lambda: training_step.model(ready.clips))
+    loader = ClipLoader(
+        clip=recipe.clip.one_view(),
+        batch=batch,
+        data=recipe.data,
+        device=device,
+        augment=recipe.augment.has_pixel_augment,
+        measured=None if recipe.train.deterministic else say,
+    )
+    ready = next(_feed(loader, recipe, split))
+    with torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):
+        forwards = _flops(lambda: training_step.model(ready.clips))
     flops = _flops(lambda: _step(training_step, ready))
     memory = peak_memory(training_step, ready)
     waiting = Waiting()
     product = MatrixProduct(device, precision)
     rates = race(
         {
-            FED: lambda: _fed(training_step, _feed(recipe, split, device), steps, waiting),
+            FED: lambda: _fed(training_step, _feed(loader, recipe, split), steps, waiting),
             RESIDENT: lambda: _steps(training_step, ready, steps),
             PLAIN: _plain(_network(recipe, manifest).to(device), ready, recipe, steps),
             MATMUL: product.turn,
@@ -125,25 +137,18 @@ class MatrixProduct:
     def turn(self) -> float:
         """Seconds of one turn."""
         a, b = self._pair
-        start = _now(a.device)
+        start = now(a.device)
         for _ in range(self._repeats):
             a @ b
-        return _now(a.device) - start
+        return now(a.device) - start
 
 
 def _network(recipe: Recipe, manifest: Manifest) -> ClipModel:
     return build_model(recipe.model, len(manifest.labels))
 
 
-def _feed(recipe: Recipe, split: Split, device: torch.device) -> Iterator[ClipBatch]:
-    """Batches without end, from a loader that has just begun."""
-    loader = ClipLoader(
-        clip=recipe.clip.one_view(),
-        batch=recipe.train.batch,
-        data=recipe.data,
-        device=device,
-        augment=recipe.augment.has_pixel_augment,
-    )
+def _feed(loader: ClipLoader, recipe: Recipe, split: Split) -> Iterator[ClipBatch]:
+    """Batches without end, with nothing read or decoded ahead yet."""
     requests = (batch for epoch in count(1) for batch in train_batches(split, recipe, epoch=epoch))
     for batch in loader.batches(requests):
         if not batch.requests:
@@ -157,23 +162,23 @@ def _step(training_step: TrainingStep, batch: ClipBatch) -> None:
 
 
 def _steps(training_step: TrainingStep, batch: ClipBatch, steps: int) -> float:
-    start = _now(batch.clips.device)
+    start = now(batch.clips.device)
     for _ in range(steps):
         _step(training_step, batch)
-    return _now(batch.clips.device) - start
+    return now(batch.clips.device) - start
 
 
 def _fed(training_step: TrainingStep, batches: Iterator[ClipBatch], steps: int, waiting: Waiting) -> float:
     """Seconds of the steps after the first one, by which time the loader is as far ahead as it may be."""
     device = training_step.group.device
     _step(training_step, next(batches))
-    start = _now(device)
+    start = now(device)
     for _ in range(steps):
         asked = time.perf_counter()
         batch = next(batches)
         waiting.waited += time.perf_counter() - asked
         _step(training_step, batch)
-    seconds = _now(device) - start
+    seconds = now(device) - start
     waiting.total += seconds
     batches.close()  # type: ignore[attr-defined]  # a generator: stops its threads
     return seconds
@@ -186,14 +191,15 @@ def _plain(model: ClipModel, batch: ClipBatch, recipe: Recipe, steps: int):  # t
     model.train()
 
     def turn() -> float:
-        start = _now(clips.device)
-        for _ in range(steps):
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model.head(model.dropout(model.backbone(clips))), batch.labels)
-            loss.backward()
-            optimizer.step()
-            loss.item()
-        return _now(clips.device) - start
+        start = now(clips.device)
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False):
+            for _ in range(steps):
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model.head(model.dropout(model.backbone(clips))), batch.labels)
+                loss.backward()
+                optimizer.step()
+                loss.item()
+        return now(clips.device) - start
 
     return turn
 
@@ -218,9 +224,3 @@ def peak_memory(training_step: TrainingStep, batch: ClipBatch) -> dict[str, Any]
     status = Path("/proc/self/status").read_text(encoding="ascii")
     highest = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return {"of": "this process", "megabytes": int(highest.split()[1]) * 1024 / 1e6}
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

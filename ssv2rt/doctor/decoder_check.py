@@ -29,7 +29,7 @@ from ssv2rt.video.probe import probe
 
 _CLIPS = 4
 """Of each kind."""
-_FRAMES = 40
+_FRAMES = 24
 
 
 @dataclass(frozen=True)

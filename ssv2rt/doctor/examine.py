@@ -25,7 +25,7 @@ from ssv2rt.pipelines.nvdec_limits import CHROMAS, limits_of
 PROOF = {
     "never on hardware": "NVDEC, CUDA, CUDA graphs, bf16 and fp16 on a GPU, TensorRT engines, several GPUs",
     "without a GPU": "the same code on DALI's CPU decoder and on CPUs, and graphs that TensorRT for RTX builds",
-    "prove it here": "python scripts/gpu_check.py, in a checkout; 8 minutes",
+    "prove it here": "python scripts/gpu_check.py, in a checkout; 5 minutes",
 }
 """What has run and what has not. Changes when `docs/gpu/` has a record."""
 

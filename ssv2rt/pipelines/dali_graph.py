@@ -258,5 +258,7 @@ def _input(name: str, ndim: int, dtype: types.DALIDataType, **how: Any) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """What DALI says of an error: behind the place in the pipeline, if it names that."""
+    told = str(error).partition("encountered:")[2] or str(error)
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

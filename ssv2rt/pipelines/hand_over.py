@@ -40,6 +40,8 @@ CODECS = frozenset(_FOURCC)
 tell their pictures."""
 _TIMED = frozenset({"matroska", "mov"})
 """Containers that give each packet of H.264 the time at which its picture is shown."""
+_FULL = 2
+"""FFmpeg's number of the full range, AVCOL_RANGE_JPEG."""
 _LOOK_AHEAD = 8
 """Pictures out of which DALI takes the earliest one: num_decode_surfaces_ in its frames_decoder_gpu.h."""
 
@@ -57,9 +59,12 @@ class Kind(NamedTuple):
     odd_width: bool
     order: Literal["plain", "hidden", "reordered"]
     """Whether there are hidden pictures, or some that are decoded before others and shown after them."""
+    full_range: bool = False
+    """Whether black is 0 and white is 255."""
 
     def __str__(self) -> str:
-        return f"{self.codec} {self.pixels}{' of odd width' if self.odd_width else ''}, {self.order}"
+        extras = [text for text, holds in (("odd width", self.odd_width), ("full range", self.full_range)) if holds]
+        return f"{self.codec} {self.pixels}{' of ' * bool(extras)}{' and '.join(extras)}, {self.order}"
 
 
 class CodedPicture(NamedTuple):
@@ -73,6 +78,8 @@ class CodedPicture(NamedTuple):
     """Whether decoding can begin at it."""
     flaw: str = ""
     """Why it cannot be handed over."""
+    full_range: bool = False
+    """Whether its header says that black is 0 and white is 255."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,8 @@ class CodedVideo:
     height: int
     pixels: str
     pictures: Sequence[CodedPicture]
+    full_range: bool = False
+    """Whether black is 0 and white is 255."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +140,8 @@ def read_coded(source: VideoSource, *, codec: str, pixels: str = "") -> CodedVid
                 pictures = _of_times(container, stream, (context.width, context.height))
         except av.error.FFmpegError as error:
             raise as_bad(error) from None
-        return CodedVideo(codec, context.width, context.height, pixels or "yuv420p", pictures)
+        full_range = context.color_range == _FULL or any(picture.full_range for picture in pictures)
+        return CodedVideo(codec, context.width, context.height, pixels or "yuv420p", pictures, full_range)
 
 
 def hand_over(video: CodedVideo, wanted: np.ndarray) -> HandOver:
@@ -165,7 +175,7 @@ def hand_over(video: CodedVideo, wanted: np.ndarray) -> HandOver:
     before = np.cumsum(shown[np.argsort(times)]) - 1  # of shown pictures, at each time
     return HandOver(
         file=_ivf(video, [picture.data for picture in chosen], times),
-        kind=Kind(video.codec, video.pixels, bool(video.width % 2), order),
+        kind=Kind(video.codec, video.pixels, bool(video.width % 2), order, video.full_range),
         frames=frames,
         decoded=decoded.astype(np.int32),
         shown=before[decoded].astype(np.int32),
@@ -189,7 +199,9 @@ def _of_headers(
                 flaw = "a picture is shown again"
             elif picture.size not in (None, size):
                 flaw = "the size changes"
-            yield CodedPicture(data[picture.start : picture.end], frame, picture.shown, picture.key, flaw)
+            yield CodedPicture(
+                data[picture.start : picture.end], frame, picture.shown, picture.key, flaw, picture.full_range
+            )
             frame += picture.shown
 
 

@@ -17,10 +17,10 @@ class StreamGuard:
     """Objects that live until a GPU has passed the event that they are held until. They are let go in their order."""
 
     def __init__(self) -> None:
-        self._guard: deque[tuple[Event, tuple[object, ...]]] = deque()
+        self._held: deque[tuple[Event, tuple[object, ...]]] = deque()
 
     def until(self, event: Event, *things: object) -> None:
         """Holds on to some objects, and lets go of those whose events have passed."""
-        self._guard.append((event, things))
-        while self._guard and self._guard[0][0].query():
-            self._guard.popleft()
+        self._held.append((event, things))
+        while self._held and self._held[0][0].query():
+            self._held.popleft()

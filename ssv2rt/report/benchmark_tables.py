@@ -18,7 +18,9 @@ def show_decode(figures: dict[str, Any]) -> None:
     for name, rate in sorted(rates.items(), key=lambda item: -item[1]["median"]):
         spread = f"{rate['low']:.1f}-{rate['high']:.1f}"
         table.add_row(name, f"{rate['median']:.1f}", spread, f"{rate['median'] / best:.2f}")
-    console.print(f"{figures['clip']} clips of {figures['videos']['first']}; {figures['threads']} threads each")
+    console.print(
+        f"{figures['clip']} clips of {figures['videos']['first']}; {figures['threads']} threads each, to {figures['device']}"
+    )
     console.print(table)
     for name, reason in figures["absent"].items():
         console.print(f"{name}: not measured: {reason}", highlight=False, markup=False)

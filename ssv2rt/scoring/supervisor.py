@@ -47,7 +47,7 @@ class _Worker:
     """Whether it has been told that no more is to come for now."""
     size: int = 1
     """Videos in a batch of it."""
-    ahead: int = 1
+    batches_ahead: int = 1
     """Batches that it has at most; it may need as many before it answers the first."""
     sent: deque[list[Task]] = field(default_factory=deque)
     trusted: dict[str, Decision] = field(default_factory=dict)
@@ -136,7 +136,7 @@ class Supervisor:
                 if worker.isolating and worker.sent:
                     continue
                 worker.isolating = False
-                while source is not None and len(worker.sent) < worker.ahead:
+                while source is not None and len(worker.sent) < worker.batches_ahead:
                     batch = _take(source, worker.size)
                     if not batch:
                         source = None
@@ -158,7 +158,7 @@ class Supervisor:
                     self.trusted |= message[1]
                 elif isinstance(message, tuple):
                     assert message[0] == READY
-                    worker.ready, worker.size, worker.ahead = True, *message[1:]
+                    worker.ready, worker.size, worker.batches_ahead = True, *message[1:]
                 else:
                     self._failed_starts = 0
                     if message and message[-1][1].get(LAST, True):

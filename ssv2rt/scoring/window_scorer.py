@@ -50,7 +50,7 @@ class WindowScorer:
         self._threads = min(threads, _PER_DECODER)
         self._group = max(1, predictor.batch // (clip.views[0] * clip.views[1]))
         # Short videos have a window each, so that many of them are in the engine.
-        self.ahead = self._at_once + (predictor.in_flight + 1) * self._group + 2
+        self.batches_ahead = self._at_once + (predictor.in_flight + 1) * self._group + 2
         """Videos that keep it busy."""
 
     def score(self, batches: Iterable[list[Task]]) -> Iterator[list[tuple[int, Row]]]:

@@ -102,7 +102,7 @@ def work(connection: Connection, settings: WorkerSettings) -> None:
     except UserError as error:
         connection.send(error)
         return
-    connection.send((READY, scorer.videos, scorer.ahead))
+    connection.send((READY, scorer.videos, scorer.batches_ahead))
     # What comes is taken at once: if both ends of a connection waited for the other to listen, they would wait for ever.
     messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, messages), daemon=True).start()

@@ -39,6 +39,8 @@ class Picture(NamedTuple):
     """Width and height in pixels, where the header names them."""
     color_space: int | None = None
     """VP9's number of the color space, where the header names it."""
+    full_range: bool = False
+    """Whether the header says that black is 0 and white is 255."""
 
 
 def read_pictures(codec: str, packet: Buffer) -> Sequence[Picture]:
@@ -105,31 +107,32 @@ def _vp9(packet: Buffer, start: int, end: int) -> Picture:
     if bits.take(1):
         return Picture(start, end, True, decoded=False)
     key, shown, resilient = not bits.take(1), bool(bits.take(1)), bool(bits.take(1))
-    color_space = size = None
+    color_space, full_range, size = None, False, None
     if key:
         bits.take(24)
-        color_space = _color_space(bits, profile)
+        color_space, full_range = _colors(bits, profile)
         size = _size(bits)
     elif not shown and bits.take(1):  # intra only
         bits.take(0 if resilient else 2)
         bits.take(24)
         if profile:
-            color_space = _color_space(bits, profile)
+            color_space, full_range = _colors(bits, profile)
         bits.take(8)
         size = _size(bits)
     else:
         bits.take((0 if resilient else 2) + 8 + 3 * 4)
         if not any(bits.take(1) for _ in range(3)):  # no reference has its size
             size = _size(bits)
-    return Picture(start, end, shown, key, size=size, color_space=color_space)
+    return Picture(start, end, shown, key, size=size, color_space=color_space, full_range=full_range)
 
 
-def _color_space(bits: Bits, profile: int) -> int:
-    """Reads over VP9's color_config."""
+def _colors(bits: Bits, profile: int) -> tuple[int, bool]:
+    """Reads VP9's color_config: the color space, and whether colors have the full range."""
     bits.take(profile >= 2)  # 10 or 12 bits
     space, rgb = bits.take(3), 7
-    bits.take((space != rgb) + (profile & 1) * (3 if space != rgb else 1))  # range, subsampling
-    return space
+    full = space == rgb or bits.flag()
+    bits.take((profile & 1) * (3 if space != rgb else 1))  # subsampling
+    return space, full
 
 
 def _size(bits: Bits) -> tuple[int, int]:

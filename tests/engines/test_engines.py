@@ -319,7 +319,7 @@ def test_a_failing_engine_is_kept_apart_with_its_report(
     arguments = [str(tiny_run.path), "--fp16", "--backend", "openvino", "--set", "gate.clips=10"]
     before, failed = find_bundle(tiny_run), tiny_run.engines / "fp16.failed"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "halve", _with_other_classifier)
+        patch.setattr(module, "to_half", _with_other_classifier)
         result = CliRunner().invoke(command, arguments)
     assert isinstance(result.exception, UserError) and result.exception.exit_code == 1
     assert f"not good enough, and kept apart in '{failed}': it agrees on " in str(result.exception)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ssv2rt.pipelines.dali_graph import FrameGraph
 from ssv2rt.pipelines.hand_over import CodedVideo, HandOver, Unsuitable, hand_over, read_coded
 from ssv2rt.video.container import BadVideo
-from tests.conftest import REAL
+from tests.conftest import REAL, corners
 from tests.pipelines import counting
 from tests.video.clips import SHOW_AGAIN, VP8_HIDDEN, decoded, hidden_vp9, webm
 
@@ -136,6 +136,14 @@ def test_kinds_tell_what_a_decoder_may_treat_differently() -> None:
     assert str(check("h264, b frames", [20]).kind) == "h264 yuv420p, reordered"
     assert str(check("h264, no b frames", [20]).kind) == "h264 yuv420p, plain"
     assert str(check("vp8", [59]).kind) == "vp8 yuv420p, hidden"
+
+
+def test_full_range_is_a_kind_of_its_own(tmp_path: Path) -> None:
+    for codec, suffix in (("libvpx-vp9", "webm"), ("libx264", "mp4")):
+        for full, name in ((1, "{} yuv420p, plain"), (2, "{} yuv420p of full range, plain")):
+            path = corners(tmp_path / f"{full}.{suffix}", range_=full, codec=codec)
+            made = hand_over(read_coded(path, codec=codec[3:].replace("vpx-", "").replace("x", "h")), np.array([0]))
+            assert str(made.kind) == name.format(made.kind.codec)
 
 
 def refused(data: bytes, codec: str, wanted: list[int]) -> str:

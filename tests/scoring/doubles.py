@@ -18,7 +18,7 @@ class Deadly:
     """Gives a row to each video, but aborts, hangs or takes all memory at one with that in its name."""
 
     def __init__(self, *, videos: int = 8, log: str = "") -> None:
-        self.videos, self.ahead, self._log = videos, 5, log
+        self.videos, self.batches_ahead, self._log = videos, 5, log
         if log:
             with open(log, "a") as file:
                 file.write("start\n")

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from ssv2rt.benchmark.in_pytorch import InPyTorch, network_of, without_engine
 from ssv2rt.core.recipe_files import load_engine_recipe
 from ssv2rt.core.recipes import Data
 from ssv2rt.core.run_folders import Run
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.engines.backends.registry import choose_backend
 from ssv2rt.engines.build import build_engine
-from ssv2rt.engines.bundle import Bundle
 from ssv2rt.scoring.predictor import Predictor
 from ssv2rt.scoring.row import Row
 from ssv2rt.scoring.scorer import Scorer
@@ -22,14 +22,21 @@ pytestmark = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", mark
 
 
 @pytest.fixture
-def bundle(device: str, tiny_run: Run, tiny_set: Path) -> Bundle:
-    """An engine for the device, by the backend that is chosen there."""
-    name = choose_backend() if device == "cuda" else "openvino"
+def predictor(device: str, tiny_run: Run, tiny_set: Path) -> Predictor:
+    """An engine for the device, by the backend that is chosen there; PyTorch where none can be built for the GPU."""
+    where, name = torch.device("cuda", 0) if device == "cuda" else None, choose_backend()
+    if where and name == "openvino":
+        recipe = tiny_run.recipe()
+        bundle = without_engine(recipe.model, recipe.clip, 8, where)
+        return Predictor(bundle, top_k=3, device=where, runner=InPyTorch(network_of(recipe.model), where))
     made, failures = build_engine(
-        tiny_run, load_engine_recipe("fp16", ("gate.clips=10",)), name, open_manifest(tiny_set)
+        tiny_run,
+        load_engine_recipe("fp16", ("gate.clips=10",)),
+        name if where else "openvino",
+        open_manifest(tiny_set),
     )
     assert not failures and made.info.target.startswith("sm") == (device == "cuda")
-    return made
+    return Predictor(made, top_k=3, device=where)
 
 
 def score(scorer: Scorer, videos: list[Path]) -> dict[str, Row]:
@@ -38,7 +45,9 @@ def score(scorer: Scorer, videos: list[Path]) -> dict[str, Row]:
     return {Path(str(row["video"])).name: row for batch in scorer.score(batches) for _, row in batch}
 
 
-def test_what_is_broken_has_an_error_row_and_changes_no_other(device: str, bundle: Bundle, tmp_path: Path) -> None:
+def test_what_is_broken_has_an_error_row_and_changes_no_other(
+    tiny_run: Run, predictor: Predictor, tmp_path: Path
+) -> None:
     good = [numbered_video(tmp_path / f"{n}.webm", "libvpx-vp9", frames=9 + n, width=427, height=240) for n in range(6)]
     good.append(numbered_video(tmp_path / "h264.mp4", "libx264", frames=20, width=320, height=180))
     good.append(numbered_video(tmp_path / "small.webm", "libvpx-vp9", frames=9))  # smaller than NVDEC takes it
@@ -56,8 +65,7 @@ def test_what_is_broken_has_an_error_row_and_changes_no_other(device: str, bundl
     for number, (name, content) in enumerate(broken.items()):
         (tmp_path / name).write_bytes(content)
         mixed.insert(2 * number, tmp_path / name)
-    where = torch.device("cuda", 0) if device == "cuda" else None
-    scorer = Scorer(Predictor(bundle, top_k=3, device=where), data=Data(threads=2), clip=bundle.info.clip)
+    scorer = Scorer(predictor, data=Data(threads=2), clip=tiny_run.recipe().clip)
     alone, among, again = (score(scorer, videos) for videos in (good, mixed, good))
     assert {row["status"] for row in alone.values()} == {"ok"} and len(alone) == len(good)
     assert set(among) == {path.name for path in mixed}

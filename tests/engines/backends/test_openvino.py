@@ -12,7 +12,8 @@ import torch
 
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.recipes import Engine
-from ssv2rt.engines.backends.registry import load_runner, openvino
+from ssv2rt.engines.backends import openvino
+from ssv2rt.engines.backends.registry import load_runner
 from ssv2rt.engines.base import Graph
 from ssv2rt.engines.bundle import Bundle, open_bundle, sha256
 from tests.engines.conftest import LABELS, clips

@@ -17,7 +17,7 @@ import ssv2rt.engines
 
 trt: Any = pytest.importorskip("tensorrt_rtx")
 
-FILES = sorted((Path(ssv2rt.engines.__file__).parent / "tensorrt").glob("*.py"))
+FILES = sorted((Path(ssv2rt.engines.__file__).parent / "backends" / "tensorrt").glob("*.py"))
 OBJECTS = {
     "trt": trt,
     "builder": trt.Builder,
