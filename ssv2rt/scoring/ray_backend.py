@@ -162,7 +162,7 @@ class RayBackend:
         rows = packs.map_batches(
             RayActor,
             fn_constructor_kwargs={
-                "feed": pack_queue,
+                "pack_queue": pack_queue,
                 "settings": self._settings,
                 "bundle": ray.put(read_bundle(self._bundle.path)) if self._bundle else None,
                 "name": sha256(self._bundle.path / INFO) if self._bundle else "",
