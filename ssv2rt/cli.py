@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from ssv2rt.commands.machine import doctor
 from ssv2rt.commands.scoring import merge, score
 from ssv2rt.commands.training import evaluate, train
 from ssv2rt.core.errors import UserError
+from ssv2rt.core.log import log_to_stderr, printable
 
 
 class _InOrder(click.Group):
@@ -31,6 +33,21 @@ class _InOrder(click.Group):
 @click.version_option(__version__, prog_name="ssv2rt")
 def app() -> None:
     """Train 3D-convolution action models on Something-Something V2, and score folders of videos with them."""
+
+
+def _set_level(ctx: click.Context, option: click.Parameter, given: bool) -> None:
+    if given:
+        log_to_stderr(logging.DEBUG if option.name == "verbose" else logging.WARNING)
+
+
+def _add_levels(command: click.Command) -> None:
+    """Gives a command, and those below it, -v and -q."""
+    for name, text in (("verbose", "Say more."), ("quiet", "Say only what went wrong; no progress.")):
+        words = [f"-{name[0]}", f"--{name}"]
+        command.params.append(click.Option(words, is_flag=True, expose_value=False, callback=_set_level, help=text))
+    if isinstance(command, click.Group):
+        for below in command.commands.values():
+            _add_levels(below)
 
 
 for command in (
@@ -48,17 +65,21 @@ for command in (
     doctor,
 ):
     app.add_command(command)
+_add_levels(app)
 
 
 def main() -> None:
     """Runs the command; a user's error is one line, and the exit code says what kind it was."""
     _open_standard_files()
+    log_to_stderr()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         app(standalone_mode=False)
     except click.exceptions.Abort:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
     except click.ClickException as error:
         _fail(f"Error: {error.format_message()}", error.exit_code)
     except click.exceptions.Exit as error:
@@ -82,8 +103,7 @@ def _open_standard_files() -> None:
 
 def _fail(message: str, code: int) -> None:
     """Ends the command with one line, whatever a file's name or a library's message holds."""
-    line = " ".join(message.splitlines()).encode("utf-8", "backslashreplace").decode()
-    print(line, file=sys.stderr)
+    print(printable(message), file=sys.stderr)
     sys.exit(code)
 
 

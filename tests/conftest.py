@@ -38,6 +38,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it to
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _messages() -> None:
+    """Messages go to stderr, as the command has it."""
+    from ssv2rt.core.log import log_to_stderr
+
+    log_to_stderr()
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nothing is read from or written to the user's cache."""
     os.environ["SSV2RT_CACHE"] = str(tmp_path_factory.mktemp("cache"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,6 @@ import torch
 
 from ssv2rt.benchmark.peers import FLOAT, peers
 from ssv2rt.benchmark.rounds import Contestant, machine, now, race
-from ssv2rt.core.console import say
 from ssv2rt.core.cores import cores
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.hardware import choose_device, versions
@@ -30,6 +30,9 @@ from ssv2rt.video.container import CLIP_ERRORS, VideoLocation, open_video, video
 from ssv2rt.video.decode import decode_clips
 from ssv2rt.video.probe import VideoInfo, probe
 from ssv2rt.video.seek import frames_needed
+
+logger = logging.getLogger(__name__)
+
 
 BATCH = {"cpu": 8, "cuda": 32}
 """Clips in a batch of a loader, by the kind of its device; several decoders of a GPU want more work at once."""
@@ -100,7 +103,7 @@ def _contestants(
     def through(decoder: str) -> Contestant:
         batch = BATCH[device.type]
         data = Data.model_validate({"decoder": decoder, "threads": threads})
-        loader = ClipLoader(clip=clip, batch=batch, data=data, device=device, measured=say)
+        loader = ClipLoader(clip=clip, batch=batch, data=data, device=device, measured=logger.info)
 
         def run() -> None:
             for made in loader.batches(in_batches(iter(requests), batch)):

@@ -6,6 +6,7 @@ On a GPU only what runs there takes part.
 from __future__ import annotations
 
 import copy
+import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -16,7 +17,6 @@ import numpy as np
 import torch
 
 from ssv2rt.benchmark.rounds import Contestant, machine, now, race
-from ssv2rt.core.console import say
 from ssv2rt.core.cores import cores
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.hardware import choose_device, native_bf16, versions
@@ -32,6 +32,9 @@ from ssv2rt.engines.source import Source, source_of_model
 from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.registry import build_model
 from ssv2rt.training.determinism import set_deterministic
+
+logger = logging.getLogger(__name__)
+
 
 EAGER = "PyTorch, fp32, contiguous"
 BY_HAND = ", by hand"
@@ -125,7 +128,7 @@ def _pytorch(
         "PyTorch, bf16, channels-last": half(fast),
     }
     if compiled:
-        say("compiling with torch.compile")
+        logger.info("compiling with torch.compile")
         found["torch.compile, bf16, channels-last"] = half(torch.compile(fast, dynamic=False))
     return found
 
@@ -180,7 +183,7 @@ def graph_of(source: Source, precision: str, folder: Path) -> Path:
     if precision not in CALIBRATED:
         return floats
     if not integers.exists():
-        say("calibrating on noise: only speed is measured")
+        logger.info("calibrating on noise: only speed is measured")
         clip = source.clip
         noise = np.random.default_rng(0).integers(0, 256, (2, clip.frames, clip.size, clip.size, 3), np.uint8)
         quantise(floats, integers, [noise], method="minmax")
@@ -189,7 +192,7 @@ def graph_of(source: Source, precision: str, folder: Path) -> Path:
 
 def build_untested(source: Source, name: str, precision: str, folder: Path, *, batch: int, threads: int) -> Bundle:
     """An engine that nobody has compared with the network, in a folder of its own below `folder`, which keeps the graphs."""
-    say(f"building {name}, {precision}")
+    logger.info(f"building {name}, {precision}")
     place, program = folder / f"{name}, {precision}", backend(name)
     place.mkdir()
     settings = Engine.model_validate(

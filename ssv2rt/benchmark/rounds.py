@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ssv2rt.core.console import Progress
 from ssv2rt.core.cores import cores
 from ssv2rt.core.hardware import cpu_name
+from ssv2rt.core.progress import Progress
 
 Contestant = Callable[[], float | None]
 """Does a fixed piece of work, and may return the seconds that count."""

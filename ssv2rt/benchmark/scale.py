@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -14,11 +15,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ssv2rt.core.console import say
 from ssv2rt.core.recipes import Synthetic
 from ssv2rt.dataset.index import index
 from ssv2rt.dataset.manifest import Manifest, write_manifest
 from ssv2rt.dataset.prepare import synthetic_set
+
+logger = logging.getLogger(__name__)
+
 
 SSV2_CLIPS = 220_847
 INDEXED = 10_000
@@ -30,9 +33,9 @@ def benchmark_scale() -> dict[str, Any]:
     small = synthetic_set(Synthetic(clips=200, width=112, height=84, frames=(20, 32)))
     with tempfile.TemporaryDirectory(prefix="ssv2rt-", dir=small.parent) as folder:
         root = Path(folder)
-        say(f"indexing {INDEXED:,} small clips")
+        logger.info(f"indexing {INDEXED:,} small clips")
         rate = _index_rate(root, sorted((small / "videos").iterdir()))
-        say(f"starting a loader with {SSV2_CLIPS:,} clips")
+        logger.info(f"starting a loader with {SSV2_CLIPS:,} clips")
         manifest = index(small, out=root / "small.parquet")[0]
         _enlarge(manifest, root / "large.parquet")
         start = subprocess.run(

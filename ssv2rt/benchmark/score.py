@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -22,7 +23,6 @@ from ssv2rt.benchmark.in_pytorch import CLASSES, InPyTorch, network_of, without_
 from ssv2rt.benchmark.peers import FLOAT, peers
 from ssv2rt.benchmark.rounds import Contestant, machine, now, race
 from ssv2rt.core.atomic_files import write_json
-from ssv2rt.core.console import say
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.hardware import choose_device, versions
 from ssv2rt.core.recipes import Clip, Data, Model
@@ -40,6 +40,9 @@ from ssv2rt.scoring.supervisor import Supervisor
 from ssv2rt.scoring.video_sources import Video
 from ssv2rt.scoring.worker import WorkerSettings
 from ssv2rt.video.probe import probe
+
+logger = logging.getLogger(__name__)
+
 
 ALL, DECODE, ENGINE = "ssv2rt score", "decoding alone", "engine alone"
 PLAIN = "plain script: PyAV, torch, fp32"
@@ -215,7 +218,7 @@ def _plain(
 
 def _first_row(bundle: Bundle, video: Path, folder: Path, names: int) -> dict[str, Any]:
     """Seconds from the start of the command to its first row, on a folder of many names, with the engine in the cache."""
-    say(f"making a folder of {names:,} names")
+    logger.info(f"making a folder of {names:,} names")
     folder.mkdir()
     for number in range(names):
         first = folder / f"{number - number % _LINKS}.webm"

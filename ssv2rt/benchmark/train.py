@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -14,7 +15,6 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssv2rt.benchmark.rounds import machine, now, race
-from ssv2rt.core.console import say
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.hardware import DTYPES, Precision, choose_device, choose_precision, versions
 from ssv2rt.core.recipes import Recipe
@@ -26,6 +26,9 @@ from ssv2rt.pipelines.samplers import train_batches
 from ssv2rt.training.determinism import set_deterministic
 from ssv2rt.training.distributed import Group
 from ssv2rt.training.step import TrainingStep
+
+logger = logging.getLogger(__name__)
+
 
 FED = "fed by the loader"
 RESIDENT = "the batch lies ready"
@@ -83,7 +86,7 @@ def benchmark_train(recipe: Recipe, manifest: Manifest, *, steps: int, rounds: i
         data=recipe.data,
         device=device,
         augment=recipe.augment.has_pixel_augment,
-        measured=None if recipe.train.deterministic else say,
+        measured=None if recipe.train.deterministic else logger.info,
     )
     ready = next(_feed(loader, recipe, split))
     with torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):

@@ -22,7 +22,7 @@ def index(data: Path, out: Path | None, decode: bool, workers: int | None, as_js
 
     DATA is SSv2's folder, a folder with one for each class, or a .csv or .parquet table with the columns path and label.
     """
-    from ssv2rt.core.console import Progress
+    from ssv2rt.core.progress import Progress
     from ssv2rt.dataset.index import index as look_at_all
     from ssv2rt.dataset.summary import show, summarize
 
@@ -91,7 +91,7 @@ def preview(
 )
 def synthesize(out: Path, clips: int, size: str, frames: str, seed: int, key_frames: str) -> None:
     """Make a synthetic data set of time-reversed twins, in SSv2's layout."""
-    from ssv2rt.core.console import Progress
+    from ssv2rt.core.progress import Progress
     from ssv2rt.core.recipes import Synthetic, validated
     from ssv2rt.dataset.synthetic import synthesize as write
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from ssv2rt.engines.bundle import Bundle
     from ssv2rt.scoring.ray_backend import RayBackend
     from ssv2rt.scoring.worker import WorkerSettings
+
+logger = logging.getLogger(__name__)
 
 
 @click.command()
@@ -87,7 +90,6 @@ def score(
     """
     from contextlib import nullcontext
 
-    from ssv2rt.core.console import say
     from ssv2rt.core.cores import cores
     from ssv2rt.core.recipes import Data, with_views
     from ssv2rt.core.run_folders import find_run
@@ -106,7 +108,7 @@ def score(
 
     begun = journal_of(out).is_file()
     if resume and out.is_file() and not begun and not overwrite:
-        say(f"'{out}' is there and whole, by an earlier call; nothing is left to do (--overwrite scores anew)")
+        logger.info(f"'{out}' is there and whole, by an earlier call; nothing is left to do (--overwrite scores anew)")
         if as_json:
             print_facts({"out": str(out), "left": 0}, as_json)
         return

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
-from ssv2rt.core.console import say
 from ssv2rt.dataset.listing import SPLIT_NAMES, Listing, entries_of, hold_out, named_classes
+
+logger = logging.getLogger(__name__)
 
 
 def read_folders(root: Path) -> Listing | None:
@@ -68,4 +70,6 @@ class _Search:
         """Says which videos lie where no class is."""
         loose = [entry.name for entry in entries_of(folder) if not entry.is_dir()]
         if loose:
-            say(f"{len(loose)} videos in '{folder}', such as '{loose[0]}', lie in no class folder and are left out")
+            logger.warning(
+                f"{len(loose)} videos in '{folder}', such as '{loose[0]}', lie in no class folder and are left out"
+            )

@@ -7,6 +7,7 @@ looks only at what is new.
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import time
@@ -22,7 +23,6 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ssv2rt.core.atomic_files import atomic_file, remove_partial_files
-from ssv2rt.core.console import say
 from ssv2rt.core.cores import cores
 from ssv2rt.core.errors import UserError
 from ssv2rt.dataset.detect_format import list_clips
@@ -41,6 +41,9 @@ from ssv2rt.dataset.manifest import (
 )
 from ssv2rt.dataset.quarantine import COLUMNS, quarantine, quarantine_file
 from ssv2rt.video.container import OK
+
+logger = logging.getLogger(__name__)
+
 
 Progress = Callable[[int, int], None]
 """Called with (rows done, rows in all)."""
@@ -72,7 +75,7 @@ def open_manifest(root: Path, *, progress: Progress = lambda done, total: None) 
         if not manifest.fingerprint:
             raise UserError(f"the manifest '{root}' is incomplete: its `ssv2rt index` was interrupted; run that again")
         if not manifest.is_current():
-            say(f"the data set in '{manifest.folder}' has changed since '{root}' was made")
+            logger.warning(f"the data set in '{manifest.folder}' has changed since '{root}' was made")
         return manifest
     manifest = _saved(manifest_paths(root), USED)
     if manifest and manifest.is_current():

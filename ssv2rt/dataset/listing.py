@@ -12,6 +12,7 @@ path has the lowest hash, so that the choice is the same on every machine.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -19,8 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssv2rt.core.console import say
 from ssv2rt.core.errors import UserError
+
+logger = logging.getLogger(__name__)
+
 
 SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {
@@ -97,7 +100,7 @@ def entries_of(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             found = [e for e in entries if not e.name.startswith(".") and (is_video(e.name) or e.is_dir())]
     except PermissionError:
-        say(f"no permission to look into '{folder}'; it is left out")
+        logger.warning(f"no permission to look into '{folder}'; it is left out")
         return []
     return sorted(found, key=lambda entry: entry.name)
 

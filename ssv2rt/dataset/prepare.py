@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 from pathlib import Path
 
 from ssv2rt.core.atomic_files import atomic_folder
-from ssv2rt.core.console import Progress, say
 from ssv2rt.core.errors import UsageError
+from ssv2rt.core.progress import Progress
 from ssv2rt.core.recipes import Data, Synthetic
 from ssv2rt.core.run_folders import cache_folder
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.dataset.synthetic import FORMAT, KeyFrames, is_complete, synthesize
+
+logger = logging.getLogger(__name__)
 
 
 def prepare(data: Data) -> Manifest:
@@ -51,7 +54,7 @@ def offer_test_videos(manifest: Manifest, folder: Path) -> None:
         for row in range(len(split)):
             shutil.copyfile(split.path(row), temporary / split.path(row).name)
         shutil.copyfile(manifest.folder / "test-answers.csv", temporary / "test-answers.csv")
-    say(f"wrote the {len(split)} held-out test clips to '{folder}', to have something to score")
+    logger.info(f"wrote the {len(split)} held-out test clips to '{folder}', to have something to score")
 
 
 def like_ssv2() -> Path:

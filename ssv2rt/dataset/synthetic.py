@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -28,6 +29,9 @@ from ssv2rt.core.errors import UserError
 from ssv2rt.core.recipes import Synthetic
 from ssv2rt.dataset.listing import SPLITS
 from ssv2rt.dataset.scenes import PAIRS, draw_clip
+
+logger = logging.getLogger(__name__)
+
 
 LABELS = tuple(label for pair in PAIRS for label in pair)
 RATE = 12

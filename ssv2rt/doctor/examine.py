@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import re
 from dataclasses import asdict, dataclass, replace
@@ -11,7 +12,6 @@ from pathlib import Path
 import torch
 
 from ssv2rt import __version__
-from ssv2rt.core.console import say
 from ssv2rt.core.cores import cores
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.hardware import choose_device, choose_precision, cpu_name, gpu_architecture, native_bf16, versions
@@ -21,6 +21,9 @@ from ssv2rt.doctor.rules import Gpu, Machine, remedies, shown
 from ssv2rt.engines.backends.registry import NAMES, backend, choose_backend
 from ssv2rt.pipelines.loader import choose_decoder
 from ssv2rt.pipelines.nvdec_limits import CHROMAS, limits_of
+
+logger = logging.getLogger(__name__)
+
 
 PROOF = {
     "never on hardware": "NVDEC, CUDA, CUDA graphs, bf16 and fp16 on a GPU, TensorRT engines, several GPUs",
@@ -85,7 +88,7 @@ def _check(device: torch.device) -> tuple[dict[str, object], DecoderCheck | None
         for chroma in CHROMAS
         if CHROMAS[chroma] == number
     }
-    say("trying NVDEC with some clips, for some seconds")
+    logger.info("trying NVDEC with some clips, for some seconds")
     try:
         checked = check_decoder(device)
     except UserError as error:

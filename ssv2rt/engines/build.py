@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
@@ -14,7 +15,6 @@ import onnx
 import torch
 
 from ssv2rt.core.atomic_files import replace_folder, scratch_folder, write_json
-from ssv2rt.core.console import say
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.recipes import EngineRecipe
 from ssv2rt.core.run_folders import Run, cache_folder
@@ -30,6 +30,9 @@ from ssv2rt.engines.sensitivity import choose_blocks
 from ssv2rt.engines.source import Source, source_of_run
 from ssv2rt.engines.throughput import clips_per_second, not_faster
 from ssv2rt.engines.verify import OnnxRunner, Verification, verify
+
+logger = logging.getLogger(__name__)
+
 
 GRAPH, FLOAT = "model.onnx", "float.onnx"
 _EXACT = 1e-4
@@ -93,7 +96,7 @@ def build_of(
         clips = _clips(source, manifest, "validation", recipe.gate.clips, recipe.calibration.seed)
         _check_export(float_file, source, clips)
         calibration = _write_graph(float_file, graph_file, source, recipe, program, manifest)
-        say(f"building the {precision} engine with {backend_name} {program.version()}")
+        logger.info(f"building the {precision} engine with {backend_name} {program.version()}")
         built = program.build(Graph(graph_file, source.model), recipe.engine)
         info = describe(scratch, source, recipe, backend_name, program, built, calibration, options)
         if debug:
@@ -150,7 +153,7 @@ def _calibrate(
     clips = _clips(source, manifest, "train", settings.clips, settings.seed)
     ranges = _place_of_ranges(float_file, recipe, clips)
     if ranges.is_file():
-        say("taking the ranges of an earlier calibration on the same clips")
+        logger.info("taking the ranges of an earlier calibration on the same clips")
 
     def to_int8(target: Path, keep: list[str]) -> None:
         quantise(
@@ -233,7 +236,7 @@ def _compare(
     the network itself where only its graph is known."""
     runner: Runner
     if reason := program.unavailable_reason() or program.incompatible_reason(bundle.info):
-        say(f"the engine cannot run here ({reason}); comparing its graph, run by ONNX Runtime")
+        logger.warning(f"the engine cannot run here ({reason}); comparing its graph, run by ONNX Runtime")
         if bundle.info.precision == "bf16":
             raise UserError(
                 "ONNX Runtime computes no bf16 on a CPU, so this engine cannot be compared here; take --fp16"
@@ -274,7 +277,7 @@ def _beside_fp16(
     half = _alike(earlier, info)
     with scratch_folder(earlier.parent) as place:
         if half is None:
-            say(f"building the fp16 engine, too, to see whether {info.precision} is faster")
+            logger.info(f"building the fp16 engine, too, to see whether {info.precision} is faster")
             settings = recipe.engine.model_copy(update={"precision": "fp16"})
             in_precision(float_file, place / GRAPH, "fp16", program)
             built = program.build(Graph(place / GRAPH, source.model), settings)
@@ -286,7 +289,7 @@ def _beside_fp16(
             noise = noise.cuda()
         rates = clips_per_second({info.precision: program.load(bundle), "fp16": program.load(half)}, noise)
     if slow := not_faster(info.precision, rates):
-        say(slow)
+        logger.warning(slow)
     return {"clips_per_second": rates[info.precision], "clips_per_second_fp16": rates["fp16"]}
 
 

@@ -5,6 +5,7 @@ Letters: N clips, T frames, S size.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ssv2rt.core.console import Progress
+from ssv2rt.core.progress import Progress
 from ssv2rt.core.recipes import Clip, Data
 from ssv2rt.dataset.manifest import Split
 from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
 from ssv2rt.pipelines.request_source import clip_rng
 from ssv2rt.pipelines.samplers import evaluation_batches
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

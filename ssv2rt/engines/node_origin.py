@@ -7,6 +7,7 @@ networks, and for others drops the metadata; the weights' names always stay.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ import onnx
 
 from ssv2rt.engines.export import SCOPES
 from ssv2rt.engines.onnx_files import Tensor, tensors
+
+logger = logging.getLogger(__name__)
+
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 RECURRENT = ("LSTM", "GRU", "RNN")

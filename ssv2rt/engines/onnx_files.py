@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from google.protobuf.message import DecodeError, Message
 from onnx import TensorProto, external_data_helper
 
 from ssv2rt.core.errors import UserError
+
+logger = logging.getLogger(__name__)
+
 
 _NAMES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "double": "fp64"}
 _SMALL = 1024

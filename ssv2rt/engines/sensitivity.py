@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any
 import onnx
 import torch
 
-from ssv2rt.core.console import Progress, say
+from ssv2rt.core.progress import Progress
 from ssv2rt.engines.calibration import Clips
 from ssv2rt.engines.node_origin import blocks as blocks_of
 from ssv2rt.engines.quantization import KINDS
 from ssv2rt.engines.verify import OnnxRunner
+
+logger = logging.getLogger(__name__)
+
 
 _CLIPS = 128
 """Clips that drops are measured on: a point is then little more than one of them."""
@@ -76,7 +80,7 @@ def choose_blocks(float_file: Path, target: Path, clips: Clips, quantise: Quanti
 
     at_first = drop_with([])
     if at_first <= max_drop:
-        say(
+        logger.info(
             f"all blocks in int8 lose {at_first:.2f} points of top-1 on {len(labels)} calibration clips; none is kept back"
         )
         return Choice((), {}, at_first, at_first)
@@ -97,5 +101,5 @@ def choose_blocks(float_file: Path, target: Path, clips: Clips, quantise: Quanti
             least = middle + 1
     drop = drop_with(order[:enough])
     kept = tuple(order[:enough])
-    say(f"left in floating point, to lose {drop:.2f} points in place of {at_first:.2f}: {', '.join(kept)}")
+    logger.info(f"left in floating point, to lose {drop:.2f} points in place of {at_first:.2f}: {', '.join(kept)}")
     return Choice(kept, sensitivity, at_first, drop)

@@ -6,6 +6,7 @@ Letters: N clips, T frames, S size, D features, K classes.
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +19,6 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from ssv2rt.core.console import say
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.recipes import Clip, Data
 from ssv2rt.core.run_folders import Run
@@ -29,6 +29,8 @@ from ssv2rt.engines.export import EMBEDDING, INPUT, OPSET, OUTPUT, EngineModel, 
 from ssv2rt.engines.onnx_files import described, read_graph, tensors
 from ssv2rt.models.clip_model import MEAN, STD, ClipModel
 from ssv2rt.models.weights import load_trained
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def source_of_model(model: ClipModel, name: str, labels: tuple[str, ...], clip: 
     """A network in memory, in evaluation mode."""
 
     def export(path: Path) -> None:
-        say(f"exporting {name} to ONNX")
+        logger.info(f"exporting {name} to ONNX")
         export_onnx(model, path, clip=clip, labels=labels)
 
     def reference(clips: torch.Tensor) -> Outputs:
@@ -169,7 +171,7 @@ def _widths(model: onnx.ModelProto, file: Path) -> dict[str, int]:
             raise UserError(
                 f"{gives}; it must be float [N, classes]: export it in fp32, with the number of classes fixed"
             )
-        say(f"{gives}, and not as float [N, features]; it is left out")
+        logger.warning(f"{gives}, and not as float [N, features]; it is left out")
     return widths
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import deque
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ssv2rt.core.console import say
 from ssv2rt.core.cores import cores
 from ssv2rt.core.errors import UsageError
 from ssv2rt.core.recipes import Clip, Data
@@ -34,6 +34,9 @@ from ssv2rt.video.probe import VideoInfo, probe
 
 if TYPE_CHECKING:
     from ssv2rt.pipelines.dali_graph import ClipGraph, FrameGraph
+
+logger = logging.getLogger(__name__)
+
 
 _DECODED: dict[Decoder, frozenset[str]] = {"none": frozenset(), "cpu": frozenset({"vp8", "vp9"}), "mixed": CODECS}
 """What DALI decodes, by FFmpeg's names; PyAV decodes the rest into the same graph."""
@@ -356,7 +359,7 @@ def make_trust(data: Data, device: torch.device) -> DecoderTrust:
 
         return FrameGraph(decoder, (device.index or 0) if device.type == "cuda" else None)
 
-    return DecoderTrust(decoder, frames, verify=data.verify_decoder, tell=say)
+    return DecoderTrust(decoder, frames, verify=data.verify_decoder, tell=logger.warning)
 
 
 def choose_decoder(data: Data, device: torch.device) -> Decoder:

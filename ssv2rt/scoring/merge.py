@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,14 +14,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ssv2rt.core.console import Progress, say
 from ssv2rt.core.errors import UserError
+from ssv2rt.core.progress import Progress
 from ssv2rt.dataset.listing import as_text
 from ssv2rt.scoring.row import VECTOR, Row, kind_of
 from ssv2rt.scoring.sqlite_store import SortedRows
 from ssv2rt.scoring.video_sources import Video
 from ssv2rt.scoring.writers import open_writer
 from ssv2rt.video.container import OK
+
+logger = logging.getLogger(__name__)
+
 
 _AT_ONCE = 1000
 _LAST = 2**62
@@ -95,11 +99,11 @@ class _Names:
         if name != self._last:
             self._last, self._count = name, self._count + 1
             if self._count <= 10:
-                say(f"{self._what}: {name}")
+                logger.warning(f"{self._what}: {name}")
 
     def end(self) -> int:
         if self._count > 10:
-            say(f"{self._what}: {self._count - 10} more")
+            logger.warning(f"{self._what}: {self._count - 10} more")
         return self._count
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,6 +14,9 @@ from ssv2rt.engines.bundle import Bundle
 from ssv2rt.models.clip_model import mean_over_views
 from ssv2rt.scoring.row import EMBEDDING, LOGITS, Row
 from ssv2rt.video.container import OK
+
+logger = logging.getLogger(__name__)
+
 
 Wait = Callable[[], list[Row]]
 """Waits for the engine, and gives what rows say of labels: one for each video."""

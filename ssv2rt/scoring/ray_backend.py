@@ -36,6 +36,9 @@ from ssv2rt.scoring.worker import WorkerSettings
 if TYPE_CHECKING:
     from ssv2rt.pipelines.decoder_trust import Decision
 
+logger = logging.getLogger(__name__)
+
+
 _AT_ONCE = 2
 """Packs that a process works on, so that it never runs dry between them."""
 _AHEAD = 2 * _AT_ONCE

@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import ssv2rt
-from ssv2rt.core.console import say
 from ssv2rt.core.cores import cores
 from ssv2rt.core.errors import UsageError, UserError
+
+logger = logging.getLogger(__name__)
+
 
 AUTO = "auto"
 _MOST_CORES = 16
@@ -103,7 +105,7 @@ def connect(address: str) -> str | None:
         raise UserError(f"--cluster {address}: {first_line(error)}") from None
     finally:
         _keep(terminate)
-    say("no Ray cluster is running; starting one of this machine")
+    logger.info("no Ray cluster is running; starting one of this machine")
     folder = tempfile.mkdtemp(prefix="ssv2rt-ray-", dir=_short(tempfile.gettempdir()))
     try:
         with _silent():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ssv2rt.core.atomic_files import remove_partial_files
-from ssv2rt.core.console import Progress, say
 from ssv2rt.core.errors import UsageError, UserError
+from ssv2rt.core.progress import Progress
 from ssv2rt.scoring.discover import STDIN, Shard, discover
 from ssv2rt.scoring.ground_truth import AccuracyCounter, GroundTruth
 from ssv2rt.scoring.journal import Journal, journal_of, read_rows
@@ -30,6 +31,9 @@ from ssv2rt.video.storage import is_address, is_there
 
 if TYPE_CHECKING:
     from ssv2rt.pipelines.decoder_trust import Decision
+
+logger = logging.getLogger(__name__)
+
 
 _STORAGE_LOSS_STATUSES = frozenset({"error: missing", "error: unreadable"})
 """What videos look like whose storage has gone away."""
@@ -148,7 +152,7 @@ def score(
             f"an earlier run has left '{path}'; add --resume to go on with it, or --overwrite to begin anew"
         )
     if resume and not there:
-        say(f"there is no '{path}' to go on with; beginning")
+        logger.warning(f"there is no '{path}' to go on with; beginning")
     try:
         journal = Journal(path, facts, resume=resume and there, windows=output.windows is not None)
     except OSError as error:
@@ -171,7 +175,7 @@ def score(
             path.unlink(missing_ok=True)
         else:
             windows = f" and {journal.rows} windows" if output.windows else ""
-            say(f"{journal.videos} videos{windows} are scored and kept in '{path}'; go on with --resume")
+            logger.info(f"{journal.videos} videos{windows} are scored and kept in '{path}'; go on with --resume")
         raise
     path.unlink()
     return Summary(journal.videos, journal.errors, before, tally.facts() if tally else {}, trusted)
@@ -201,7 +205,9 @@ def _left(videos: Videos, journal: Journal) -> Iterator[Task]:
         else:
             yield number, video
     if others:
-        say(f"{others} videos that an earlier call has scored are not among the inputs any more; their rows are kept")
+        logger.warning(
+            f"{others} videos that an earlier call has scored are not among the inputs any more; their rows are kept"
+        )
 
 
 def _write(path: Path, output: Output, ground_truth: GroundTruth | None) -> AccuracyCounter | None:

@@ -7,6 +7,7 @@ until a video stands alone. That video has an error row, and all others are scor
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import time
 from collections import deque
@@ -15,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
-from ssv2rt.core.console import say
 from ssv2rt.core.errors import UserError
 from ssv2rt.dataset.listing import as_text
 from ssv2rt.scoring.row import LAST, Row, row_of
@@ -24,6 +24,9 @@ from ssv2rt.scoring.worker import FLUSH, READY, TRUSTED, WorkerSettings, work
 
 if TYPE_CHECKING:
     from ssv2rt.pipelines.decoder_trust import Decision
+
+logger = logging.getLogger(__name__)
+
 
 Task = tuple[int, Video]
 Answer = list[tuple[int, Row]]
@@ -60,7 +63,7 @@ class _Worker:
         here, there = context.Pipe()
         known = {TRUSTED: self.trusted} if self.trusted else {}
         settings = replace(self.settings, options=self.settings.options | known)
-        self.process = context.Process(target=work, args=(there, settings), daemon=True)
+        self.process = context.Process(target=work, args=(there, settings, logger.getEffectiveLevel()), daemon=True)
         self.process.start()
         there.close()
         self.connection, self.ready, self.isolating, self.flushed = here, False, False, False
@@ -203,7 +206,7 @@ class Supervisor:
             (batch,) = suspects
             if len(batch) == 1:
                 ((number, video),) = batch
-                say(
+                logger.warning(
                     f"scoring '{as_text(video.name)}' ended its process ({reason}, exit code {code}); going on without it"
                 )
                 yield [(number, row_of(video.name, {"status": f"error: {reason}"}))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tarfile
 from collections.abc import Iterator
@@ -11,11 +12,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ssv2rt.core.console import say
 from ssv2rt.core.errors import UsageError, UserError
 from ssv2rt.dataset.listing import as_text, is_video
 from ssv2rt.video.container import CLIP_ERRORS, VideoLocation
 from ssv2rt.video.storage import ByteRange, file_system, is_address, storage_errors
+
+logger = logging.getLogger(__name__)
+
 
 _SORTED = 10_000
 """Names of a folder that are put in order at once; more come in parts, since all of them may not fit into memory."""
@@ -233,7 +236,7 @@ def _members(tar: str, where: str) -> Iterator[Found]:
 @lru_cache(maxsize=1000)
 def _say_once(text: str) -> None:
     """Inputs are gone through more than once: to check, to score and to count them."""
-    say(text)
+    logger.info(text)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -84,8 +84,8 @@ def make_scorer(
     return Scorer(predictor, data=data, clip=clip, trusted=trusted)
 
 
-def work(connection: Connection, settings: WorkerSettings) -> None:
-    """What the process does, until it is told to end or its parent is gone."""
+def work(connection: Connection, settings: WorkerSettings, log_level: int) -> None:
+    """What the process does, until it is told to end or its parent is gone. Its messages go to stderr, from a level on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with contextlib.suppress(OSError, AttributeError):
@@ -95,7 +95,9 @@ def work(connection: Connection, settings: WorkerSettings) -> None:
 
         resource.setrlimit(resource.RLIMIT_AS, (settings.memory, settings.memory))
     from ssv2rt.core.errors import UserError
+    from ssv2rt.core.log import log_to_stderr
 
+    log_to_stderr(log_level)
     try:
         module, _, name = settings.factory.partition(":")
         scorer = getattr(importlib.import_module(module), name)(**settings.options)

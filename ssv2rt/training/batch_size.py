@@ -7,6 +7,7 @@ cuDNN wants beside it, and what the allocator loses, cannot be counted. On a CPU
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,6 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
-from ssv2rt.core.console import say
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.hardware import DTYPES, Precision
 from ssv2rt.core.recipes import Recipe
@@ -26,6 +26,9 @@ from ssv2rt.models.registry import build_model
 from ssv2rt.models.residual import set_checkpointing
 from ssv2rt.training.distributed import Group
 from ssv2rt.training.step import TrainingStep
+
+logger = logging.getLogger(__name__)
+
 
 MOST_ON_CPU = 32
 """Clips. More do not make a CPU faster."""
@@ -84,7 +87,7 @@ def with_batch_size(
         )
     accumulate = settings.update_clips // batch
     if group.first:
-        say(
+        logger.info(
             f"train.batch_size = {batch}: about {need.of(batch) / 1e9:.1f} GB of {limit / 1e9:.1f} GB that may be used; "
             f"train.accumulate = {accumulate}, for train.update_clips = {settings.update_clips}"
         )

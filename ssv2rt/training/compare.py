@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,6 @@ import pyarrow.compute as pc
 import torch
 
 from ssv2rt.core.atomic_files import write_json
-from ssv2rt.core.console import say
 from ssv2rt.core.hardware import choose_device
 from ssv2rt.core.recipes import Recipe
 from ssv2rt.core.run_folders import Run, create_run
@@ -23,6 +23,9 @@ from ssv2rt.models.weights import load_trained
 from ssv2rt.training.model_cost import ModelCost, measure_cost
 from ssv2rt.training.temporal_order import TemporalOrder, measure_order
 from ssv2rt.training.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
 
 SYSTEMS = ("resnet2d18", "resnet2d18-latefusion", "resnet2d18-lstm", "resnet2d18-gru", "resnet3d18")
 """What is compared by default."""
@@ -63,9 +66,9 @@ def compare(recipe: Recipe, names: Sequence[str], manifest: Manifest, folder: Pa
         done = folder / name / RESULT
         if done.is_file():
             systems.append(_read(done))
-            say(f"{name}: taken from '{done}'")
+            logger.info(f"{name}: taken from '{done}'")
             continue
-        say(f"{name} ({number} of {len(names)})")
+        logger.info(f"{name} ({number} of {len(names)})")
         settings = recipe_for(recipe, name)
         run, seconds = _train(settings, manifest, folder, name)
         trained = load_trained(run, "last")

@@ -10,9 +10,9 @@ import torch
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from ssv2rt.core.console import Progress
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.hardware import DTYPES, Precision
+from ssv2rt.core.progress import Progress
 from ssv2rt.core.recipes import Recipe
 from ssv2rt.dataset.manifest import Split
 from ssv2rt.models.clip_model import ClipModel, mean_over_views

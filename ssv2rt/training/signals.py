@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
 from types import FrameType, TracebackType
 
-from ssv2rt.core.console import say
 from ssv2rt.core.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 class Stopped(UserError):
@@ -48,4 +50,4 @@ class SignalHandler:
         if self.signal:
             os._exit(128 + number)
         self.signal = number
-        say("stopping after this step, and saving; once more to stop at once")
+        logger.info("stopping after this step, and saving; once more to stop at once")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ssv2rt.core.console import Progress
+from ssv2rt.core.progress import Progress
 from ssv2rt.core.recipes import Recipe
 from ssv2rt.dataset.manifest import Split
 from ssv2rt.models.clip_model import ClipModel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import shutil
@@ -11,9 +12,9 @@ from typing import Any
 import torch
 
 from ssv2rt.core.atomic_files import write_text
-from ssv2rt.core.console import Progress, say
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.hardware import choose_device, choose_precision
+from ssv2rt.core.progress import Progress
 from ssv2rt.core.recipe_files import dump_recipe
 from ssv2rt.core.recipes import Recipe
 from ssv2rt.core.run_folders import Run
@@ -36,6 +37,8 @@ from ssv2rt.training.optimizer import learning_rate, scaled_rate
 from ssv2rt.training.signals import SignalHandler, Stopped
 from ssv2rt.training.step import TrainingStep
 from ssv2rt.training.sync_batch_norm import share_batch_norm
+
+logger = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -268,7 +271,7 @@ class Trainer:
     def _count_bad(self, batch: ClipBatch) -> None:
         for clip in batch.bad:
             self.bad += 1
-            say(f"skipped {clip.request.path}: {clip.reason}")
+            logger.warning(f"skipped {clip.request.path}: {clip.reason}")
         allowed = max(1, self.recipe.data.max_bad * len(self.train))
         if self.bad > allowed * (self.epoch + 1):
             raise UserError(
@@ -284,7 +287,7 @@ class Trainer:
 
     def _say(self, text: str) -> None:
         if self.group.first:
-            say(text)
+            logger.info(text)
 
     def _write(self, *, epoch: float, **facts: object) -> None:
         if self.group.first:
@@ -352,7 +355,7 @@ def _initial_model(recipe: Recipe, classes: int, group: Group) -> ClipModel:
     if recipe.model.init:
         report = group.from_first(lambda: initialize_from(model, recipe.model.init, how=recipe.model.inflate))
         if group.first:
-            say(str(report))
+            logger.info(str(report))
         else:
             initialize_from(model, recipe.model.init, how=recipe.model.inflate)
     if recipe.model.drop_path:

@@ -22,13 +22,15 @@ import onnx
 import torch
 from torch import nn
 
-from ssv2rt.core.console import say
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.hardware import DTYPES, cpu_name, gpu_architecture, native_bf16
 from ssv2rt.core.recipes import Engine
 from ssv2rt.engines.base import Built, Graph, Outputs, Runner
 from ssv2rt.engines.bundle import Bundle, BundleInfo
 from ssv2rt.engines.export import EngineModel
+
+logger = logging.getLogger(__name__)
+
 
 WANTS_HALF = False
 PRECISIONS: tuple[str, ...] = ("fp32", "bf16", "fp16")
@@ -102,7 +104,7 @@ def build(graph: Graph, settings: Engine) -> Built:
         packages = {name: Path(folder, f"{name}.pt2") for name in choices}
         try:
             for name, package in packages.items():
-                say(f"compiling for {target()} in {name}, which can take a minute")
+                logger.info(f"compiling for {target()} in {name}, which can take a minute")
                 _compile(networks[name], package, clip, settings, facts)
             opened = {name: _open(package) for name, package in packages.items()}
             for count in sorted({1, settings.batch.best}):

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ssv2rt.core.console import say
 from ssv2rt.core.errors import UsageError, UserError
 from ssv2rt.core.hardware import gpu_architecture
 from ssv2rt.core.recipes import Engine
@@ -24,6 +24,9 @@ from ssv2rt.engines.bundle import Bundle, BundleInfo
 
 if TYPE_CHECKING:
     from ssv2rt.engines.backends.tensorrt.runner import TensorRtRunner
+
+logger = logging.getLogger(__name__)
+
 
 AMPERE_PLUS = "sm80+"
 """The target of engines that all GPUs since Ampere load."""
@@ -128,7 +131,7 @@ class TensorRtBackend:
             if wanted in ("INT8", "FP8") and wanted not in counts["convolutions"]:
                 # TensorRT for RTX falls back without a word where one of several targets is sm75.
                 found = ", ".join(f"{count} in {kind}" for kind, count in counts["convolutions"].items())
-                say(
+                logger.info(
                     f"no convolution of this {settings.precision} engine runs in {wanted} on {target} ({found}); "
                     f"take --fp16, or GPUs since {'sm80' if wanted == 'INT8' else 'sm89'}"
                 )

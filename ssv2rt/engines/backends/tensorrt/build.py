@@ -6,6 +6,7 @@ Letters: N clips, T frames, S size.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +15,14 @@ from typing import Any
 import torch
 
 from ssv2rt.core.atomic_files import atomic_file, remove_partial_files
-from ssv2rt.core.console import say
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.recipes import BatchProfile, Engine
 from ssv2rt.engines.backends.tensorrt.log import Log, node_in
 from ssv2rt.engines.backends.tensorrt.progress import compile_network
 from ssv2rt.engines.export import INPUT
+
+logger = logging.getLogger(__name__)
+
 
 _MEMORY = re.compile(r"memory|workspace|any implementation", re.IGNORECASE)
 """Errors for which a larger workspace may be the cure."""
@@ -106,7 +109,9 @@ class TimingCache:
             with atomic_file(self._path) as temporary:
                 temporary.write_bytes(bytes(cache.serialize()))
         except OSError as error:
-            say(f"the timing cache '{self._path}' cannot be written ({error.strerror}); the next build takes as long")
+            logger.warning(
+                f"cannot write the timing cache '{self._path}' ({error.strerror}); the next build takes as long"
+            )
 
 
 def _parse(trt: Any, builder: Any, log: Log, onnx_file: Path, settings: Engine) -> tuple[Any, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from ssv2rt.core.console import say
+logger = logging.getLogger(__name__)
+
 
 Work = Callable[[], None]
 
@@ -75,6 +77,6 @@ def record(run: Work, stream: Any, results: torch.Tensor) -> Work | None:
         reason = "the recording computes something else"
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-    say(f"batches are not recorded as a CUDA graph ({reason}); they are enqueued one kernel at a time")
+    logger.warning(f"batches are not recorded as a CUDA graph ({reason}); they are enqueued one kernel at a time")
     run()  # for what the recording may have written
     return None

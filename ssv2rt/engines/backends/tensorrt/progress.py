@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ssv2rt.core.console import Progress, say
+from ssv2rt.core.progress import Progress
+
+logger = logging.getLogger(__name__)
+
 
 T = TypeVar("T")
 
@@ -34,7 +38,7 @@ def compile_network(trt: Any, builder: Any, network: Any, config: Any, enter: Ca
 
     def stop() -> None:
         phases.stopped = True
-        say("stopping TensorRT at the end of its step; press Ctrl-C again to leave it behind")
+        logger.warning("stopping TensorRT at the end of its step; press Ctrl-C again to leave it behind")
 
     with Progress("compiling", unit="steps") as progress:
 

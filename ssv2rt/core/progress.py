@@ -1,20 +1,18 @@
-"""What a person sees while something runs: progress on stderr, live on a terminal, plain lines elsewhere."""
+"""Progress on stderr: a live bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from types import TracebackType
+
+logger = logging.getLogger(__name__)
 
 FIRST_LINE = 2.0
 """Seconds before the first plain line."""
 NEXT_LINE = 10.0
 """Seconds between plain lines."""
-
-
-def say(text: str) -> None:
-    """One line on stderr."""
-    print(text, file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -23,13 +21,14 @@ class Progress:
         with Progress("training", total=1600) as progress:
             progress.show(512, loss="1.21")
 
-    On a terminal a live bar; elsewhere a line now and then, and none for work of under two seconds.
+    On a terminal a live bar; elsewhere a line now and then, and none for work of under two seconds. It is as loud as messages
+    of the level INFO: where the logger `ssv2rt` does not take those, there is none.
 
     Args:
         what: a few words.
         total: units in all; None if not known yet.
         unit: what is counted.
-        quiet: say nothing; for one of several processes.
+        quiet: show nothing; for one of several processes.
         begun: units that were done before, in no time.
     """
 
@@ -40,8 +39,8 @@ class Progress:
         self._start = time.monotonic()
         self._next = self._start + FIRST_LINE
         self._done = self._begun = begun
-        self._quiet = quiet
-        self._live = _live_bar(what, total, unit) if sys.stderr.isatty() and not quiet else None
+        self._quiet = quiet or not logger.isEnabledFor(logging.INFO)
+        self._live = _live_bar(what, total, unit) if sys.stderr.isatty() and not self._quiet else None
         self._drawn = -1.0
 
     def __enter__(self) -> Progress:
@@ -55,7 +54,7 @@ class Progress:
         if self._live:
             self._live[0].stop()
         elif self._next > self._start + FIRST_LINE and kind is None:
-            say(f"{self._line()}, done in {_clock(time.monotonic() - self._start)}")
+            logger.info("%s, done in %s", self._line(), _clock(time.monotonic() - self._start))
 
     def due(self) -> bool:
         """Whether it is time to show something new: for figures that cost something to find out."""
@@ -71,12 +70,12 @@ class Progress:
         if self._live:
             self._drawn = time.monotonic()
             bar, task = self._live
-            bar.update(task, completed=done, total=self._total, facts=text, rate=f"{self._rate():.0f} {self._unit}/s")
+            bar.update(task, completed=done, total=self._total, facts=text, rate=f"{self._rate():.0f}/s")
             return
         now = time.monotonic()
         if now >= self._next and not self._quiet:
             self._next = now + NEXT_LINE
-            say(self._line() + (f", {text}" if text else "") + self._left())
+            logger.info("%s%s%s", self._line(), f", {text}" if text else "", self._left())
 
     def add(self, units: int, **facts: str) -> None:
         """As `show`, for `units` more."""
@@ -96,20 +95,28 @@ class Progress:
 
 
 def _live_bar(what: str, total: int | None, unit: str):  # type: ignore[no-untyped-def]  # rich is imported late
+    """A bar in one line, of which the name and the figures are shortened first where the terminal is narrow."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
+    from rich.table import Column
 
+    def shortened(ratio: int) -> Column:
+        return Column(no_wrap=True, overflow="ellipsis", ratio=ratio)
+
+    fixed = Column(no_wrap=True)
     bar = Bar(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TextColumn("{task.fields[facts]}"),
-        TimeRemainingColumn(),
+        TextColumn("{task.description}", table_column=shortened(2)),
+        BarColumn(bar_width=12),
+        MofNCompleteColumn(table_column=fixed),
+        TextColumn(unit, table_column=fixed),
+        TextColumn("{task.fields[rate]}", table_column=fixed),
+        TimeRemainingColumn(compact=True, table_column=fixed),
+        TextColumn("{task.fields[facts]}", table_column=shortened(3)),
         console=Console(stderr=True),
+        expand=True,
     )
-    return bar, bar.add_task(what, total=total, rate=f"{unit}", facts="")
+    return bar, bar.add_task(what, total=total, rate="", facts="")
 
 
 def _clock(seconds: float) -> str:
