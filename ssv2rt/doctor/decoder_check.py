@@ -68,16 +68,16 @@ def check_decoder(device: torch.device, decoder: str = "nvdec", *, rounds: int =
     clip = Clip(frames=16, size=112, center_crop=1.0)
     with TemporaryDirectory(prefix="ssv2rt-") as folder:
         videos = _videos(Path(folder))
-        like_ssv2 = [path for path in videos if path.suffix == ".webm"]
+        ssv2_like_set = [path for path in videos if path.suffix == ".webm"]
         try:
-            times = _times(like_ssv2[0], choose_decoder(data, device), device, rounds)
+            times = _times(ssv2_like_set[0], choose_decoder(data, device), device, rounds)
         except GraphFailed as error:
             raise UserError(f"DALI does not decode: {error}; decode by PyAV: data.decoder = 'pyav'") from None
         loader = ClipLoader(clip=clip, batch=_CLIPS, data=data, device=device)
         requests = [evaluation_request(path.name, path, probe(path), clip=clip) for path in videos]
         for _ in loader.batches([requests[at : at + _CLIPS] for at in range(0, len(requests), _CLIPS)]):
             pass
-        batches = [[request for request in requests if request.path in like_ssv2]] * rounds
+        batches = [[request for request in requests if request.path in ssv2_like_set]] * rounds
         rates = []
         for how in (loader, ClipLoader(clip=clip, batch=_CLIPS, data=Data(decoder="pyav"), device=device)):
             start = time.perf_counter()

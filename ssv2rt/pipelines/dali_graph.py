@@ -1,12 +1,13 @@
 """The DALI graph: encoded videos or decoded frames in, uint8 clips (N * V * S, T, size, size, 3) out, on CPU or GPU.
 
     handed over --decoders.video--trim--crop+resize, S times--rearrange--.
-                                                                          >-- flip -- colour -- erase -->  clips
+                                                                          >-- flip -- color -- erase -->  clips
     frames, decoded by PyAV ---------------------------------------------'
 
-The graph is deterministic: everything random arrives with the requests. A clip takes the upper way if DALI has a
-decoder for it on this device, the lower one otherwise, within the same batch. Letters: N videos, V moments and S squares
-of each, T frames of a clip, U different frames of a video.
+The graph is deterministic: every random choice arrives with the requests. A clip takes the upper branch if DALI decodes it on
+this device and the lower one otherwise; both kinds may be in one batch.
+
+Letters: N videos, V temporal clips and S spatial crops of each, T frames of a clip, U different frames of a video.
 """
 
 from __future__ import annotations
@@ -31,21 +32,21 @@ _COLORS = ("brightness", "contrast", "saturation", "hue")
 _PLAIN = ColorChange()
 _NO_PATCH = Patch(0, 0, 1, 1)
 _GREY = [124.0, 116.0, 104.0]
-"""What is erased becomes the mean colour of ImageNet, which the model's normalisation makes 0."""
+"""Erased pixels take the mean color of ImageNet, which the model's normalization maps to 0."""
 _NOTHING = np.zeros(1, np.uint8)
 _NO_INDEX = np.zeros(1, np.int32)
 _NO_FRAMES = np.zeros((1, 1, 1, 3), np.uint8)
 
 
 class ClipGraph:
-    """A built DALI pipeline with a queue of batches in flight.
+    """A DALI pipeline and the batches that are in flight in it.
 
     Args:
         size: of a clip's frames, in pixels.
         views: V and S.
         batch: most videos in a batch.
         decoder: what decodes encoded videos; 'none' for a graph that is given frames only.
-        augment: whether flips and colour changes may be asked for.
+        augment: whether flips and color changes may be asked for.
         threads: CPU threads of the graph.
         gpu: number of the GPU, or None for the CPU.
     """
@@ -78,13 +79,13 @@ class ClipGraph:
             self._pipe.build()
         except RuntimeError as error:
             raise GraphFailed(_first_line(error)) from None
-        self._inputs: deque[object] = deque()  # DALI reads them in place: they live until their batch is out
-        self._guard = StreamGuard()  # on a GPU, until it has come so far
+        self._inputs: deque[object] = deque()  # DALI reads these arrays in place, so they must outlive their batch
+        self._guard = StreamGuard()
         self.failed = ""
-        """What DALI said when its pipeline died; empty while it lives."""
+        """DALI's error message once the pipeline has failed; empty before."""
 
     def feed(self, clips: Sequence[LoadedClip]) -> None:
-        """Starts a batch, which may be empty. Two batches may be in flight. A failure shows at `take`."""
+        """Schedules a batch, which may be empty. Two batches may be in flight. A failure is raised by `take`."""
         if not clips or self.failed:
             self._inputs.append(None)
             return
@@ -102,14 +103,14 @@ class ClipGraph:
         self._inputs.append(inputs)
 
     def take(self) -> torch.Tensor | None:
-        """Waits for the oldest batch.
+        """Returns the oldest batch when it is done.
 
         Returns:
             uint8 (N * V * S, T, size, size, 3) on the graph's device; None for an empty batch. On a GPU it is PyTorch's own
             memory, in order on PyTorch's current stream, for which the CPU does not wait.
 
         Raises:
-            GraphFailed: DALI could not make the batch; this graph cannot be used any more.
+            GraphFailed: DALI could not make the batch. This graph cannot be used any more.
         """
         inputs = self._inputs.popleft()
         if self.failed:
@@ -180,7 +181,7 @@ def _long(clips: np.ndarray) -> np.ndarray:
 
 
 def _rearranged(clip: LoadedClip, spatial_crops: int) -> np.ndarray:
-    """Where each frame of the clips is in the resized sequences, which hold the U decoded frames for each square in turn.
+    """Indices of the clips' frames in the resized sequences: the U decoded frames of one spatial crop after the other.
 
     Returns:
         int32 (V * S * T,): in the order of the clips.
@@ -194,11 +195,11 @@ def _rearranged(clip: LoadedClip, spatial_crops: int) -> np.ndarray:
 
 
 def _sides(clip: LoadedClip, spatial_crop: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two corners of a window, (top, left) and (bottom, right), in what is left of a frame when it is trimmed."""
-    window, (left, right) = clip.request.windows[spatial_crop], clip.trim
+    """The corners of a crop, (top, left) and (bottom, right), in pixels of the trimmed frame."""
+    crop, (left, right) = clip.request.crops[spatial_crop], clip.trim
     width = clip.request.frame_size[0] - left - right
-    start, end = max(0, window.left - left), min(width, window.left + window.width - left)
-    return np.array([window.top, start], np.float32), np.array([window.top + window.height, end], np.float32)
+    start, end = max(0, crop.left - left), min(width, crop.left + crop.width - left)
+    return np.array([crop.top, start], np.float32), np.array([crop.top + crop.height, end], np.float32)
 
 
 def _to_augment(clips: Sequence[LoadedClip]) -> dict[str, list[np.ndarray]]:

@@ -1,4 +1,4 @@
-"""Which clips PyAV decodes on the CPU beside a graph that decodes: a share of them, and always the same ones."""
+"""Which clips PyAV decodes although DALI could: a share of them, and always the same ones."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import zlib
 from ssv2rt.video.container import VideoLocation
 
 STEPS = 8
-"""A measured share is rounded to so many steps: below half a step a helper is more trouble than help."""
+"""A measured share is rounded to multiples of 1 / STEPS; below half a step it is 0."""
 
 
 def is_decoded_by_pyav(path: VideoLocation | str, share: float) -> bool:
-    """Whether a video is among those that PyAV decodes. It follows from the file's name, and not from its neighbours.
+    """Whether PyAV decodes a video. It depends on the hash of the file's name alone.
 
     Args:
         path: of the video.

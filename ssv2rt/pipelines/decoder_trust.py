@@ -27,7 +27,7 @@ _COLUMN_LIMIT = 8.0
 """The same of a column of pixels, which has less to average over."""
 _DISTINCT = 1.0
 """Mean difference of luma, of 255, by which a frame has to differ from all others to prove anything."""
-_NEIGHBOURS = 3
+_NEIGHBORS = 3
 """Frames on either side of a wanted one that it is compared with, too."""
 _STEP = 3
 """Only each so many rows and columns are looked at to find the nearest frame."""
@@ -193,7 +193,7 @@ class Verdict:
     reason: str = ""
     """What is wrong; empty where nothing is."""
     proves: bool = False
-    """Whether the frames differ enough from their neighbours to be told apart."""
+    """Whether the frames differ enough from their neighbors to be told apart."""
     trim: tuple[int, int] = (0, 0)
     """See `Decision`."""
 
@@ -203,7 +203,7 @@ def judge(seen: np.ndarray, true: Mapping[int, np.ndarray], wanted: np.ndarray, 
 
     Args:
         seen: uint8 RGB (U, H, W, 3): what it gave.
-        true: C frames by their number, uint8 RGB (H, W, 3) each: those that were asked for, and their neighbours.
+        true: C frames by their number, uint8 RGB (H, W, 3) each: those that were asked for, and their neighbors.
         wanted: int (U,): which were asked for.
         trim: columns at the left and at the right that are cut off in any case.
     """
@@ -247,7 +247,7 @@ def _distances(frames: np.ndarray, frame: np.ndarray) -> np.ndarray:
 
 def _candidates(source: VideoSource, handed: HandOver) -> dict[int, np.ndarray]:
     """By PyAV: the wanted frames and those near them, uint8 RGB (H, W, 3), by number."""
-    spread = handed.frames[:, None] + np.arange(-_NEIGHBOURS, _NEIGHBOURS + 1)
+    spread = handed.frames[:, None] + np.arange(-_NEIGHBORS, _NEIGHBORS + 1)
     numbers = np.unique(spread[spread >= 0])
     found = {}
     with open_video(source) as container:

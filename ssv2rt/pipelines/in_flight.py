@@ -1,6 +1,6 @@
-"""The names of clips that a decoder has in hand, on disk: what ends the process can then be told from what does not.
+"""The ids of the clips that a decoder is working on, on disk, to know them after a crash.
 
-An exception that passes through NVIDIA's parser aborts the process, and nothing of it can be caught.
+An exception inside NVIDIA's parser aborts the process and cannot be caught.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 class InFlight:
-    """The batches that were begun and are not done.
+    """The batches that are in flight.
 
     Args:
         path: a file that is written at each change; None to write nothing. It is there while the process lives, and holds
@@ -52,7 +52,7 @@ class InFlight:
 
 
 def read_in_flight(path: Path) -> list[str]:
-    """The names that a process has left; none if there is no such file, or it is damaged."""
+    """The ids that a process has left; an empty list if there is no such file, or it is damaged."""
     try:
         names = json.loads(path.read_bytes())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What goes into a graph: requests with their data. And the graph that is none, for which DALI need not be loaded."""
+"""Requests with their data, as a graph takes them; and the graph for machines where DALI has nothing to do."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from ssv2rt.pipelines.hand_over import Counting, HandOver
 from ssv2rt.pipelines.requests import ClipRequest
 
 Decoder = Literal["none", "cpu", "mixed"]
-"""Whether the graph decodes, and with what: DALI's CPU decoder, or NVDEC."""
+"""The decoder of the graph: none, DALI's CPU decoder, or NVDEC."""
 
 
 class GraphFailed(Exception):
-    """DALI raised; its pipeline is dead, and every batch in it is lost."""
+    """DALI raised an error. Its pipeline cannot be used any more, and every batch in it is lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedClip:
-    """A request with its data: either what the graph decodes, or frames cut and scaled already."""
+    """A request with its data: either a file for DALI, or frames that PyAV has decoded, cropped and scaled."""
 
     request: ClipRequest
     handed: HandOver | None = None
-    """What the graph decodes."""
+    """The file for DALI."""
     counting: Counting = "decoded"
     """How its decoder counts pictures."""
     trim: tuple[int, int] = (0, 0)
-    """Columns at the left and at the right that it gets wrong."""
+    """Columns at the left and at the right that the decoder gets wrong."""
     frames: np.ndarray | None = None
-    """uint8 RGB (V * S, T, size, size, 3), mirrored already"""
+    """uint8 RGB (V * S, T, size, size, 3), flipped already"""
 
 
 class PassThrough:
-    """Stands for a graph where there is nothing left to do: on a CPU, for clips that PyAV has made."""
+    """The graph for clips that PyAV has finished, on a CPU. DALI is not imported."""
 
     failed = ""
 

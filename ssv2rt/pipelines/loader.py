@@ -1,4 +1,4 @@
-"""From requests to batches of clips for torch: read or decode ahead, run the graph, set bad clips apart."""
+"""From requests to batches of clips for PyTorch: prefetches files, decodes, runs the DALI graph and sets bad clips apart."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ _DECODED: dict[Decoder, frozenset[str]] = {"none": frozenset(), "cpu": frozenset
 """What DALI decodes, by FFmpeg's names; PyAV decodes the rest into the same graph."""
 
 _IN_GRAPH = 2
-"""Batches in the graph at once, so that it is never idle."""
+"""Batches in the graph at once, so that it never waits for the next one."""
 _MEASURE = 32
-"""Most clips of the batch that decoders are measured on."""
+"""The most clips of the first batch that the decoders are timed on."""
 
 
 @dataclass(frozen=True, slots=True)
 class BadClip:
-    """A request that could not be fulfilled, and the word for why."""
+    """A request that failed, and its status word."""
 
     request: ClipRequest | VideoRequest
     reason: str
@@ -59,8 +59,8 @@ class BadClip:
 class ClipBatch:
     """Clips ready for a model.
 
-    `clips` is uint8 (N * views, T, size, size, 3): the views of each of the `requests`, in order. What could not be made
-    is in `bad`.
+    `clips` is uint8 (N * views, T, size, size, 3): the views of each of the `requests`, in order. Requests that failed are in
+    `bad`.
     """
 
     clips: torch.Tensor
@@ -84,23 +84,24 @@ class ClipBatch:
 class ClipLoader:
     """Turns batches of requests into batches of clips.
 
-    A clip that cannot be read or decoded is set apart with its reason; its neighbours are what they are without it.
+    A clip that cannot be read or decoded is set apart with its reason, and changes no other clip of its batch.
 
     Args:
         clip: size of the clips, and how many views there are of each video.
         batch: most videos in a batch.
         data: decoder, threads and read-ahead.
         device: where the clips go.
-        augment: whether requests may ask for flips, colour changes and erasing.
-        measured: told in one line how fast NVDEC and PyAV are on the first batch, by which the share of PyAV is then set,
-            where `data.decoder = "auto"` takes NVDEC and `data.cpu_share` is not given. None measures nothing: the share
-            is 0. It changes who decodes a clip, and by that roundings, but no choice of frames or windows.
-        decoder_trust: which videos DALI decodes; of its own by default.
-        avoid: names of clips that PyAV decodes.
+        augment: whether requests may ask for flips, color changes and erasing.
+        measured: called with one line on how fast NVDEC and PyAV decode the first batch. PyAV then decodes a share of the
+            clips in proportion. This happens where `data.decoder = "auto"` means NVDEC and `data.cpu_share` is not set.
+            With None nothing is measured and the share is 0. The share changes which decoder makes a clip, and so its
+            rounding, but not its frames or crops.
+        decoder_trust: which kinds of videos DALI decodes; a new `DecoderTrust` by default.
+        avoid: ids of clips that PyAV must decode.
 
     Raises:
         UsageError: `data.decoder` does not work on this device.
-        UserError: in `batches`: no file can be read, since too many are open or storage is gone.
+        UserError: while iterating `batches`: too many files are open, or the storage is gone.
     """
 
     def __init__(
@@ -123,10 +124,10 @@ class ClipLoader:
         choosing = data.decoder == "auto" and self._decoder == "mixed" and data.cpu_share is None
         self._tell = measured if choosing else None
         self.share = data.cpu_share or 0.0
-        """Of the clips that the graph could decode, those that PyAV decodes beside it."""
+        """The share of the clips that PyAV decodes although DALI could, from 0 to 1."""
         self.decoder_trust = decoder_trust or make_trust(data, device)
         self.avoid = set(avoid)
-        """Names of clips that PyAV decodes: they have ended a process."""
+        """Ids of clips that PyAV must decode, since a process crashed while DALI decoded them."""
         self._in_flight = InFlight()
         self._graph = self._build()
 
@@ -136,12 +137,12 @@ class ClipLoader:
         return self._decoder != "none"
 
     def note_in(self, path: Path | None) -> None:
-        """Keeps the names of the clips that DALI decodes at the moment in a file, for when it ends the process; or no more."""
+        """Keeps the ids of the clips that DALI is decoding in a file, in case it crashes the process; None stops that."""
         self._in_flight.close()
         self._in_flight = InFlight(path if self.decodes else None)
 
     def batches(self, batches: Iterable[Sequence[ClipRequest | VideoRequest]]) -> Iterator[ClipBatch]:
-        """Makes every batch, in order, working ahead while the caller uses the last one."""
+        """Yields every batch in order, and prepares the next ones while the caller uses the last."""
         source = iter(batches)
         if self._tell and (first := next(source, None)) is not None:
             tell, self._tell = self._tell, None
@@ -173,7 +174,7 @@ class ClipLoader:
             self._drop(len(running))
 
     def measure(self, requests: Sequence[ClipRequest | VideoRequest]) -> str:
-        """Sets the share of PyAV by how fast each way makes these clips, from file to device. Returns what it found."""
+        """Times both decoders on these clips, from file to device, sets the share of PyAV, and returns a line about it."""
         few = requests[:_MEASURE]
         rates = []
         for self.share in (0.0, 1.0):
@@ -197,12 +198,12 @@ class ClipLoader:
 
     @property
     def batches_ahead(self) -> int:
-        """Batches of requests that may be taken before the first batch of clips is given."""
+        """Batches of requests that may be taken before the first batch of clips is yielded."""
         return self._read_at_once + self._data.prefetch + _IN_GRAPH
 
     @property
     def _read_at_once(self) -> int:
-        """Batches that keep the readers busy."""
+        """Batches of files that are read at once."""
         return max(1, 2 * self._data.readers // self._batch)
 
     def _build(self) -> ClipGraph | PassThrough:
@@ -221,9 +222,9 @@ class ClipLoader:
         )
 
     def _room(self, videos: int) -> np.ndarray:
-        """Memory for a batch of clips that are decoded here: uint8 (N, V * S, T, size, size, 3).
+        """A buffer for clips that PyAV decodes: uint8 (N, V * S, T, size, size, 3).
 
-        It is pinned where clips go to a GPU from it regularly, so that the GPU fetches them by itself.
+        It is pinned where its clips are copied to a GPU regularly, so that the copy is asynchronous.
         """
         clip = self._clip
         shape = (videos, clip.views[0] * clip.views[1], clip.frames, clip.size, clip.size, 3)
@@ -235,22 +236,21 @@ class ClipLoader:
     def _fetch(
         self, wanted: ClipRequest | VideoRequest, read: Future[FileContent], out: np.ndarray
     ) -> LoadedClip | BadClip:
-        """Decodes a clip here unless the graph can."""
+        """Hands a clip over to DALI, or decodes it by PyAV."""
         try:
             content = read.result()
         except CLIP_ERRORS as error:
             return _bad(wanted, error)
         try:
             source = content.source
-            request = wanted.probed(source) if isinstance(wanted, VideoRequest) else wanted
-            if (
-                self._decoder == "none"
-                or request.by_pyav
-                or request.id in self.avoid
-                or is_decoded_by_pyav(request.path, self.share)
-            ):
+            info = probe(source) if isinstance(wanted, VideoRequest) else None
+            request = wanted.request(info) if isinstance(wanted, VideoRequest) and info else wanted
+            assert isinstance(request, ClipRequest)
+            if not self.decodes or request.by_pyav or request.id in self.avoid:
                 return self._decode(request, source, out)
-            info = probe(source)  # DALI would show black frames where a file has lost its end
+            if is_decoded_by_pyav(request.path, self.share):
+                return self._decode(request, source, out)
+            info = info or probe(source)  # DALI would show black frames where a file has lost its end
             if info.frames <= int(request.frames.max()):
                 return BadClip(request, "truncated")
             if not decodable(info, self._decoder, self._limits):
@@ -268,7 +268,10 @@ class ClipLoader:
             content.close()
 
     def _settle(self, flight: list[LoadedClip | BadClip], pool: ThreadPoolExecutor) -> list[LoadedClip | BadClip]:
-        """Decides who decodes the clips that could be handed over, in their order, which decides on nothing else."""
+        """Decides which decoder makes each clip that was handed over.
+
+        This happens in the order of the clips, so that it does not depend on threads.
+        """
         settled: list[LoadedClip | BadClip | Future[LoadedClip | BadClip]] = []
         for clip in flight:
             if isinstance(clip, BadClip) or clip.handed is None:
@@ -299,7 +302,7 @@ class ClipLoader:
             return _bad(request, error)
 
     def _finish(self, running: deque[list[LoadedClip | BadClip]]) -> ClipBatch:
-        """Takes the oldest batch from the graph. If the graph has died, its clips go through new ones singly."""
+        """Takes the oldest batch from the graph. If the graph has failed, its clips go through a new one, one at a time."""
         flight = running.popleft()
         try:
             clips = self._take()
@@ -319,7 +322,7 @@ class ClipLoader:
         return ClipBatch(clips, [c.request for c in _good(flight)], bad)
 
     def _drop(self, batches: int) -> None:
-        """Takes batches out of the graph that nobody waits for any more, so that the next to use it gets its own."""
+        """Discards batches that are left in the graph, so that the next caller does not get them."""
         try:
             for _ in range(batches):
                 self._take()
@@ -328,7 +331,7 @@ class ClipLoader:
             self._graph = self._build()
 
     def _retry(self, clip: LoadedClip | BadClip) -> tuple[LoadedClip | BadClip, torch.Tensor | None]:
-        """One clip alone: through DALI again, and if that kills the graph too, through PyAV."""
+        """Makes one clip alone by DALI, and if that fails too, by PyAV."""
         if isinstance(clip, BadClip):
             return clip, None
         try:
@@ -346,7 +349,7 @@ class ClipLoader:
 
 
 def usual_threads() -> int:
-    """One for each core that this process may use, shared fairly with the others that torchrun has started here."""
+    """One thread per core, divided by the processes that torchrun has started on this machine."""
     return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
@@ -363,7 +366,7 @@ def make_trust(data: Data, device: torch.device) -> DecoderTrust:
 
 
 def choose_decoder(data: Data, device: torch.device) -> Decoder:
-    """What the graph decodes with, for a recipe's `data.decoder` on a device.
+    """The decoder of the DALI graph, for a recipe's `data.decoder` and a device.
 
     Raises:
         UsageError: NVDEC is asked for without a GPU.
@@ -378,7 +381,7 @@ def choose_decoder(data: Data, device: torch.device) -> Decoder:
 
 
 def decodable(info: VideoInfo, decoder: Decoder, limits: Limits = EVERYWHERE) -> bool:
-    """Whether DALI's decoder shows this video as it is meant to be shown: it turns nothing, and takes BT.601 for granted.
+    """Whether DALI's decoder shows this video correctly. It ignores rotation and assumes BT.601.
 
     Args:
         info: of the video.

@@ -1,4 +1,4 @@
-"""What NVDEC takes, by its own word. A video that it refuses costs DALI's whole pipeline, so that it is asked first.
+"""Which videos NVDEC decodes, as the driver reports it. A refused video would kill the DALI pipeline, so this is asked first.
 
 The structure and the numbers are those of `cuviddec.h` in NVIDIA's Video Codec SDK.
 """
@@ -20,7 +20,7 @@ CHROMAS = {"420": 1, "422": 2, "444": 3}
 """As in FFmpeg's names of pixel formats, and the numbers of `cudaVideoChromaFormat`."""
 BITS = (8, 10, 12)
 VP9 = {"Profile 1": "yuv444p", "Profile 2": "yuv420p10le", "Profile 3": "yuv444p10le"}
-"""Pixels that a profile of VP9 may have; WebM tells no more."""
+"""Pixel formats of VP9's profiles; WebM does not say more."""
 
 
 class Capabilities(ctypes.Structure):
@@ -73,11 +73,11 @@ EVERYWHERE: Limits = {
         "vp9": (128, 128),
     }.items()
 }
-"""What all GPUs since Pascal take; of those that nobody can ask. NVIDIA's table of NVDEC's limits."""
+"""What all GPUs since Pascal decode, for where the driver cannot be asked. Source: NVIDIA's NVDEC support matrix."""
 
 
 def limits_of(device: torch.device) -> Limits:
-    """What the NVDEC of a GPU takes; `EVERYWHERE` where its library is missing."""
+    """What the NVDEC of a GPU decodes; `EVERYWHERE` where its library is missing."""
     try:
         library = ctypes.CDLL("libnvcuvid.so.1")
     except OSError:

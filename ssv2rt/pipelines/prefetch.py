@@ -1,4 +1,4 @@
-"""Files read ahead of the decoder: many at once, because slow storage makes each one wait, and bounded by bytes."""
+"""Reads files ahead of the decoder: many at once, because slow storage has a long latency, and a bounded number of bytes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ssv2rt.video.container import BadVideo, VideoLocation
 from ssv2rt.video.storage import ByteRange
 
 LARGE = 64 << 20
-"""Bytes; larger files are left to the decoder, which reads what it needs."""
+"""Bytes. Larger files are not read ahead: the decoder opens them and reads what it needs."""
 
 
 class Prefetcher:
-    """Reads files in the order in which they are asked for.
+    """Reads files in the order of the calls.
 
     Args:
         readers: files that are open at the same time.
-        limit: bytes that may be held; a single file may be larger.
+        limit: bytes that may be in memory; a single file may be larger.
     """
 
     def __init__(self, *, readers: int, limit: int) -> None:
@@ -27,14 +27,14 @@ class Prefetcher:
         self._budget = _Budget(limit)
         self._asked = 0
 
-    def ask(self, frame_positions: Sequence[VideoLocation]) -> list[Future[FileContent]]:
-        """Starts reading. Each future gives the content, or raises OSError or BadVideo; `close` its content after use."""
-        futures = [self._pool.submit(self._read, place, self._asked + at) for at, place in enumerate(frame_positions)]
-        self._asked += len(frame_positions)
+    def ask(self, locations: Sequence[VideoLocation]) -> list[Future[FileContent]]:
+        """Starts reading. Futures return the contents, to be closed after use, or raise OSError or BadVideo."""
+        futures = [self._pool.submit(self._read, place, self._asked + at) for at, place in enumerate(locations)]
+        self._asked += len(locations)
         return futures
 
     def stop(self) -> None:
-        """Gives up what has not been read yet."""
+        """Cancels what has not been read yet."""
         self._budget.end()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -57,7 +57,7 @@ class Prefetcher:
 
 
 def _small(place: VideoLocation) -> int:
-    """Bytes of a file that is read at once; -1 of one that is large or no ordinary file."""
+    """Size in bytes of a file to be read at once; -1 if it is large or no regular file."""
     if isinstance(place, ByteRange):
         size = place.length()
     else:
@@ -67,18 +67,18 @@ def _small(place: VideoLocation) -> int:
 
 
 class FileContent:
-    """A file that has been read, or, if it is large or no ordinary file, where it is."""
+    """The bytes of a file or, if it is large or no regular file, its location."""
 
     def __init__(
         self, place: VideoLocation, data: bytes | None = None, close: Callable[[], None] = lambda: None
     ) -> None:
         self.source: VideoLocation | bytes = place if data is None else data
         self.close = close
-        """Says that it is not used any more."""
+        """Releases its bytes."""
 
 
 class _Budget:
-    """Bytes that are given out in turn, so that no one who comes later keeps an earlier one waiting."""
+    """A number of bytes that readers take in their order, so that no later file delays an earlier one."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._used, self._turn, self._ended = limit, 0, 0, False

@@ -1,7 +1,7 @@
-"""From videos to clip requests: every choice of frames, windows and changes is made here.
+"""From videos to clip requests: frames, crops and augmentations are chosen here.
 
-All randomness comes from a generator keyed by (seed, epoch, clip id). So what happens to a clip does not depend on its
-batch, shard, worker, or on whether the run was interrupted.
+All randomness comes from a generator keyed by (seed, epoch, clip id), so the augmentation of a clip does not depend on its
+batch, shard or worker, nor on whether the run was resumed.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ssv2rt.core.recipes import Augment, Clip
-from ssv2rt.dataset.labels import NEVER
+from ssv2rt.dataset.labels import NO_MIRROR
 from ssv2rt.dataset.manifest import Split
 from ssv2rt.pipelines.requests import NO_LABEL, ClipRequest, ColorChange, Patch
-from ssv2rt.video import crops as windows
-from ssv2rt.video.container import VideoLocation, VideoSource
-from ssv2rt.video.probe import VideoMeta, probe
+from ssv2rt.video.container import VideoLocation
+from ssv2rt.video.crops import random_resized_crop, uniform_crops
+from ssv2rt.video.probe import VideoInfo, VideoMeta
 from ssv2rt.video.sampling import frame_positions, frames_at_index, frames_at_time
 
 
 @dataclass(frozen=True, slots=True)
 class VideoRequest:
-    """The plain clips of a video of which nothing is known but where it is. It is probed when it is read."""
+    """The evaluation clips of a video that has not been probed yet. It is probed when it is read."""
 
     id: str
     path: VideoLocation
@@ -31,34 +31,34 @@ class VideoRequest:
     by_pyav: bool = False
     """See `ClipRequest`."""
 
-    def probed(self, source: VideoSource) -> ClipRequest:
-        """The request, by a look at the file or at its content. Raises BadVideo or OSError."""
-        return replace(evaluation_request(self.id, self.path, probe(source), clip=self.clip), by_pyav=self.by_pyav)
+    def request(self, info: VideoInfo) -> ClipRequest:
+        """The clip request of the video, once it has been probed."""
+        return replace(evaluation_request(self.id, self.path, info, clip=self.clip), by_pyav=self.by_pyav)
 
 
 def clip_rng(seed: int, epoch: int, clip: str) -> np.random.Generator:
-    """The generator of one clip in one epoch. Counter-based (Philox): no state is shared with any other clip."""
+    """The random generator of one clip in one epoch. It is counter-based (Philox) and shares no state with other clips."""
     digest = hashlib.blake2b(f"{seed}/{epoch}/{clip}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
 def training_request(split: Split, row: int, *, clip: Clip, augment: Augment, seed: int, epoch: int) -> ClipRequest:
-    """A training clip with its random frames, window, flip, colour and erased patch."""
+    """A training clip with random frames, crop, flip, color change and erased patch."""
     name = split.ids[row].as_py()
     rng = clip_rng(seed, epoch, name)
     meta = split.video_meta(row)
     frames = pick_frames(meta, clip, jitter=augment.speed, rng=rng)
-    window = windows.random_resized(
+    crop = random_resized_crop(
         width=meta.width, height=meta.height, scale=augment.crop_scale, ratio=augment.crop_ratio, rng=rng
     )
     label = int(split.classes[row])
-    mirrored = int(split.mirrored[label]) if label >= 0 else NEVER
-    flip = bool(rng.random() < 0.5) and augment.flip == "label-aware" and mirrored != NEVER
+    mirrored = int(split.mirrored[label]) if label >= 0 else NO_MIRROR
+    flip = bool(rng.random() < 0.5) and augment.flip == "label-aware" and mirrored != NO_MIRROR
     return ClipRequest(
         id=name,
         path=split.path(row),
         frames=frames[None],
-        windows=(window,),
+        crops=(crop,),
         frame_size=(meta.width, meta.height),
         video_frames=meta.frames,
         label=mirrored if flip else label,
@@ -71,23 +71,23 @@ def training_request(split: Split, row: int, *, clip: Clip, augment: Augment, se
 def evaluation_request(
     name: str, path: VideoLocation, meta: VideoMeta, *, clip: Clip, label: int = NO_LABEL
 ) -> ClipRequest:
-    """What evaluation and scoring look at: evenly placed views, centred if there is one, no change.
+    """The views that evaluation and scoring use: evenly spaced, centered if there is one, without augmentation.
 
     Args:
         name: what the result is keyed by.
         path: the video.
-        meta: what is known of it.
+        meta: its frames, size and times.
         clip: what the network sees.
         label: class number, if known.
     """
     temporal_clips, spatial_crops = clip.views
     frames = [pick_frames(meta, clip, view=(v + 0.5) / temporal_clips) for v in range(temporal_clips)]
-    crops = windows.crops(width=meta.width, height=meta.height, share=clip.center_crop, count=spatial_crops)
+    crops = uniform_crops(width=meta.width, height=meta.height, share=clip.center_crop, count=spatial_crops)
     return ClipRequest(name, path, np.stack(frames), crops, (meta.width, meta.height), meta.frames, label)
 
 
 def evaluation_request_of(split: Split, row: int, *, clip: Clip) -> ClipRequest:
-    """The plain request of a clip of a split."""
+    """The evaluation request of a clip of a split."""
     label = int(split.classes[row])
     return evaluation_request(split.ids[row].as_py(), split.path(row), split.video_meta(row), clip=clip, label=label)
 
@@ -102,7 +102,7 @@ def pick_frames(
 ) -> np.ndarray:
     """The frames of one clip: int32 (T,), never falling. See `sampling.frame_positions`."""
     by_time = clip.timing == "time" and meta.duration > 0
-    place = frame_positions(
+    positions = frame_positions(
         clip.sampling,
         extent=meta.duration if by_time else float(meta.frames),
         length=clip.frames,
@@ -112,8 +112,8 @@ def pick_frames(
         rng=rng,
     )
     if by_time and meta.times is not None:
-        return frames_at_time(place, meta.times)
-    return frames_at_index(place * (meta.frames / meta.duration) if by_time else place, meta.frames)
+        return frames_at_time(positions, meta.times)
+    return frames_at_index(positions * (meta.frames / meta.duration) if by_time else positions, meta.frames)
 
 
 def _draw_color(augment: Augment, rng: np.random.Generator) -> ColorChange:
@@ -124,7 +124,7 @@ def _draw_color(augment: Augment, rng: np.random.Generator) -> ColorChange:
 
 
 def _draw_patch(augment: Augment, rng: np.random.Generator) -> Patch | None:
-    """A rectangle of random area and of an aspect ratio from 0.3 to 1/0.3, cut down where it does not fit."""
+    """A rectangle of random area and of an aspect ratio from 0.3 to 1/0.3, clipped to the frame."""
     wanted, area, aspect, top, left = rng.random(5)
     if wanted >= augment.erase:
         return None

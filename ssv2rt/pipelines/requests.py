@@ -1,4 +1,7 @@
-"""Clip requests: everything about a clip that is decided before it is decoded. Letters: V moments, S squares, T frames."""
+"""Clip requests: everything about a clip that is decided before it is decoded.
+
+Letters: V temporal clips, S spatial crops, T frames.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +18,20 @@ NO_LABEL = -1
 
 @dataclass(frozen=True, slots=True)
 class ColorChange:
-    """A colour change of a whole clip. The default changes nothing."""
+    """A color change of a whole clip. The default changes nothing."""
 
     brightness: float = 1.0
     """Factor."""
     contrast: float = 1.0
-    """Factor, about mid-grey."""
+    """Factor, about mid-gray."""
     saturation: float = 1.0
-    """Factor; 0 leaves shades of grey."""
+    """Factor; 0 leaves shades of gray."""
     hue: float = 0.0
     """Degrees."""
 
 
 class Patch(NamedTuple):
-    """A rectangle of a finished clip, as shares of its height and width."""
+    """A rectangle of a finished clip, in fractions of its height and width."""
 
     top: float
     left: float
@@ -38,31 +41,31 @@ class Patch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ClipRequest:
-    """What is to be made of a video: V x S clips of T frames each, and what is done to them.
+    """Which clips to make of a video: V * S clips of T frames each, and their augmentation.
 
-    Training asks for one clip, evaluation for as many as it has views. Clip `v * S + s` has the frames `frames[v]` and the
-    window `windows[s]`.
+    Training asks for one clip, evaluation for one clip per view. Clip `v * S + s` has the frames `frames[v]` and the crop
+    `crops[s]`.
     """
 
     id: str
     path: VideoLocation
     frames: np.ndarray
-    """int32 (V, T), each row never falling: which frames, in display order."""
-    windows: tuple[CropBox, ...]
+    """int32 (V, T): frame numbers in display order; each row is sorted."""
+    crops: tuple[CropBox, ...]
     """S of them."""
     frame_size: tuple[int, int]
-    """Width and height in pixels, as shown, of the frames that the windows refer to."""
+    """Width and height in pixels, as shown, of the frames that the crops refer to."""
     video_frames: int
     """How many frames the video has."""
     label: int = NO_LABEL
-    """Class number, after mirroring."""
+    """Class number; of a flipped clip, that of the flipped label."""
     flip: bool = False
     color: ColorChange = ColorChange()
     erased: Patch | None = None
     by_pyav: bool = False
-    """Whether PyAV decodes it in any case."""
+    """Whether PyAV must decode it."""
 
     @property
     def views(self) -> int:
         """V * S: how many clips."""
-        return len(self.frames) * len(self.windows)
+        return len(self.frames) * len(self.crops)

@@ -1,9 +1,10 @@
-"""Opening a video: which stream is looked at, how it is turned, and what can be wrong with it."""
+"""Opening a video file: choosing the stream, its rotation, and the status words for what can be wrong."""
 
 from __future__ import annotations
 
 import errno
 import io
+import logging
 import stat
 from pathlib import Path
 from typing import Any
@@ -17,32 +18,35 @@ from av.stream import Disposition
 from ssv2rt.core.errors import UserError
 from ssv2rt.video.storage import ByteRange
 
-# A broken clip is reported once, by us. With any level but None, a decoder's thread that meets damage waits for Python's
-# lock in order to log it, which it never gets from a thread that closes the decoder.
+logger = logging.getLogger(__name__)
+
+
+# Broken clips are reported once, by this package. With any other level, a decoder thread that logs damage waits for the GIL,
+# and deadlocks with a thread that holds the GIL while it closes the decoder.
 av.logging.set_level(None)
 
 _EBML = b"\x1a\x45\xdf\xa3"  # how Matroska and WebM begin
 
 VideoLocation = Path | ByteRange
-"""Where a video is."""
+"""Path or byte range of a video."""
 VideoSource = VideoLocation | bytes
-"""A video where it is, or its content."""
+"""A video by its location, or its bytes."""
 
 
 _OTHER_FILES = frozenset({"concat", "concatf", "dash", "hls", "imf", "sdp", "webm_dash_manifest"})
-"""Formats that are lists of other files: a video is what it is named, and opens nothing else."""
+"""Formats that refer to other files. They are refused: a video opens no file but itself."""
 
 
 OK = "ok"
-"""The status of a video with which all is well; `reason_of` has the others."""
+"""The status of a usable video; `reason_of` gives the others."""
 
 
 class BadVideo(Exception):
-    """A video that cannot be used. The message is one of the words of `reason_of` or of this module's checks."""
+    """A video that cannot be used. The message is a status word, see `reason_of`."""
 
 
 CLIP_ERRORS = (BadVideo, OSError, ValueError, av.error.FFmpegError, RuntimeError, ArithmeticError, MemoryError)
-"""What a broken file makes libraries raise: it costs its own clip."""
+"""What libraries raise for a broken file. Only the clip of that file is lost."""
 
 
 def open_video(source: VideoSource) -> av.container.InputContainer:
@@ -74,7 +78,7 @@ def open_video(source: VideoSource) -> av.container.InputContainer:
 
 
 def video_stream(container: av.container.InputContainer) -> av.VideoStream:
-    """The stream that is looked at: of those that are no cover picture the largest, of these the first.
+    """The video stream to use: the largest that is no cover picture; the first of several.
 
     Raises:
         BadVideo: 'no video stream', or 'unsupported codec' if there is no decoder for any of them.
@@ -94,10 +98,10 @@ def _area(stream: av.VideoStream) -> int:
 
 
 def as_bad(error: Exception) -> BadVideo:
-    """What is raised in place of an error met while reading or decoding a video.
+    """Converts an error met while reading or decoding a video.
 
     Raises:
-        Exception: the error itself, if it is not the video's. See `is_process_error`.
+        Exception: the error itself, if the video is not its cause. See `is_process_error`.
     """
     if is_process_error(error):
         raise error
@@ -105,12 +109,12 @@ def as_bad(error: Exception) -> BadVideo:
 
 
 def is_process_error(error: BaseException) -> bool:
-    """Whether an error is not the video's: this process has too many files open, or the storage has gone away."""
+    """Whether an error has another cause than the video: too many open files, or storage that is gone."""
     return isinstance(error, OSError) and error.errno in _FAULTS
 
 
 def process_error(place: VideoLocation, error: BaseException) -> UserError:
-    """What is said of such an error."""
+    """The message for such an error."""
     remedy = "see that the storage is there, and that `ulimit -n` allows enough open files"
     return UserError(f"cannot read '{place}': {error}; {remedy}")
 
@@ -146,7 +150,7 @@ def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
 
 
 def reason_of(error: Exception) -> str:
-    """The word of the status vocabulary for an error met while reading or decoding a video."""
+    """The status word for an error met while reading or decoding a video."""
     if isinstance(error, BadVideo):
         return str(error)
     if isinstance(error, FileNotFoundError):

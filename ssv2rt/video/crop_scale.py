@@ -1,4 +1,4 @@
-"""Windows of a decoded frame, scaled and in RGB, by libswscale in one pass."""
+"""Crops of a decoded frame, scaled and in RGB, by libswscale in one pass."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from ssv2rt.video.container import orientation
 from ssv2rt.video.crops import CropBox, bounding_box
 
 _ANY_TIME = Fraction(1, 1000)
-"""A filter graph wants a unit of time, and nothing here depends on it."""
+"""A filter graph needs a time base; nothing here depends on it."""
 
 
 class CropScaler:
-    """Cuts the same windows out of the frames of one video.
+    """Cuts the same crops out of the frames of one video.
 
-    Windows of one size are cut from one scaled picture of the part of the frame that holds them all, which puts them in
-    place to half a pixel of the result.
+    Crops of one size are cut from one scaled picture of their bounding box, so that they are placed to half a pixel of the
+    result.
 
     Args:
-        windows: S of them.
-        frame_size: width and height, as shown, of the frames that the windows refer to, in pixels.
-        size: height and width of what is made of a window, in pixels.
-        mirrored: whether what is made of a window is mirrored left to right.
+        crops: S of them.
+        frame_size: width and height, as shown, of the frames that the crops refer to, in pixels.
+        size: height and width of a scaled crop, in pixels.
+        mirrored: whether scaled crops are mirrored left to right.
     """
 
     def __init__(
-        self, windows: Sequence[CropBox], frame_size: tuple[int, int], size: int, *, mirrored: bool = False
+        self, crops: Sequence[CropBox], frame_size: tuple[int, int], size: int, *, mirrored: bool = False
     ) -> None:
-        self._windows, self._frame_size, self._size, self._mirrored = windows, frame_size, size, mirrored
+        self._crops, self._frame_size, self._size, self._mirrored = crops, frame_size, size, mirrored
         self._made_for: tuple[object, ...] = ()
         self._scalers: list[_Scaler] = []
 
     def cut(self, frame: av.VideoFrame, out: np.ndarray) -> None:
-        """Writes the windows of `frame` to `out`, uint8 (S, size, size, 3).
+        """Writes the crops of `frame` to `out`, uint8 (S, size, size, 3).
 
-        A frame that differs in size from what was expected, as a stream may in its middle, has its windows moved along.
+        Crops are scaled to a frame of another size than expected: a stream may change its size.
         """
         look = (frame.width, frame.height, frame.format.name)
         if look != self._made_for:
@@ -50,38 +50,38 @@ class CropScaler:
     def _make(self, frame: av.VideoFrame) -> list[_Scaler]:
         turn = orientation(frame)
         shown = (frame.height, frame.width) if turn[0] else (frame.width, frame.height)
-        windows = list(self._windows)
+        crops = list(self._crops)
         if shown != self._frame_size:
-            windows = [w.scaled(shown[0] / self._frame_size[0], shown[1] / self._frame_size[1]) for w in windows]
-        windows = [w.unturned(turn, (frame.width, frame.height)) for w in windows]
+            crops = [w.scaled(shown[0] / self._frame_size[0], shown[1] / self._frame_size[1]) for w in crops]
+        crops = [w.unturned(turn, (frame.width, frame.height)) for w in crops]
         if self._mirrored:
             turn = turn[0], not turn[1], turn[2]
-        if len({(w.width, w.height) for w in windows}) == 1:
-            return [_Scaler(frame, windows, self._size, turn, range(len(windows)))]
-        return [_Scaler(frame, [w], self._size, turn, [at]) for at, w in enumerate(windows)]
+        if len({(w.width, w.height) for w in crops}) == 1:
+            return [_Scaler(frame, crops, self._size, turn, range(len(crops)))]
+        return [_Scaler(frame, [w], self._size, turn, [at]) for at, w in enumerate(crops)]
 
 
 class _Scaler:
-    """One filter graph: the rectangle around some windows of equal size, scaled."""
+    """One filter graph: the bounding box of some crops of equal size, scaled."""
 
     def __init__(
         self,
         frame: av.VideoFrame,
-        windows: Sequence[CropBox],
+        crops: Sequence[CropBox],
         size: int,
         turn: tuple[bool, bool, bool],
         rows: Sequence[int],
     ) -> None:
         self._size, self._turn, self._rows = size, turn, rows
-        outer = bounding_box(windows)
-        x, y = size / windows[0].width, size / windows[0].height
+        outer = bounding_box(crops)
+        x, y = size / crops[0].width, size / crops[0].height
         self._wide, self._high = max(size, round(outer.width * x)), max(size, round(outer.height * y))
         self._corners = [
             (
                 min(round((w.top - outer.top) * y), self._high - size),
                 min(round((w.left - outer.left) * x), self._wide - size),
             )
-            for w in windows
+            for w in crops
         ]
         self._picture = np.empty((self._high, self._wide, 3), np.uint8)
         self._graph = av.filter.Graph()
@@ -89,7 +89,7 @@ class _Scaler:
         self._graph.link_nodes(
             self._graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=_ANY_TIME),
             self._graph.add("crop", f"{outer.width}:{outer.height}:{outer.left}:{outer.top}:exact=1"),
-            # Without full_chroma_int the colours come out 2 of 255 too dark.
+            # Without full_chroma_int the colors come out 2 of 255 too dark.
             self._graph.add("scale", f"{self._wide}:{self._high}:flags=bilinear+full_chroma_int"),
             # To planes, because libswscale has fast code for them and none for rgb24; the pixels are the same.
             self._graph.add("format", "pix_fmts=gbrp"),
@@ -113,7 +113,7 @@ class _Scaler:
 
 
 def _turned(picture: np.ndarray, turn: tuple[bool, bool, bool]) -> np.ndarray:
-    """A view of a picture to be shown that takes the pixels of a coded one. See `video.orientation`."""
+    """A view of an upright picture, into which the pixels of the coded picture can be written. See `container.orientation`."""
     transposed, mirrored, upside_down = turn
     if upside_down:
         picture = picture[::-1]

@@ -1,7 +1,7 @@
 """Which part of a frame makes a clip: pure geometry, in whole pixels.
 
-A window's left and top are even: video stores one colour sample for two pixels, so that any decoder cuts an even
-window without interpolating colour, and all of them cut the same.
+Left and top of a crop are even. Video stores one color sample for two pixels, so every decoder cuts such a crop without
+interpolating color, and all of them alike.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ class CropBox(NamedTuple):
     height: int
 
     def scaled(self, x: float, y: float) -> CropBox:
-        """The same window of a frame whose width and height are `x` and `y` times as large."""
+        """The same crop of a frame whose width and height are `x` and `y` times as large."""
         left, top = _even(self.left * x), _even(self.top * y)
         return CropBox(left, top, max(1, round(self.width * x)), max(1, round(self.height * y)))
 
     def unturned(self, turn: tuple[bool, bool, bool], size: tuple[int, int]) -> CropBox:
-        """This window of a frame as shown, in the frame as coded.
+        """This crop of the upright frame, in pixels of the frame as coded.
 
         Args:
-            turn: how the coded frame is shown, see `video.orientation`.
+            turn: how the coded frame is shown, see `container.orientation`.
             size: width and height of the coded frame.
         """
         transposed, mirrored, upside_down = turn
@@ -44,22 +44,22 @@ class CropBox(NamedTuple):
         return CropBox(_even(left), _even(top), self.width, self.height)
 
 
-def bounding_box(windows: Sequence[CropBox]) -> CropBox:
-    """The smallest window that holds all of them."""
-    left, top = min(w.left for w in windows), min(w.top for w in windows)
-    right, bottom = max(w.left + w.width for w in windows), max(w.top + w.height for w in windows)
+def bounding_box(crops: Sequence[CropBox]) -> CropBox:
+    """The smallest crop that contains all of them."""
+    left, top = min(w.left for w in crops), min(w.top for w in crops)
+    right, bottom = max(w.left + w.width for w in crops), max(w.top + w.height for w in crops)
     return CropBox(left, top, right - left, bottom - top)
 
 
-def crops(*, width: int, height: int, share: float, count: int = 1) -> tuple[CropBox, ...]:
-    """Squares whose side is `share` of the shorter side of the frame, spread along its longer side.
+def uniform_crops(*, width: int, height: int, share: float, count: int = 1) -> tuple[CropBox, ...]:
+    """Square crops, evenly spaced along the longer side of the frame.
 
-    One is the centre; of three, the outer two touch the edges.
+    One crop is centered; of three, the outer two touch the edges.
 
     Args:
         width: of the frame in pixels.
         height: of the frame in pixels.
-        share: above 0, at most 1.
+        share: side of a crop as a share of the shorter side of the frame, above 0, at most 1.
         count: S, at least 1.
     """
     side = max(1, round(min(width, height) * share))
@@ -72,13 +72,13 @@ def crops(*, width: int, height: int, share: float, count: int = 1) -> tuple[Cro
     return tuple(result)
 
 
-def random_resized(
+def random_resized_crop(
     *, width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
 ) -> CropBox:
-    """A window of random area and aspect ratio (the crop of Inception training, Szegedy et al. 2015).
+    """A crop of random area and aspect ratio, as for training Inception (Szegedy et al. 2015).
 
     Ten draws of an area uniform in `scale` (share of the frame) and an aspect ratio uniform in the logarithm of
-    `ratio` (width over height); the first that fits is placed at random. If none does, the largest centred window
+    `ratio` (width over height); the first that fits is placed at random. If none does, the largest centered crop
     with an aspect ratio in range.
     """
     area = width * height * rng.uniform(scale[0], scale[1], 10)

@@ -1,7 +1,8 @@
-"""Clips by PyAV: decode once, and let libswscale cut, scale and convert only the frames that are asked for.
+"""Clips by PyAV: a video is decoded once, and libswscale crops, scales and converts only the frames that are wanted.
 
-Nothing is converted that is not kept, all views of a video are cut from one pass over it, and where a key frame lets the
-decoder begin anew, nothing is decoded that no frame asked for depends on. Letters: V moments, S squares, T frames.
+All views of a video come from one pass. Between key frames, pictures that no wanted frame depends on are not decoded.
+
+Letters: V temporal clips, S spatial crops, T frames.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ from ssv2rt.video.seek import all_frames, frames_needed
 
 
 class Wanted(Protocol):
-    """What is decoded of a video; a `ClipRequest` is one."""
+    """What to decode of a video. `ClipRequest` has these attributes."""
 
     @property
     def frames(self) -> np.ndarray:
-        """int32 (V, T), each row never falling: which frames, in display order."""
+        """int32 (V, T): frame numbers in display order; each row is sorted."""
 
     @property
-    def windows(self) -> tuple[CropBox, ...]:
-        """S windows, of which each clip has one."""
+    def crops(self) -> tuple[CropBox, ...]:
+        """S crops; each clip has one of them."""
 
     @property
     def frame_size(self) -> tuple[int, int]:
-        """Width and height in pixels, as shown, of the frames that the windows refer to."""
+        """Width and height in pixels, as shown, of the frames that the crops refer to."""
 
     @property
     def video_frames(self) -> int:
@@ -39,7 +40,7 @@ class Wanted(Protocol):
 
     @property
     def flip(self) -> bool:
-        """Whether clips are mirrored."""
+        """Whether clips are mirrored left to right."""
 
     @property
     def views(self) -> int:
@@ -47,11 +48,11 @@ class Wanted(Protocol):
 
 
 def decode_clips(source: VideoSource, request: Wanted, *, size: int, out: np.ndarray | None = None) -> np.ndarray:
-    """The frames and windows of a request, mirrored if it says so, before changes of colour.
+    """Decodes, crops, scales and flips the clips of a request; color changes come later.
 
     Args:
         source: the video.
-        request: which frames and windows.
+        request: which frames and crops.
         size: height and width of the result in pixels.
         out: where the result goes; new memory by default.
 
@@ -70,7 +71,7 @@ def decode_clips(source: VideoSource, request: Wanted, *, size: int, out: np.nda
             except BadVideo as error:
                 if str(error) == "truncated":
                     raise
-            # It may call a frame a key frame that is none. From its beginning it decodes, if it does at all.
+            # A packet may be flagged as a key frame that is none. From the beginning every picture has its references.
         with open_video(source) as container:
             return _decode(container, request, out, skip=False)
     except BadVideo:
@@ -81,8 +82,8 @@ def decode_clips(source: VideoSource, request: Wanted, *, size: int, out: np.nda
 
 def _decode(container: av.container.InputContainer, request: Wanted, out: np.ndarray, *, skip: bool) -> np.ndarray:
     temporal_clips, length = request.frames.shape
-    clips = out.reshape(temporal_clips, len(request.windows), *out.shape[1:])
-    crop_scaler = CropScaler(request.windows, request.frame_size, out.shape[2], mirrored=request.flip)
+    clips = out.reshape(temporal_clips, len(request.crops), *out.shape[1:])
+    crop_scaler = CropScaler(request.crops, request.frame_size, out.shape[2], mirrored=request.flip)
     order = np.argsort(request.frames, axis=None, kind="stable")
     wanted = request.frames.ravel()[order]
     moment, place = np.divmod(order, length)  # where in `clips` each wanted frame goes
@@ -90,7 +91,7 @@ def _decode(container: av.container.InputContainer, request: Wanted, out: np.nda
     last, latest = -1, None  # number of the last frame seen, and the frame
 
     def put(frame: av.VideoFrame, until: int) -> int:
-        """Puts the frame in place for every wanted number up to `until`, and returns how many are in place then."""
+        """Writes the frame for every wanted number up to `until`, and returns how many wanted frames are done."""
         if frame.is_corrupt:
             raise BadVideo("corrupt")
         crop_scaler.cut(frame, clips[moment[done], :, place[done]])

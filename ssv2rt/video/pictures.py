@@ -13,10 +13,14 @@ Sources: VP9 bitstream specification 0.6, sections 6.2 and annex B; RFC 6386, se
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from ssv2rt.video.bits import Bits, Buffer
+
+logger = logging.getLogger(__name__)
+
 
 CODECS = frozenset({"vp8", "vp9"})
 """Codecs whose packets are read here, by FFmpeg's names."""
@@ -98,6 +102,11 @@ def _vp8(packet: Buffer) -> Picture:
 
 
 def _vp9(packet: Buffer, start: int, end: int) -> Picture:
+    first = packet[start]
+    # Most pictures are shown and have the size of their first reference, which is told by a bit of the first four bytes.
+    if first & 0b1100_1110 == 0b1000_0110 and first & 0b0011_0000 != 0b0011_0000 and end - start > 4:
+        if packet[start + 3] >> (3 if first & 1 else 1) & 1:
+            return Picture(start, end, True)
     bits = Bits(packet[start : min(end, start + 24)])
     if bits.take(2) != 2:
         return Picture(start, end, True)

@@ -1,7 +1,8 @@
-"""What a video is, found by reading its container, without decoding more than one picture."""
+"""Facts about a video, found by reading its container without decoding more than one picture."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import av
@@ -20,15 +21,17 @@ from ssv2rt.video.container import (
 from ssv2rt.video.pictures import CODECS as WITH_HEADERS
 from ssv2rt.video.pictures import read_pictures
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class VideoMeta:
-    """What a clip request needs to know of a video."""
+    """The facts that a clip request needs."""
 
     frames: int
     """At least 1."""
     width: int
-    """Pixels of a frame as it is shown, after the turn that a phone's video asks for."""
+    """Pixels of an upright frame: after the rotation that a phone's video declares."""
     height: int
     duration: float = 0.0
     """Seconds from the first frame to the end of the last; 0 if unknown."""
@@ -48,15 +51,15 @@ class VideoInfo(VideoMeta):
     pixels: str = ""
     """FFmpeg's name of the pixel format, such as yuv420p10le; empty where only decoding would tell."""
     matrix: str = ""
-    """Which red, green and blue its colours are made of: bt601, bt709, ...; empty if the file does not say."""
+    """The YUV matrix: bt601, bt709, ...; empty if the file does not say."""
     rotation: int = 0
-    """Degrees by which frames are turned, counter-clockwise, to be shown: 0, 90, 180 or 270."""
+    """Degrees by which frames are rotated counter-clockwise for display: 0, 90, 180 or 270."""
     rate: float = 0.0
     """Frames per second on average; 0 if unknown."""
     key_frames: int = 0
     """Frames at which decoding can begin."""
     streams: int = 1
-    """Video streams in the file; the best one is used."""
+    """Number of video streams in the file; one is used."""
 
     @property
     def variable(self) -> bool:

@@ -1,15 +1,15 @@
-"""Which frames of a video make a clip: pure index maths.
+"""Which frames of a video make a clip: pure index math.
 
-A video is a stretch of length L, in frames or in seconds; a clip is T places in it, and each place shows one frame.
+A video is an interval of length L, in frames or in seconds. A clip is T positions in it, and each position shows one frame.
 Letters: n frames of the video, T frames of the clip.
 
     video       |. . . .|. . . .|. . . .|      n = 12, T = 3
-    segments     ^           ^         ^       a place of its own in each of T equal parts (TSN, Wang et al. 2016)
-    uniform        ^       ^       ^           the same place in each part
-    dense            ^ ^ ^                     neighbours, `step` apart
+    segments     ^           ^         ^       a random position in each of T equal parts (TSN, Wang et al. 2016)
+    uniform        ^       ^       ^           the same position in each part
+    dense            ^ ^ ^                     neighbors, `step` apart
 
-In training places are drawn; without a generator they are centred. Of V test views, the v-th takes the place at
-(v + 1/2) / V of what could have been drawn, so that one view is the centre.
+In training positions are random. Without a generator they are centered: of V test views, view v takes the position at
+(v + 1/2) / V of the range that training draws from.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def frame_positions(
     view: float = 0.5,
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """Places of a clip's frames in a video.
+    """Positions of a clip's frames in a video.
 
     Args:
         mode: see the module.
@@ -41,11 +41,11 @@ def frame_positions(
             clip is spread over the whole video.
         jitter: 0 to 1. In training, dense steps are stretched by a factor drawn from 1 - jitter to 1 + jitter; the other
             modes look at a stretch of the video, drawn from 1 - jitter to all of it.
-        view: 0 to 1: what is taken instead of the draws when there is no `rng`.
-        rng: the generator that draws.
+        view: 0 to 1: used in the place of random numbers when there is no `rng`.
+        rng: the random generator.
 
     Returns:
-        float64 (T,), never falling, in [0, extent).
+        float64 (T,), sorted, in [0, extent).
 
     Raises:
         ValueError: `extent` or `step` is not above 0, or `length` is below 1.
@@ -56,27 +56,27 @@ def frame_positions(
     if mode == "dense":
         step = min(step * (1 + jitter * speed), extent / length)
         start = (extent - step * length) * (view if rng is None else rng.random())
-        place = start + step * (np.arange(length) + 0.5)
+        positions = start + step * (np.arange(length) + 0.5)
     else:
         share = 1 - jitter * abs(speed)
         start = extent * (1 - share) * (rng.random() if rng is not None and share < 1 else 0.0)
         within: float | np.ndarray = view
         if rng is not None:
             within = rng.random(length) if mode == "segments" else rng.random()
-        place = start + (np.arange(length) + within) * (extent * share / length)
-    return np.clip(place, 0, np.nextafter(extent, 0))  # rounding may touch the end
+        positions = start + (np.arange(length) + within) * (extent * share / length)
+    return np.clip(positions, 0, np.nextafter(extent, 0))  # rounding may touch the end
 
 
-def frames_at_index(place: np.ndarray, frames: int) -> np.ndarray:
-    """The frames at places given in frames: int32 (T,) in 0..frames-1."""
-    return np.minimum(place.astype(np.int32), frames - 1)
+def frames_at_index(positions: np.ndarray, frames: int) -> np.ndarray:
+    """Frame numbers at positions given in frames: int32 (T,) in 0..frames-1."""
+    return np.minimum(positions.astype(np.int32), frames - 1)
 
 
-def frames_at_time(place: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """The frames that are shown at places given in seconds: int32 (T,) in 0..n-1.
+def frames_at_time(positions: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Numbers of the frames that are shown at positions given in seconds: int32 (T,) in 0..n-1.
 
     Args:
-        place: seconds from the first frame.
+        positions: seconds from the first frame.
         times: (n,) seconds, rising: when each frame appears, the first at 0.
     """
-    return np.maximum(np.searchsorted(times, place, side="right") - 1, 0).astype(np.int32)
+    return np.maximum(np.searchsorted(times, positions, side="right") - 1, 0).astype(np.int32)

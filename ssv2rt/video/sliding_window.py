@@ -11,7 +11,7 @@ is, is known when the next one appears: so one frame is held, and of it a pictur
 
 Times are those of `timed_frames`.
 
-Letters: V moments, S squares, T frames.
+Letters: V temporal clips, S spatial crops, T frames.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ import av.error
 import numpy as np
 
 from ssv2rt.core.recipes import Clip
-from ssv2rt.video import crops as windows
 from ssv2rt.video.container import (
     CLIP_ERRORS,
     BadVideo,
@@ -36,6 +35,7 @@ from ssv2rt.video.container import (
     orientation,
 )
 from ssv2rt.video.crop_scale import CropScaler
+from ssv2rt.video.crops import uniform_crops
 from ssv2rt.video.sampling import frame_positions
 from ssv2rt.video.timed_frames import SECOND, TimedFrames
 
@@ -56,7 +56,7 @@ class TimeWindow:
     frames: int
     """Frames of the video that appear in it, start <= time < end. 0 where one frame is shown throughout."""
     clips: np.ndarray
-    """uint8 RGB (V * S, T, size, size, 3): clip `v * S + s` has the v-th moment and the s-th square."""
+    """uint8 RGB (V * S, T, size, size, 3): clip `v * S + s` has the v-th temporal clip and the s-th spatial crop."""
 
     def __post_init__(self) -> None:
         assert self.clips.dtype == np.uint8 and self.clips.ndim == 5
@@ -156,7 +156,7 @@ class _Windows:
         self._clip, self._window, self._hop, self._film = clip, window, hop, timed_frames
         self._step = clip.stride / (clip.rate if clip.timing == "time" else float(timed_frames.rate))
         size = (first.height, first.width) if orientation(first)[0] else (first.width, first.height)
-        spatial_crops = windows.crops(width=size[0], height=size[1], share=clip.center_crop, count=clip.views[1])
+        spatial_crops = uniform_crops(width=size[0], height=size[1], share=clip.center_crop, count=clip.views[1])
         self._crop_scaler = CropScaler(spatial_crops, size, clip.size)
         self._shown = _Picture(first, self._crop_scaler, clip)
         self._open: deque[_Open] = deque()

@@ -1,4 +1,4 @@
-"""Videos that are not files of their own: members of tar files, and what lies at an address such as s3://bucket/a.webm.
+"""Videos that are not local files: members of tar files, and objects at addresses such as s3://bucket/a.webm.
 
 Addresses are read by fsspec, which has a file system for each kind of storage.
 """
@@ -16,7 +16,7 @@ from ssv2rt.core.errors import UserError
 
 
 def is_address(name: str) -> bool:
-    """Whether a name is an address and not a path: s3://, gs://, memory://, file://, ..."""
+    """Whether a name is an address (s3://, gs://, memory://, file://, ...) and not a path."""
     kind, separator, _ = name.partition("://")
     return (
         bool(separator) and kind.isascii() and kind[:1].isalpha() and kind.replace("+", "").replace("::", "").isalnum()
@@ -52,7 +52,7 @@ def file_system(address: str) -> tuple[Any, str]:
 
 
 def is_there(address: str) -> bool:
-    """Whether there is anything at an address, as far as its storage can be reached."""
+    """Whether an address exists; False where its storage cannot be reached."""
     try:
         with storage_errors():
             system, path = file_system(address)
@@ -64,14 +64,14 @@ def is_there(address: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """A stretch of a file, or all of it, wherever the file is. It is read as a `Path` is."""
+    """A range of bytes of a file or address. It has the reading methods of a `Path`."""
 
     file: str
     """A path, or an address."""
     start: int = 0
-    """Bytes before it."""
+    """Offset of the first byte."""
     size: int = -1
-    """Bytes; -1 for all that follow."""
+    """Number of bytes; -1 for all to the end."""
 
     def length(self) -> int:
         """Bytes. Raises OSError."""
@@ -84,7 +84,7 @@ class ByteRange:
             return int(system.size(path) or 0) - self.start
 
     def read_bytes(self) -> bytes:
-        """The content, shorter than `size` where the file is. Raises OSError."""
+        """The bytes; fewer than `size` if the file ends earlier. Raises OSError."""
         with storage_errors():
             if is_address(self.file):
                 system, path = file_system(self.file)
@@ -95,7 +95,7 @@ class ByteRange:
                 return file.read(self.size)
 
     def open(self, mode: str = "rb") -> IO[bytes]:
-        """The content as a file at its beginning, to be read as it is needed. Raises OSError."""
+        """Opens the range as a seekable file. Raises OSError."""
         assert mode == "rb"
         with storage_errors():
             if is_address(self.file):
@@ -112,7 +112,7 @@ class ByteRange:
 
 
 class _Stretch(io.RawIOBase):
-    """A part of a file that looks like a file."""
+    """A range of bytes of an open file, as a file."""
 
     def __init__(self, file: IO[bytes], start: int, size: int, system: Any) -> None:
         self._file, self._start, self._size, self._at = file, start, size, 0
@@ -147,7 +147,7 @@ class _Stretch(io.RawIOBase):
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Each kind of storage has errors of its own; here they are all OSError."""
+    """Turns the errors of every kind of storage into OSError."""
     try:
         yield
     except (OSError, UserError, MemoryError):

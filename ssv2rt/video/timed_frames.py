@@ -6,6 +6,7 @@ where a file gives none, or one that does not rise, a frame follows the one befo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -13,6 +14,9 @@ import av
 import av.error
 
 from ssv2rt.video.container import BadVideo, declared_duration, video_stream
+
+logger = logging.getLogger(__name__)
+
 
 SECOND = 1_000_000
 """Microseconds."""

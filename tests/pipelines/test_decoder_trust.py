@@ -147,7 +147,7 @@ def test_a_decision_is_kept_and_read_again() -> None:
         assert Decision.of_dict(damaged) is None
 
 
-def test_through_the_loader_no_clip_is_compared_twice_nor_changed_by_its_neighbours(videos: list[Path]) -> None:
+def test_through_the_loader_no_clip_is_compared_twice_nor_changed_by_its_neighbors(videos: list[Path]) -> None:
     """Compared are two clips of a kind, whatever the order and the batches, and every clip is the same to the bit."""
     requests = [wanted(path) for path in videos]
     made = {}

@@ -18,7 +18,7 @@ from tests.conftest import frame_numbers, numbered_video
 
 CLIP = Clip(frames=6, size=64, center_crop=1.0)
 LIMIT = 3.0
-"""Mean difference, of 255, that two decoders' interpolation of colours and of pixels explains."""
+"""Mean difference, of 255, that two decoders' interpolation of colors and of pixels explains."""
 
 pytestmark = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 

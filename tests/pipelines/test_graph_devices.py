@@ -1,4 +1,4 @@
-"""What the DALI graph makes of clips on a GPU: colours, mirrored and erased pictures. By the same tests on a CPU."""
+"""What the DALI graph makes of clips on a GPU: colors, mirrored and erased pictures. By the same tests on a CPU."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,7 @@ GREY = (124, 116, 104)
 
 @pytest.fixture
 def request_of_corners(tmp_path: Path) -> ClipRequest:
-    """A clip with a colour in each corner."""
+    """A clip with a color in each corner."""
     path = corners(tmp_path / "corners.webm", codec="libvpx-vp9")
     return evaluation_request("corners", path, probe(path), clip=CLIP)
 
@@ -87,8 +87,8 @@ def waves(path: Path, first: int, range_: int) -> Path:
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 320, 240, "yuv420p", 800_000
         stream.codec_context.colorspace, stream.codec_context.color_range = 5, range_
         for at in range(first, first + 24):
-            colours = [np.sin((x + (3 + k) * at) / 23 + k) + np.cos((y - 5 * at) / 19 + 2 * k) for k in range(3)]
-            frame = av.VideoFrame.from_ndarray((127 + 60 * np.stack(colours, axis=-1)).astype(np.uint8), format="rgb24")
+            colors = [np.sin((x + (3 + k) * at) / 23 + k) + np.cos((y - 5 * at) / 19 + 2 * k) for k in range(3)]
+            frame = av.VideoFrame.from_ndarray((127 + 60 * np.stack(colors, axis=-1)).astype(np.uint8), format="rgb24")
             frame = frame.reformat(format="yuv420p", dst_colorspace=5, dst_color_range=range_)
             frame.colorspace, frame.color_range = 5, range_
             container.mux(stream.encode(frame))

@@ -66,7 +66,7 @@ def zoo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.parametrize("decoder", ["pyav", "dali"])
-def test_neighbours_are_exactly_what_they_are_without_the_broken(zoo: tuple[Path, list[Path]], decoder: str) -> None:
+def test_neighbors_are_exactly_what_they_are_without_the_broken(zoo: tuple[Path, list[Path]], decoder: str) -> None:
     good, paths = zoo
     info = probe(good)
     fine = evaluation_request("good", good, info, clip=CLIP)

@@ -1,4 +1,4 @@
-"""Batches of clips: the decoders agree, bad clips leave their neighbours alone, tensors stay what they are."""
+"""Batches of clips: the decoders agree, bad clips leave their neighbors alone, tensors stay what they are."""
 
 import shutil
 from dataclasses import replace
@@ -59,7 +59,7 @@ def test_both_decoders_agree_on_a_real_clip(real_videos: Path) -> None:
 
 
 @pytest.mark.parametrize("decoder", ["pyav", "dali"])
-def test_bad_clips_are_set_apart_and_their_neighbours_unchanged(
+def test_bad_clips_are_set_apart_and_their_neighbors_unchanged(
     decoder: str, videos: list[Path], tmp_path: Path
 ) -> None:
     (clean,) = loader(decoder).batches([[wanted(path) for path in videos]])
@@ -114,14 +114,14 @@ def test_flip_and_colour_are_done_to_the_clips_that_ask(videos: list[Path]) -> N
     plain = wanted(videos[0])
     flipped = replace(plain, flip=True)
     dark = replace(plain, color=ColorChange(brightness=0.5))
-    grey = replace(plain, color=ColorChange(saturation=0.0))
-    (batch,) = loader(augment=True).batches([[plain, flipped, dark, grey]])
+    gray = replace(plain, color=ColorChange(saturation=0.0))
+    (batch,) = loader(augment=True).batches([[plain, flipped, dark, gray]])
     (untouched,) = loader().batches([[plain]])
     a, b, c, d = batch.clips.float()
     assert torch.equal(batch.clips[0], untouched.clips[0])
     assert torch.equal(b, a.flip(2))
     assert (c - a * 0.5).abs().max() <= 1
-    assert (d.max(-1).values - d.min(-1).values).max() <= 1  # no colour left
+    assert (d.max(-1).values - d.min(-1).values).max() <= 1  # no color left
     assert (d.mean() - a.mean()).abs() < 10
 
 
@@ -194,7 +194,7 @@ def test_views_are_what_each_would_be_alone(decoder: str, videos: list[Path]) ->
     for number, request in enumerate(requests):
         for moment in range(2):
             for square in range(3):
-                one = replace(request, frames=request.frames[moment : moment + 1], windows=(request.windows[square],))
+                one = replace(request, frames=request.frames[moment : moment + 1], crops=(request.crops[square],))
                 (alone,) = loader(decoder).batches([[one]])
                 view = batch.clips[6 * number + 3 * moment + square]
                 # PyAV cuts squares from one scaled picture, to half a pixel, and these are small ones.

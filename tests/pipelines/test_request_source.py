@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ssv2rt.core.recipes import Augment, Clip
 from ssv2rt.dataset.index import open_manifest
-from ssv2rt.dataset.labels import NEVER, mirrored_labels
+from ssv2rt.dataset.labels import NO_MIRROR, mirrored_labels
 from ssv2rt.dataset.manifest import Split
 from ssv2rt.pipelines.request_source import evaluation_request_of, pick_frames, training_request
 from ssv2rt.pipelines.requests import ClipRequest, ColorChange
@@ -61,7 +61,7 @@ def test_nothing_changes_where_nothing_is_asked_for(split: Split) -> None:
     for row in range(20):
         request = draw(split, row, augment=quiet)
         assert not request.flip and request.color == ColorChange()
-        (window,) = request.windows
+        (window,) = request.crops
         assert (window.width, window.height) == (64, 48)
 
 
@@ -69,7 +69,7 @@ def test_plain_requests_are_the_centre(split: Split) -> None:
     for row in (0, 5):
         request = evaluation_request_of(split, row, clip=Clip(frames=4, center_crop=0.5))
         assert request.id == split.ids[row].as_py() and request.label == split.classes[row]
-        assert [tuple(window) for window in request.windows] == [(20, 12, 24, 24)]
+        assert [tuple(window) for window in request.crops] == [(20, 12, 24, 24)]
 
 
 def test_uneven_times_are_sampled_by_time_where_the_recipe_says_so() -> None:
@@ -90,14 +90,14 @@ def test_views_are_every_pair_of_a_moment_and_a_square(split: Split) -> None:
     request = evaluation_request_of(split, 0, clip=Clip(frames=4, views=(2, 3), center_crop=1.0))
     assert request.views == 6 and request.frames.shape == (2, 4)
     assert (request.frames[0] <= request.frames[1]).all() and (request.frames[0] < request.frames[1]).any()
-    assert [window.left for window in request.windows] == [0, 8, 16]
+    assert [window.left for window in request.crops] == [0, 8, 16]
 
 
 def test_grey_and_erased_clips_are_as_many_as_asked_for(split: Split) -> None:
     augment = Augment(color=0.0, grayscale=0.25, erase=0.5, erase_area=(0.1, 0.2))
     requests = [draw(split, row, epoch=epoch, augment=augment) for epoch in range(20) for row in range(len(split))]
-    grey = [r for r in requests if r.color != ColorChange()]
-    assert {r.color for r in grey} == {ColorChange(saturation=0.0)} and 0.2 < len(grey) / len(requests) < 0.3
+    gray = [r for r in requests if r.color != ColorChange()]
+    assert {r.color for r in gray} == {ColorChange(saturation=0.0)} and 0.2 < len(gray) / len(requests) < 0.3
     patches = [r.erased for r in requests if r.erased]
     assert 0.45 < len(patches) / len(requests) < 0.55
     for patch in patches:
@@ -116,5 +116,5 @@ def test_flips_are_right_for_any_list_of_labels(labels: list[str]) -> None:
         sided = any(word in name.lower().split() for word in ("left", "right"))
         if not sided:
             assert mirrored[number] == number
-        elif mirrored[number] != NEVER:
+        elif mirrored[number] != NO_MIRROR:
             assert mirrored[mirrored[number]] == number and mirrored[number] != number

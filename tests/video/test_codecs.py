@@ -1,4 +1,4 @@
-"""Decoded frames beside PyAV's own, for every codec, size, colour and container that people bring."""
+"""Decoded frames beside PyAV's own, for every codec, size, color and container that people bring."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -31,11 +31,11 @@ CODECS = {
     "mjpeg": ("mjpeg", "avi", "yuvj420p"),
 }
 EVEN_ONLY = {"h264", "h264 10 bit", "h264 transport stream", "hevc", "hevc 10 bit", "mjpeg", "av1", "av1 10 bit"}
-"""Encoders that take no odd sizes at half colour resolution."""
+"""Encoders that take no odd sizes at half color resolution."""
 
 
 def moving_picture(number: int, width: int, height: int) -> np.ndarray:
-    """Smooth colours that move, uint8 (height, width, 3)."""
+    """Smooth colors that move, uint8 (height, width, 3)."""
     y, x = np.mgrid[0:height, 0:width]
     waves = [
         np.sin((x + shift * number) / 20 + k) + np.cos((y - 4 * number) / 16 + 2 * k)
@@ -62,8 +62,8 @@ def write(path: Path, codec: str, pixels: str, *, width: int = 96, height: int =
 
 def whole(path: Path, frames: list[int], info: VideoInfo) -> ClipRequest:
     """The given frames, uncut."""
-    window = CropBox(0, 0, info.width, info.height)
-    return ClipRequest("x", path, np.array([frames], np.int32), (window,), (info.width, info.height), info.frames)
+    crop = CropBox(0, 0, info.width, info.height)
+    return ClipRequest("x", path, np.array([frames], np.int32), (crop,), (info.width, info.height), info.frames)
 
 
 def by_pyav(path: Path, wanted: list[int], size: int) -> np.ndarray:
@@ -91,7 +91,7 @@ def test_frames_are_those_of_pyav(tmp_path: Path, name: str, size: tuple[int, in
     numbers = [3, 4, 9, 17]
     (clip,) = decode_clips(path, whole(path, numbers, info), size=48)
     other = by_pyav(path, [n + 1 for n in numbers], 48)
-    assert np.abs(clip.astype(float) - other).mean() > 2  # the neighbours would have been noticed
+    assert np.abs(clip.astype(float) - other).mean() > 2  # the neighbors would have been noticed
 
 
 def test_ten_bit_vp9() -> None:
@@ -141,8 +141,8 @@ def test_sound_and_several_pictures(tmp_path: Path) -> None:
             stream.pix_fmt = "yuv420p"
         for number in range(10):
             for stream in (small, large):
-                grey = np.full((stream.height, stream.width, 3), 20 + 7 * number, np.uint8)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+                gray = np.full((stream.height, stream.width, 3), 20 + 7 * number, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(gray, format="rgb24")))
             noise = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), format="fltp", layout="stereo")
             noise.sample_rate = 44100
             container.mux(sound.encode(noise))
@@ -168,8 +168,8 @@ def test_a_cover_picture_is_no_video(tmp_path: Path, film: bool) -> None:
             streams.append(video := container.add_stream("libx264", rate=12))
             video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
             for number in range(10):
-                grey = np.full((48, 64, 3), 20 + 7 * number, np.uint8)
-                container.mux(video.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+                gray = np.full((48, 64, 3), 20 + 7 * number, np.uint8)
+                container.mux(video.encode(av.VideoFrame.from_ndarray(gray, format="rgb24")))
         container.mux(cover.encode(av.VideoFrame.from_ndarray(np.zeros((320, 320, 3), np.uint8), format="rgb24")))
         noise = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), format="fltp", layout="stereo")
         noise.sample_rate = 44100

@@ -1,4 +1,4 @@
-"""Decoding by PyAV: the frames asked for, the window asked for, the right colours."""
+"""Decoding by PyAV: the frames asked for, the window asked for, the right colors."""
 
 from pathlib import Path
 
@@ -18,13 +18,13 @@ from tests.conftest import frame_numbers, numbered_video
 CODECS = [("libvpx-vp9", "webm"), ("libvpx", "webm"), ("libx264", "mp4"), ("mpeg4", "avi"), ("mjpeg", "avi")]
 
 
-def request(path: Path, frames: list[int], window: CropBox | None = None) -> ClipRequest:
+def request(path: Path, frames: list[int], crop: CropBox | None = None) -> ClipRequest:
     info = probe(path)
     return ClipRequest(
         id=path.name,
         path=path,
         frames=np.array([frames], np.int32),
-        windows=(window or CropBox(0, 0, info.width, info.height),),
+        crops=(crop or CropBox(0, 0, info.width, info.height),),
         frame_size=(info.width, info.height),
         video_frames=max(info.frames, 1 + max(frames)),
     )
@@ -47,7 +47,7 @@ def test_exactly_the_frames_asked_for(tmp_path: Path, codec: str, suffix: str, g
 @pytest.mark.parametrize(
     ("codec", "suffix", "size"),
     [(codec, suffix, (66, 50)) for codec, suffix in CODECS]
-    # Of these, H.264 and MJPEG have no odd sizes at half colour resolution.
+    # Of these, H.264 and MJPEG have no odd sizes at half color resolution.
     + [(codec, suffix, (65, 49)) for codec, suffix in CODECS if codec not in ("libx264", "mjpeg")],
 )
 def test_the_window_asked_for(tmp_path: Path, codec: str, suffix: str, size: tuple[int, int]) -> None:
@@ -55,8 +55,8 @@ def test_the_window_asked_for(tmp_path: Path, codec: str, suffix: str, size: tup
     width, height = size
     picture = np.zeros((height, width, 3), np.uint8)
     greys = {(0, 0): 50, (0, 1): 100, (1, 0): 150, (1, 1): 200}
-    for (row, column), grey in greys.items():
-        picture[24 * row :, 32 * column :] = grey
+    for (row, column), gray in greys.items():
+        picture[24 * row :, 32 * column :] = gray
     path = tmp_path / f"a.{suffix}"
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=12)
@@ -66,14 +66,14 @@ def test_the_window_asked_for(tmp_path: Path, codec: str, suffix: str, size: tup
         for _ in range(3):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
-    for (row, column), grey in greys.items():
-        window = CropBox(32 * column + 8, 24 * row + 6, 16, 12)
-        clip = clip_of(path, request(path, [1], window), size=16)
-        assert abs(clip.astype(float).mean() - grey) < 3
+    for (row, column), gray in greys.items():
+        crop = CropBox(32 * column + 8, 24 * row + 6, 16, 12)
+        clip = clip_of(path, request(path, [1], crop), size=16)
+        assert abs(clip.astype(float).mean() - gray) < 3
 
 
 def test_colours_are_right_on_a_real_clip(real_videos: Path) -> None:
-    """Against BT.601's formula, at half size, where each pixel of colour becomes one of the picture."""
+    """Against BT.601's formula, at half size, where each pixel of color becomes one of the picture."""
     path = real_videos / "ssv2_166766.webm"
     with av.open(str(path)) as container:
         planes = next(iter(container.decode(video=0))).to_ndarray(format="yuv444p").astype(float)

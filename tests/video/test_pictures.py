@@ -110,3 +110,32 @@ def test_any_index_is_read(frames: list[bytes], magnitude: int) -> None:
     sizes = b"".join(len(frame).to_bytes(magnitude + 1, "little") for frame in frames)
     packet = b"".join(frames) + marker + sizes + marker
     assert [packet[start:end] for start, end in split_superframe(packet)] == frames
+
+
+def bit_by_bit(packet: bytes) -> tuple[bool, bool, bool, bool]:
+    """Of a VP9 picture of profile 0 to 2, by the specification: decoded, key, shown, and whether it names its size."""
+    bits = iter("".join(f"{byte:08b}" for byte in packet) + "0" * 400)
+
+    def take(count: int) -> int:
+        return int("".join(next(bits) for _ in range(count)), 2)
+
+    take(4)
+    if take(1):
+        return False, False, True, False
+    inter, shown, resilient = take(1), take(1), take(1)
+    if not inter:
+        return True, True, bool(shown), True
+    intra_only = not shown and take(1)
+    if not resilient:
+        take(2)
+    if intra_only:
+        return True, False, bool(shown), True
+    take(8 + 12)
+    return True, False, bool(shown), not any(take(1) for _ in range(3))
+
+
+@given(st.integers(0, 63).filter(lambda head: head >> 4 != 3), st.binary(min_size=4, max_size=30))
+def test_every_header_of_vp9_is_read_as_the_specification_says(head: int, rest: bytes) -> None:
+    packet = bytes([0x80 | head]) + rest + b"\x00"
+    (picture,) = read_pictures("vp9", packet)
+    assert (picture.decoded, picture.key, picture.shown, picture.size is not None) == bit_by_bit(packet)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssv2rt.video import crops as windows
+from ssv2rt.video.crops import CropBox, random_resized_crop, uniform_crops
 from ssv2rt.video.sampling import Sampling, frame_positions, frames_at_index, frames_at_time
 
 frames = st.integers(1, 100_000)
@@ -117,19 +117,19 @@ sizes = st.integers(1, 8192)
 
 @given(sizes, sizes, st.floats(0.01, 1.0))
 def test_a_centred_window_is_inside_and_centred(width: int, height: int, share: float) -> None:
-    (window,) = windows.crops(width=width, height=height, share=share)
-    assert_inside(window, width, height)
-    assert window.width == window.height
-    assert abs(window.left + window.width / 2 - width / 2) <= 2
-    assert abs(window.top + window.height / 2 - height / 2) <= 2
+    (crop,) = uniform_crops(width=width, height=height, share=share)
+    assert_inside(crop, width, height)
+    assert crop.width == crop.height
+    assert abs(crop.left + crop.width / 2 - width / 2) <= 2
+    assert abs(crop.top + crop.height / 2 - height / 2) <= 2
 
 
 @given(sizes, sizes, st.floats(0.01, 1.0), st.integers(2, 9))
 def test_squares_are_spread_along_the_longer_side(width: int, height: int, share: float, count: int) -> None:
-    crops = windows.crops(width=width, height=height, share=share, count=count)
+    crops = uniform_crops(width=width, height=height, share=share, count=count)
     assert len(crops) == count
-    for window in crops:
-        assert_inside(window, width, height)
+    for crop in crops:
+        assert_inside(crop, width, height)
     along = [w.left if width >= height else w.top for w in crops]
     side = crops[0].width
     assert along[0] == 0 and max(width, height) - side - along[-1] <= 1 and along == sorted(along)
@@ -144,13 +144,13 @@ def test_a_random_window_is_inside(
     width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    assert_inside(windows.random_resized(width=width, height=height, scale=scale, ratio=ratio, rng=rng), width, height)
+    assert_inside(random_resized_crop(width=width, height=height, scale=scale, ratio=ratio, rng=rng), width, height)
 
 
 def test_random_windows_have_the_area_and_shape_asked_for() -> None:
     rng = np.random.default_rng(0)
     found = [
-        windows.random_resized(width=427, height=240, scale=(0.2, 0.5), ratio=(0.75, 1.33), rng=rng) for _ in range(500)
+        random_resized_crop(width=427, height=240, scale=(0.2, 0.5), ratio=(0.75, 1.33), rng=rng) for _ in range(500)
     ]
     areas = np.array([w.width * w.height for w in found]) / (427 * 240)
     shapes = np.array([w.width / w.height for w in found])
@@ -159,8 +159,8 @@ def test_random_windows_have_the_area_and_shape_asked_for() -> None:
     assert min(w.left for w in found) == 0 and max(w.left + w.width for w in found) >= 425
 
 
-def assert_inside(window: windows.CropBox, width: int, height: int) -> None:
-    assert window.width >= 1 and window.height >= 1
-    assert window.left % 2 == 0 and window.top % 2 == 0
-    assert window.left >= 0 and window.left + window.width <= width
-    assert window.top >= 0 and window.top + window.height <= height
+def assert_inside(crop: CropBox, width: int, height: int) -> None:
+    assert crop.width >= 1 and crop.height >= 1
+    assert crop.left % 2 == 0 and crop.top % 2 == 0
+    assert crop.left >= 0 and crop.left + crop.width <= width
+    assert crop.top >= 0 and crop.top + crop.height <= height

@@ -39,15 +39,15 @@ def film(
     options: dict[str, str] | None = None,
     size: int = 32,
 ) -> Path:
-    """A video whose frame k is grey of value 20 + 7k (to 32, then anew), and appears after `when[k]` ticks."""
+    """A video whose frame k is gray of value 20 + 7k (to 32, then anew), and appears after `when[k]` ticks."""
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=25 if tick == Fraction(1, 1000) else 1 / tick)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = size, size, "yuv420p"
         stream.time_base = stream.codec_context.time_base = tick
         for number, stamp in enumerate(when):
-            grey = np.full((size, size, 3), 20 + 7 * (number % 32), np.uint8)
-            frame = av.VideoFrame.from_ndarray(grey, format="rgb24")
+            gray = np.full((size, size, 3), 20 + 7 * (number % 32), np.uint8)
+            frame = av.VideoFrame.from_ndarray(gray, format="rgb24")
             frame.pts, frame.time_base = stamp, tick
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
