@@ -104,9 +104,9 @@ def _vp8(packet: Buffer) -> Picture:
 def _vp9(packet: Buffer, start: int, end: int) -> Picture:
     first = packet[start]
     # Most pictures are shown and have the size of their first reference, which is told by a bit of the first four bytes.
-    if first & 0b1100_1110 == 0b1000_0110 and first & 0b0011_0000 != 0b0011_0000 and end - start > 4:
-        if packet[start + 3] >> (3 if first & 1 else 1) & 1:
-            return Picture(start, end, True)
+    usual = first & 0b1100_1110 == 0b1000_0110 and first & 0b0011_0000 != 0b0011_0000 and end - start > 4
+    if usual and packet[start + 3] >> (3 if first & 1 else 1) & 1:
+        return Picture(start, end, True)
     bits = Bits(packet[start : min(end, start + 24)])
     if bits.take(2) != 2:
         return Picture(start, end, True)

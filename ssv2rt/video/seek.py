@@ -23,9 +23,9 @@ from ssv2rt.video.pictures import read_pictures
 _IN_ORDER = WITH_HEADERS | {"mjpeg"}
 """Codecs that show their pictures in the order of decoding, so that nothing has to be known of their times."""
 _TIMED = frozenset({"matroska", "mov"})
-"""Containers in which each packet tells when it is shown."""
+"""Containers that give every packet a presentation time."""
 _HELD = 64 << 20
-"""Bytes of packets that are kept from the first reading of a file; of larger files, they are read again."""
+"""Bytes of packets that are kept from the first pass over a file. Larger files are read again."""
 
 Frames = Iterator[tuple[int, av.VideoFrame]]
 """Frames with their numbers, from 0."""
@@ -37,10 +37,10 @@ def all_frames(container: av.container.InputContainer, stream: av.VideoStream, e
     Args:
         container: at its beginning.
         stream: of it.
-        expected: how many frames there were when the file was probed.
+        expected: number of frames when the file was probed.
 
     Raises:
-        BadVideo: 'truncated': it has fewer now.
+        BadVideo: 'truncated' if it has fewer now.
     """
     stream.thread_type = "NONE"  # clips are decoded side by side
     coded = number = 0
@@ -58,13 +58,13 @@ def all_frames(container: av.container.InputContainer, stream: av.VideoStream, e
 def frames_needed(
     container: av.container.InputContainer, stream: av.VideoStream, expected: int, wanted: np.ndarray
 ) -> Frames:
-    """The wanted frames, and those on the way to them, in order.
+    """Yields the wanted frames, and the frames that must be decoded before them, in order.
 
     Args:
         container: at its beginning.
         stream: of it.
         expected: as in `all_frames`.
-        wanted: int (K,), never falling; numbers beyond the last frame are let be.
+        wanted: int (K,), sorted; numbers behind the last frame are ignored.
 
     Raises:
         BadVideo: as `all_frames`.

@@ -1,4 +1,4 @@
-"""Clips of windows that slide over a video of any length: one pass, each frame decoded once, in bounded memory.
+"""Clips of time windows that slide over a video of any length: one pass, every frame decoded once, bounded memory.
 
     time        0    1    2    3    4    5    6    7    8
     frames      |. . .|. . . . .|. . .|. . . . . . . . .      window = 4, hop = 2, T = 4
@@ -6,10 +6,8 @@
     window 1              [ ^    ^    ^    ^  )
     window 2                        [ ^    ^    ^    ^  )
 
-A clip is T places in its window (see `sampling`), and a place shows the last frame that appears no later. Which frame that
-is, is known when the next one appears: so one frame is held, and of it a picture is cut when the first place wants one.
-
-Times are those of `timed_frames`.
+A clip is T positions in its window (see `sampling`). A position shows the last frame whose time is not later; that is known
+when the next frame is decoded, so one frame is always held back. It is cropped when the first position needs it.
 
 Letters: V temporal clips, S spatial crops, T frames.
 """
@@ -40,21 +38,21 @@ from ssv2rt.video.sampling import frame_positions
 from ssv2rt.video.timed_frames import SECOND, TimedFrames
 
 SHORTEST = 0.001
-"""Seconds: the least that a window and a hop may be."""
+"""Seconds: the shortest window and hop."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class TimeWindow:
-    """A window of time of a video, and its clips."""
+    """A time window of a video, and its clips."""
 
     number: int
-    """k, from 0: it starts at k * hop."""
+    """Index k from 0; the window starts at k * hop."""
     start: float
     """Seconds from the first frame."""
     end: float
     """Seconds from the first frame: start + window, or the end of the video if that is earlier."""
     frames: int
-    """Frames of the video that appear in it, start <= time < end. 0 where one frame is shown throughout."""
+    """Number of frames with start <= time < end; 0 where one frame is shown throughout."""
     clips: np.ndarray
     """uint8 RGB (V * S, T, size, size, 3): clip `v * S + s` has the v-th temporal clip and the s-th spatial crop."""
 
@@ -74,11 +72,11 @@ def slide(
     threads: int = 1,
     decoded: Callable[[int], None] = lambda frames: None,
 ) -> Iterator[TimeWindow]:
-    """The windows of a video in order, each as soon as a frame beyond it is decoded.
+    """Yields the windows of a video in order, each as soon as a frame behind it is decoded.
 
     Windows start at 0, hop, 2 * hop, ... The first that reaches the end of the video is the last, and is cut short there;
-    a video that is shorter than a window has one, of its own length. Held in memory are, besides a frame or two, the
-    clips of the windows that are open: window / hop of them, and one more.
+    a video that is shorter than a window has one, of its own length. Memory holds a frame or
+    two and the clips of window / hop + 1 open windows.
 
     The places of the last window are spread over what there is of it, as far as the header declares how long the video is.
     Where it declares nothing (a WebM that was written live), or too little, they are spread over a whole window, and those
@@ -97,7 +95,7 @@ def slide(
             `window`, is decoded and not shown.
         threads: of the decoder. Clips do not depend on it; which word a damaged video gets may, for of damage in its last
             packets several threads tell only that frames are missing.
-        decoded: told after each frame how many are decoded: a window may take long.
+        decoded: called with the number of decoded frames after each one, since a window may take long.
 
     Raises:
         ValueError: `window` or `hop` is too short, or infinite; before anything is opened.
@@ -142,10 +140,10 @@ def _slide(
 
 
 class _Windows:
-    """The windows that are open, and the frame that is shown.
+    """The open windows, and the frame that is held back.
 
     Args:
-        first: frame of the video; its size is what squares are computed from.
+        first: first frame; crops are computed from its size.
         timed_frames: its rate, and when it should end.
         clip: what the network sees.
         window: seconds.
@@ -163,7 +161,7 @@ class _Windows:
         self._next = 0  # number of the window that is opened next
 
     def until(self, time: int) -> Iterator[TimeWindow]:
-        """Lets the frame that is shown be shown until `time`, and gives the windows that end by then."""
+        """Shows the held frame until `time`, and yields the windows that end by then."""
         while True:  # one window after the other, for a frame may be shown through many
             if self._open and self._open[0].end <= time:
                 window = self._open.popleft()
@@ -178,13 +176,13 @@ class _Windows:
                 filling.show(self._shown, time)
 
     def take(self, frame: av.VideoFrame) -> None:
-        """The frame that is shown next, from the time that `until` was told."""
+        """Holds the next frame, which is shown from the time of the last `until`."""
         self._shown = _Picture(frame, self._crop_scaler, self._clip)
         for window in self._open:
             window.frames += 1
 
     def last(self, end: int) -> Iterator[TimeWindow]:
-        """The window that reaches the end of the video, unless it lies between two windows."""
+        """Yields the window that contains the end of the video, if there is one."""
         if self._open:
             window, declared = self._open[0], self._film.declared
             believed = window.short and declared and end <= declared + 2 * self._film.usual
@@ -206,7 +204,7 @@ class _Windows:
 
 
 class _Picture:
-    """The frame that is shown, of which squares are cut when they are asked for first."""
+    """The held frame, which is cropped when its crops are needed first."""
 
     def __init__(self, frame: av.VideoFrame, crop_scaler: CropScaler, clip: Clip) -> None:
         self._frame, self._crop_scaler, self._clip = frame, crop_scaler, clip

@@ -1,7 +1,7 @@
-"""The frames of a video of any length with the times at which they appear, and what its header says of its length.
+"""The frames of a video of any length with their presentation times, and the declared duration.
 
-Times are seconds from the first frame, in whole microseconds, so that equal times are equal. They are the frames' own;
-where a file gives none, or one that does not rise, a frame follows the one before at the video's average rate.
+Times count from the first frame, in whole microseconds, so that equal times compare equal. Where a file gives no time, or one
+that does not increase, a frame follows the previous one at the average frame rate.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ logger = logging.getLogger(__name__)
 SECOND = 1_000_000
 """Microseconds."""
 _USUAL_RATE = Fraction(12)
-"""Frames per second where the container does not say."""
+"""Frames per second where the container does not declare a rate."""
 _LONGEST_STILL = 3600 * SECOND
-"""A frame that is to be shown for longer has a damaged time."""
+"""A longer duration of a frame means that its time is damaged."""
 
 
 class TimedFrames:
-    """The frames of a video with their times, and what its header says of its length. Times are in microseconds.
+    """The frames of a video with their times, and its declared duration, in microseconds.
 
     Args:
         container: at its beginning.
@@ -47,22 +47,22 @@ class TimedFrames:
         if self.rate <= 0:
             self.rate = _USUAL_RATE
         self.usual = min(max(1, round(SECOND / self.rate)), _LONGEST_STILL)
-        """How long a frame is shown on average."""
+        """Average duration of a frame."""
         self._sure = declared_duration(container, self._stream)
         likely = self._sure or declared_duration(container, self._stream, others=True) or 0.0
         self.declared = round(likely * SECOND) if likely > 0 else None
-        """When the video should end."""
+        """End of the video as its header declares it; None if it does not."""
         self._first: tuple[int, int] | None = None  # the first stamp, and when its frame appears
         self._time = -1  # when the last frame appears
         self.end = 0
-        """When the last frame ends."""
+        """End of the last frame so far."""
         self.slack = 0
-        """By so much, its end is uncertain: half of it, or half of a usual frame."""
+        """Uncertainty of that end: half of the frame's duration, or half of the average one."""
         self._packets = 0
         self._last: int | None = None  # the end of the last packet's frame, in the stream's ticks
 
     def frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
-        """All frames and when they appear, which rises.
+        """Yields every frame with its time; times increase.
 
         Raises:
             BadVideo: a packet or a frame is damaged.
@@ -92,7 +92,7 @@ class TimedFrames:
             raise wrong
 
     def check(self) -> None:
-        """Whether all that was declared was there, after the last frame.
+        """Checks, after the last frame, that everything that the file declares was there.
 
         Raises:
             BadVideo: 'unreadable' if no packet gave a frame, 'corrupt' if the last ones gave none, 'truncated' if some
