@@ -66,9 +66,9 @@ def open_video(source: VideoSource) -> av.container.InputContainer:
             raise BadVideo("unreadable")  # a folder; or a pipe or a device, on which one could wait for ever
         if _is_matroska(source):
             # FFmpeg decodes a picture of each stream to describe it, a tenth of the work of a clip. Matroska's header
-            # says enough for these codecs.
+            # says enough for these codecs, but not which of several streams is the best.
             container = _open(source, {"codec_whitelist": "none"}, "matroska")
-            if container.streams.video and _all_vpx(container):
+            if len(container.streams.video) == 1 and _all_vpx(container):
                 return container
             container.close()
         container = _open(source, {})
@@ -81,23 +81,19 @@ def open_video(source: VideoSource) -> av.container.InputContainer:
 
 
 def video_stream(container: av.container.InputContainer) -> av.VideoStream:
-    """The video stream to use: the largest that is no cover picture; the first of several.
+    """The video stream that a player shows: FFmpeg's best one, or the first, if that is a cover picture.
 
     Raises:
-        BadVideo: 'no video stream', or 'unsupported codec' if there is no decoder for any of them.
+        BadVideo: 'no video stream', or 'unsupported codec' if there is no decoder for it.
     """
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
         raise BadVideo("no video stream")
-    best = max(streams, key=_area)
-    if best.codec_context is None:
+    best = container.streams.best("video")
+    chosen = next((s for s in streams if best is not None and s.index == best.index), streams[0])
+    if chosen.codec_context is None:
         raise BadVideo("unsupported codec")
-    return best
-
-
-def _area(stream: av.VideoStream) -> int:
-    context = stream.codec_context
-    return context.width * context.height if context else -1
+    return chosen
 
 
 def as_bad(error: Exception) -> BadVideo:
@@ -145,7 +141,11 @@ def declared_duration(
 
 def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     """How a frame is to be shown: transposed first, then mirrored left to right, then top to bottom."""
-    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV refuses to list side data of a kind that it does not know; rotation it tells all the same
+        turns = round(frame.rotation / 90) % 4
+        return ((False, False, False), (True, False, True), (False, True, True), (True, True, False))[turns]
     if matrix is None:
         return False, False, False
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5]
@@ -162,8 +162,8 @@ def reason_of(error: Exception) -> str:
         return "no permission"
     if isinstance(error, av.error.DecoderNotFoundError):
         return "unsupported codec"
-    if isinstance(error, MemoryError):
-        return "out of memory"
+    if isinstance(error, MemoryError) and not isinstance(error, av.error.FFmpegError):
+        return "out of memory"  # FFmpeg's own error is about a damaged size
     return "unreadable"
 
 
@@ -178,7 +178,7 @@ def _open(source: VideoSource, options: dict[str, str], format: str | None = Non
         handle = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
     # FFmpeg decides by these before it opens anything: it would follow lists of files, and bind ports for an SDP file.
     options = options | {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
-    return av.open(handle, mode="r", buffer_size=1 << 18, options=options, format=format)
+    return av.open(handle, mode="r", buffer_size=1 << 18, options=options, format=format, metadata_errors="replace")
 
 
 def _is_matroska(source: VideoSource) -> bool:

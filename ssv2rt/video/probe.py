@@ -192,7 +192,7 @@ def _timing(stamps: list[int], tick: float) -> tuple[np.ndarray | None, float]:
     return (ticks * tick).astype(np.float32) if uneven else None, usual
 
 
-_NEVER_TURNED = frozenset({"vp8", "vp9", "av1", "mjpeg", "mpeg4"})
+_NEVER_TURNED = frozenset({"vp8", "vp9", "av1", "mpeg4"})
 """Codecs whose frames say nothing of a turn; then only MP4 and its kin do."""
 
 
