@@ -14,7 +14,7 @@ import numpy as np
 
 from ssv2rt.pipelines.hand_over import Counting, HandOver, Kind
 from ssv2rt.pipelines.loaded_clip import Decoder, GraphFailed
-from ssv2rt.video.container import CLIP_ERRORS, VideoSource, open_video, reason_of, video_stream
+from ssv2rt.video.container import CLIP_ERRORS, VideoSource, reason_of
 from ssv2rt.video.seek import frames_needed
 
 MOST_CLIPS = 4
@@ -250,8 +250,7 @@ def _candidates(source: VideoSource, handed: HandOver) -> dict[int, np.ndarray]:
     spread = handed.frames[:, None] + np.arange(-_NEIGHBORS, _NEIGHBORS + 1)
     numbers = np.unique(spread[spread >= 0])
     found = {}
-    with open_video(source) as container:
-        for number, frame in frames_needed(container, video_stream(container), 0, numbers):
-            if number in numbers:
-                found[number] = frame.to_ndarray(format="rgb24")
+    for number, frame in frames_needed(source, 0, numbers):
+        if number in numbers:
+            found[number] = frame.to_ndarray(format="rgb24")
     return found

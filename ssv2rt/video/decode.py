@@ -13,7 +13,7 @@ import av
 import av.error
 import numpy as np
 
-from ssv2rt.video.container import CLIP_ERRORS, BadVideo, VideoSource, as_bad, open_video, video_stream
+from ssv2rt.video.container import CLIP_ERRORS, BadVideo, VideoSource, as_bad
 from ssv2rt.video.crop_scale import CropScaler
 from ssv2rt.video.crops import CropBox
 from ssv2rt.video.seek import all_frames, frames_needed
@@ -65,22 +65,20 @@ def decode_clips(source: VideoSource, request: Wanted, *, size: int, out: np.nda
     if out is None:
         out = np.empty((request.views, request.frames.shape[1], size, size, 3), np.uint8)
     try:
-        with open_video(source) as container:
-            try:
-                return _decode(container, request, out, skip=True)
-            except BadVideo as error:
-                if str(error) == "truncated":
-                    raise
-            # A packet may be flagged as a key frame that is none. From the beginning every picture has its references.
-        with open_video(source) as container:
-            return _decode(container, request, out, skip=False)
+        try:
+            return _decode(source, request, out, skip=True)
+        except BadVideo as error:
+            if str(error) == "truncated":
+                raise
+        # A packet may be flagged as a key frame that is none. From the beginning every picture has its references.
+        return _decode(source, request, out, skip=False)
     except BadVideo:
         raise
     except CLIP_ERRORS as error:
         raise as_bad(error) from None
 
 
-def _decode(container: av.container.InputContainer, request: Wanted, out: np.ndarray, *, skip: bool) -> np.ndarray:
+def _decode(source: VideoSource, request: Wanted, out: np.ndarray, *, skip: bool) -> np.ndarray:
     temporal_clips, length = request.frames.shape
     clips = out.reshape(temporal_clips, len(request.crops), *out.shape[1:])
     crop_scaler = CropScaler(request.crops, request.frame_size, out.shape[2], mirrored=request.flip)
@@ -101,9 +99,8 @@ def _decode(container: av.container.InputContainer, request: Wanted, out: np.nda
             at += 1
         return at
 
-    stream = video_stream(container)
     expected = request.video_frames
-    frames = frames_needed(container, stream, expected, wanted) if skip else all_frames(container, stream, expected)
+    frames = frames_needed(source, expected, wanted) if skip else all_frames(source, expected)
     try:
         for number, frame in frames:
             last, latest = number, frame

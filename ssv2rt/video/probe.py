@@ -116,7 +116,7 @@ def probe(source: VideoSource) -> VideoInfo:
         counted = 0 if container.format.name == "avi" else stream.frames
         if packets < counted or _ends_early(stream, container, last, rate):
             raise BadVideo("truncated")
-        rotation = _rotation(container, stream)
+        rotation = _rotation(source, container, stream)
         turned = rotation in (90, 270)
         return VideoInfo(
             frames=frames,
@@ -196,13 +196,13 @@ _NEVER_TURNED = frozenset({"vp8", "vp9", "av1", "mpeg4"})
 """Codecs whose frames say nothing of a turn; then only MP4 and its kin do."""
 
 
-def _rotation(container: av.container.InputContainer, stream: av.VideoStream) -> int:
+def _rotation(source: VideoSource, container: av.container.InputContainer, stream: av.VideoStream) -> int:
     """Degrees counter-clockwise, which only a decoded frame tells."""
     if "mov" not in container.format.name and stream.codec_context.name in _NEVER_TURNED:
         return 0
     try:
-        container.seek(0)
-        return int(next(container.decode(stream)).rotation) % 360
+        with open_video(source) as again:
+            return int(next(again.decode(video_stream(again))).rotation) % 360
     except (StopIteration, *CLIP_ERRORS):
         return 0  # decoding will say what is wrong
 

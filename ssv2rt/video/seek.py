@@ -11,12 +11,12 @@ Letters: P packets, F frames, K wanted frames.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import av
 import numpy as np
 
-from ssv2rt.video.container import BadVideo
+from ssv2rt.video.container import BadVideo, VideoSource, open_video, video_stream
 from ssv2rt.video.pictures import CODECS as WITH_HEADERS
 from ssv2rt.video.pictures import read_pictures
 
@@ -31,103 +31,125 @@ Frames = Iterator[tuple[int, av.VideoFrame]]
 """Frames with their numbers, from 0."""
 
 
-def all_frames(container: av.container.InputContainer, stream: av.VideoStream, expected: int) -> Frames:
-    """All frames, in order.
+def all_frames(source: VideoSource, expected: int) -> Frames:
+    """Yields all frames, in order.
 
     Args:
-        container: at its beginning.
-        stream: of it.
+        source: the video.
         expected: number of frames when the file was probed.
 
     Raises:
-        BadVideo: 'truncated' if it has fewer now.
+        BadVideo: it cannot be opened; 'truncated' if it has fewer frames now.
     """
-    stream.thread_type = "NONE"  # clips are decoded side by side
     coded = number = 0
-    for packet in container.demux(stream):
-        if packet.size:
-            coded += _shown(stream.codec_context.name, packet)[0]
-        for frame in packet.decode():
-            assert isinstance(frame, av.VideoFrame)
-            yield number, frame
-            number += 1
+    with open_video(source) as container:
+        stream = video_stream(container)
+        stream.thread_type = "NONE"  # clips are decoded side by side
+        for packet in container.demux(stream):
+            if packet.size:
+                coded += _shown(stream.codec_context.name, packet)[0]
+            for frame in packet.decode():
+                assert isinstance(frame, av.VideoFrame)
+                yield number, frame
+                number += 1
     if coded < expected:
         raise BadVideo("truncated")
 
 
-def frames_needed(
-    container: av.container.InputContainer, stream: av.VideoStream, expected: int, wanted: np.ndarray
-) -> Frames:
+def frames_needed(source: VideoSource, expected: int, wanted: np.ndarray) -> Frames:
     """Yields the wanted frames, and the frames that must be decoded before them, in order.
 
+    Where packets have to be read twice, the file is opened anew: seeking to time 0 may not lead to the first packet.
+
     Args:
-        container: at its beginning.
-        stream: of it.
+        source: the video.
         expected: as in `all_frames`.
         wanted: int (K,), sorted; numbers behind the last frame are ignored.
 
     Raises:
         BadVideo: as `all_frames`.
     """
-    codec = stream.codec_context.name
-    in_order = codec in _IN_ORDER
-    if not in_order and container.format.name.split(",")[0] not in _TIMED:
-        yield from all_frames(container, stream, expected)
-        return
-    stream.thread_type = "NONE"
-    packets: list[av.Packet] = []
-    keys: list[bool] = []
-    shown: list[int] = []
-    stamps: list[int | None] = []
-    size = 0
-    for packet in container.demux(stream):
-        if packet.size:
-            count, key = _shown(codec, packet)
-            shown.append(count)
-            keys.append(key)
-            stamps.append(None if packet.is_discard else packet.pts)
-            size += packet.size
-            if size > _HELD:
-                packets.clear()
+    with open_video(source) as container:
+        stream = video_stream(container)
+        stream.thread_type = "NONE"
+        codec = stream.codec_context.name
+        in_order = codec in _IN_ORDER
+        countable = in_order or container.format.name.split(",")[0] in _TIMED
+        packets: list[av.Packet] = []
+        keys: list[bool] = []
+        shown: list[int] = []
+        stamps: list[int | None] = []
+        size = 0
+        for packet in container.demux(stream) if countable else ():
+            if packet.size:
+                count, key = _shown(codec, packet)
+                shown.append(count)
+                keys.append(key)
+                stamps.append(None if packet.is_discard else packet.pts)
+                size += packet.size
+                if size > _HELD:
+                    packets.clear()
+                else:
+                    packets.append(packet)
+        if countable and sum(shown) < expected:
+            raise BadVideo("truncated")
+        known = {} if in_order else _numbers(stamps)
+        # Where times are missing or doubled, only counting tells which frame is which.
+        if countable and (in_order or len(known) == len(keys)):
+            if in_order:
+                packet_of = np.repeat(np.arange(len(keys)), shown)
+                first = np.cumsum([0, *shown[:-1]])
             else:
-                packets.append(packet)
-    if sum(shown) < expected:
-        raise BadVideo("truncated")
-    known: dict[int, int] = {}
-    if in_order:
-        packet_of = np.repeat(np.arange(len(keys)), shown)
-        first = np.cumsum([0, *shown[:-1]])
-    else:
-        known = _numbers(stamps)
-        if len(known) < len(keys):  # times are missing or doubled: only counting tells which frame is which
-            container.seek(0)
-            yield from all_frames(container, stream, expected)
+                first = np.array([known[stamp] for stamp in stamps if stamp is not None])
+                packet_of = np.argsort(first)
+            needed = packets_needed(np.array(keys, bool), first, packet_of, wanted)
+            if packets:
+                yield from _decoded(packets, stream.codec_context, needed, first, known)
+            else:
+                with open_video(source) as again:
+                    stream = video_stream(again)
+                    stream.thread_type = "NONE"
+                    read = (packet for packet in again.demux(stream) if packet.size)
+                    yield from _decoded(read, stream.codec_context, needed, first, known)
             return
-        first = np.array([known[stamp] for stamp in stamps if stamp is not None])
-        packet_of = np.argsort(first)
-    needed = packets_needed(np.array(keys, bool), first, packet_of, wanted)
-    context = stream.codec_context
+    yield from all_frames(source, expected)
+
+
+def _decoded(
+    packets: Iterable[av.Packet],
+    context: av.VideoCodecContext,
+    needed: np.ndarray,
+    first: np.ndarray,
+    known: Mapping[int, int],
+) -> Frames:
+    """Decodes the needed packets.
+
+    Args:
+        packets: P of them, in the order of decoding.
+        context: their decoder.
+        needed: bool (P,): which are decoded.
+        first: int (P,): number of the first frame that each shows.
+        known: numbers of frames by their times; empty where frames come in the order of packets.
+    """
     before = -1  # the packet decoded last
 
-    def decoded(packet: av.Packet | None) -> Frames:
+    def frames(packet: av.Packet | None) -> Frames:
         for place, frame in enumerate(context.decode(packet)):
-            if in_order:
+            if not known:
                 yield int(first[before]) + place, frame
-            elif frame.pts in known:
+            elif frame.pts is not None and frame.pts in known:
                 yield known[frame.pts], frame
 
-    if not packets:
-        container.seek(0)
-    for at, packet in enumerate(packets or (p for p in container.demux(stream) if p.size)):
+    for at, packet in enumerate(packets):
         if not needed[at]:
             continue
         if at != before + 1 and before >= 0:
-            yield from decoded(None)
+            yield from frames(None)
             context.flush_buffers()
         before = at
-        yield from decoded(packet)
+        yield from frames(packet)
     if before >= 0:
-        yield from decoded(None)
+        yield from frames(None)
 
 
 def _shown(codec: str, packet: av.Packet) -> tuple[int, bool]:

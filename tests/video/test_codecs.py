@@ -286,3 +286,28 @@ def test_names_that_look_like_addresses(tmp_path: Path, monkeypatch: pytest.Monk
     numbered_video(tmp_path / "x.mp4", "libx264", frames=5).rename(tmp_path / "12:30.mp4")
     monkeypatch.chdir(tmp_path)
     assert probe(Path("12:30.mp4")).frames == 5
+
+
+def test_times_that_are_all_the_same_or_negative_lose_no_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seeking to time 0 leads behind the first packets there; the file is opened anew instead, whatever its size."""
+    from ssv2rt.video import seek
+
+    for name, times in (("same", [0] * 12), ("negative", range(-6, 6))):
+        path = tmp_path / f"{name}.mkv"
+        with (
+            av.open(str(numbered_video(tmp_path / "a.mp4", "mpeg4", frames=12))) as source,
+            av.open(str(path), "w", options={"avoid_negative_ts": "disabled"}) as out,
+        ):
+            stream = out.add_stream_from_template(source.streams.video[0])
+            packets = [packet for packet in source.demux(video=0) if packet.size]
+            for packet, time in zip(packets, times, strict=True):
+                packet.pts = packet.dts = 100 * time
+                packet.time_base, packet.stream = Fraction(1, 1000), stream
+                out.mux(packet)
+        with av.open(str(path)) as container:
+            true = [frame.to_ndarray(format="gray").mean() for frame in container.decode(video=0)]
+        for held in (64 << 20, 100):
+            monkeypatch.setattr(seek, "_HELD", held)
+            for wanted in ([0], [1, 7], [11], [*range(12)]):
+                seen = dict(seek.frames_needed(path, len(true), np.array(wanted)))
+                assert [seen[n].to_ndarray(format="gray").mean() for n in wanted] == [true[n] for n in wanted], name
