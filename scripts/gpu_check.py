@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from ssv2rt.core.recipes import Clip, Data, Synthetic  # noqa: E402
-from ssv2rt.dataset.prepare import like_ssv2, synthetic_set  # noqa: E402
+from ssv2rt.dataset.prepare import ssv2_like_set, synthetic_set  # noqa: E402
 from ssv2rt.doctor.examine import examine, look  # noqa: E402
 from ssv2rt.pipelines.hand_over import Counting, HandOver, Kind, hand_over, read_coded  # noqa: E402
 from ssv2rt.pipelines.loaded_clip import Decoder, GraphFailed, LoadedClip  # noqa: E402
@@ -83,7 +83,7 @@ class Check:
     def clips(self) -> list[Path]:
         """Videos coded as SSv2's are, in the user's cache."""
         small = Synthetic(clips=30, width=171, height=128, frames=(24, 28))
-        return sorted(((synthetic_set(small, "first") if self.dry else like_ssv2()) / "videos").iterdir())
+        return sorted(((synthetic_set(small, "first") if self.dry else ssv2_like_set()) / "videos").iterdir())
 
 
 def machine(check: Check) -> None:

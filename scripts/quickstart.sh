@@ -9,8 +9,7 @@ echo "+ ssv2rt train"
 ssv2rt train
 echo "+ ssv2rt build-engine --fp16"
 ssv2rt build-engine --fp16
-echo "+ ssv2rt score videos/ --out preds.csv"
-ssv2rt score videos/ --out preds.csv --overwrite
+echo "+ ssv2rt score videos/ --out preds.csv --annotations videos/test-answers.csv"
+ssv2rt score videos/ --out preds.csv --annotations videos/test-answers.csv --overwrite
 
-head -n 6 preds.csv | cut -d, -f1-5
-python scripts/share_right.py preds.csv videos/test-answers.csv
+head -n 6 preds.csv | cut -d, -f1-3,5-6

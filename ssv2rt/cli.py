@@ -11,13 +11,19 @@ import click
 
 from ssv2rt import __version__
 from ssv2rt.commands.benchmark import benchmark
+from ssv2rt.commands.build_engine import build_engine
 from ssv2rt.commands.compare import compare
-from ssv2rt.commands.data import index, preview, synthesize
-from ssv2rt.commands.engines import build_engine
+from ssv2rt.commands.doctor import doctor
+from ssv2rt.commands.evaluate import evaluate
+from ssv2rt.commands.index import index
 from ssv2rt.commands.inspect import inspect
-from ssv2rt.commands.machine import doctor
-from ssv2rt.commands.scoring import merge, score
-from ssv2rt.commands.training import evaluate, train
+from ssv2rt.commands.merge import merge
+from ssv2rt.commands.models import models
+from ssv2rt.commands.preview import preview
+from ssv2rt.commands.recipes import recipes
+from ssv2rt.commands.score import score
+from ssv2rt.commands.synthesize import synthesize
+from ssv2rt.commands.train import train
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.log import log_to_stderr, printable
 
@@ -63,6 +69,8 @@ for command in (
     benchmark,
     synthesize,
     doctor,
+    recipes,
+    models,
 ):
     app.add_command(command)
 _add_levels(app)

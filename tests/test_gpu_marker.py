@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-NAME = "test_on_a_gpu_clips_are_normalised_into_what_the_first_convolution_takes"
+NAME = "test_gpu_normalization_outputs_the_autocast_dtype"
 
 
 @pytest.mark.parametrize(("required", "code", "outcome"), [("", 0, "3 skipped"), ("1", 1, "3 errors")])

@@ -51,7 +51,9 @@ def test_every_room_has_a_floor_and_imports_only_from_below() -> None:
 def test_no_files_import_each_other_in_a_circle() -> None:
     modules = {".".join(("ssv2rt", *file.relative_to(PACKAGE).with_suffix("").parts)): file for _, file in files()}
     edges = {
-        name: {found for module in imports(file) if (found := module if module in modules else module.rpartition(".")[0])}
+        name: {
+            found for module in imports(file) if (found := module if module in modules else module.rpartition(".")[0])
+        }
         & modules.keys()
         for name, file in modules.items()
     }

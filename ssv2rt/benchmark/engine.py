@@ -1,6 +1,6 @@
-"""How fast engines are, beside PyTorch, ONNX Runtime, and their own backend called by hand.
+"""Benchmark of engines, compared with PyTorch, ONNX Runtime, and direct calls of the engine's backend.
 
-On a GPU only what runs there takes part.
+On a GPU, only what runs on the GPU is measured.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssv2rt.benchmark.rounds import Contestant, machine, now, race
+from ssv2rt.benchmark.rounds import Workload, describe_machine, run_rounds, synchronized_time
 from ssv2rt.core.cores import cores
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.hardware import choose_device, native_bf16, versions
 from ssv2rt.core.recipes import BatchProfile, Calibration, Clip, Engine, EngineRecipe, Model
-from ssv2rt.engines.backends.openvino import by_hand
+from ssv2rt.engines.backends.openvino import call_openvino_directly
 from ssv2rt.engines.backends.registry import NAMES, backend, load_runner
 from ssv2rt.engines.base import Graph
-from ssv2rt.engines.build import CALIBRATED, FLOAT, GRAPH, describe, in_precision
+from ssv2rt.engines.build import CALIBRATED_PRECISIONS, FP32_ONNX_FILE, ONNX_FILE, make_bundle_info, write_in_precision
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.engines.export import INPUT, OUTPUT
-from ssv2rt.engines.quantization import quantise
+from ssv2rt.engines.quantization import quantize
 from ssv2rt.engines.source import Source, source_of_model
 from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.registry import build_model
@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 
 
 EAGER = "PyTorch, fp32, contiguous"
-BY_HAND = ", by hand"
-ON_CPU = "runs on the CPU, and there is a GPU"
+DIRECT_CALL = ", by hand"
+ON_CPU = "runs on the CPU only; on a machine with a GPU, only the GPU is measured"
 
 
 def benchmark_engine(
@@ -51,16 +51,16 @@ def benchmark_engine(
     compiled: bool = True,
     precisions: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Clips per second of a network with random weights, on random clips that lie ready.
+    """Measures a network with random weights in clips per second, on a batch of random clips in memory.
 
     Args:
         model: the network.
-        clip: its clips.
-        batch: clips in a batch, of which each contestant computes one in a turn.
-        threads: for each contestant; 0 for one a core.
-        rounds: timed ones.
-        compiled: whether torch.compile and AOTInductor, which take a minute to compile, take part.
-        precisions: of engines; all that a backend builds by default.
+        clip: shape of its clips.
+        batch: batch size; each workload computes one batch in a round.
+        threads: for each workload; 0 for one per core.
+        rounds: number of timed rounds.
+        compiled: whether to measure torch.compile and AOTInductor too, which take a minute to compile.
+        precisions: of engines; by default all that a backend can build.
     """
     threads = threads or cores()
     device = choose_device()
@@ -69,23 +69,25 @@ def benchmark_engine(
     network = build_model(model, 174).eval()
     clips = torch.randint(0, 256, (batch, clip.frames, clip.size, clip.size, 3), dtype=torch.uint8).to(device)
     absent: dict[str, str] = {}
-    answers: dict[str, Callable[[], torch.Tensor]] = {}
+    runs: dict[str, Callable[[], torch.Tensor]] = {}
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-            answers |= _pytorch(network, clips, device, compiled)
+            runs |= _pytorch(network, clips, device, compiled)
             source = source_of_model(network, "benchmark", tuple(str(number) for number in range(174)), clip)
-            answers |= _engines(source, clips, Path(folder), precisions, threads, absent, compiled)
-            found = _first_answers(answers, absent)
-            contestants = {name: _contestant(answers[name], device) for name in found}
-            rates = race(contestants, units=batch, rounds=rounds)
+            runs |= _engines(source, clips, Path(folder), precisions, threads, absent, compiled)
+            logits_of = _first_logits(runs, absent)
+            workloads = {name: _engine_workload(runs[name], device) for name in logits_of}
+            rates = run_rounds(workloads, units=batch, rounds=rounds)
     finally:
         torch.set_num_threads(before)
-    spread = found[EAGER].max() - found[EAGER].min()
+    logit_range = logits_of[EAGER].max() - logits_of[EAGER].min()
     eager = rates[EAGER].median
-    hand = {
-        name: rate for name, rate in rates.items() if name.removesuffix(BY_HAND) in rates and name.endswith(BY_HAND)
+    direct = {
+        name: rate
+        for name, rate in rates.items()
+        if name.removesuffix(DIRECT_CALL) in rates and name.endswith(DIRECT_CALL)
     }
     return {
         "model": model.name,
@@ -96,14 +98,14 @@ def benchmark_engine(
         "clips_per_second": {name: asdict(rate) for name, rate in rates.items()},
         "times_eager": {name: rate.median / eager for name, rate in rates.items()},
         "largest_difference": {
-            name: float((logits - found[EAGER]).abs().max() / spread) for name, logits in found.items()
+            name: float((logits - logits_of[EAGER]).abs().max() / logit_range) for name, logits in logits_of.items()
         },
         "share_of_by_hand": {
-            name.removesuffix(BY_HAND): rates[name.removesuffix(BY_HAND)].median / rate.median
-            for name, rate in hand.items()
+            name.removesuffix(DIRECT_CALL): rates[name.removesuffix(DIRECT_CALL)].median / rate.median
+            for name, rate in direct.items()
         },
         "absent": absent,
-        "machine": machine(),
+        "machine": describe_machine(),
         "versions": versions(),
     }
 
@@ -116,7 +118,7 @@ def _pytorch(
     fast = copy.deepcopy(model).channels_last().to(device)
     dtype = torch.bfloat16 if native_bf16(device) or device.type == "cpu" else torch.float16
 
-    def half(network: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], torch.Tensor]:
+    def in_autocast(network: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], torch.Tensor]:
         def run() -> torch.Tensor:
             with torch.autocast(device.type, dtype):
                 return network(clips)
@@ -125,11 +127,11 @@ def _pytorch(
 
     found: dict[str, Callable[[], torch.Tensor]] = {
         EAGER: lambda: eager.head(eager.backbone(floats)),
-        "PyTorch, bf16, channels-last": half(fast),
+        "PyTorch, bf16, channels-last": in_autocast(fast),
     }
     if compiled:
         logger.info("compiling with torch.compile")
-        found["torch.compile, bf16, channels-last"] = half(torch.compile(fast, dynamic=False))
+        found["torch.compile, bf16, channels-last"] = in_autocast(torch.compile(fast, dynamic=False))
     return found
 
 
@@ -147,51 +149,53 @@ def _engines(
         absent["ONNX Runtime"] = ON_CPU
     else:
         for precision in ("fp32", "int8"):
-            found[f"ONNX Runtime, {precision}"] = _onnxruntime(graph_of(source, precision, folder), clips, threads)
+            found[f"ONNX Runtime, {precision}"] = _onnxruntime(onnx_graph_of(source, precision, folder), clips, threads)
     for name in NAMES:
         program = backend(name)
         reason = program.cannot_build_reason() or program.unavailable_reason()
         if clips.is_cuda and name == "openvino":
             reason = ON_CPU
         elif name == "aotinductor" and not compiled:
-            reason = "left out, as asked for"
+            reason = "excluded by the options"
         if reason:
             absent[name] = reason
             continue
         for precision in program.PRECISIONS:
             title = f"{name}, {precision}"
             if precisions and precision not in precisions:
-                absent[title] = "left out, as asked for"
+                absent[title] = "excluded by the options"
                 continue
             try:
-                bundle = build_untested(source, name, precision, folder, batch=len(clips), threads=threads)
+                bundle = build_without_checks(source, name, precision, folder, batch=len(clips), threads=threads)
                 runner = load_runner(bundle)
             except UserError as error:
                 absent[title] = str(error)
                 continue
             found[title] = lambda runner=runner: runner(clips)  # type: ignore[misc]
             if name == "openvino" and precision == "int8":
-                found[f"{title}{BY_HAND}"] = by_hand(bundle, clips)
+                found[f"{title}{DIRECT_CALL}"] = call_openvino_directly(bundle, clips)
     return found
 
 
-def graph_of(source: Source, precision: str, folder: Path) -> Path:
-    """The graph that engines of a precision are made of: in fp32, or for int8 and fp8 quantised. Made once in a folder."""
-    floats, integers = folder / FLOAT, folder / "int8.onnx"
+def onnx_graph_of(source: Source, precision: str, folder: Path) -> Path:
+    """The ONNX graph for engines of a precision: fp32, or quantized for int8 and fp8. Each is made once per folder."""
+    floats, integers = folder / FP32_ONNX_FILE, folder / "int8.onnx"
     if not floats.exists():
         source.export(floats)
-    if precision not in CALIBRATED:
+    if precision not in CALIBRATED_PRECISIONS:
         return floats
     if not integers.exists():
-        logger.info("calibrating on noise: only speed is measured")
+        logger.info("calibrating on random clips, since only speed is measured")
         clip = source.clip
         noise = np.random.default_rng(0).integers(0, 256, (2, clip.frames, clip.size, clip.size, 3), np.uint8)
-        quantise(floats, integers, [noise], method="minmax")
+        quantize(floats, integers, [noise], method="minmax")
     return integers
 
 
-def build_untested(source: Source, name: str, precision: str, folder: Path, *, batch: int, threads: int) -> Bundle:
-    """An engine that nobody has compared with the network, in a folder of its own below `folder`, which keeps the graphs."""
+def build_without_checks(
+    source: Source, name: str, precision: str, folder: Path, *, batch: int, threads: int
+) -> Bundle:
+    """Builds an engine without comparing its outputs with the network, in its own folder in `folder`, beside the graphs."""
     logger.info(f"building {name}, {precision}")
     place, program = folder / f"{name}, {precision}", backend(name)
     place.mkdir()
@@ -199,9 +203,9 @@ def build_untested(source: Source, name: str, precision: str, folder: Path, *, b
         {"precision": precision, "threads": threads, "batch": BatchProfile(min=1, best=batch, max=batch)}
     )
     recipe = EngineRecipe(engine=settings, calibration=Calibration())
-    in_precision(graph_of(source, precision, folder), place / GRAPH, precision, program)
-    built = program.build(Graph(place / GRAPH, source.model), settings)
-    return Bundle(place, describe(place, source, recipe, name, program, built, None))
+    write_in_precision(onnx_graph_of(source, precision, folder), place / ONNX_FILE, precision, program)
+    built = program.build(Graph(place / ONNX_FILE, source.model), settings)
+    return Bundle(place, make_bundle_info(place, source, recipe, name, program, built, None))
 
 
 def _onnxruntime(file: Path, clips: torch.Tensor, threads: int) -> Callable[[], torch.Tensor]:
@@ -214,12 +218,12 @@ def _onnxruntime(file: Path, clips: torch.Tensor, threads: int) -> Callable[[], 
     return lambda: torch.from_numpy(session.run([OUTPUT], {INPUT: array})[0])
 
 
-def _first_answers(answers: dict[str, Callable[[], torch.Tensor]], absent: dict[str, str]) -> dict[str, torch.Tensor]:
-    """The logits of each that gives some. What cannot be compiled for this machine is absent, and hides no other."""
+def _first_logits(runs: dict[str, Callable[[], torch.Tensor]], absent: dict[str, str]) -> dict[str, torch.Tensor]:
+    """The logits of each workload. One that fails, such as in compilation, is moved to `absent`, and the others go on."""
     found: dict[str, torch.Tensor] = {}
-    for name, answer in answers.items():
+    for name, run in runs.items():
         try:
-            found[name] = answer().float().cpu()
+            found[name] = run().float().cpu()
         except (RuntimeError, UserError) as error:
             if name == EAGER:
                 raise
@@ -227,9 +231,9 @@ def _first_answers(answers: dict[str, Callable[[], torch.Tensor]], absent: dict[
     return found
 
 
-def _contestant(answer: Callable[[], torch.Tensor], device: torch.device) -> Contestant:
+def _engine_workload(run: Callable[[], torch.Tensor], device: torch.device) -> Workload:
     def work() -> None:
-        answer()
-        now(device)
+        run()
+        synchronized_time(device)
 
     return work

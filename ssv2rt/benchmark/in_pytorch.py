@@ -1,4 +1,4 @@
-"""A network in PyTorch in the place of an engine, to measure scoring on a GPU for which no engine can be built."""
+"""A PyTorch network that takes the place of an engine, to benchmark scoring on a GPU for which no engine can be built."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ssv2rt.training.determinism import set_deterministic
 CLASSES = 174
 
 
-class InPyTorch(Runner):
-    """A network in channels-last-3d and half precision. Logits come back to the CPU, as an engine's do."""
+class PyTorchRunner(Runner):
+    """Runs a network in channels_last_3d and half precision. Like an engine, it returns logits on the CPU."""
 
     in_flight = 2
 
@@ -37,22 +37,22 @@ class InPyTorch(Runner):
         return lambda: Outputs(logits.float().cpu(), None)
 
 
-def network_of(model: Model) -> ClipModel:
-    """A network with random weights, which are the same in every process."""
+def random_network(model: Model) -> ClipModel:
+    """A network with random weights, the same in every process."""
     torch.manual_seed(0)
     return build_model(model, CLASSES).eval()
 
 
 def make_scorer(*, model: Model, clip: Clip, batch: int, trusted: Mapping[str, Decision] | None = None) -> Scorer:
-    """What a process that scores is made of, in place of `ssv2rt.scoring.worker.make_scorer`."""
+    """Builds the scorer of a worker process, in place of `ssv2rt.scoring.worker.make_scorer`."""
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    bundle = without_engine(model, clip, batch, device)
-    predictor = Predictor(bundle, top_k=5, device=device, runner=InPyTorch(network_of(model), device))
+    bundle = bundle_without_engine(model, clip, batch, device)
+    predictor = Predictor(bundle, top_k=5, device=device, runner=PyTorchRunner(random_network(model), device))
     return Scorer(predictor, data=Data(), clip=clip, trusted=trusted)
 
 
-def without_engine(model: Model, clip: Clip, batch: int, device: torch.device) -> Bundle:
-    """What scoring has to know of an engine, of a network that stands for one. Nothing of it is on disk."""
+def bundle_without_engine(model: Model, clip: Clip, batch: int, device: torch.device) -> Bundle:
+    """The engine facts that scoring needs, for a network that takes the place of an engine. No file exists on disk."""
     info = BundleInfo(
         backend="PyTorch in place of an engine",
         backend_version=torch.__version__,

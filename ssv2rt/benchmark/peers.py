@@ -1,7 +1,7 @@
-"""The same clips as other libraries make them: decoded to RGB arrays, cut and resized by torch.
+"""Clips made with other decoding libraries, for comparison: decoded to RGB arrays, then cropped and resized by torch.
 
-Each takes a request and gives uint8 (T, size, size, 3). Torch resizes bytes, which is the fastest that it can; the ones
-called "in float" go by way of normalised floats (3, T, size, size), as SlowFast and PyTorchVideo have made it usual.
+Each peer turns a request into a clip, uint8 (T, size, size, 3). Resizing uint8 is the fastest way in torch. The peers "in
+float" normalize first and give float32 (3, T, size, size), which is usual since SlowFast and PyTorchVideo.
 """
 
 from __future__ import annotations
@@ -18,41 +18,45 @@ from ssv2rt.pipelines.requests import ClipRequest
 
 Peer = Callable[[ClipRequest, int], torch.Tensor]
 Reader = Callable[[ClipRequest], torch.Tensor]
-"""Gives the frames of a request, uncut: uint8 (T, 3, H, W)."""
+"""Returns the whole frames of a request: uint8 (T, 3, H, W)."""
 
 
 FLOAT = ", in float"
 
 
 def peers() -> dict[str, Peer | str]:
-    """The libraries by name, each with its way to make a clip, or with the reason why it cannot."""
-    readers: dict[str, Reader | str] = {"PyAV": _read_pyav, "decord": _decord(), "torchcodec": _torchcodec()}
+    """The libraries by name, each with its function, or with the reason why it cannot be used."""
+    readers: dict[str, Reader | str] = {
+        "PyAV": _read_with_pyav,
+        "decord": _make_decord_reader(),
+        "torchcodec": _make_torchcodec_reader(),
+    }
     found: dict[str, Peer | str] = {}
     for name, reader in readers.items():
         if isinstance(reader, str):
             found[f"{name} + torch"] = reader
         else:
-            found[f"{name} + torch"] = partial(_in_bytes, reader)
-            found[f"{name} + torch{FLOAT}"] = partial(_in_float, reader)
+            found[f"{name} + torch"] = partial(_clip_in_uint8, reader)
+            found[f"{name} + torch{FLOAT}"] = partial(_clip_in_float, reader)
     return found
 
 
-def _in_bytes(reader: Reader, request: ClipRequest, size: int) -> torch.Tensor:
-    # uint8 in, uint8 out: torch has a fast path for it, which torchvision takes too.
-    return _cut(reader(request), request, size).permute(0, 2, 3, 1).contiguous()
+def _clip_in_uint8(reader: Reader, request: ClipRequest, size: int) -> torch.Tensor:
+    # torch has a fast path for uint8 in and out, which torchvision uses too.
+    return _crop_and_resize(reader(request), request, size).permute(0, 2, 3, 1).contiguous()
 
 
-def _in_float(reader: Reader, request: ClipRequest, size: int) -> torch.Tensor:
+def _clip_in_float(reader: Reader, request: ClipRequest, size: int) -> torch.Tensor:
     frames = reader(request).float().div_(255)
     frames = frames.sub_(_MEAN).div_(_STD)
-    return _cut(frames, request, size).permute(1, 0, 2, 3).contiguous()
+    return _crop_and_resize(frames, request, size).permute(1, 0, 2, 3).contiguous()
 
 
 _MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 _STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 
-def _read_pyav(request: ClipRequest) -> torch.Tensor:
+def _read_with_pyav(request: ClipRequest) -> torch.Tensor:
     wanted = request.frames[0].tolist()
     keep = set(wanted)
     frames: dict[int, np.ndarray] = {}
@@ -67,37 +71,37 @@ def _read_pyav(request: ClipRequest) -> torch.Tensor:
     return torch.from_numpy(np.stack([frames[n] for n in wanted])).permute(0, 3, 1, 2)
 
 
-def _decord() -> Reader | str:
+def _make_decord_reader() -> Reader | str:
     try:
         import decord
     except (ImportError, OSError, RuntimeError) as error:
         return _reason(error)
 
-    def by_decord(request: ClipRequest) -> torch.Tensor:
+    def read(request: ClipRequest) -> torch.Tensor:
         reader = decord.VideoReader(str(request.path), num_threads=1)
         frames = torch.from_numpy(reader.get_batch(request.frames[0]).asnumpy())
         return frames.permute(0, 3, 1, 2)
 
-    return by_decord
+    return read
 
 
-def _torchcodec() -> Reader | str:
+def _make_torchcodec_reader() -> Reader | str:
     try:
         from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined, unused-ignore]
     except (ImportError, OSError, RuntimeError) as error:
         return _reason(error)
 
-    def by_torchcodec(request: ClipRequest) -> torch.Tensor:
+    def read(request: ClipRequest) -> torch.Tensor:
         decoder = VideoDecoder(str(request.path), num_ffmpeg_threads=1)
         return decoder.get_frames_at(request.frames[0].tolist()).data
 
-    return by_torchcodec
+    return read
 
 
-def _cut(frames: torch.Tensor, request: ClipRequest, size: int) -> torch.Tensor:
-    """The window of frames (T, 3, H, W), resized as torchvision's `resized_crop` does."""
-    (window,) = request.windows
-    part = frames[:, :, window.top : window.top + window.height, window.left : window.left + window.width]
+def _crop_and_resize(frames: torch.Tensor, request: ClipRequest, size: int) -> torch.Tensor:
+    """Crops frames (T, 3, H, W) to the crop of the request and resizes them, like torchvision's `resized_crop`."""
+    (crop,) = request.crops
+    part = frames[:, :, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     return F.interpolate(part, (size, size), mode="bilinear", antialias=True)
 
 

@@ -1,4 +1,4 @@
-"""Rates side by side: contestants take turns, so that a noisy machine treats all alike."""
+"""Benchmark rounds: the workloads take turns, so that noise of the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ssv2rt.core.cores import cores
 from ssv2rt.core.hardware import cpu_name
 from ssv2rt.core.progress import Progress
 
-Contestant = Callable[[], float | None]
-"""Does a fixed piece of work, and may return the seconds that count."""
+Workload = Callable[[], float | None]
+"""Does a fixed amount of work. It may return the seconds that count, if they are not the whole time of the call."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Units per second over the rounds."""
+    """Throughput over the rounds, in units per second."""
 
     median: float
     low: float
@@ -29,35 +29,38 @@ class Rate:
     """Upper quartile."""
 
 
-def race(contestants: Mapping[str, Contestant], *, units: int, rounds: int) -> dict[str, Rate]:
-    """Lets each contestant do its work once to warm up, and then once in every round.
+def run_rounds(workloads: Mapping[str, Workload], *, units: int, rounds: int) -> dict[str, Rate]:
+    """Runs each workload once to warm up, and then once in every timed round.
 
     Args:
-        contestants: by name.
-        units: how much each does in a round, such as clips.
-        rounds: at least 2.
+        workloads: by name.
+        units: amount of work of each call, such as a number of clips.
+        rounds: number of timed rounds, at least 2.
+
+    Returns:
+        Rates by name.
     """
-    rates: dict[str, list[float]] = {name: [] for name in contestants}
-    with Progress("benchmark", (rounds + 1) * len(contestants), unit="turns") as progress:
+    rates: dict[str, list[float]] = {name: [] for name in workloads}
+    with Progress("benchmark", (rounds + 1) * len(workloads), unit="turns") as progress:
         for number in range(rounds + 1):
-            for name, work in contestants.items():
+            for name, work in workloads.items():
                 start = time.perf_counter()
-                counted = work()
-                if number:
-                    rates[name].append(units / (counted or time.perf_counter() - start))
-                progress.add(1, now=name)
+                seconds = work()
+                if number:  # round 0 is the warm-up
+                    rates[name].append(units / (seconds or time.perf_counter() - start))
+                progress.add(1, synchronized_time=name)
     return {name: _rate(values) for name, values in rates.items()}
 
 
-def now(device: torch.device) -> float:
-    """Seconds on a clock, when a device has done all that it was asked for."""
+def synchronized_time(device: torch.device) -> float:
+    """Waits until the device is idle, and returns `time.perf_counter()`."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
-def machine() -> dict[str, object]:
-    """What the figures were measured on."""
+def describe_machine() -> dict[str, object]:
+    """The CPU and platform of a measurement."""
     return {"cpu": cpu_name(), "cores": cores(), "platform": platform.platform()}
 
 

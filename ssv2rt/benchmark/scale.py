@@ -1,4 +1,4 @@
-"""What full size costs: indexing many clips, and the start and the memory of a loader that has 220,847 of them."""
+"""Benchmark at the scale of SSv2: indexing speed, and start-up time and memory of a loader with 220,847 clips."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ logger = logging.getLogger(__name__)
 
 
 SSV2_CLIPS = 220_847
-INDEXED = 10_000
-BATCHES = 1500
+INDEXED_CLIPS = 10_000
+STARTUP_BATCHES = 1500
 
 
 def benchmark_scale() -> dict[str, Any]:
-    """Indexes 10,000 small clips, and opens a manifest of SSv2's size in a process of its own."""
+    """Indexes 10,000 small clips, and starts a loader on a manifest of SSv2's size in a separate process."""
     small = synthetic_set(Synthetic(clips=200, width=112, height=84, frames=(20, 32)))
     with tempfile.TemporaryDirectory(prefix="ssv2rt-", dir=small.parent) as folder:
         root = Path(folder)
-        logger.info(f"indexing {INDEXED:,} small clips")
+        logger.info(f"indexing {INDEXED_CLIPS:,} small clips")
         rate = _index_rate(root, sorted((small / "videos").iterdir()))
         logger.info(f"starting a loader with {SSV2_CLIPS:,} clips")
         manifest = index(small, out=root / "small.parquet")[0]
@@ -48,20 +48,20 @@ def benchmark_scale() -> dict[str, Any]:
 
 
 def _index_rate(root: Path, videos: list[Path]) -> float:
-    """Clips per second of `index`, the second time that it reads the files."""
+    """Clips per second of `index`, with the files already in the page cache."""
     folder = root / "clips" / "class"
     folder.mkdir(parents=True)
-    for number in range(INDEXED):
+    for number in range(INDEXED_CLIPS):
         os.link(videos[number % len(videos)], folder / f"{number}.webm")
     for path in videos:
-        path.read_bytes()  # so that storage is not measured
+        path.read_bytes()  # fills the page cache, so that the speed of the disk is not measured
     start = time.perf_counter()
     index(root / "clips", out=root / "clips.parquet")
-    return INDEXED / (time.perf_counter() - start)
+    return INDEXED_CLIPS / (time.perf_counter() - start)
 
 
 def _enlarge(manifest: Manifest, path: Path) -> None:
-    """Writes a manifest of SSv2's size, in which the clips of a small one stand many times under other names."""
+    """Writes a manifest of SSv2's size that repeats the clips of a small one under other names."""
     table = manifest.table.take(np.arange(SSV2_CLIPS) % len(manifest.table))
     names = pa.array([str(number) for number in range(SSV2_CLIPS)])
     splits = pa.array(["validation" if number % 8 == 0 else "train" for number in range(SSV2_CLIPS)])
@@ -70,8 +70,8 @@ def _enlarge(manifest: Manifest, path: Path) -> None:
     write_manifest(path, Manifest(manifest.labels, manifest.folder, table, fingerprint="-"))
 
 
-def start_up(path: Path) -> dict[str, Any]:
-    """Seconds to the first batch of training clips, and MB of memory above those of the bare process on the way."""
+def measure_startup(path: Path) -> dict[str, Any]:
+    """Measures the seconds to the first training batch, and the memory in MB above that before opening the manifest."""
     import torch
 
     import ssv2rt.pipelines.samplers as epochs
@@ -81,17 +81,17 @@ def start_up(path: Path) -> dict[str, Any]:
     from ssv2rt.pipelines.loader import ClipLoader
 
     recipe: Recipe = load_recipe("ssv2-resnet3d18", ("clip.size=48", "clip.frames=8", "train.batch_size=16"))
-    bare, begin = _resident(), time.perf_counter()
+    bare, start = _resident_megabytes(), time.perf_counter()
     manifest = open_manifest(path)
-    opened = time.perf_counter() - begin
+    opened = time.perf_counter() - start
     split = manifest.split("train")
     loader = ClipLoader(clip=recipe.clip, batch=16, data=recipe.data, device=torch.device("cpu"), augment=True)
     memory, first = [], 0.0
     for number, _ in enumerate(loader.batches(epochs.train_batches(split, recipe, epoch=1))):
-        first = first or time.perf_counter() - begin
-        if number % (BATCHES // 5) == 0:
-            memory.append(round(_resident() - bare))
-        if number == BATCHES:
+        first = first or time.perf_counter() - start
+        if number % (STARTUP_BATCHES // 5) == 0:
+            memory.append(round(_resident_megabytes() - bare))
+        if number == STARTUP_BATCHES:
             break
     return {
         "clips": len(manifest.table),
@@ -102,11 +102,11 @@ def start_up(path: Path) -> dict[str, Any]:
     }
 
 
-def _resident() -> float:
-    """Memory of this process in MB."""
+def _resident_megabytes() -> float:
+    """Resident memory of this process in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 if __name__ == "__main__":
-    print(json.dumps(start_up(Path(sys.argv[1]))))
+    print(json.dumps(measure_startup(Path(sys.argv[1]))))

@@ -1,4 +1,4 @@
-"""How fast training is: fed by the loader, beside the same step on a batch that lies ready, and beside a plain loop."""
+"""Benchmark of training: with the loader, with one batch in device memory, and with a plain PyTorch loop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssv2rt.benchmark.rounds import machine, now, race
+from ssv2rt.benchmark.rounds import describe_machine, run_rounds, synchronized_time
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.hardware import DTYPES, Precision, choose_device, choose_precision, versions
 from ssv2rt.core.recipes import Recipe
@@ -30,8 +30,8 @@ from ssv2rt.training.step import TrainingStep
 logger = logging.getLogger(__name__)
 
 
-FED = "fed by the loader"
-RESIDENT = "the batch lies ready"
+WITH_LOADER = "fed by the loader"
+READY_BATCH = "the batch lies ready"
 PLAIN = "plain loop, fp32, contiguous"
 MATMUL = "matrix product"
 
@@ -39,29 +39,29 @@ MATMUL = "matrix product"
 RECIPE = "ssv2-resnet3d18"
 
 
-def small_enough() -> tuple[str, ...]:
-    """Changes to `RECIPE` with which a machine without a GPU can be measured in minutes."""
+def cpu_overrides() -> tuple[str, ...]:
+    """Changes to `RECIPE` that make the benchmark take only minutes on a machine without a GPU."""
     if choose_device().type == "cuda":
         return ()
     return ("clip.size=112", "train.batch_size=4", "train.accumulate=1")
 
 
 @dataclass
-class Waiting:
-    """What the steps that were fed by the loader have spent their time on, in seconds."""
+class LoaderWait:
+    """How much of the training time was spent waiting for the loader, in seconds."""
 
     waited: float = 0.0
     total: float = 0.0
 
 
 def benchmark_train(recipe: Recipe, manifest: Manifest, *, steps: int, rounds: int) -> dict[str, Any]:
-    """Clips per second of training, memory, arithmetic, and the share of what the machine can do.
+    """Measures throughput, peak memory and FLOPs of training, and compares them with what the machine can reach.
 
     Args:
-        recipe: the network, the clips and the step; nothing is saved.
-        manifest: its training clips are used, over and over.
-        steps: in a turn.
-        rounds: timed ones.
+        recipe: sets the network, the clips and the training step. Nothing is saved.
+        manifest: the data set; its training clips are repeated.
+        steps: training steps in a round.
+        rounds: number of timed rounds.
 
     Raises:
         UserError: the data has fewer training clips than a batch, or those cannot be decoded.
@@ -77,7 +77,7 @@ def benchmark_train(recipe: Recipe, manifest: Manifest, *, steps: int, rounds: i
     set_deterministic(recipe.train.deterministic)
     torch.manual_seed(recipe.train.seed)
     training_step = TrainingStep(
-        _network(recipe, manifest).channels_last().to(device), recipe.train, precision, Group(0, 1, device)
+        _build_network(recipe, manifest).channels_last().to(device), recipe.train, precision, Group(0, 1, device)
     )
     training_step.model.train()
     loader = ClipLoader(
@@ -88,25 +88,27 @@ def benchmark_train(recipe: Recipe, manifest: Manifest, *, steps: int, rounds: i
         augment=recipe.augment.has_pixel_augment,
         measured=None if recipe.train.deterministic else logger.info,
     )
-    ready = next(_feed(loader, recipe, split))
+    ready_batch = next(_endless_batches(loader, recipe, split))
     with torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):
-        forwards = _flops(lambda: training_step.model(ready.clips))
-    flops = _flops(lambda: _step(training_step, ready))
-    memory = peak_memory(training_step, ready)
-    waiting = Waiting()
+        forward_flops = _flops(lambda: training_step.model(ready_batch.clips))
+    flops = _flops(lambda: _step(training_step, ready_batch))
+    memory = peak_memory(training_step, ready_batch)
+    waiting = LoaderWait()
     product = MatrixProduct(device, precision)
-    rates = race(
+    rates = run_rounds(
         {
-            FED: lambda: _fed(training_step, _feed(loader, recipe, split), steps, waiting),
-            RESIDENT: lambda: _steps(training_step, ready, steps),
-            PLAIN: _plain(_network(recipe, manifest).to(device), ready, recipe, steps),
+            WITH_LOADER: lambda: _time_with_loader(
+                training_step, _endless_batches(loader, recipe, split), steps, waiting
+            ),
+            READY_BATCH: lambda: _time_ready_batch(training_step, ready_batch, steps),
+            PLAIN: _plain_loop(_build_network(recipe, manifest).to(device), ready_batch, recipe, steps),
             MATMUL: product.turn,
         },
         units=steps * batch,
         rounds=rounds,
     )
     peak = rates.pop(MATMUL).high / (steps * batch) * product.flops
-    achieved = rates[RESIDENT].median / batch * flops
+    achieved = rates[READY_BATCH].median / batch * flops
     return {
         "model": recipe.model.name,
         "clip": f"{recipe.clip.frames} x {recipe.clip.size} x {recipe.clip.size}",
@@ -114,87 +116,89 @@ def benchmark_train(recipe: Recipe, manifest: Manifest, *, steps: int, rounds: i
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "precision": precision,
         "clips_per_second": {name: asdict(rate) for name, rate in rates.items()},
-        "share_of_resident": rates[FED].median / rates[RESIDENT].median,
-        "times_plain": rates[FED].median / rates[PLAIN].median,
+        "share_of_resident": rates[WITH_LOADER].median / rates[READY_BATCH].median,
+        "times_plain": rates[WITH_LOADER].median / rates[PLAIN].median,
         "waiting_for_data": waiting.waited / max(1e-9, waiting.total),
         "peak_memory": memory,
-        "gflop_forwards": forwards / 1e9,
+        "gflop_forwards": forward_flops / 1e9,
         "gflop_per_step": flops / 1e9,
         "gflop_per_second": achieved / 1e9,
         "matrix_product_gflop_per_second": peak / 1e9,
         "share_of_matrix_product": achieved / peak,
-        "machine": machine(),
+        "machine": describe_machine(),
         "versions": versions(),
     }
 
 
 class MatrixProduct:
-    """Products of two square matrices in the arithmetic of training: the most that the machine gives."""
+    """Products of two large square matrices in the precision of training: the peak FLOP/s that can be reached in practice."""
 
     def __init__(self, device: torch.device, precision: Precision) -> None:
         size, self._repeats = (8192, 20) if device.type == "cuda" else (2048, 4)
         self._pair = torch.randn(2, size, size, device=device).to(DTYPES[precision])
         self.flops = 2 * size**3 * self._repeats
-        """Of a turn."""
+        """FLOPs of one call of `turn`."""
 
     def turn(self) -> float:
-        """Seconds of one turn."""
+        """Computes the products and returns the seconds taken."""
         a, b = self._pair
-        start = now(a.device)
+        start = synchronized_time(a.device)
         for _ in range(self._repeats):
             a @ b
-        return now(a.device) - start
+        return synchronized_time(a.device) - start
 
 
-def _network(recipe: Recipe, manifest: Manifest) -> ClipModel:
+def _build_network(recipe: Recipe, manifest: Manifest) -> ClipModel:
     return build_model(recipe.model, len(manifest.labels))
 
 
-def _feed(loader: ClipLoader, recipe: Recipe, split: Split) -> Iterator[ClipBatch]:
-    """Batches without end, with nothing read or decoded ahead yet."""
+def _endless_batches(loader: ClipLoader, recipe: Recipe, split: Split) -> Iterator[ClipBatch]:
+    """Endless training batches from a fresh start of the loader, with nothing prefetched yet."""
     requests = (batch for epoch in count(1) for batch in train_batches(split, recipe, epoch=epoch))
     for batch in loader.batches(requests):
         if not batch.requests:
-            raise UserError(f"not one clip of a batch could be decoded: {batch.bad[0].reason}; look at the videos")
+            raise UserError(f"none of the clips of a batch could be decoded: {batch.bad[0].reason}; check the videos")
         yield batch
 
 
 def _step(training_step: TrainingStep, batch: ClipBatch) -> None:
     training_step.backward(batch.clips, batch.labels, epoch=1, step=0, last=True)
-    training_step.update(1e-6, "the benchmark")
+    training_step.optimizer_step(1e-6, "the benchmark")
 
 
-def _steps(training_step: TrainingStep, batch: ClipBatch, steps: int) -> float:
-    start = now(batch.clips.device)
+def _time_ready_batch(training_step: TrainingStep, batch: ClipBatch, steps: int) -> float:
+    start = synchronized_time(batch.clips.device)
     for _ in range(steps):
         _step(training_step, batch)
-    return now(batch.clips.device) - start
+    return synchronized_time(batch.clips.device) - start
 
 
-def _fed(training_step: TrainingStep, batches: Iterator[ClipBatch], steps: int, waiting: Waiting) -> float:
-    """Seconds of the steps after the first one, by which time the loader is as far ahead as it may be."""
+def _time_with_loader(
+    training_step: TrainingStep, batches: Iterator[ClipBatch], steps: int, waiting: LoaderWait
+) -> float:
+    """Seconds of `steps` steps after a first one, during which the loader fills its prefetch queue."""
     device = training_step.group.device
     _step(training_step, next(batches))
-    start = now(device)
+    start = synchronized_time(device)
     for _ in range(steps):
-        asked = time.perf_counter()
+        wait_start = time.perf_counter()
         batch = next(batches)
-        waiting.waited += time.perf_counter() - asked
+        waiting.waited += time.perf_counter() - wait_start
         _step(training_step, batch)
-    seconds = now(device) - start
+    seconds = synchronized_time(device) - start
     waiting.total += seconds
-    batches.close()  # type: ignore[attr-defined]  # a generator: stops its threads
+    batches.close()  # type: ignore[attr-defined]  # closing the generator stops its threads
     return seconds
 
 
-def _plain(model: ClipModel, batch: ClipBatch, recipe: Recipe, steps: int):  # type: ignore[no-untyped-def]
-    """The loop of a first tutorial: float clips in the layout (N, 3, T, H, W), SGD, the loss read at every step."""
+def _plain_loop(model: ClipModel, batch: ClipBatch, recipe: Recipe, steps: int):  # type: ignore[no-untyped-def]
+    """The loop of a beginner's tutorial: float clips (N, 3, T, H, W), fp32, SGD, and `loss.item()` at every step."""
     clips = model.normalise(batch.clips).contiguous()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
     model.train()
 
     def turn() -> float:
-        start = now(clips.device)
+        start = synchronized_time(clips.device)
         with torch.backends.cudnn.flags(enabled=True, benchmark=False):
             for _ in range(steps):
                 optimizer.zero_grad()
@@ -202,28 +206,28 @@ def _plain(model: ClipModel, batch: ClipBatch, recipe: Recipe, steps: int):  # t
                 loss.backward()
                 optimizer.step()
                 loss.item()
-        return now(clips.device) - start
+        return synchronized_time(clips.device) - start
 
     return turn
 
 
 def _flops(work: Callable[[], object]) -> int:
-    """Multiplications and additions of some work."""
+    """Number of multiplications plus additions of a call."""
     with FlopCounterMode(display=False) as counter:
         work()
     return int(counter.get_total_flops())
 
 
 def peak_memory(training_step: TrainingStep, batch: ClipBatch) -> dict[str, Any]:
-    """What a step takes at most, in MB: allocated on the GPU, or resident in this process."""
+    """Peak memory of a training step in MB: allocated on the GPU, or resident memory of this process."""
     device = batch.clips.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         _step(training_step, batch)
         return {"of": "the GPU's memory", "megabytes": torch.cuda.max_memory_allocated(device) / 1e6}
     with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")  # forgets the highest mark so far
+        file.write("5")  # resets the peak value VmHWM
     _step(training_step, batch)
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    highest = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return {"of": "this process", "megabytes": int(highest.split()[1]) * 1024 / 1e6}
+    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return {"of": "this process", "megabytes": int(peak.split()[1]) * 1024 / 1e6}

@@ -1,4 +1,4 @@
-"""Commands that measure."""
+"""`ssv2rt benchmark`: the commands that measure."""
 
 from __future__ import annotations
 
@@ -7,37 +7,50 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ssv2rt.commands.options import Command, complete_model, complete_recipe, json_file_option, set_option
+
 if TYPE_CHECKING:
     from ssv2rt.core.recipes import Recipe
 
 
 @click.group()
 def benchmark() -> None:
-    """Measure what each stage reaches, beside its peers and its limit."""
+    """Measure each stage beside its peers and its limit.
+
+    \b
+    Examples:
+      ssv2rt benchmark decode
+      ssv2rt benchmark score --json score.json
+    """
 
 
-@benchmark.command()
+@benchmark.command(cls=Command)
 @click.argument("videos", required=False, type=click.Path(path_type=Path, exists=True))
 @click.option("--clips", default=32, show_default=True, type=click.IntRange(8, 10_000), help="Clips in a round.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(2, 1000), help="Rounds that are timed.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="For each contestant. Default: one a core.")
 @click.option("--scale/--no-scale", default=True, help="Also measure indexing and the start with 220,847 clips.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures to this file.")
+@json_file_option()
 def decode(
     videos: Path | None, clips: int, rounds: int, threads: int | None, scale: bool, json_file: Path | None
 ) -> None:
-    """Time how videos become clips: this pipeline, other libraries, and the limit that decoding sets.
+    """Time how videos become clips, beside other libraries.
 
-    Clips go to the GPU, or without one to memory.
+    And beside the limit that decoding sets. Clips go to the GPU, or without one to memory.
 
     VIDEOS is a video or a folder of them. Default: synthetic ones of 427x240, coded like SSv2's.
+
+    \b
+    Examples:
+      ssv2rt benchmark decode
+      ssv2rt benchmark decode DIR/videos --no-scale --json decode.json
     """
-    from ssv2rt.benchmark.decode import benchmark_decode, clips_of
+    from ssv2rt.benchmark.decode import benchmark_decode, benchmark_videos
     from ssv2rt.benchmark.scale import benchmark_scale
     from ssv2rt.core.atomic_files import write_json
     from ssv2rt.report.benchmark_tables import show_decode
 
-    figures = benchmark_decode(clips_of(videos), threads=threads or 0, clips=clips, rounds=rounds)
+    figures = benchmark_decode(benchmark_videos(videos), threads=threads or 0, clips=clips, rounds=rounds)
     if scale:
         figures["scale"] = benchmark_scale()
     show_decode(figures)
@@ -45,38 +58,43 @@ def decode(
         write_json(json_file, figures)
 
 
-@benchmark.command()
-@click.argument("recipe", required=False)
+@benchmark.command(cls=Command)
+@click.argument("recipe", required=False, shell_complete=complete_recipe)
 @click.option(
     "--data", type=click.Path(path_type=Path), help="A data set. Default: synthetic, 427x240, coded like SSv2's."
 )
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting: clip.size=112.")
+@set_option("clip.size=112")
 @click.option("--steps", default=4, show_default=True, type=click.IntRange(1, 10_000), help="Steps in a turn.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(2, 1000), help="Rounds that are timed.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures to this file.")
+@json_file_option()
 def train(
     recipe: str | None, data: Path | None, overrides: tuple[str, ...], steps: int, rounds: int, json_file: Path | None
 ) -> None:
-    """Time training: fed by the loader, on a batch that lies ready, and as a plain loop.
+    """Time training, beside a ready batch and a plain loop.
 
     Default RECIPE: ssv2-resnet3d18; without a GPU in batches of 4 clips of 112x112.
+
+    \b
+    Examples:
+      ssv2rt benchmark train
+      ssv2rt benchmark train ssv2-i3d --data DIR --steps 10
     """
-    from ssv2rt.benchmark.train import RECIPE, benchmark_train, small_enough
+    from ssv2rt.benchmark.train import RECIPE, benchmark_train, cpu_overrides
     from ssv2rt.core.atomic_files import write_json
     from ssv2rt.core.recipe_files import load_recipe
-    from ssv2rt.dataset.prepare import like_ssv2, prepare, with_root
+    from ssv2rt.dataset.prepare import override_root, prepare, ssv2_like_set
     from ssv2rt.report.benchmark_tables import show_train
 
-    settings = load_recipe(recipe or RECIPE, overrides if recipe else (*small_enough(), *overrides))
-    settings = settings.model_copy(update={"data": with_root(settings.data, data or like_ssv2())})
+    settings = load_recipe(recipe or RECIPE, overrides if recipe else (*cpu_overrides(), *overrides))
+    settings = settings.model_copy(update={"data": override_root(settings.data, data or ssv2_like_set())})
     figures = benchmark_train(settings, prepare(settings.data), steps=steps, rounds=rounds)
     show_train(figures)
     if json_file:
         write_json(json_file, figures)
 
 
-@benchmark.command()
-@click.argument("model", default="resnet3d18")
+@benchmark.command(cls=Command)
+@click.argument("model", default="resnet3d18", shell_complete=complete_model)
 @click.option("--size", default="16x112", show_default=True, help="Frames x pixels of a clip.")
 @click.option("--batch", default=8, show_default=True, type=click.IntRange(1, 4096), help="Clips in a batch.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="For each contestant. Default: one a core.")
@@ -89,8 +107,8 @@ def train(
     type=click.Choice(["fp32", "bf16", "fp16", "int8", "fp8"]),
     help="Engines of this precision; may be given more than once. Default: all.",
 )
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the network: model.width=32.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures to this file.")
+@set_option("model.width=32", "the network")
+@json_file_option()
 def engine(
     model: str,
     size: str,
@@ -102,9 +120,15 @@ def engine(
     overrides: tuple[str, ...],
     json_file: Path | None,
 ) -> None:
-    """Time engines in every precision, beside PyTorch, ONNX Runtime, and the backend called by hand.
+    """Time engines in every precision, beside PyTorch.
 
-    MODEL is a network of the registry; its weights are random. Where there is a GPU, only what runs on it takes part.
+    And beside ONNX Runtime, and the backend called by hand. MODEL is a network of the registry; its weights are random. Where
+    there is a GPU, only what runs on it takes part.
+
+    \b
+    Examples:
+      ssv2rt benchmark engine
+      ssv2rt benchmark engine r3d_18 --size 16x112 --precision int8 --no-compile
     """
     from ssv2rt.benchmark.engine import benchmark_engine
     from ssv2rt.core.atomic_files import write_json
@@ -125,15 +149,21 @@ def engine(
         write_json(json_file, figures)
 
 
-@benchmark.command()
+@benchmark.command(cls=Command)
 @click.argument("videos", required=False, type=click.Path(path_type=Path, exists=True))
-@click.option("--model", default="resnet3d18", show_default=True, help="A network of the registry; random weights.")
+@click.option(
+    "--model",
+    default="resnet3d18",
+    show_default=True,
+    shell_complete=complete_model,
+    help="A network of the registry; random weights.",
+)
 @click.option("--size", default="16x112", show_default=True, help="Frames x pixels of a clip.")
 @click.option("--count", default=64, show_default=True, type=click.IntRange(8, 100_000), help="Videos in a turn.")
 @click.option("--rounds", default=4, show_default=True, type=click.IntRange(2, 1000), help="Rounds that are timed.")
 @click.option("--names", default=100_000, show_default=True, type=click.IntRange(0), help="Files for the first row.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the network: model.width=32.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures to this file.")
+@set_option("model.width=32", "the network")
+@json_file_option()
 def score(
     videos: Path | None,
     model: str,
@@ -144,17 +174,24 @@ def score(
     overrides: tuple[str, ...],
     json_file: Path | None,
 ) -> None:
-    """Time scoring from end to end, beside its stages alone and beside a plain script.
+    """Time scoring from end to end, beside each stage alone.
 
-    VIDEOS is a video or a folder of them. Default: synthetic ones of 427x240, coded like SSv2's.
+    And beside a plain script. VIDEOS is a video or a folder of them. Default: synthetic ones of 427x240, coded like SSv2's.
+
+    \b
+    Examples:
+      ssv2rt benchmark score
+      ssv2rt benchmark score DIR/videos --model i3d --count 500
     """
-    from ssv2rt.benchmark.decode import clips_of
+    from ssv2rt.benchmark.decode import benchmark_videos
     from ssv2rt.benchmark.score import benchmark_score
     from ssv2rt.core.atomic_files import write_json
     from ssv2rt.report.benchmark_tables import show_score
 
     settings = _network(model, size, overrides)
-    figures = benchmark_score(settings.model, settings.clip, clips_of(videos), count=count, rounds=rounds, names=names)
+    figures = benchmark_score(
+        settings.model, settings.clip, benchmark_videos(videos), count=count, rounds=rounds, names=names
+    )
     show_score(figures)
     if json_file:
         write_json(json_file, figures)

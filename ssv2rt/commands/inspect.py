@@ -1,4 +1,4 @@
-"""The command that shows what is in an engine or a graph."""
+"""`ssv2rt inspect`: what is in an engine or a graph."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ssv2rt.commands.options import Command, complete_run, json_option
 from ssv2rt.commands.output import print_facts
 from ssv2rt.core.errors import UsageError, UserError, nearest
 
@@ -20,20 +21,26 @@ WIDTH = 132
 """Columns of a table that no terminal limits."""
 
 
-@click.command()
-@click.argument("engine", required=False, metavar="[ENGINE|RUN|ONNX]")
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.command(cls=Command)
+@click.argument("engine", required=False, metavar="[ENGINE|RUN|ONNX]", shell_complete=complete_run)
+@json_option("everything")
 def inspect(engine: str | None, as_json: bool) -> None:
-    """Show layers, precisions, shapes, sizes and figures of an engine or an ONNX file. Default: the newest engine.
+    """Show layers, precisions and figures of an engine.
 
-    An engine is named by its folder (runs/NAME/engines/int8), or by its run, of which the newest engine is taken.
+    Or of an ONNX file. Default: the newest engine. An engine is named by its folder (runs/NAME/engines/int8), or by its run,
+    of which the newest engine is taken.
+
+    \b
+    Examples:
+      ssv2rt inspect
+      ssv2rt inspect runs/latest/engines/int8
     """
     from ssv2rt.engines.inspect import describe_bundle, describe_graph
-    from ssv2rt.engines.onnx_files import read_parts
+    from ssv2rt.engines.onnx_files import read_graph_and_weight_files
 
     found = _find(engine)
     file = found if isinstance(found, Path) else found.onnx_file
-    model, beside = read_parts(file)
+    model, beside = read_graph_and_weight_files(file)
     facts: dict[str, object] = {
         "bundle": None if isinstance(found, Path) else describe_bundle(found),
         "graph": {

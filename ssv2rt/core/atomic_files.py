@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all."""
+"""Atomic writes: files and folders that readers see complete or not at all."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it when the block ends well and removed when it does not.
+    """Yields a temporary path in the same folder. It is renamed to `path` if the block succeeds, and removed if it fails.
 
-    What readers see under `path` is the old file or the new one, complete and on disk.
+    Readers of `path` see either the complete old file or the complete new one, which has been flushed to disk.
     """
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".partial", dir=path.parent)
     os.close(handle)
@@ -33,7 +33,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def remove_partial_files(path: Path, older_than: float = 3600) -> None:
-    """Removes what killed processes have left of `atomic_file(path)`, once it is `older_than` seconds old."""
+    """Removes temporary files of `atomic_file(path)` that killed processes left, if older than `older_than` seconds."""
     for partial in path.parent.glob(f".{glob.escape(path.name[:100])}.????????.partial"):
         with contextlib.suppress(OSError):
             if time.time() - partial.stat().st_mtime > older_than:
@@ -42,7 +42,7 @@ def remove_partial_files(path: Path, older_than: float = 3600) -> None:
 
 @contextlib.contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """A new folder in `parent`, removed when the block ends unless `replace_folder` has moved it."""
+    """Yields a new folder in `parent`. It is removed at the end of the block, unless `replace_folder` has moved it."""
     parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".", suffix=".partial", dir=parent))
     folder.chmod(0o777 & ~_umask())
@@ -53,7 +53,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 
 def replace_folder(folder: Path, path: Path) -> None:
-    """Renames a complete folder to `path`, beside it, replacing what was there."""
+    """Renames a complete folder to `path` on the same file system, and removes the folder that was there."""
     for file in folder.rglob("*"):
         flush_to_disk(file)
     with scratch_folder(path.parent) as old:
@@ -65,25 +65,25 @@ def replace_folder(folder: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """As `atomic_file`, for a folder. A folder that was at `path` is replaced."""
+    """Like `atomic_file`, for a folder. An existing folder at `path` is replaced."""
     with scratch_folder(path.parent) as temporary:
         yield temporary
         replace_folder(temporary, path)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
+    """Writes a text file atomically."""
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file whole or not at all."""
+    """Writes a JSON file atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def replace_link(link: Path, target: str) -> None:
-    """Makes `link` a symbolic link to `target` (relative to it), replacing an older link in one step."""
+    """Makes `link` a symbolic link to `target`, relative to the folder of `link`. An existing link is replaced atomically."""
     temporary = link.with_name(f".{link.name}.{os.getpid()}.link")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
@@ -91,7 +91,7 @@ def replace_link(link: Path, target: str) -> None:
 
 
 def flush_to_disk(path: Path) -> None:
-    """fsync of a file or a folder; a file system that cannot is not an error."""
+    """Calls fsync on a file or folder. File systems without fsync are ignored."""
     flags = os.O_RDONLY | (os.O_DIRECTORY if path.is_dir() else 0)
     descriptor = os.open(path, flags)
     try:
@@ -102,6 +102,7 @@ def flush_to_disk(path: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
+    """Removes a folder and ignores errors."""
     import shutil
 
     shutil.rmtree(path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""How many cores this process may use."""
+"""Number of CPU cores that this process may use."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def cores() -> int:
-    """Cores that this process may use, by its affinity and by the limit of its container (cgroup v2)."""
+    """Number of CPU cores by the affinity of this process and by the CPU limit of its container (cgroup v2)."""
     allowed = len(os.sched_getaffinity(0))
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return max(1, min(allowed, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no limit, or none that can be read
+    except (OSError, ValueError):  # no limit, or the limit cannot be read
         return allowed

@@ -1,4 +1,4 @@
-"""What this machine computes with: device, precisions, and the versions of what is installed."""
+"""The hardware and software of this machine: device, precision, and versions of installed packages."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def choose_device() -> torch.device:
 
 
 def native_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 in hardware."""
+    """Whether the device has bf16 arithmetic in hardware."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def choose_precision(wanted: str, device: torch.device) -> Precision:
-    """The arithmetic of training, for a recipe's `train.precision` on a device.
+    """Resolves `train.precision` of a recipe for a device: "auto" is bf16 if native, else fp16 on a GPU, fp32 on a CPU.
 
     Raises:
-        UsageError: fp16 on a CPU, which has no gain from it.
+        UsageError: fp16 on a CPU, where it brings nothing.
     """
     if wanted == "auto":
         return "bf16" if native_bf16(device) else "fp16" if device.type == "cuda" else "fp32"
@@ -69,7 +69,7 @@ def versions() -> dict[str, str]:
 
 
 def describe(device: torch.device) -> dict[str, object]:
-    """What a run's `environment.json` records."""
+    """Facts about this machine for the `environment.json` of a run."""
     facts: dict[str, object] = {
         "platform": platform.platform(),
         "cpu": cpu_name(),
@@ -92,7 +92,7 @@ def gpu_architecture(device: torch.device) -> str:
 
 
 def cpu_name() -> str:
-    """The processor's model name, or its architecture where the system does not tell."""
+    """Model name of the CPU, or its architecture if the model name is unknown."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -1,4 +1,4 @@
-"""Messages go to the standard logger `ssv2rt`. The command sends them to stderr; an application does with them as it likes."""
+"""Logging: messages go to the logger `ssv2rt`. The command prints them to stderr; an application can handle them itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TextIO
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """Sends messages of this level and above to stderr, a line each, and nowhere else."""
+    """Prints messages of this level and above to stderr, one line each, and does not propagate them to the root logger."""
     logger = logging.getLogger("ssv2rt")
     logger.setLevel(level)
     logger.propagate = False
@@ -17,13 +17,13 @@ def log_to_stderr(level: int = logging.INFO) -> None:
 
 
 def printable(text: str) -> str:
-    """One line of text without what a terminal would obey: control characters and broken UTF-8 are written as escapes."""
+    """Text as one line that is safe to print: control characters and invalid UTF-8 are written as escapes."""
     line = " ".join(text.splitlines())
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to what stderr is at the time of the message: a live progress bar puts itself in its place."""
+    """Looks up `sys.stderr` for each message, since a live progress bar replaces it."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)

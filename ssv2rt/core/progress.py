@@ -1,4 +1,4 @@
-"""Progress on stderr: a live bar on a terminal, a line now and then elsewhere."""
+"""Progress on stderr: a live bar on a terminal, a log line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from types import TracebackType
 logger = logging.getLogger(__name__)
 
 FIRST_LINE = 2.0
-"""Seconds before the first plain line."""
+"""Seconds before the first log line."""
 NEXT_LINE = 10.0
-"""Seconds between plain lines."""
+"""Seconds between log lines."""
 
 
 class Progress:
@@ -21,24 +21,24 @@ class Progress:
         with Progress("training", total=1600) as progress:
             progress.show(512, loss="1.21")
 
-    On a terminal a live bar; elsewhere a line now and then, and none for work of under two seconds. It is as loud as messages
-    of the level INFO: where the logger `ssv2rt` does not take those, there is none.
+    On a terminal this is a live bar. Elsewhere it is a log line every few seconds, and none for work of less than two seconds.
+    Nothing is shown if the logger `ssv2rt` does not accept the level INFO.
 
     Args:
-        what: a few words.
-        total: units in all; None if not known yet.
+        what: name of the work, in a few words.
+        total: total number of units; None if not known yet.
         unit: what is counted.
-        quiet: show nothing; for one of several processes.
-        begun: units that were done before, in no time.
+        quiet: show nothing, as for all ranks but the first.
+        already_done: units done before this call, such as by an interrupted run. They do not count in the rate.
     """
 
     def __init__(
-        self, what: str, total: int | None = None, unit: str = "clips", *, quiet: bool = False, begun: int = 0
+        self, what: str, total: int | None = None, unit: str = "clips", *, quiet: bool = False, already_done: int = 0
     ) -> None:
         self._what, self._total, self._unit = what, total, unit
         self._start = time.monotonic()
         self._next = self._start + FIRST_LINE
-        self._done = self._begun = begun
+        self._done = self._already_done = already_done
         self._quiet = quiet or not logger.isEnabledFor(logging.INFO)
         self._live = _live_bar(what, total, unit) if sys.stderr.isatty() and not self._quiet else None
         self._drawn = -1.0
@@ -57,13 +57,13 @@ class Progress:
             logger.info("%s, done in %s", self._line(), _clock(time.monotonic() - self._start))
 
     def due(self) -> bool:
-        """Whether it is time to show something new: for figures that cost something to find out."""
+        """Whether a call of `show` would be displayed. Lets the caller skip computing expensive facts."""
         if self._live:
             return time.monotonic() - self._drawn >= 0.5
         return not self._quiet and time.monotonic() >= self._next
 
     def show(self, done: int, total: int | None = None, **facts: str) -> None:
-        """Says that `done` units are done, with figures to show beside it."""
+        """Sets the number of units done, and facts to display with it, such as loss="1.21"."""
         self._done = done
         self._total = total if total is not None else self._total
         text = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
@@ -78,11 +78,11 @@ class Progress:
             logger.info("%s%s%s", self._line(), f", {text}" if text else "", self._left())
 
     def add(self, units: int, **facts: str) -> None:
-        """As `show`, for `units` more."""
+        """Like `show`, with the number of units done since the last call."""
         self.show(self._done + units, None, **facts)
 
     def _rate(self) -> float:
-        return (self._done - self._begun) / max(1e-9, time.monotonic() - self._start)
+        return (self._done - self._already_done) / max(1e-9, time.monotonic() - self._start)
 
     def _line(self) -> str:
         of = f"{self._done}/{self._total}" if self._total else str(self._done)
@@ -95,7 +95,7 @@ class Progress:
 
 
 def _live_bar(what: str, total: int | None, unit: str):  # type: ignore[no-untyped-def]  # rich is imported late
-    """A bar in one line, of which the name and the figures are shortened first where the terminal is narrow."""
+    """A progress bar in one line. On a narrow terminal, the name and the facts are shortened first."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar

@@ -1,7 +1,7 @@
-"""Recipes on disk: read from TOML, changed by `--set section.key=value`, written.
+"""Reads recipes from TOML files, applies overrides of the form `--set section.key=value`, and writes recipes.
 
-A recipe is found by name in `./pipelines` or `./engines`, in the repository that this package is run from, and in the
-installed package, in that order; or by the path of a `.toml` file.
+A recipe is given by the path of a `.toml` file, or by name. A name is looked up in `./pipelines` or `./engines`, then in the
+repository that this package runs from, then in the installed package.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ R = TypeVar("R", bound=BaseModel)
 
 
 def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
-    """The training recipe called `name`, or in the file `name`, with `section.key=value` overrides applied.
+    """Loads a training recipe by name or by path of a .toml file, and applies `section.key=value` overrides.
 
     Raises:
-        UsageError: no such recipe, a key that does not exist, a value out of range.
+        UsageError: there is no such recipe, a key does not exist, or a value is out of range.
     """
     return _load("pipelines", name, overrides, Recipe)
 
 
 def load_engine_recipe(name: str, overrides: tuple[str, ...] = ()) -> EngineRecipe:
-    """The engine recipe called `name`, or in the file `name`; as `load_recipe`."""
+    """Like `load_recipe`, for an engine recipe."""
     return _load("engines", name, overrides, EngineRecipe)
 
 
 def dump_recipe(recipe: BaseModel) -> str:
-    """TOML that gives `recipe` when read again, every setting written out."""
+    """A recipe as TOML with every setting written out. Loading it gives an equal recipe."""
     return tomlkit.dumps(_plain(recipe.model_dump(mode="json", exclude_none=True)))
 
 
 def recipe_folders(kind: Literal["pipelines", "engines"]) -> list[Path]:
-    """Folders in which recipes of a kind are looked for, the first one first."""
+    """Folders to search for recipes of a kind, in order."""
     package = Path(__file__).parents[1]
     candidates = [Path(kind), package.parent / kind, package / "shipped" / kind]
     return [folder for folder in candidates if folder.is_dir() and any(folder.glob("*.toml"))]
@@ -59,12 +59,12 @@ def _load(kind: Literal["pipelines", "engines"], name: str, overrides: tuple[str
     for override in overrides:
         _override(settings, override)
     try:
-        # By way of JSON, where arrays become tuples but true is not 1.
+        # Pydantic's strict mode for JSON accepts arrays as tuples, but not true as 1.
         return model.model_validate_json(json.dumps(settings, default=str), strict=True)
     except ValidationError as error:
         key = ".".join(str(part) for part in error.errors()[0]["loc"])
-        typed = any(key.startswith(override.partition("=")[0].strip()) for override in overrides)
-        raise UsageError(f"{'--set' if typed else path}: {explain(error, model)}") from None
+        from_override = any(key.startswith(override.partition("=")[0].strip()) for override in overrides)
+        raise UsageError(f"{'--set' if from_override else path}: {explain(error, model)}") from None
 
 
 def _find(kind: Literal["pipelines", "engines"], name: str) -> Path:
@@ -91,7 +91,7 @@ def _override(settings: dict[str, Any], override: str) -> None:
     try:
         value = tomlkit.parse(f"value = {text}").unwrap()["value"]
     except tomlkit.exceptions.ParseError:
-        value = text.strip()  # a bare word: a string without its quotes
+        value = text.strip()  # a bare word is a string without quotes
     table = settings
     for part in parts[:-1]:
         table = table.setdefault(part, {})
@@ -101,7 +101,7 @@ def _override(settings: dict[str, Any], override: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, for TOML."""
+    """Turns tuples into lists, since TOML has no tuples."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

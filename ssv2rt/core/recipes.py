@@ -22,7 +22,7 @@ R = TypeVar("R", bound="BaseModel")
 class Section(BaseModel):
     """One table of a recipe. An unknown key is an error; values do not change once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Synthetic(Section):

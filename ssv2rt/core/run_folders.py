@@ -1,4 +1,4 @@
-"""Run directories, `runs/latest`, and the user's cache."""
+"""Run directories, the link `runs/latest`, and the cache folder."""
 
 from __future__ import annotations
 
@@ -49,16 +49,17 @@ class Run:
         return load_recipe(str(self.recipe_file))
 
     def make_latest(self) -> None:
-        """Makes it the one that commands take when none is named."""
+        """Points `latest` to this run, which commands use if no run is given."""
         replace_link(self.path.parent / "latest", self.path.name)
 
 
 def create_run(recipe_name: str, name: str = "", root: Path = RUNS) -> Run:
-    """A new run directory `root/name`, by default named after the recipe and the time.
+    """Creates a run directory `root/name`, by default named after the recipe and the time.
 
-    `root/latest` points to it once `Run.make_latest` is called, when it has something to offer.
+    `root/latest` does not point to it before `Run.make_latest` is called, after its first checkpoint.
 
     Raises:
+        UsageError: the name is not a plain folder name.
         UserError: the name is taken, or `root` cannot be written.
     """
     stem = name or f"{recipe_name}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -76,34 +77,36 @@ def create_run(recipe_name: str, name: str = "", root: Path = RUNS) -> Run:
                     raise UserError(f"run '{path}' exists; choose another --name, or remove it") from None
                 path = root / f"{stem}-{attempt}"
     except OSError as error:
-        raise UserError(f"cannot make a run directory in '{root}': {error.strerror}; run where you may write") from None
+        raise UserError(
+            f"cannot make a run directory in '{root}': {error.strerror}; use a folder that you can write to"
+        ) from None
     return Run(path)
 
 
 def find_run(name: str | None = None, root: Path = RUNS) -> Run:
-    """The run at the path or with the name `name`; without one, the newest.
+    """Finds a run by path or by name; by default the one that `root/latest` points to.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such run.
     """
     if name is None:
         if (root / "latest").is_dir():
-            return Run(_followed(root / "latest"))
+            return Run(_resolve_link(root / "latest"))
         raise UserError(f"no run yet in '{root}/'; make one with `ssv2rt train`")
     for path in (Path(name), root / name):
         if (path / "recipe.toml").is_file():
-            return Run(_followed(path))
+            return Run(_resolve_link(path))
     known = sorted(p.parent.name for p in root.glob("*/recipe.toml") if p.parent.name != "latest")
     raise UserError(f"no run '{name}'{suggest(name, known)}; make one with `ssv2rt train`")
 
 
-def _followed(path: Path) -> Path:
-    """What a link in the same folder points to."""
+def _resolve_link(path: Path) -> Path:
+    """Follows a link to its target in the same folder; returns any other path unchanged."""
     return path.parent / os.readlink(path) if path.is_symlink() else path
 
 
 def cache_folder() -> Path:
-    """Where synthetic sets live: `$SSV2RT_CACHE`, or the user's cache folder."""
+    """Folder for synthetic data sets and other cached files: `$SSV2RT_CACHE`, or the user's cache folder."""
     import platformdirs
 
     return Path(os.environ.get("SSV2RT_CACHE") or platformdirs.user_cache_dir("ssv2rt"))

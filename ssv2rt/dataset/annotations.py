@@ -1,8 +1,8 @@
-"""SSv2's annotation files, of both generations: which clip belongs to which split and class.
+"""Reads SSv2's annotation files, old and new: they assign each clip to a split and a class.
 
-First generation: `something-something-v2-{labels,train,validation,test}.json`.
-Second: `{labels,train,validation,test}.json` and `test-answers.csv` (lines `id;label`).
-They may lie beside the videos' folder or in `labels/` or `annotations/` below it.
+Old names: `something-something-v2-{labels,train,validation,test}.json`.
+New names: `{labels,train,validation,test}.json` and `test-answers.csv` (lines `id;label`).
+They may be in the data set's folder, or in `labels/` or `annotations/` below it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _VIDEO_FOLDERS = ("videos", "20bn-something-something-v2", "")
 
 
 def read_annotations(root: Path) -> Listing | None:
-    """The clips that the annotation files in or below `root` name; None if it has no label list of SSv2's.
+    """The clips in the annotation files in or below `root`; None if there is no SSv2 label list.
 
     Raises:
-        UserError: a file is missing, a file is not SSv2's, or a class is not in the label list.
+        UserError: a file is missing or malformed, or a class is not in the label list.
     """
-    labels_file = _find(root, "labels.json")
+    labels_file = _find_file(root, "labels.json")
     if labels_file is None:
         return None
     labels = read_labels(labels_file)
@@ -42,7 +42,7 @@ def read_annotations(root: Path) -> Listing | None:
     if "test" in splits and answers.is_file():
         splits["test"] = _with_answers(splits["test"], answers, labels)
         sources.append(answers)
-    folder, files = _videos(root)
+    folder, files = _find_videos(root)
     within = "" if folder == root else f"{folder.name}/"
     clips: dict[str, Clip] = {}
     for split, entries in splits.items():
@@ -56,10 +56,10 @@ def read_annotations(root: Path) -> Listing | None:
 
 
 def read_one_split(path: Path, classes: tuple[str, ...]) -> list[tuple[str, int]]:
-    """Ids and class numbers of one annotation file, with the answers beside it if it tells no labels.
+    """Clip ids and class numbers of one annotation file. If it has no labels, they come from `test-answers.csv` beside it.
 
     Raises:
-        UserError: it is not SSv2's, or a label is none of the classes.
+        UserError: the file is malformed, or a label is not among the classes.
     """
     clips = _read_split(path, classes)
     answers = path.with_name("test-answers.csv")
@@ -69,7 +69,7 @@ def read_one_split(path: Path, classes: tuple[str, ...]) -> list[tuple[str, int]
 
 
 def video_folder(annotations: Path) -> Path | None:
-    """The folder of the videos that an annotation file is about, as SSv2 is usually laid out."""
+    """The folder of the videos for an annotation file in SSv2's usual layout; None if there is none."""
     beside = annotations.absolute().parent
     roots = (beside, beside.parent) if beside.name in _ANNOTATION_FOLDERS else (beside,)
     return next(
@@ -77,7 +77,7 @@ def video_folder(annotations: Path) -> Path | None:
     )
 
 
-def _find(root: Path, name: str) -> Path | None:
+def _find_file(root: Path, name: str) -> Path | None:
     for folder in _ANNOTATION_FOLDERS:
         for prefix in _PREFIXES:
             path = root / folder / f"{prefix}{name}"
@@ -86,8 +86,8 @@ def _find(root: Path, name: str) -> Path | None:
     return None
 
 
-def _videos(root: Path) -> tuple[Path, dict[str, str]]:
-    """The folder that holds the videos, and the name of the file with each id; of several, WebM before all."""
+def _find_videos(root: Path) -> tuple[Path, dict[str, str]]:
+    """The folder with the videos, and the file name for each clip id. If an id has several files, WebM is preferred."""
     for name in _VIDEO_FOLDERS:
         folder = root / name
         if folder.is_dir():
@@ -107,7 +107,7 @@ def _read_split(path: Path, labels: tuple[str, ...]) -> list[tuple[str, int]]:
     if not isinstance(entries, list) or not all(isinstance(e, dict) and "id" in e for e in entries):
         raise UserError(f'{path}: not SSv2\'s annotations; expected [{{"id": "...", "template": "..."}}, ...]')
     if not entries:
-        raise UserError(f"{path}: names no clips; download it again")
+        raise UserError(f"{path}: lists no clips; download it again")
     index = {name: number for number, name in enumerate(labels)}
     clips = []
     for entry in entries:
@@ -119,9 +119,9 @@ def _read_split(path: Path, labels: tuple[str, ...]) -> list[tuple[str, int]]:
     seen: set[str] = set()
     for clip, _ in clips:
         if not clip.isprintable() or clip != clip.strip() or "/" in clip or clip in ("", ".", ".."):
-            raise UserError(f"{path}: clip id {clip!r} is no name of a file; ids are like '78687'")
+            raise UserError(f"{path}: clip id {clip!r} is not a valid file name; ids look like '78687'")
         if clip in seen:
-            raise UserError(f"{path}: clip '{clip}' is named twice; every id may stand once")
+            raise UserError(f"{path}: clip '{clip}' is listed twice; ids must be unique")
         seen.add(clip)
     return clips
 
@@ -143,6 +143,6 @@ def _with_answers(clips: list[tuple[str, int]], path: Path, labels: tuple[str, .
 def _class_number(name: str, index: dict[str, int], path: Path, clip: str) -> int:
     if name not in index:
         raise UserError(
-            f"{path}: clip '{clip}' has the label '{name}', which is none of the classes{nearest(name, list(index))}"
+            f"{path}: clip '{clip}' has the label '{name}', which is not among the classes{nearest(name, list(index))}"
         )
     return index[name]

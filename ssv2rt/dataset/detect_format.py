@@ -1,4 +1,4 @@
-"""Which kind of data set a folder or a file is."""
+"""Detects the format of a data set, and lists its clips."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ssv2rt.dataset.listing import Listing
 from ssv2rt.dataset.manifest import is_manifest
 from ssv2rt.dataset.tables import TABLE_SUFFIXES, read_tables
 
-_KINDS = "SSv2's JSON files, a folder for each class, or a .csv or .parquet table with the columns path and label"
+_SUPPORTED = "SSv2's JSON files, a folder for each class, or a .csv or .parquet table with the columns path and label"
 
 
 def list_clips(root: Path) -> Listing:
-    """The clips of a data set of any kind; see `listing`.
+    """The clips of a data set in any supported format; see `listing`.
 
     Raises:
-        UsageError: there is no such folder or file.
-        UserError: it is no data set, or something in it is wrong.
+        UsageError: the path does not exist, or is a file that is not a table of clips.
+        UserError: the folder is not a data set, or the data set is malformed.
     """
     try:
         is_folder = stat.S_ISDIR(root.stat().st_mode)
@@ -32,10 +32,10 @@ def list_clips(root: Path) -> Listing:
         if root.suffix.lower() not in TABLE_SUFFIXES:
             raise UsageError(f"'{root}' is neither a folder nor a .csv or .parquet table; give --data one of them")
         if is_manifest(root):
-            raise UsageError(f"'{root}' is a manifest; give the data set that it was made of")
+            raise UsageError(f"'{root}' is a manifest; give the data set that it was made from")
         found = read_tables(root)
     else:
         found = read_annotations(root) or read_tables(root) or read_folders(root)
     if found is None:
-        raise UserError(f"no data set in '{root}'; expected {_KINDS}")
+        raise UserError(f"no data set in '{root}'; expected {_SUPPORTED}")
     return found

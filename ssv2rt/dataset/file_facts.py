@@ -1,4 +1,4 @@
-"""All that is to be known of one clip's file."""
+"""Probes video files: their properties, content hash, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -7,36 +7,42 @@ import stat
 from dataclasses import fields
 from pathlib import Path
 
-from ssv2rt.dataset.listing import as_text
+from ssv2rt.dataset.listing import escape_non_utf8
 from ssv2rt.video.container import CLIP_ERRORS, OK, BadVideo, reason_of
 from ssv2rt.video.probe import VideoInfo, decode_fully, probe
 
-Known = tuple[int, int, bool] | None
-"""Size, time of change, and whether it has been decoded, of a file that has been looked at."""
-Facts = dict[str, object]
-"""The columns of a manifest's row that a file tells."""
+SavedState = tuple[int, int, bool] | None
+"""What a manifest already has on a file: size in bytes, mtime in ns, and whether it was decoded. None for a new file."""
+ProbeFacts = dict[str, object]
+"""The values for `manifest.PROBE_FIELDS` of one file."""
 
 
-def file_facts(folder: Path, files: list[tuple[str, Known]], decode: bool) -> list[Facts | None]:
-    """What there is to know of some files; None for those that have not changed."""
-    return [_facts_of(folder / path, known, decode) for path, known in files]
+def file_facts(folder: Path, files: list[tuple[str, SavedState]], decode: bool) -> list[ProbeFacts | None]:
+    """Probes files. The result has None for files that have not changed.
+
+    Args:
+        folder: folder of the files.
+        files: path relative to `folder`, and its saved state.
+        decode: also decode every frame, unless that was done before.
+    """
+    return [_facts_of(folder / path, saved_state, decode) for path, saved_state in files]
 
 
-def _facts_of(path: Path, known: Known, decode: bool) -> Facts | None:
-    facts: Facts = {"status": OK, "suspicion": "", "decoded": False}
+def _facts_of(path: Path, saved_state: SavedState, decode: bool) -> ProbeFacts | None:
+    facts: ProbeFacts = {"status": OK, "suspicion": "", "decoded": False}
     try:
-        if as_text(str(path)) != str(path):
+        if escape_non_utf8(str(path)) != str(path):
             raise BadVideo("name is no text")
         status = path.stat()
-        if known and known[:2] == (status.st_size, status.st_mtime_ns) and (known[2] or not decode):
+        if saved_state and saved_state[:2] == (status.st_size, status.st_mtime_ns) and (saved_state[2] or not decode):
             return None
         facts |= {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
-        small = stat.S_ISREG(status.st_mode) and status.st_size <= 3 * _PIECE
+        small = stat.S_ISREG(status.st_mode) and status.st_size <= 3 * _PIECE_BYTES
         source: Path | bytes = path.read_bytes() if small else path  # small files are opened once
         info = probe(source)
-        facts |= {name: getattr(info, name) for name in _PROBED}
+        facts |= {name: getattr(info, name) for name in _PROBED_FIELDS}
         facts["hash"] = content_hash(source)
-        facts["suspicion"] = "; ".join(suspicions(info))
+        facts["suspicion"] = "; ".join(find_anomalies(info))
         if decode:
             facts["decoded"] = True
             shown = decode_fully(source)
@@ -47,29 +53,29 @@ def _facts_of(path: Path, known: Known, decode: bool) -> Facts | None:
     return facts
 
 
-_PIECE = 64 << 10
-_PROBED = [field.name for field in fields(VideoInfo) if field.name != "streams"]
+_PIECE_BYTES = 64 << 10
+_PROBED_FIELDS = [field.name for field in fields(VideoInfo) if field.name != "streams"]
 
 
 def content_hash(source: Path | bytes) -> str:
-    """16 hexadecimal digits of a file's size and content; of a large file's beginning, middle and end."""
+    """A hash of a file's size and content, as 16 hex digits. Of a large file only the start, middle and end are read."""
     if isinstance(source, bytes):
         size, pieces = len(source), [source]
     else:
         size = source.stat().st_size
         with source.open("rb") as file:
             pieces = []
-            for start in (0, (size - _PIECE) // 2, size - _PIECE) if size > 3 * _PIECE else (0,):
+            for start in (0, (size - _PIECE_BYTES) // 2, size - _PIECE_BYTES) if size > 3 * _PIECE_BYTES else (0,):
                 file.seek(start)
-                pieces.append(file.read(_PIECE if size > 3 * _PIECE else size))
+                pieces.append(file.read(_PIECE_BYTES if size > 3 * _PIECE_BYTES else size))
     digest = hashlib.blake2b(str(size).encode(), digest_size=8)
     for piece in pieces:
         digest.update(piece)
     return digest.hexdigest()
 
 
-def suspicions(info: VideoInfo) -> list[str]:
-    """What is suspicious about a video that can be used."""
+def find_anomalies(info: VideoInfo) -> list[str]:
+    """What is suspicious about a usable video; goes to the column `suspicion`."""
     return [
         text
         for odd, text in (

@@ -1,7 +1,6 @@
-"""Indexing: every clip of a data set probed once, in parallel, into its manifest.
+"""Builds the manifest of a data set by probing every clip once, in parallel.
 
-What is known of a file that has not changed is kept, so an interrupted call is continued by the next, and a later one
-looks only at what is new.
+Saved results of unchanged files are reused: a repeated call resumes an interrupted one, and later calls probe only new files.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ from ssv2rt.core.atomic_files import atomic_file, remove_partial_files
 from ssv2rt.core.cores import cores
 from ssv2rt.core.errors import UserError
 from ssv2rt.dataset.detect_format import list_clips
-from ssv2rt.dataset.file_facts import Facts, Known, file_facts
-from ssv2rt.dataset.listing import Listing, as_text, fingerprint
+from ssv2rt.dataset.file_facts import ProbeFacts, SavedState, file_facts
+from ssv2rt.dataset.listing import Listing, escape_non_utf8, fingerprint
 from ssv2rt.dataset.manifest import (
-    FACTS,
-    NAMING,
+    CLIP_FIELDS,
+    PROBE_FIELDS,
     SCHEMA,
-    USED,
+    TRAINING_COLUMNS,
     Manifest,
     is_manifest,
     manifest_paths,
@@ -46,40 +45,41 @@ logger = logging.getLogger(__name__)
 
 
 Progress = Callable[[int, int], None]
-"""Called with (rows done, rows in all)."""
+"""Called with (clips done, clips in all)."""
 
-_CHUNK = 128
+_CLIPS_PER_JOB = 128
 _SAVE_EVERY = 10.0
-"""Seconds: no more than this is lost when the power goes."""
-_ALONE = 1000
-"""Clips that are probed sooner by this process than by others that have to be started."""
+"""Seconds between saves. A killed process loses at most this much work."""
+_MIN_CLIPS_FOR_POOL = 1000
+"""With fewer clips, probing in this process is faster than starting a process pool."""
 
 
 def open_manifest(root: Path, *, progress: Progress = lambda done, total: None) -> Manifest:
-    """The manifest of a data set: read if it is there and the data set is as it was, made or completed if not.
+    """Reads the manifest of a data set, or builds it if it is missing or out of date.
 
-    Clips that could not be used when it was made are looked at again; the files of the others are taken to be what they
-    were.
+    Clips that were unusable are probed again. The files of usable clips are assumed to be unchanged.
 
     Args:
-        root: a data set of any kind, or a manifest.
-        progress: told how far probing is.
+        root: a data set in any format, or a manifest.
+        progress: called as clips are probed.
 
     Raises:
-        UserError: `root` is no data set.
+        UserError: `root` is not a data set.
     """
     if is_manifest(root):
-        manifest = read_manifest(root, USED)
+        manifest = read_manifest(root, TRAINING_COLUMNS)
         if manifest is None:
-            raise UserError(f"the manifest '{root}' is damaged or of another version; make it anew with `ssv2rt index`")
+            raise UserError(
+                f"the manifest '{root}' is damaged or of another version; build it again with `ssv2rt index`"
+            )
         if not manifest.fingerprint:
             raise UserError(f"the manifest '{root}' is incomplete: its `ssv2rt index` was interrupted; run that again")
         if not manifest.is_current():
             logger.warning(f"the data set in '{manifest.folder}' has changed since '{root}' was made")
         return manifest
-    manifest = _saved(manifest_paths(root), USED)
+    manifest = _read_saved(manifest_paths(root), TRAINING_COLUMNS)
     if manifest and manifest.is_current():
-        return manifest if manifest.is_usable() else index(root, trust=True, progress=progress)[0]
+        return manifest if manifest.all_clips_usable() else index(root, trust=True, progress=progress)[0]
     return index(root, progress=progress)[0]
 
 
@@ -92,74 +92,74 @@ def index(
     workers: int = 0,
     progress: Progress = lambda done, total: None,
 ) -> tuple[Manifest, Path]:
-    """Looks at every clip of a data set, and writes its manifest and the table of what is wrong with it.
+    """Probes the clips of a data set, and writes its manifest and quarantine table.
 
     Args:
-        root: a data set of any kind.
-        out: where the manifest is written; beside the data by default, or in the cache if that cannot be written to.
+        root: a data set in any format.
+        out: path of the manifest. The default is beside the data, or in the cache if that is not writable.
         decode: also decode every frame of every clip, which finds damage that the container does not show.
-        trust: take files that were all right to be unchanged, without a look at them.
-        workers: processes; 0 for one a core.
-        progress: told how far it is.
+        trust: assume that the files of usable clips are unchanged, without checking their size and mtime.
+        workers: number of processes; 0 for one per core.
+        progress: called as clips are probed.
 
     Returns:
-        The manifest, and where it was written.
+        The manifest, and the path that it was written to.
 
     Raises:
-        UserError: `root` is no data set, or `out` cannot be written.
+        UserError: `root` is not a data set, or `out` cannot be written.
     """
     for place in (out, quarantine_file(out)) if out else ():
-        _check_ours(place)
+        _check_replaceable(place)
     listing = list_clips(root)
-    naming = _naming(listing)
-    saved = _saved([out] if out else manifest_paths(root), SCHEMA.names)
-    work = _Work(listing, naming, saved.table if saved else SCHEMA.empty_table())
-    total, done, next_save = len(naming), 0, time.monotonic() + _SAVE_EVERY
-    jobs = work.jobs(decode=decode, trust=trust)
+    clip_table = _clip_table(listing)
+    saved = _read_saved([out] if out else manifest_paths(root), SCHEMA.names)
+    builder = _ManifestBuilder(listing, clip_table, saved.table if saved else SCHEMA.empty_table())
+    total, done, next_save = len(clip_table), 0, time.monotonic() + _SAVE_EVERY
+    jobs = builder.jobs(decode=decode, trust=trust)
     done = total - sum(len(rows) for rows, _ in jobs)
     try:
-        for rows, found in _look_at_all(listing.folder, jobs, decode, workers or cores()):
-            work.add(rows, found)
+        for rows, found in _probe_all(listing.folder, jobs, decode, workers or cores()):
+            builder.add(rows, found)
             done += len(rows)
             progress(done, total)
             if time.monotonic() >= next_save:
-                _save(root, out, work.manifest(complete=False), with_quarantine=False)
+                _save(root, out, builder.manifest(complete=False), with_quarantine=False)
                 next_save = time.monotonic() + _SAVE_EVERY
     except BaseException:
-        _save(root, out, work.manifest(complete=False))
+        _save(root, out, builder.manifest(complete=False))
         raise
-    manifest = work.manifest(complete=True)
+    manifest = builder.manifest(complete=True)
     return manifest, _save(root, out, manifest)
 
 
-Job = tuple[np.ndarray, list[tuple[str, Known]]]
-"""Row numbers, and for each the path and what is known of it."""
+ProbeJob = tuple[np.ndarray, list[tuple[str, SavedState]]]
+"""Indices of clips in the listing, and for each its path and saved state."""
 
 
-class _Work:
-    """The manifest while it is made: which facts belong to which clip."""
+class _ManifestBuilder:
+    """Assembles a manifest from saved and new probe results."""
 
-    def __init__(self, listing: Listing, naming: pa.Table, saved: pa.Table) -> None:
-        self._listing, self._naming = listing, naming
-        self._facts = [saved.select(FACTS.names)]
+    def __init__(self, listing: Listing, clip_table: pa.Table, saved: pa.Table) -> None:
+        self._listing, self._clip_table = listing, clip_table
+        self._facts = [saved.select(PROBE_FIELDS.names)]
         self._count = len(saved)
         place = {path: at for at, path in enumerate(saved["path"].to_pylist())}
         self._row = np.array([place.get(clip.path, -1) for clip in listing.clips], np.int64)
-        """(N,): in which row of `_facts` each clip's facts are; -1 if nothing is known."""
+        """int64 (N,): the row of each clip in the concatenation of `_facts`; -1 if it has not been probed."""
 
-    def jobs(self, *, decode: bool, trust: bool) -> list[Job]:
-        """What has to be looked at, in chunks."""
+    def jobs(self, *, decode: bool, trust: bool) -> list[ProbeJob]:
+        """The clips that have to be probed, in chunks."""
         saved = self._facts[0]
         columns = [saved[name].to_pylist() for name in ("bytes", "mtime_ns", "decoded", "status")]
-        # What is wrong by the look of it is looked at again; what decoding has found holds until the file changes.
-        known: list[Known] = [
+        # An error found by probing is checked again. One found by decoding is kept until the file changes.
+        saved_states: list[SavedState] = [
             (size, changed, decoded) if status == OK or decoded else None
             for size, changed, decoded, status in zip(*columns, strict=True)
         ]
         fine = [status == OK for status in columns[3]]
-        wanted: list[tuple[int, Known]] = []
+        wanted: list[tuple[int, SavedState]] = []
         for row, at in enumerate(self._row):
-            before = known[at] if at >= 0 else None
+            before = saved_states[at] if at >= 0 else None
             if not (trust and before and fine[at] and (before[2] or not decode)):
                 wanted.append((row, before))
         return [
@@ -167,50 +167,50 @@ class _Work:
                 np.array([row for row, _ in chunk]),
                 [(self._listing.clips[row].path, before) for row, before in chunk],
             )
-            for chunk in (wanted[start : start + _CHUNK] for start in range(0, len(wanted), _CHUNK))
+            for chunk in (wanted[start : start + _CLIPS_PER_JOB] for start in range(0, len(wanted), _CLIPS_PER_JOB))
         ]
 
-    def add(self, rows: np.ndarray, found: Sequence[Facts | None]) -> None:
-        """Takes what was found for some clips; None where what was known still holds."""
+    def add(self, rows: np.ndarray, found: Sequence[ProbeFacts | None]) -> None:
+        """Adds probe results for clips; None where the saved result is still valid."""
         new = [at for at, facts in enumerate(found) if facts is not None]
         self._row[rows[new]] = self._count + np.arange(len(new))
         self._count += len(new)
-        arrays = [pa.array([(found[at] or {}).get(kind.name) for at in new], kind.type) for kind in FACTS]
-        self._facts.append(pa.Table.from_arrays(arrays, schema=FACTS))
+        arrays = [pa.array([(found[at] or {}).get(kind.name) for at in new], kind.type) for kind in PROBE_FIELDS]
+        self._facts.append(pa.Table.from_arrays(arrays, schema=PROBE_FIELDS))
 
     def manifest(self, *, complete: bool) -> Manifest:
-        """What is known so far."""
+        """The manifest of the clips that have been probed so far."""
         rows = np.flatnonzero(self._row >= 0)
         facts = pa.concat_tables(self._facts).combine_chunks().take(self._row[rows])
-        table = self._naming.take(rows)
-        for name in FACTS.names:
-            table = table.append_column(FACTS.field(name), facts[name])
+        table = self._clip_table.take(rows)
+        for name in PROBE_FIELDS.names:
+            table = table.append_column(PROBE_FIELDS.field(name), facts[name])
         folder = self._listing.folder
         sources = tuple(os.path.relpath(source, folder) for source in self._listing.sources)
         mark = fingerprint(folder, self._listing.sources) if complete else ""
         return Manifest(self._listing.labels, folder, table, sources, mark)
 
 
-def _naming(listing: Listing) -> pa.Table:
+def _clip_table(listing: Listing) -> pa.Table:
     clips = listing.clips
-    columns = [[as_text(text) for text in (clip.id, clip.path, clip.split)] for clip in clips]
+    columns = [[escape_non_utf8(text) for text in (clip.id, clip.path, clip.split)] for clip in clips]
     arrays = [pa.array([row[at] for row in columns], pa.string()) for at in range(3)]
-    return pa.Table.from_arrays([*arrays, pa.array([clip.label for clip in clips], pa.int32())], schema=NAMING)
+    return pa.Table.from_arrays([*arrays, pa.array([clip.label for clip in clips], pa.int32())], schema=CLIP_FIELDS)
 
 
-def _look_at_all(
-    folder: Path, jobs: list[Job], decode: bool, workers: int
-) -> Iterator[tuple[np.ndarray, list[Facts | None]]]:
-    """Looks at files in processes of their own, since reading containers holds the interpreter's lock."""
+def _probe_all(
+    folder: Path, jobs: list[ProbeJob], decode: bool, workers: int
+) -> Iterator[tuple[np.ndarray, list[ProbeFacts | None]]]:
+    """Probes files in a pool of processes, because reading containers holds the GIL. Isolates files that crash a process."""
     count = sum(len(rows) for rows, _ in jobs)
-    if workers == 1 or (count < _ALONE and not decode) or len(jobs) == 1:
+    if workers == 1 or (count < _MIN_CLIPS_FOR_POOL and not decode) or len(jobs) == 1:
         for rows, files in jobs:
             yield rows, file_facts(folder, files, decode)
         return
     waiting = deque(jobs)
     while waiting:
-        running: deque[tuple[Job, Future[list[Facts | None]]]] = deque()
-        # Fresh processes: forking one that runs threads may hang.
+        running: deque[tuple[ProbeJob, Future[list[ProbeFacts | None]]]] = deque()
+        # Spawn, because forking a process with threads may deadlock.
         pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=multiprocessing.get_context("spawn"))
         try:
             while waiting or running:
@@ -221,15 +221,15 @@ def _look_at_all(
                 yield rows, future.result()
                 running.popleft()
         except BrokenProcessPool:
-            # A file has killed its process, or memory ran out. Those under way are looked at one by one.
+            # A file crashed its process, or memory ran out. Retry the first job file by file, and requeue the others.
             waiting.extendleft(job for job, _ in reversed(list(running)[len(running) and 1 :]))
-            yield rows, [_look_alone(folder, file, decode) for file in files]
+            yield rows, [_probe_isolated(folder, file, decode) for file in files]
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _look_alone(folder: Path, file: tuple[str, Known], decode: bool) -> Facts | None:
-    """One file, in a process of its own."""
+def _probe_isolated(folder: Path, file: tuple[str, SavedState], decode: bool) -> ProbeFacts | None:
+    """Probes one file in a process of its own, which it may crash."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(file_facts, folder, [file], decode).result()[0]
@@ -237,18 +237,18 @@ def _look_alone(folder: Path, file: tuple[str, Known], decode: bool) -> Facts | 
             return {"status": "decoder crashed", "suspicion": "", "decoded": False}
 
 
-def _saved(paths: list[Path], columns: Sequence[str]) -> Manifest | None:
-    """What an earlier call has left: of several manifests one that is current, if there is one."""
+def _read_saved(paths: list[Path], columns: Sequence[str]) -> Manifest | None:
+    """The manifest of an earlier call: the first that is current, or else the first that is readable."""
     found = [manifest for path in paths if (manifest := read_manifest(path, columns))]
     return next((manifest for manifest in found if manifest.is_current()), found[0] if found else None)
 
 
 def _save(root: Path, out: Path | None, manifest: Manifest, *, with_quarantine: bool = True) -> Path:
-    """Writes a manifest and the table of what is wrong, and says where."""
+    """Writes a manifest and its quarantine table. Returns the path of the manifest."""
     beside, cached = (out, out) if out else manifest_paths(root)
     try:
-        _check_ours(beside)
-        _check_ours(quarantine_file(beside))
+        _check_replaceable(beside)
+        _check_replaceable(quarantine_file(beside))
         _write(beside, manifest, with_quarantine)
         return beside
     except OSError as error:
@@ -259,8 +259,8 @@ def _save(root: Path, out: Path | None, manifest: Manifest, *, with_quarantine: 
     return cached
 
 
-def _check_ours(path: Path) -> None:
-    """Raises UserError if writing to `path` would replace what no `ssv2rt index` has written."""
+def _check_replaceable(path: Path) -> None:
+    """Raises UserError if `path` exists and was not written by `ssv2rt index`."""
     if not path.exists():
         return
     with contextlib.suppress(OSError):
@@ -272,7 +272,7 @@ def _check_ours(path: Path) -> None:
         ):
             return
     if f".{path.name}".endswith(".manifest.parquet") and path.is_file() and not _is_parquet(path):
-        return  # a manifest that is damaged
+        return  # a damaged manifest
     raise UserError(f"'{path}' exists, and `ssv2rt index` has not written it; move it, or choose another --out")
 
 

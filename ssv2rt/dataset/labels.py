@@ -1,4 +1,4 @@
-"""Class names: read from SSv2's JSON, and what a mirror image makes of them."""
+"""Reads SSv2's class names, and finds the class that a mirrored clip belongs to."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 
 from ssv2rt.core.errors import UserError
 
-NEVER = -1
-"""In `mirrored_labels`: a clip of this class may not be mirrored."""
+NO_MIRROR = -1
+"""Marks a class in `mirrored_labels` whose clips must not be mirrored."""
 
 _SIDES = {"left": "right", "right": "left"}
 _SIDE = re.compile(
     r"(?:(?<![A-Za-z])(?:[Ll]eft|[Rr]ight|LEFT|RIGHT)|(?<=[a-z])(?:Left|Right))(?=wards?(?![a-z])|(?![a-z]))"
 )
-"""left or right as a word: also in push_left, PushLeft, left1 and leftwards, but not in upright or bright."""
+"""Matches left or right as a word, also in push_left, PushLeft, left1 and leftwards, but not in upright or bright."""
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
     """Class names in the order of their numbers, from a file `{"name": "number", ...}`.
 
     Raises:
-        UserError: the file is not such a list, or the numbers are not 0 to n-1.
+        UserError: the file is malformed, or the numbers are not 0 to n-1.
     """
     table = read_json(path)
     if not isinstance(table, dict) or not table:
@@ -49,20 +49,20 @@ def class_of_template(template: str) -> str:
 
 
 def mirrored_labels(names: Sequence[str]) -> np.ndarray:
-    """What each class becomes when its clip is mirrored left to right.
+    """The class of each class's clips after they are mirrored left to right.
 
-    A class that mentions neither side stays what it is. One that does becomes the class whose text has the sides
-    exchanged, or `NEVER` if the list has no such class.
+    A class that mentions neither side keeps its number. Otherwise it maps to the class whose name has left and right
+    swapped, or to `NO_MIRROR` if there is no such class.
 
     Returns:
-        int32 (classes,): a class number, or `NEVER`.
+        int32 (classes,): a class number, or `NO_MIRROR`.
     """
     index = {name.lower(): number for number, name in enumerate(names)}
     result = np.arange(len(names), dtype=np.int32)
     for number, name in enumerate(names):
         if _SIDE.search(name):
             twin = _SIDE.sub(lambda match: _SIDES[match.group().lower()], name).lower()
-            result[number] = index.get(twin, NEVER)
+            result[number] = index.get(twin, NO_MIRROR)
     return result
 
 

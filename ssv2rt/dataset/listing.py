@@ -1,12 +1,12 @@
-"""What a data set says of itself: its classes, and the file, split and class of each clip. Three kinds are recognised.
+"""The listing of a data set: its classes, and the file, split and class of each clip. Three formats are recognized.
 
     SSv2            DIR/[labels/]{labels,train,validation[,test]}.json, videos in DIR/videos
     class folders   DIR/train/LABEL/*.mp4, DIR/validation/LABEL/*.mp4, ...; or DIR/LABEL/*.mp4
-    table           a .csv or .parquet file with the columns path, label and perhaps split; or a folder with one such
+    table           a .csv or .parquet file with the columns path, label and optionally split; or a folder with one such
                     table, or with one for each split (train.csv, val.csv)
 
-Where no clip is said to be for validation, a tenth of each class of the training clips is held out for it: those whose
-path has the lowest hash, so that the choice is the same on every machine.
+If there is no validation split, a tenth of the training clips of each class is held out for it: those with the lowest hash of
+their id, so that the choice is the same on every machine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 SPLITS = ("train", "validation", "test")
-SPLIT_NAMES = {
+SPLIT_ALIASES = {
     "train": "train",
     "training": "train",
     "validation": "validation",
@@ -36,11 +36,11 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
-"""What people call the splits, in lower case."""
+"""Accepted names of the splits, in lower case."""
 UNLABELLED = -1
-HELD_OUT = 0.1
-MARK = b"ssv2rt"
-"""Where a manifest keeps what it is made of; a table that has it is none of clips."""
+HELD_OUT_FRACTION = 0.1
+METADATA_KEY = b"ssv2rt"
+"""Key of the Parquet metadata by which a manifest is told apart from a table of clips."""
 VIDEO_SUFFIXES = frozenset(
     f".{name}"
     for name in (
@@ -53,7 +53,7 @@ VIDEO_SUFFIXES = frozenset(
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip as its data set names it."""
+    """One clip, as its data set describes it."""
 
     id: str
     """Unique within the data set."""
@@ -74,17 +74,17 @@ class Listing:
     """What paths are relative to."""
     clips: list[Clip]
     sources: list[Path]
-    """Files and folders that tell all this: as long as they are unchanged, so is the listing."""
+    """Files and folders that the listing was read from. While they are unchanged, so is the listing."""
 
 
 def fingerprint(folder: Path, sources: Iterable[Path]) -> str:
-    """A hash of the names, sizes and times of change of files, and of what folders have in them."""
+    """A hash of the names, sizes and mtimes of files, and of the names of folders' entries."""
     facts = hashlib.blake2b(digest_size=16)
     for path in sources:
         name = path.relative_to(folder) if path.is_relative_to(folder) else path
         try:
             if path.is_dir():
-                state = "/".join(entry.name for entry in entries_of(path))
+                state = "/".join(entry.name for entry in list_entries(path))
             else:
                 status = path.stat()
                 state = f"{status.st_size} {status.st_mtime_ns}"
@@ -94,8 +94,8 @@ def fingerprint(folder: Path, sources: Iterable[Path]) -> str:
     return facts.hexdigest()
 
 
-def entries_of(folder: Path) -> list[os.DirEntry[str]]:
-    """The folders and videos in a folder, by name; not what is hidden. A folder that may not be read has none."""
+def list_entries(folder: Path) -> list[os.DirEntry[str]]:
+    """The subfolders and videos of a folder, sorted by name, without hidden ones. Warns if it may not be read."""
     try:
         with os.scandir(folder) as entries:
             found = [e for e in entries if not e.name.startswith(".") and (is_video(e.name) or e.is_dir())]
@@ -105,28 +105,30 @@ def entries_of(folder: Path) -> list[os.DirEntry[str]]:
     return sorted(found, key=lambda entry: entry.name)
 
 
-def as_text(name: str) -> str:
-    """A file's name as text that every format can hold: bytes that are no UTF-8 are written \\xff."""
+def escape_non_utf8(name: str) -> str:
+    """A file name as valid UTF-8: other bytes are escaped like \\xff."""
     return os.fsencode(name).decode("utf-8", errors="backslashreplace")
 
 
 def is_video(name: str) -> bool:
-    """Whether a file is called like a video."""
+    """Whether a file has the extension of a video."""
     return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
 
 
-def named_classes(rows: Sequence[tuple[str, str, str]]) -> tuple[tuple[str, ...], list[Clip]]:
-    """Classes and clips from (path, split, label text).
+def number_classes(rows: Sequence[tuple[str, str, str]]) -> tuple[tuple[str, ...], list[Clip]]:
+    """Makes class names and clips from (path, split, label text).
 
-    Classes are in alphabetical order, or by value if all of them are numbers. A label that is empty is none.
+    Classes are sorted alphabetically, or by value if all of them are numbers. An empty label means no label.
     """
-    names = sorted({label for _, _, label in rows if label}, key=_order({label for _, _, label in rows if label}))
+    names = sorted(
+        {label for _, _, label in rows if label}, key=_label_sort_key({label for _, _, label in rows if label})
+    )
     number = {name: at for at, name in enumerate(names)} | {"": UNLABELLED}
     return tuple(names), [Clip(path, path, split, number[label]) for path, split, label in rows]
 
 
-def hold_out(clips: list[Clip]) -> list[Clip]:
-    """The clips with some of the training clips moved to validation, if none is there. See the module."""
+def hold_out_validation(clips: list[Clip]) -> list[Clip]:
+    """Moves some training clips to the validation split if that is empty; see the module's docstring."""
     if any(clip.split == "validation" for clip in clips):
         return clips
     classes: dict[int, list[Clip]] = defaultdict(list)
@@ -135,26 +137,30 @@ def hold_out(clips: list[Clip]) -> list[Clip]:
             classes[clip.label].append(clip)
     held: set[str] = set()
     for members in classes.values():
-        count = max(1, round(HELD_OUT * len(members))) if len(members) > 1 else 0
-        held |= {clip.id for clip in sorted(members, key=_hash)[:count]}
+        count = max(1, round(HELD_OUT_FRACTION * len(members))) if len(members) > 1 else 0
+        held |= {clip.id for clip in sorted(members, key=_hold_out_key)[:count]}
     return [Clip(c.id, c.path, "validation", c.label) if c.id in held else c for c in clips]
 
 
 def check_ids(clips: Iterable[Clip], source: Path) -> None:
-    """Raises UserError where a clip is named twice."""
+    """Raises UserError if two clips have the same id."""
     seen: set[str] = set()
     for clip in clips:
         if clip.id in seen:
-            raise UserError(f"{source}: clip '{clip.id}' is named twice; every clip may stand once")
+            raise UserError(f"{source}: clip '{clip.id}' is listed twice; every clip may appear once")
         seen.add(clip.id)
 
 
-def _hash(clip: Clip) -> bytes:
+def _hold_out_key(clip: Clip) -> bytes:
     return hashlib.blake2b(clip.id.encode(errors="surrogateescape"), digest_size=8).digest()
 
 
-def _order(labels: set[str]) -> Callable[[str], Any]:
-    """What class names are sorted by."""
+def _label_sort_key(labels: set[str]) -> Callable[[str], Any]:
+    """The sort key for class names."""
     if labels and all(label.isdecimal() for label in labels):
-        return lambda label: (len(label.lstrip("0")), label.lstrip("0"), label)  # by value, however long
+        return lambda label: (
+            len(label.lstrip("0")),
+            label.lstrip("0"),
+            label,
+        )  # by value, without the limit of `int` on digits
     return str

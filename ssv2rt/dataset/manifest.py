@@ -1,6 +1,6 @@
-"""The manifest: one row for every clip of a data set, kept in a Parquet file beside it.
+"""The manifest: a Parquet file beside a data set, with one row per clip.
 
-A row says where a clip is, what it shows, and what probing it once has found. Training and evaluation read nothing else.
+A row holds a clip's path, split and label, and the results of probing it. Training and evaluation read no other metadata.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ from ssv2rt.core.atomic_files import atomic_file
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.run_folders import cache_folder
 from ssv2rt.dataset.labels import mirrored_labels
-from ssv2rt.dataset.listing import MARK, fingerprint
+from ssv2rt.dataset.listing import METADATA_KEY, fingerprint
 from ssv2rt.video.container import OK
 from ssv2rt.video.probe import VideoMeta
 
-NAMING = pa.schema([("id", pa.string()), ("path", pa.string()), ("split", pa.string()), ("label", pa.int32())])
-"""What the data set says of a clip. `path` is relative to the manifest's folder, or absolute; `label` -1 is none."""
-FACTS = pa.schema(
+CLIP_FIELDS = pa.schema([("id", pa.string()), ("path", pa.string()), ("split", pa.string()), ("label", pa.int32())])
+"""Columns from the data set's listing. `path` is relative to `Manifest.folder`, or absolute. `label` is -1 if unknown."""
+PROBE_FIELDS = pa.schema(
     [
-        ("status", pa.string()),  # ok, or why the clip cannot be used
-        ("suspicion", pa.string()),  # what is odd about a clip that can; mostly empty
+        ("status", pa.string()),  # ok, or why the clip is unusable
+        ("suspicion", pa.string()),  # what is suspicious about a usable clip; mostly empty
         ("container", pa.string()),
         ("codec", pa.string()),
         ("profile", pa.string()),
         ("pixels", pa.string()),
-        ("width", pa.int32()),  # as shown
+        ("width", pa.int32()),  # after rotation
         ("height", pa.int32()),
         ("matrix", pa.string()),  # bt601, bt709, ...
         ("rotation", pa.int32()),  # degrees, counter-clockwise
         ("frames", pa.int32()),
         ("rate", pa.float32()),  # frames per second
         ("duration", pa.float32()),  # seconds
-        ("times", pa.list_(pa.float32())),  # seconds at which frames appear; null where evenly spaced
+        ("times", pa.list_(pa.float32())),  # each frame's time in seconds; null if evenly spaced
         ("key_frames", pa.int32()),
         ("bytes", pa.int64()),
         ("mtime_ns", pa.int64()),
-        ("hash", pa.string()),  # of size, beginning, middle and end
-        ("decoded", pa.bool_()),  # whether it was tried to decode every frame
+        ("hash", pa.string()),  # see `content_hash`
+        ("decoded", pa.bool_()),  # whether decoding every frame was tried
     ]
 )
-"""What probing has found."""
-SCHEMA = pa.unify_schemas([NAMING, FACTS])
+"""Columns with the results of probing."""
+SCHEMA = pa.unify_schemas([CLIP_FIELDS, PROBE_FIELDS])
 
-USED = (*NAMING.names, "status", "width", "height", "frames", "duration", "times")
+TRAINING_COLUMNS = (*CLIP_FIELDS.names, "status", "width", "height", "frames", "duration", "times")
 """The columns that training and evaluation need."""
 
 _VERSION = 2
@@ -62,7 +62,7 @@ _VERSION = 2
 
 @dataclass(frozen=True)
 class Split:
-    """The usable clips of one split, as columns. N rows."""
+    """The usable clips of one split, as columns with N rows."""
 
     labels: tuple[str, ...]
     """Class names."""
@@ -95,7 +95,7 @@ class Split:
         return self.folder / self.paths[row].as_py()
 
     def video_meta(self, row: int) -> VideoMeta:
-        """What a request for a clip of this row's video needs."""
+        """The metadata of this row's video that sampling a clip needs."""
         times = self.times[row].values
         return VideoMeta(
             frames=int(self.frames[row]),
@@ -114,27 +114,27 @@ class Manifest:
     folder: Path
     """What paths are relative to."""
     table: pa.Table
-    """Columns as in `SCHEMA`, or some of them."""
+    """All columns of `SCHEMA`, or some of them."""
     sources: tuple[str, ...] = ()
-    """Files and folders, relative to the manifest's, that told which clips there are."""
+    """Files and folders that the listing was read from, relative to `folder`."""
     fingerprint: str = ""
-    """Of the sources when the manifest was made; empty if making it was interrupted."""
+    """Fingerprint of the sources when the manifest was built; empty if building it was interrupted."""
 
     def is_current(self) -> bool:
-        """Whether the manifest is complete, and its sources are as they were."""
+        """Whether the manifest is complete, and its sources have not changed."""
         sources = [self.folder / source for source in self.sources]
         return bool(self.fingerprint) and fingerprint(self.folder, sources) == self.fingerprint
 
-    def is_usable(self) -> bool:
-        """Whether every clip can be used."""
+    def all_clips_usable(self) -> bool:
+        """Whether every clip is usable."""
         return bool(pc.all(pc.equal(self.table["status"], OK)).as_py())
 
     def check_classes(self, labels: Sequence[str], whose: str) -> None:
-        """Raises UserError unless the data has these classes, in this order, with what is the first difference.
+        """Raises UserError, naming the first difference, unless the data has exactly these classes in this order.
 
         Args:
             labels: class names.
-            whose: whose they are, in a few words.
+            whose: what the class names belong to, for the error message.
         """
         here = self.labels
         if tuple(labels) == here:
@@ -151,10 +151,10 @@ class Manifest:
 
         Args:
             name: train, validation or test.
-            max_bad: largest share of its clips that may be missing or unreadable.
+            max_bad: largest fraction of its clips that may be missing or unreadable.
 
         Raises:
-            UserError: more than that are, or none is left.
+            UserError: a larger fraction is unusable, or no usable clip is left.
         """
         rows = self.table.filter(pc.equal(self.table["split"], name))
         good = rows.filter(pc.equal(rows["status"], OK))
@@ -184,25 +184,25 @@ class Manifest:
 
 
 def manifest_paths(root: Path) -> list[Path]:
-    """Where the manifest of a data set may be: beside it, or in the cache if it cannot be written to."""
+    """Possible paths of a data set's manifest: beside the data, and in the cache for data that is read-only."""
     beside = root / "manifest.parquet" if root.is_dir() else root.with_name(f"{root.name}.manifest.parquet")
     key = hashlib.blake2b(str(root.resolve()).encode(errors="surrogateescape"), digest_size=8).hexdigest()
     return [beside, cache_folder() / "manifests" / key / beside.name]
 
 
 def is_manifest(path: Path) -> bool:
-    """Whether a file is a manifest, rather than any other table."""
+    """Whether a file is a manifest, and not another Parquet table."""
     with contextlib.suppress(OSError, pa.ArrowException):
-        return path.is_file() and MARK in (pq.read_schema(path).metadata or {})
+        return path.is_file() and METADATA_KEY in (pq.read_schema(path).metadata or {})
     return False
 
 
 def read_manifest(path: Path, columns: Sequence[str] = SCHEMA.names) -> Manifest | None:
-    """A manifest, or some columns of it; None if the file is not one, is damaged, or was made by another version."""
+    """Reads a manifest, or some of its columns; None if the file is not a manifest, is damaged, or of another version."""
     with contextlib.suppress(OSError, pa.ArrowException, KeyError, ValueError):
         table = pq.read_table(path, columns=list(columns))
         schema = pa.schema([SCHEMA.field(name) for name in columns])
-        facts = json.loads((table.schema.metadata or {})[MARK])
+        facts = json.loads((table.schema.metadata or {})[METADATA_KEY])
         if facts["version"] == _VERSION:
             folder = path.parent / facts["folder"]
             return Manifest(
@@ -212,10 +212,10 @@ def read_manifest(path: Path, columns: Sequence[str] = SCHEMA.names) -> Manifest
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Writes a manifest whole or not at all. Its folder is kept relative if it is that of the file.
+    """Writes a manifest atomically. If it lies in the data's folder, that is stored as a relative path, so both can be moved.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     beside = path.resolve().parent == manifest.folder.resolve()
     facts = {
@@ -225,6 +225,6 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
         "sources": manifest.sources,
         "fingerprint": manifest.fingerprint,
     }
-    table = manifest.table.replace_schema_metadata({MARK: json.dumps(facts).encode(errors="surrogateescape")})
+    table = manifest.table.replace_schema_metadata({METADATA_KEY: json.dumps(facts).encode(errors="surrogateescape")})
     with atomic_file(path) as temporary:
         pq.write_table(table, temporary)

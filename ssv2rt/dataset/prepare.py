@@ -1,4 +1,4 @@
-"""From a recipe's `[data]` to a manifest, making the synthetic set on first use."""
+"""Opens the data set that a recipe's `[data]` section names. A synthetic set is made on first use."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ def prepare(data: Data) -> Manifest:
         return open_manifest(root, progress=progress.show)
 
 
-def with_root(data: Data, root: Path | None) -> Data:
-    """The same settings for the data set in `root`, if one is given."""
+def override_root(data: Data, root: Path | None) -> Data:
+    """`data` with another data set, if `root` is given."""
     if not root:
         return data
-    # Absolute, so that the run finds its data from every folder.
+    # Absolute, so that the run finds its data from any working directory.
     return data.model_copy(update={"root": os.path.abspath(root), "synthetic": None, "test_videos": ""})
 
 
-def offer_test_videos(manifest: Manifest, folder: Path) -> None:
-    """Copies the held-out test clips, and their labels, to `folder`, unless something of that name exists."""
+def export_test_clips(manifest: Manifest, folder: Path) -> None:
+    """Copies the test clips of a synthetic set, and their labels, to `folder`. Does nothing if that exists."""
     if folder.exists() or folder.is_symlink():
         return
     split = manifest.split("test")
@@ -57,13 +57,13 @@ def offer_test_videos(manifest: Manifest, folder: Path) -> None:
     logger.info(f"wrote the {len(split)} held-out test clips to '{folder}', to have something to score")
 
 
-def like_ssv2() -> Path:
-    """The folder of a small synthetic set in the size and the coding of SSv2, to measure with."""
+def ssv2_like_set() -> Path:
+    """The folder of a small synthetic set with the frame size and coding of SSv2, for benchmarks."""
     return synthetic_set(Synthetic(clips=60, width=427, height=240, frames=(40, 56)), key_frames="first")
 
 
 def synthetic_set(spec: Synthetic, key_frames: KeyFrames = "all") -> Path:
-    """The folder of a synthetic set in the user's cache, made if it is not there."""
+    """The folder of a synthetic set in the user's cache. It is made if it is missing."""
     coding = "" if key_frames == "all" else f" {key_frames}"
     digest = hashlib.blake2b(
         f"{FORMAT[key_frames]} {spec.model_dump_json()}{coding}".encode(), digest_size=6

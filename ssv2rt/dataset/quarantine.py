@@ -1,4 +1,4 @@
-"""Clips that cannot be used or should be looked at, and why."""
+"""The quarantine table: clips that are unusable or suspicious, with the reasons."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ COLUMNS = ("path", "split", "label", "status", "reason")
 
 
 def quarantine(manifest: Manifest) -> pa.Table:
-    """The clips that cannot be used, or should be looked at: path, split, label, status, reason."""
+    """The rows of all unusable and suspicious clips, with `COLUMNS`."""
     table = manifest.table
-    twins = _same_content(table)
-    odd = pc.or_(pc.not_equal(table["status"], OK), pc.not_equal(pc.fill_null(table["suspicion"], ""), ""))
-    numbers = sorted({*np.flatnonzero(odd.to_numpy()).tolist(), *twins})
+    duplicates = _duplicate_reasons(table)
+    flagged = pc.or_(pc.not_equal(table["status"], OK), pc.not_equal(pc.fill_null(table["suspicion"], ""), ""))
+    numbers = sorted({*np.flatnonzero(flagged.to_numpy()).tolist(), *duplicates})
     clips = (
         table.select(["path", "split", "label", "status", "suspicion"]).take(pa.array(numbers, pa.int64())).to_pylist()
     )
     rows: dict[str, list[str]] = {name: [] for name in COLUMNS}
     for row, clip in zip(numbers, clips, strict=True):
         bad = clip["status"] != OK
-        reasons = [clip["status"]] if bad else [r for r in (clip["suspicion"], twins.get(row)) if r]
+        reasons = [clip["status"]] if bad else [r for r in (clip["suspicion"], duplicates.get(row)) if r]
         label = manifest.labels[clip["label"]] if clip["label"] >= 0 else ""
         facts = (clip["path"], clip["split"], label, "unusable" if bad else "suspicious", "; ".join(reasons))
         for name, fact in zip(COLUMNS, facts, strict=True):
@@ -35,15 +35,15 @@ def quarantine(manifest: Manifest) -> pa.Table:
     return pa.table({name: pa.array(values, pa.string()) for name, values in rows.items()})
 
 
-def _same_content(table: pa.Table) -> dict[int, str]:
-    """For clips whose content also stands elsewhere, where: by row."""
+def _duplicate_reasons(table: pa.Table) -> dict[int, str]:
+    """By row, for each clip with the same content as another: a text that names the other one."""
     counts = pc.value_counts(table["hash"].combine_chunks().drop_null())
-    doubled = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
-    if not len(doubled):
+    duplicated_hashes = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+    if not len(duplicated_hashes):
         return {}
     hashes, paths, splits = (table[name].to_pylist() for name in ("hash", "path", "split"))
     groups: dict[str, list[int]] = defaultdict(list)
-    for row in np.flatnonzero(pc.is_in(table["hash"], doubled).to_numpy()).tolist():
+    for row in np.flatnonzero(pc.is_in(table["hash"], duplicated_hashes).to_numpy()).tolist():
         groups[hashes[row]].append(row)
     result = {}
     for members in groups.values():
@@ -54,6 +54,6 @@ def _same_content(table: pa.Table) -> dict[int, str]:
 
 
 def quarantine_file(path: Path) -> Path:
-    """Where the quarantine table of the manifest `path` is: quarantine.csv beside manifest.parquet."""
+    """The path of the quarantine table of the manifest `path`: quarantine.csv beside manifest.parquet."""
     beside = path.name.removesuffix("manifest.parquet")
     return path.with_name(f"{beside if beside != path.name else path.stem + '.'}quarantine.csv")

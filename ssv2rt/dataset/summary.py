@@ -1,4 +1,4 @@
-"""What a data set consists of, for people and programs."""
+"""Summarizes a data set's manifest, as a dictionary or as printed tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ssv2rt.video.container import OK
 
 
 def summarize(manifest: Manifest, path: Path) -> dict[str, Any]:
-    """Counts and ranges of a manifest that is in the file `path`."""
+    """Counts and ranges of a manifest. `path` is the manifest's file."""
     table = manifest.table
     good = table.filter(pc.equal(table["status"], OK))
     odd = quarantine(manifest)
@@ -41,7 +41,7 @@ def summarize(manifest: Manifest, path: Path) -> dict[str, Any]:
     }
 
 
-def show(summary: dict[str, Any]) -> None:
+def print_summary(summary: dict[str, Any]) -> None:
     """Prints a summary as two tables."""
     from rich.box import SIMPLE
     from rich.console import Console
@@ -62,23 +62,23 @@ def show(summary: dict[str, Any]) -> None:
 
 
 def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    def listed(counts: dict[str, int]) -> str:
+    def format_counts(counts: dict[str, int]) -> str:
         return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
 
-    def spread(values: list[float]) -> str:
+    def format_range(values: list[float]) -> str:
         return f"{values[0]:g} to {values[2]:g}, median {values[1]:g}" if values else "-"
 
     lines = [
-        ("codecs", listed(summary["codecs"])),
-        ("sizes", listed(summary["sizes"])),
-        ("frames", spread(summary["frames"])),
-        ("frames per second", spread(summary["rate"])),
+        ("codecs", format_counts(summary["codecs"])),
+        ("sizes", format_counts(summary["sizes"])),
+        ("frames", format_range(summary["frames"])),
+        ("frames per second", format_range(summary["rate"])),
         ("length", f"{summary['hours']:g} hours, {summary['gigabytes']:g} GB"),
     ]
     lines += [("uneven frame rate", f"{summary['variable_rate']:,}")] if summary["variable_rate"] else []
     lines += [("turned", f"{summary['turned']:,}")] if summary["turned"] else []
     lines += [
-        ("unusable", listed(summary["unusable"])),
+        ("unusable", format_counts(summary["unusable"])),
         ("suspicious", f"{summary['suspicious']:,}" if summary["suspicious"] else "none"),
         ("manifest", summary["manifest"]),
     ]
@@ -94,13 +94,13 @@ def _split(rows: pa.Table) -> dict[str, int]:
 
 
 def _counts(column: pa.ChunkedArray) -> dict[str, int]:
-    """How often each value occurs, the most frequent first."""
+    """How often each value occurs, most frequent first."""
     counts = {str(entry["values"]): int(entry["counts"]) for entry in pc.value_counts(column).to_pylist()}
     return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
 
 def _range(column: pa.ChunkedArray) -> list[float]:
-    """Least, median and greatest; nothing of nothing."""
+    """Minimum, median and maximum; empty for an empty column."""
     values = column.to_numpy()
     return [round(float(v), 2) for v in (values.min(), np.median(values), values.max())] if len(values) else []
 

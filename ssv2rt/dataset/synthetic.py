@@ -1,10 +1,10 @@
-"""A synthetic data set in SSv2's layout, made of twins: every clip exists forwards under one label and backwards under
-its opposite, so the set of a clip's frames says nothing about which of the two it is.
+"""Makes a synthetic data set in SSv2's layout. It consists of twins: each clip exists forward with one label, and backward
+with the opposite label. So a model must use the order of the frames to tell the two classes apart.
 
-By default every frame is a VP9 key frame. The backward twin is then the forward one's packets in reverse order, and the
-two have *exactly* the same decoded frames. With `key_frames="first"` clips are coded as SSv2's are: one key frame and
-differences after it, and in clips of 14 frames or more hidden pictures (see `video.pictures`); the twins then share their
-frames up to coding noise.
+By default every frame is a VP9 key frame. The backward twin then has the forward twin's packets in reverse order, and both
+have *exactly* the same decoded frames. With `key_frames="first"` clips are coded like SSv2's: one key frame followed by inter
+frames, and in clips of 14 frames or more hidden pictures (see `video.pictures`). The twins' frames then differ by coding
+noise.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ logger = logging.getLogger(__name__)
 LABELS = tuple(label for pair in PAIRS for label in pair)
 RATE = 12
 FORMAT = {"all": 1, "first": 2}
-"""Goes up whenever the same spec gives other clips."""
-SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
+"""Version of the generator. Incremented whenever the same spec gives different clips."""
+SPLIT_FRACTIONS = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
 KeyFrames = Literal["all", "first"]
 _CODING: dict[KeyFrames, dict[str, str]] = {
     "all": {"lag-in-frames": "0", "auto-alt-ref": "0", "crf": "36", "b": "0", "g": "1"},
-    # libvpx hides pictures only where it is given a bit rate and may look ahead.
+    # libvpx uses hidden pictures only with a bit rate and look-ahead.
     "first": {"lag-in-frames": "25", "auto-alt-ref": "1", "g": "9999"},
 }
-_BITS = 0.2
-"""For each pixel of each frame, as SSv2 has it."""
+_BITS_PER_PIXEL = 0.2
+"""Bit rate of `key_frames="first"`, which is about SSv2's."""
 
 
 @dataclass(frozen=True)
 class Twins:
-    """Two clips that are each other's reversal. `labels` are class numbers of the forward and the backward one."""
+    """Two clips that are time reversals of each other. `ids` and `labels` (class numbers) are (forward, backward)."""
 
     number: int
     split: str
@@ -60,12 +60,12 @@ class Twins:
 
 
 def plan(spec: Synthetic) -> list[Twins]:
-    """Every pair of the set. Classes take turns within a split; no pair spans two splits; ids say nothing."""
+    """All twins of the set. Both twins are in the same split, classes are balanced, and ids are random."""
     pairs = spec.clips // 2
     ids = np.random.Generator(np.random.Philox(key=spec.seed)).permutation(2 * pairs) + 1
     splits: list[str] = []
     for split in ("test", "validation"):
-        splits += [split] * max(1, round(SHARES[split] * pairs / len(PAIRS))) * len(PAIRS)
+        splits += [split] * max(1, round(SPLIT_FRACTIONS[split] * pairs / len(PAIRS))) * len(PAIRS)
     splits += ["train"] * (pairs - len(splits))
     result = []
     for number, split in enumerate(splits):
@@ -85,25 +85,25 @@ def synthesize(
 ) -> None:
     """Writes the set to `folder`: labels/train/validation/test JSON, test-answers.csv, twins.json, videos/ID.webm.
 
-    Clips that are there already are kept, so an interrupted call is continued by the same call. The same spec gives
-    the same files, byte for byte, with any number of workers.
+    Existing clips are kept, so repeating an interrupted call resumes it. The same spec gives the same files, byte for byte,
+    with any number of workers.
 
     Args:
-        folder: new, empty, or the place of an interrupted call with the same spec.
-        spec: number, size, length and seed.
+        folder: a new or empty folder, or that of an interrupted call with the same spec.
+        spec: number, size and length of the clips, and the seed.
         key_frames: 'all' for exact twins, 'first' for clips coded like SSv2's.
-        workers: processes; 0 for one a core.
+        workers: number of processes; 0 for one per core.
         progress: called with the number of clips just written.
 
     Raises:
-        UserError: `folder` holds something else, or cannot be written.
+        UserError: `folder` contains something else, or cannot be written.
     """
-    stamp: dict[str, object] = {
+    settings: dict[str, object] = {
         "synthetic": spec.model_dump(mode="json"),
         "key_frames": key_frames,
         "format": FORMAT[key_frames],
     }
-    _claim(folder, stamp)
+    _claim_folder(folder, settings)
     twins = plan(spec)
     missing = [t for t in twins if not all(_clip_path(folder, clip).exists() for clip in t.ids)]
     progress(2 * (len(twins) - len(missing)))
@@ -113,27 +113,27 @@ def synthesize(
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether `synthesize` has finished there. The annotations are written last."""
+    """Whether `synthesize` has finished in `folder`. The annotations are written last."""
     return (folder / "train.json").is_file()
 
 
-def _claim(folder: Path, stamp: dict[str, object]) -> None:
-    mark = folder / "synthetic.json"
+def _claim_folder(folder: Path, settings: dict[str, object]) -> None:
+    settings_file = folder / "synthetic.json"
     try:
-        if mark.is_file():
-            if _read(mark) != stamp:
+        if settings_file.is_file():
+            if _read_settings(settings_file) != settings:
                 raise UserError(f"'{folder}' holds a synthetic set made with other settings; choose another folder")
         elif folder.is_dir() and any(folder.iterdir()):
             raise UserError(f"'{folder}' is not empty; choose a new folder")
         (folder / "videos").mkdir(parents=True, exist_ok=True)
-        write_json(mark, stamp)
+        write_json(settings_file, settings)
     except OSError as error:
         raise UserError(f"cannot write to '{folder}': {error.strerror}; choose another folder") from None
 
 
-def _read(mark: Path) -> object:
+def _read_settings(settings_file: Path) -> object:
     try:
-        return json.loads(mark.read_text(encoding="utf-8"))
+        return json.loads(settings_file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         return None
 
@@ -143,8 +143,8 @@ def _write_all(folder: Path, spec: Synthetic, key_frames: KeyFrames, twins: list
         for pair in twins:
             yield _write_twins(folder, spec, key_frames, [pair])
         return
-    jobs = [[pair] for pair in twins]  # small, so that an interrupted call ends soon
-    # Fresh processes: forking one that runs threads may hang.
+    jobs = [[pair] for pair in twins]  # small jobs, so that an interrupted call ends soon
+    # Spawn, because forking a process with threads may deadlock.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
         futures = [pool.submit(_write_twins, folder, spec, key_frames, job) for job in jobs]
@@ -169,7 +169,7 @@ def _write_twins(folder: Path, spec: Synthetic, key_frames: KeyFrames, twins: li
 
 
 def encode_vp9(clip: np.ndarray, key_frames: KeyFrames) -> list[bytes]:
-    """VP9 packets, one per frame, of a uint8 RGB clip (T, H, W, 3)."""
+    """Encodes a uint8 RGB clip (T, H, W, 3) to VP9 packets, one per frame."""
     encoder = av.CodecContext.create("libvpx-vp9", "w")
     assert isinstance(encoder, av.VideoCodecContext)
     encoder.height, encoder.width = clip.shape[1:3]
@@ -178,7 +178,7 @@ def encode_vp9(clip: np.ndarray, key_frames: KeyFrames) -> list[bytes]:
     encoder.thread_count = 1  # the same bytes on every machine
     encoder.options = {"deadline": "realtime", "cpu-used": "8", **_CODING[key_frames]}
     if key_frames == "first":
-        encoder.bit_rate = round(_BITS * RATE * encoder.width * encoder.height)
+        encoder.bit_rate = round(_BITS_PER_PIXEL * RATE * encoder.width * encoder.height)
     packets: list[bytes] = []
     for picture in clip:
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
@@ -189,7 +189,7 @@ def encode_vp9(clip: np.ndarray, key_frames: KeyFrames) -> list[bytes]:
 
 
 def mux_webm(packets: list[bytes], width: int, height: int, key_frames: KeyFrames) -> bytes:
-    """A WebM file of VP9 packets, one frame each, `RATE` frames a second."""
+    """A WebM file of VP9 packets with one frame each, at `RATE` frames per second."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="webm", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libvpx-vp9", rate=RATE)
@@ -223,7 +223,7 @@ def _write_annotations(folder: Path, twins: list[Twins]) -> None:
 
 
 def _entry(clip: str, name: str) -> dict[str, object]:
-    """An annotation as SSv2 writes it: the placeholders of the template, filled in."""
+    """An annotation in SSv2's format, with the template's placeholders filled in."""
     count = name.lower().count("something")
     things = ["a thing", "another thing"][:count]
     template = name.replace("Something", "[Something]").replace("something", "[something]")

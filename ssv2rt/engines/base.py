@@ -1,4 +1,4 @@
-"""What the programs that run engines have in common."""
+"""The interface that every backend (TensorRT, OpenVINO, AOTInductor) implements."""
 
 from __future__ import annotations
 
@@ -16,71 +16,77 @@ from ssv2rt.engines.bundle import Bundle, BundleInfo
 
 @dataclass(frozen=True)
 class Graph:
-    """What an engine is made of."""
+    """A network that a backend builds an engine from."""
 
     onnx_file: Path
-    """In the precision that is wanted."""
+    """The ONNX graph, already in the precision of the engine."""
     model: nn.Module | None
-    """The same network in PyTorch, fp32: uint8 (N, T, S, S, 3) to float32 logits (N, K) and embedding (N, D). None where
-    only the file is known."""
+    """The same network in PyTorch, fp32: uint8 (N, T, S, S, 3) to float32 logits (N, K) and embedding (N, D). None if
+    only the ONNX file is available."""
 
 
 @dataclass(frozen=True)
-class Built:
-    """What a backend made of a graph."""
+class BuiltEngine:
+    """The result of a backend's build."""
 
     file: str
     """Name of the engine file, in the folder of the graph."""
     target: str
-    """What it was built for."""
+    """The GPU architecture or CPU that it was built for."""
     more_files: tuple[str, ...] = ()
+    """Names of the other files that the engine consists of."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """What the backend needs to know to run it in the same way again."""
+    """Settings that the backend needs to run the engine the same way again."""
 
 
 class Outputs(NamedTuple):
-    """What an engine gives for N clips."""
+    """The outputs of an engine for N clips."""
 
     logits: torch.Tensor
     """float32 (N, K), on the CPU."""
     embedding: torch.Tensor | None
-    """What the classifier sees: float32 (N, D), on the CPU. None where the engine does not give it."""
+    """The input of the classifier: float32 (N, D), on the CPU. None if the engine has no such output."""
 
 
 class Runner:
     """A loaded engine."""
 
     in_flight = 1
-    """Batches that are worth starting before the first is waited for."""
+    """How many batches to start before waiting for the first, for full throughput."""
 
     def __call__(self, clips: torch.Tensor) -> torch.Tensor:
         """uint8 clips (N, T, S, S, 3), N within the engine's batch range, to float32 logits (N, K) on the CPU."""
         return self.start(clips)().logits
 
     def start(self, clips: torch.Tensor) -> Callable[[], Outputs]:
-        """As a call, without waiting where the backend computes by itself: what is returned waits, and gives all there is."""
+        """Starts a batch of clips, without waiting if the backend is asynchronous.
+
+        Returns:
+            A function that waits for the batch and returns its outputs.
+        """
         raise NotImplementedError
 
 
 class Backend(Protocol):
-    """A module of this package that builds and runs engines of one kind."""
+    """A module or object of `ssv2rt.engines.backends` that builds and runs one kind of engine."""
 
     PRECISIONS: tuple[str, ...]
-    """Of engines that it builds."""
+    """The precisions that it can build."""
     WANTS_HALF: bool
-    """Whether int8 graphs should be fp16 where they are not int8."""
+    """Whether it takes the precision from the graph, and so needs bf16 graphs in bf16, and the unquantized part of int8
+    and fp8 graphs in fp16."""
 
     def unavailable_reason(self) -> str:
-        """Why engines cannot be run here, and what to do; empty if they can."""
+        """Why engines cannot run on this machine, and what to do about it; empty if they can."""
         ...
 
     def cannot_build_reason(self) -> str:
-        """Why engines cannot be built here, and what to do; empty if they can."""
+        """Why engines cannot be built on this machine, and what to do about it; empty if they can."""
         ...
 
     def version(self) -> str: ...
 
-    def build(self, graph: Graph, settings: Engine) -> Built:
+    def build(self, graph: Graph, settings: Engine) -> BuiltEngine:
         """Builds an engine beside the graph's ONNX file.
 
         Raises:
@@ -89,11 +95,11 @@ class Backend(Protocol):
         ...
 
     def target(self) -> str:
-        """What an engine must have been built for to run here."""
+        """The target for which engines must be built to run on this machine."""
         ...
 
     def incompatible_reason(self, info: BundleInfo) -> str:
-        """Why an engine cannot be run here, although its backend can, as the end of a sentence; empty if it can."""
+        """Why this engine cannot run here, assuming that its backend can, as the end of a sentence; empty if it can."""
         ...
 
     def load(self, bundle: Bundle) -> Runner: ...

@@ -1,4 +1,8 @@
-"""From a run, or a graph made elsewhere, to an engine bundle: export, precision, backend, comparison with PyTorch."""
+"""Builds an engine bundle from a run or an external ONNX file.
+
+The steps are ONNX export, conversion to the precision of the engine, the backend's build, and verification against the
+fp32 network.
+"""
 
 from __future__ import annotations
 
@@ -20,39 +24,39 @@ from ssv2rt.core.recipes import EngineRecipe
 from ssv2rt.core.run_folders import Run, cache_folder
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.engines.backends.registry import NAMES, backend
-from ssv2rt.engines.base import Backend, Built, Graph, Outputs, Runner
+from ssv2rt.engines.base import Backend, BuiltEngine, Graph, Outputs, Runner
 from ssv2rt.engines.bundle import FAILED, INFO, Bundle, BundleInfo, open_bundle, sha256
 from ssv2rt.engines.calibration import Clips, spread_over_classes
 from ssv2rt.engines.export import INPUT
-from ssv2rt.engines.half import label_precision, to_half
-from ssv2rt.engines.quantization import quantise, to_fp8
+from ssv2rt.engines.half import convert_to_half, set_precision_metadata
+from ssv2rt.engines.quantization import convert_to_fp8, quantize
 from ssv2rt.engines.sensitivity import choose_blocks
 from ssv2rt.engines.source import Source, source_of_run
-from ssv2rt.engines.throughput import clips_per_second, not_faster
+from ssv2rt.engines.throughput import clips_per_second, slower_than_fp16_warning
 from ssv2rt.engines.verify import OnnxRunner, Verification, verify
 
 logger = logging.getLogger(__name__)
 
 
-GRAPH, FLOAT = "model.onnx", "float.onnx"
-_EXACT = 1e-4
-"""Difference of results that rounding may make."""
-CALIBRATED = ("int8", "fp8")
-"""Precisions with ranges that come from clips."""
+ONNX_FILE, FP32_ONNX_FILE = "model.onnx", "float.onnx"
+_EXPORT_TOLERANCE = 1e-4
+"""Difference between ONNX Runtime and PyTorch that fp32 rounding can explain, relative to the largest value."""
+CALIBRATED_PRECISIONS = ("int8", "fp8")
+"""Precisions whose dynamic ranges are found by calibration."""
 
 
 def build_engine(
     run: Run, recipe: EngineRecipe, backend_name: str, manifest: Manifest, *, debug: Path | None = None
 ) -> tuple[Bundle, list[str]]:
-    """Builds, compares and installs an engine of a run's best checkpoint; as `build_of`.
+    """Builds, verifies and installs an engine of a run's best checkpoint. See `build_engine_from_source`.
 
     Raises:
         UserError: there is no checkpoint, the data does not fit, or the backend refuses.
     """
-    return build_of(source_of_run(run), run.engines, recipe, backend_name, manifest, debug=debug)
+    return build_engine_from_source(source_of_run(run), run.engines, recipe, backend_name, manifest, debug=debug)
 
 
-def build_of(
+def build_engine_from_source(
     source: Source,
     folder: Path,
     recipe: EngineRecipe,
@@ -62,101 +66,104 @@ def build_of(
     debug: Path | None = None,
     options: Sequence[str] = (),
 ) -> tuple[Bundle, list[str]]:
-    """Builds, compares and installs an engine.
+    """Builds, verifies and installs an engine.
 
     Args:
         source: the network.
-        folder: where bundles are put.
+        folder: folder of the bundles; this one is written to a subfolder.
         recipe: precision, batch range, calibration and gate.
-        backend_name: one of `backends.NAMES`.
-        manifest: the network's data, for calibration (training clips) and comparison (validation clips).
-        debug: where each layer is written down beside the fp32 graph's, if at all.
-        options: of the command line, beside the network, precision, backend and targets, for the command that rebuilds it.
+        backend_name: one of `registry.NAMES`.
+        manifest: the data set. Training clips are used for calibration, validation clips for verification.
+        debug: folder for a layer-by-layer comparison with the fp32 graph; None for no comparison.
+        options: further command-line options to repeat in the bundle's rebuild command. The command already contains
+            network, precision, backend and targets.
 
     Returns:
-        The bundle in `folder/PRECISION`, and no complaints; or, if it fails the gate, the bundle in `folder/PRECISION.failed`,
-        and what is wrong with it.
+        The bundle in `folder/PRECISION` and an empty list; or, if the engine fails the gate, the bundle in
+        `folder/PRECISION.failed` and the reasons.
 
     Raises:
         UserError: the data does not fit, or the backend refuses.
     """
-    program = backend(backend_name)
-    if reason := program.cannot_build_reason():
+    engine_backend = backend(backend_name)
+    if reason := engine_backend.cannot_build_reason():
         raise UserError(f"cannot build with {backend_name}: {reason}")
     precision = recipe.engine.precision
-    if precision not in program.PRECISIONS:
+    if precision not in engine_backend.PRECISIONS:
         others = ", ".join(name for name in NAMES if precision in backend(name).PRECISIONS)
         raise UserError(
-            f"{backend_name} builds {', '.join(program.PRECISIONS)}, not {precision}; for that take {others}"
+            f"{backend_name} builds {', '.join(engine_backend.PRECISIONS)}, not {precision}; for that take {others}"
         )
     manifest.check_classes(source.labels, f"'{source.name}'")
     with scratch_folder(folder) as scratch:
-        float_file, graph_file = scratch / FLOAT, scratch / GRAPH
+        float_file, graph_file = scratch / FP32_ONNX_FILE, scratch / ONNX_FILE
         source.export(float_file)
-        clips = _clips(source, manifest, "validation", recipe.gate.clips, recipe.calibration.seed)
+        clips = _select_clips(source, manifest, "validation", recipe.gate.clips, recipe.calibration.seed)
         _check_export(float_file, source, clips)
-        calibration = _write_graph(float_file, graph_file, source, recipe, program, manifest)
-        logger.info(f"building the {precision} engine with {backend_name} {program.version()}")
-        built = program.build(Graph(graph_file, source.model), recipe.engine)
-        info = describe(scratch, source, recipe, backend_name, program, built, calibration, options)
+        calibration = _write_graph(float_file, graph_file, source, recipe, engine_backend, manifest)
+        logger.info(f"building the {precision} engine with {backend_name} {engine_backend.version()}")
+        built = engine_backend.build(Graph(graph_file, source.model), recipe.engine)
+        info = make_bundle_info(scratch, source, recipe, backend_name, engine_backend, built, calibration, options)
         if debug:
-            _debug(float_file, graph_file, clips, debug)
-        verification, by = _compare(Bundle(scratch, info), program, source, float_file, clips)
+            _write_layer_comparison(float_file, graph_file, clips, debug)
+        verification, by = _verify_engine(Bundle(scratch, info), engine_backend, source, float_file, clips)
         failures = verification.failures(recipe.gate)
         figures = {"by": by, **verification.as_dict(), "gate": recipe.gate.model_dump(), "failures": failures}
-        if precision in CALIBRATED and by == backend_name:
-            figures |= _beside_fp16(Bundle(scratch, info), folder / "fp16", source, recipe, program, float_file)
+        if precision in CALIBRATED_PRECISIONS and by == backend_name:
+            figures |= _throughput_against_fp16(
+                Bundle(scratch, info), folder / "fp16", source, recipe, engine_backend, float_file
+            )
         float_file.unlink()
         info = info.model_copy(update={"verification": figures})
         write_json(scratch / INFO, info.model_dump(mode="json"))
         final = folder / (precision + FAILED if failures else precision)
         replace_folder(scratch, final)
     if not failures:
-        shutil.rmtree(folder / (precision + FAILED), ignore_errors=True)  # of an earlier time
+        shutil.rmtree(folder / (precision + FAILED), ignore_errors=True)  # left by an earlier build
     return Bundle(final, info), failures
 
 
 def _write_graph(
-    float_file: Path, path: Path, source: Source, recipe: EngineRecipe, program: Backend, manifest: Manifest
+    float_file: Path, path: Path, source: Source, recipe: EngineRecipe, engine_backend: Backend, manifest: Manifest
 ) -> dict[str, Any] | None:
-    """Writes the graph in its precision. Returns what calibration used and found."""
+    """Writes the graph in the engine's precision. Returns the settings and results of calibration; None without it."""
     precision = recipe.engine.precision
-    if precision not in CALIBRATED:
-        in_precision(float_file, path, precision, program)
+    if precision not in CALIBRATED_PRECISIONS:
+        write_in_precision(float_file, path, precision, engine_backend)
         return None
-    calibration = _calibrate(float_file, path, source, recipe, manifest)
-    in_precision(path, path, precision, program)
+    calibration = _calibrate_and_quantize(float_file, path, source, recipe, manifest)
+    write_in_precision(path, path, precision, engine_backend)
     return calibration
 
 
-def in_precision(source: Path, target: Path, precision: str, program: Backend) -> None:
-    """Writes the graph that a backend takes for a precision.
+def write_in_precision(source: Path, target: Path, precision: str, engine_backend: Backend) -> None:
+    """Writes the graph that a backend needs for a precision.
 
     Args:
-        source: the fp32 graph, or for int8 and fp8 the quantised one.
+        source: the fp32 graph, or the int8 graph if the precision is int8 or fp8.
         target: file to write.
-        precision: of the engine.
-        program: the backend. Some take bf16 as a setting, and do int8 best beside fp32.
+        precision: precision of the engine.
+        engine_backend: the backend. Those with `WANTS_HALF` need half precision in the graph; the others set it themselves.
     """
     model = onnx.load(source)
     if precision == "fp8":
-        model = to_fp8(model)
-    if precision == "fp16" or (program.WANTS_HALF and precision in ("bf16", *CALIBRATED)):
-        model = to_half(model, bfloat=precision == "bf16")
-    onnx.save(label_precision(model, precision), target)
+        model = convert_to_fp8(model)
+    if precision == "fp16" or (engine_backend.WANTS_HALF and precision in ("bf16", *CALIBRATED_PRECISIONS)):
+        model = convert_to_half(model, bfloat16=precision == "bf16")
+    onnx.save(set_precision_metadata(model, precision), target)
 
 
-def _calibrate(
+def _calibrate_and_quantize(
     float_file: Path, path: Path, source: Source, recipe: EngineRecipe, manifest: Manifest
 ) -> dict[str, Any]:
     settings = recipe.calibration
-    clips = _clips(source, manifest, "train", settings.clips, settings.seed)
-    ranges = _place_of_ranges(float_file, recipe, clips)
+    clips = _select_clips(source, manifest, "train", settings.clips, settings.seed)
+    ranges = _ranges_cache_file(float_file, recipe, clips)
     if ranges.is_file():
         logger.info("taking the ranges of an earlier calibration on the same clips")
 
     def to_int8(target: Path, keep: list[str]) -> None:
-        quantise(
+        quantize(
             float_file,
             target,
             (batch.clips.numpy() for batch in clips.batches("calibrating")),
@@ -175,27 +182,33 @@ def _calibrate(
 
 
 def _check_export(float_file: Path, source: Source, clips: Clips) -> None:
-    """Compares the fp32 graph, run by ONNX Runtime, with PyTorch on a few clips; one made elsewhere, with itself on one."""
-    few = Clips(clips.split, clips.rows[:4], clips.clip, clips.data)
+    """Compares the fp32 graph in ONNX Runtime with PyTorch on up to four clips.
+
+    An external graph has no PyTorch network to compare with. It is only checked for a dynamic batch.
+    """
+    subset = Clips(clips.split, clips.rows[:4], clips.clip, clips.data)
     runner = OnnxRunner(float_file)
-    for batch in few.batches("checking the graph", 4):
+    for batch in subset.batches("checking the graph", 4):
         if source.reference is None:
-            _check_batches(runner, source, batch.clips)
+            _check_dynamic_batch(runner, source, batch.clips)
             continue
         with torch.inference_mode():
             expected = source.reference(batch.clips)
         for what, ours, theirs in zip(Outputs._fields, runner.start(batch.clips)(), expected, strict=True):
-            assert ours is not None and theirs is not None  # a network of ours has an embedding
+            assert ours is not None and theirs is not None  # the networks of this package all have an embedding
             off = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1))
-            if not off < _EXACT:
+            if not off < _EXPORT_TOLERANCE:
                 raise UserError(
                     f"the ONNX graph of '{source.name}' differs from the network by {off:.2g} of the largest value of its "
-                    f"{what}, and {_EXACT} is allowed; take another version of torch or onnx, and tell us"
+                    f"{what}, and {_EXPORT_TOLERANCE} is allowed; take another version of torch or onnx, and tell us"
                 )
 
 
-def _check_batches(runner: Runner, source: Source, clips: torch.Tensor) -> None:
-    """Whether a graph takes any number of clips: those of an exporter that was given no dynamic batch look as if they did."""
+def _check_dynamic_batch(runner: Runner, source: Source, clips: torch.Tensor) -> None:
+    """Raises `UserError` unless a graph gives the same logits for a clip alone and in a batch.
+
+    A graph exported without a dynamic batch can still declare one, so that only running it shows the difference.
+    """
     try:
         together = runner(clips)
         off = float((runner(clips[:1]) - together[:1]).abs().max() / together.abs().max().clamp(min=1))
@@ -203,17 +216,18 @@ def _check_batches(runner: Runner, source: Source, clips: torch.Tensor) -> None:
         raise UserError(
             f"'{source.name}' does not run on {len(clips)} clips and on one: {error}; export it with a dynamic batch"
         ) from None
-    if together.shape != (len(clips), len(source.labels)) or not off < 10 * _EXACT:
+    if together.shape != (len(clips), len(source.labels)) or not off < 10 * _EXPORT_TOLERANCE:
         raise UserError(
-            f"'{source.name}' gives logits {tuple(together.shape)} for {len(clips)} clips, which for one differ by "
-            f"{off:.2g} if it is alone; export it with a dynamic batch, and in evaluation mode"
+            f"'{source.name}' gives logits {tuple(together.shape)} for {len(clips)} clips, and the logits of the first "
+            f"differ by {off:.2g} when it runs alone; export it with a dynamic batch, and in evaluation mode"
         )
 
 
-def _place_of_ranges(float_file: Path, recipe: EngineRecipe, clips: Clips) -> Path:
-    """Where the ranges are kept that calibration of this graph on these clips finds.
+def _ranges_cache_file(float_file: Path, recipe: EngineRecipe, clips: Clips) -> Path:
+    """The cache file for the dynamic ranges that calibration of this graph on these clips finds.
 
-    The graph tells the weights, and how its tensors are called. What else the settings say does not change a range.
+    The key covers all that the ranges depend on: the graph (weights and tensor names), the clips and their files, the
+    version of ONNX Runtime, the method, and whether the classifier is calibrated.
     """
     import onnxruntime
 
@@ -224,18 +238,21 @@ def _place_of_ranges(float_file: Path, recipe: EngineRecipe, clips: Clips) -> Pa
     return cache_folder() / "calibration" / f"{key}.json"
 
 
-def _clips(source: Source, manifest: Manifest, split_name: str, count: int, seed: int) -> Clips:
+def _select_clips(source: Source, manifest: Manifest, split_name: str, count: int, seed: int) -> Clips:
     split = manifest.split(split_name)
     return Clips(split, spread_over_classes(split, count, seed), source.clip, source.data)
 
 
-def _compare(
-    bundle: Bundle, program: Backend, source: Source, float_file: Path, clips: Clips
+def _verify_engine(
+    bundle: Bundle, engine_backend: Backend, source: Source, float_file: Path, clips: Clips
 ) -> tuple[Verification, str]:
-    """Compares with PyTorch. An engine that cannot run here is represented by its graph, run by ONNX Runtime; and so is
-    the network itself where only its graph is known."""
+    """Verifies an engine against the fp32 network, and tells which program ran the engine.
+
+    An engine that cannot run here is replaced by its ONNX graph, run by ONNX Runtime. The reference is PyTorch, or ONNX
+    Runtime if the network is only known as an ONNX graph.
+    """
     runner: Runner
-    if reason := program.unavailable_reason() or program.incompatible_reason(bundle.info):
+    if reason := engine_backend.unavailable_reason() or engine_backend.incompatible_reason(bundle.info):
         logger.warning(f"the engine cannot run here ({reason}); comparing its graph, run by ONNX Runtime")
         if bundle.info.precision == "bf16":
             raise UserError(
@@ -243,58 +260,61 @@ def _compare(
             )
         runner, by = OnnxRunner(bundle.onnx_file), "onnxruntime"
     else:
-        runner, by = program.load(bundle), bundle.info.backend
-    reference = source.reference or _waited_for(OnnxRunner(float_file))
+        runner, by = engine_backend.load(bundle), bundle.info.backend
+    reference = source.reference or _blocking(OnnxRunner(float_file))
     batches = clips.batches("comparing with the fp32 network", min(8, bundle.info.batch.max))
     return verify(runner, reference, batches), by
 
 
-def _waited_for(runner: Runner) -> Callable[[torch.Tensor], Outputs]:
+def _blocking(runner: Runner) -> Callable[[torch.Tensor], Outputs]:
     return lambda clips: runner.start(clips)()
 
 
-def _debug(float_file: Path, graph_file: Path, clips: Clips, folder: Path) -> None:
+def _write_layer_comparison(float_file: Path, graph_file: Path, clips: Clips, folder: Path) -> None:
     from ssv2rt.engines.layer_diff import compare_layers
     from ssv2rt.engines.layer_diff_table import show_worst, write_layers
 
-    few = Clips(clips.split, clips.rows[:16], clips.clip, clips.data)
-    batches = (batch.clips.numpy() for batch in few.batches("comparing layers", 4))
+    subset = Clips(clips.split, clips.rows[:16], clips.clip, clips.data)
+    batches = (batch.clips.numpy() for batch in subset.batches("comparing layers", 4))
     layers = compare_layers(float_file, graph_file, batches)
     folder.mkdir(parents=True, exist_ok=True)
     write_layers(layers, folder)
     show_worst(layers)
 
 
-def _beside_fp16(
-    bundle: Bundle, earlier: Path, source: Source, recipe: EngineRecipe, program: Backend, float_file: Path
+def _throughput_against_fp16(
+    bundle: Bundle, earlier: Path, source: Source, recipe: EngineRecipe, engine_backend: Backend, float_file: Path
 ) -> dict[str, float]:
-    """Clips per second of a quantised engine that runs here, and of the same network in fp16, which loses less.
+    """Measures clips per second of a quantized engine and of the same network in fp16, and warns if fp16 is as fast.
 
     Args:
-        earlier: where an fp16 engine may lie already. It is taken if it is one of the same network for the same batches.
+        bundle: the quantized engine, which must be able to run here.
+        earlier: folder of the run's fp16 bundle. Its engine is reused if it matches; otherwise a temporary one is built.
     """
     info = bundle.info
-    half = _alike(earlier, info)
+    half = _matching_fp16_bundle(earlier, info)
     with scratch_folder(earlier.parent) as place:
         if half is None:
             logger.info(f"building the fp16 engine, too, to see whether {info.precision} is faster")
             settings = recipe.engine.model_copy(update={"precision": "fp16"})
-            in_precision(float_file, place / GRAPH, "fp16", program)
-            built = program.build(Graph(place / GRAPH, source.model), settings)
+            write_in_precision(float_file, place / ONNX_FILE, "fp16", engine_backend)
+            built = engine_backend.build(Graph(place / ONNX_FILE, source.model), settings)
             fp16 = recipe.model_copy(update={"engine": settings})
-            half = Bundle(place, describe(place, source, fp16, info.backend, program, built, None))
+            half = Bundle(place, make_bundle_info(place, source, fp16, info.backend, engine_backend, built, None))
         shape = (info.batch.best, info.clip.frames, info.clip.size, info.clip.size, 3)
         noise = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         if info.target.startswith("sm"):
             noise = noise.cuda()
-        rates = clips_per_second({info.precision: program.load(bundle), "fp16": program.load(half)}, noise)
-    if slow := not_faster(info.precision, rates):
+        rates = clips_per_second(
+            {info.precision: engine_backend.load(bundle), "fp16": engine_backend.load(half)}, noise
+        )
+    if slow := slower_than_fp16_warning(info.precision, rates):
         logger.warning(slow)
     return {"clips_per_second": rates[info.precision], "clips_per_second_fp16": rates["fp16"]}
 
 
-def _alike(path: Path, info: BundleInfo) -> Bundle | None:
-    """The fp16 engine in a folder, if it differs from another engine in its precision only."""
+def _matching_fp16_bundle(path: Path, info: BundleInfo) -> Bundle | None:
+    """The fp16 bundle in a folder, if it differs from `info` in its precision only; else None."""
     try:
         found = open_bundle(path)
     except UserError:
@@ -306,24 +326,24 @@ def _alike(path: Path, info: BundleInfo) -> Bundle | None:
     return found if alike and info.weights_sha256 else None
 
 
-def describe(
+def make_bundle_info(
     folder: Path,
     source: Source,
     recipe: EngineRecipe,
     backend_name: str,
-    program: Backend,
-    built: Built,
+    engine_backend: Backend,
+    built: BuiltEngine,
     calibration: dict[str, Any] | None,
     options: Sequence[str] = (),
 ) -> BundleInfo:
-    """What `bundle.json` says of an engine whose files lie in a folder, before it is compared."""
+    """The content of `bundle.json` for an engine whose files are in `folder`, without verification results."""
     clip, engine = source.clip, recipe.engine
     rebuild = [f"--{engine.precision}", "--backend", backend_name]
     for target in engine.targets:
         rebuild += ["--target", target]
     return BundleInfo(
         backend=backend_name,
-        backend_version=program.version(),
+        backend_version=engine_backend.version(),
         precision=engine.precision,
         target=built.target,
         model=source.name,
@@ -334,8 +354,8 @@ def describe(
         labels=source.labels,
         embedding=source.embedding,
         weights_sha256=source.sha256,
-        files={name: sha256(folder / name) for name in (GRAPH, built.file, *built.more_files)},
-        onnx_file=GRAPH,
+        files={name: sha256(folder / name) for name in (ONNX_FILE, built.file, *built.more_files)},
+        onnx_file=ONNX_FILE,
         engine_file=built.file,
         settings=built.settings,
         calibration=calibration,

@@ -1,9 +1,9 @@
-"""Engine bundles: everything `score` needs, in one folder, and the checks before any of it is used.
+"""Engine bundles: folders with all files that `score` needs, which are checked before any of them is used.
 
 runs/NAME/engines/PRECISION/
-  model.onnx        the graph
-  engine.*          what the backend made of it
-  bundle.json       what it is, for which machine, and the SHA-256 of each file
+  model.onnx        the ONNX graph
+  engine.*          the engine that the backend built from it
+  bundle.json       model, target machine, verification results, and the SHA-256 of each file
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ssv2rt.core.run_folders import Run
 
 INFO = "bundle.json"
 FAILED = ".failed"
-"""Ends the name of a bundle that did not pass its gate."""
+"""Suffix of the folder of a bundle that did not pass its gate."""
 FORMAT = 1
 
 
 class BundleInfo(BaseModel):
-    """`bundle.json`."""
+    """The content of `bundle.json`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,24 +44,24 @@ class BundleInfo(BaseModel):
     clip: Clip
     labels: tuple[str, ...]
     embedding: Annotated[int, Field(ge=0)] = 0
-    """Features that the engine gives beside the logits; 0: it gives none."""
+    """Size of the embedding that the engine outputs beside the logits; 0 if it has no such output."""
     weights_sha256: str
-    """Of the checkpoint that the engine was built from."""
+    """SHA-256 of the checkpoint or ONNX file that the engine was built from."""
     files: dict[str, str]
     """SHA-256 of each file of the bundle, by name."""
     onnx_file: str
     engine_file: str
     settings: dict[str, Any] = {}
-    """What the backend needs to know to run the engine as it was verified."""
+    """Settings that the backend needs to run the engine as it was verified."""
     calibration: dict[str, Any] | None = None
     verification: dict[str, Any] | None = None
     rebuild: str
-    """The command that makes this bundle again."""
+    """The command that rebuilds this bundle."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose files are what `info` says."""
+    """A bundle folder and its description."""
 
     path: Path
     info: BundleInfo
@@ -76,10 +76,10 @@ class Bundle:
 
 
 def open_bundle(path: Path) -> Bundle:
-    """Reads `bundle.json` and checks every file against it. Nothing is deserialised before that.
+    """Reads `bundle.json` and checks the hash of every file. No engine or graph is deserialized before that.
 
     Raises:
-        UserError: it is not a bundle, a file is missing or altered, or the format is not known.
+        UserError: the folder is not a bundle, a file is missing or altered, or the format is unknown.
     """
     if not (path / INFO).is_file():
         raise UserError(f"no engine bundle in '{path}'; make one with `ssv2rt build-engine`")
@@ -117,10 +117,10 @@ def open_bundle(path: Path) -> Bundle:
 
 
 def find_bundle(run: Run, precision: str | None = None) -> Path:
-    """The folder of a run's newest engine, or of the one with the given precision.
+    """The bundle folder of a run's newest engine, or of its engine with the given precision.
 
     Raises:
-        UserError: there is none.
+        UserError: the run has no such engine.
     """
     found = {p.parent.name: p for p in run.engines.glob(f"*/{INFO}")}
     found = {name: p for name, p in found.items() if not name.startswith(".") and not name.endswith(FAILED)}

@@ -1,4 +1,4 @@
-"""The clips that engines are calibrated on and compared on.
+"""Selects and reads the clips for calibration and verification of engines.
 
 Letters: N clips, T frames, S size.
 """
@@ -25,11 +25,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Clips:
-    """Some clips of a split, as an engine sees them."""
+    """A selection of clips of a split, read as an engine's input."""
 
     split: Split
     rows: np.ndarray
-    """int64 (N,)"""
+    """Rows of the split, int64 (N,)."""
     clip: Clip
     data: Data
 
@@ -38,11 +38,16 @@ class Clips:
 
     @property
     def names(self) -> list[str]:
-        """What tells these clips from others, and from what their files were before they were changed."""
-        return [f"{self.split.ids[int(row)]} {_state(self.split.path(int(row)))}" for row in self.rows]
+        """One key for each clip (id, path, size and time of its file), which changes when the file does."""
+        return [f"{self.split.ids[int(row)]} {_file_key(self.split.path(int(row)))}" for row in self.rows]
 
     def batches(self, what: str, batch: int = 8) -> Iterator[ClipBatch]:
-        """Batches on the CPU, without those of which no clip could be read, and with progress."""
+        """Reads the clips in batches on the CPU, showing progress. Batches without any readable clip are left out.
+
+        Args:
+            what: label of the progress display.
+            batch: clips in a batch.
+        """
         clip = self.clip.one_view()
         loader = ClipLoader(clip=clip, batch=batch, data=self.data, device=torch.device("cpu"))
         with Progress(what, len(self)) as progress:
@@ -52,19 +57,23 @@ class Clips:
                 progress.add(len(made.requests) + len(made.bad))
 
 
-def _state(path: Path) -> str:
+def _file_key(path: Path) -> str:
     try:
         found = path.stat()
-    except OSError:  # whoever reads it will say so
+    except OSError:  # reported later, when the file is read
         return str(path)
     return f"{path} {found.st_size} {found.st_mtime_ns}"
 
 
 def spread_over_classes(split: Split, count: int, seed: int) -> np.ndarray:
-    """int64 (count,) or fewer: rows of a split, in random order, with as even a share of every class as there is."""
+    """Picks rows of a split at random, spread as evenly over the classes as possible.
+
+    Returns:
+        int64 (min(count, clips of the split),).
+    """
     order = clip_rng(seed, 0, "calibration").permutation(len(split))
-    turn = np.zeros(len(split), np.int64)  # how many clips of the same class come before
+    rank_in_class = np.zeros(len(split), np.int64)  # how many clips of the same class come earlier in the random order
     for label in np.unique(split.classes):
         mine = order[split.classes[order] == label]
-        turn[mine] = np.arange(len(mine))
-    return order[np.argsort(turn[order], kind="stable")][:count]
+        rank_in_class[mine] = np.arange(len(mine))
+    return order[np.argsort(rank_in_class[order], kind="stable")][:count]

@@ -1,7 +1,8 @@
-"""From a trained model to an ONNX graph: uint8 `frames` (batch, T, H, W, 3) in, fp32 `logits` (batch, classes) and
-`embedding` (batch, features), what the classifier sees, out.
+"""Exports a trained model to an ONNX graph.
 
-The graph is fp32, with batch norms folded into their convolutions; `precision` makes the others of it.
+Input: uint8 `frames` (batch, T, H, W, 3). Outputs: fp32 `logits` (batch, classes) and `embedding` (batch, features), which
+is the input of the classifier. The graph is fp32, with batch norms folded into the convolutions; `half` and `quantization`
+convert it to other precisions.
 Letters: N clips, T frames, S size, D features, K classes.
 """
 
@@ -24,11 +25,11 @@ from ssv2rt.models.clip_model import ClipModel
 INPUT, OUTPUT, EMBEDDING = "frames", "logits", "embedding"
 OPSET = 20
 SCOPES = "pkg.torch.onnx.name_scopes"
-"""Key of what tells a node's module."""
+"""Key of the node metadata that holds the path of the node's module."""
 
 
 class EngineModel(nn.Module):
-    """A model as an engine computes it: in fp32, without dropout and batch norms. The model itself is not changed."""
+    """A copy of a model for export: in fp32, without dropout, with batch norms folded. The original is not changed."""
 
     def __init__(self, model: ClipModel) -> None:
         super().__init__()
@@ -43,10 +44,10 @@ class EngineModel(nn.Module):
 
 
 def fold_batch_norms(module: nn.Module) -> nn.Module:
-    """Replaces, in place, every convolution followed by a batch norm in a Sequential by one convolution.
+    """Folds, in place, every batch norm that follows a convolution in a Sequential into that convolution.
 
     Raises:
-        AssertionError: a batch norm is left that follows no convolution.
+        AssertionError: a batch norm is left because it does not follow a convolution.
     """
     for part in module.modules():
         if not isinstance(part, nn.Sequential):
@@ -65,10 +66,10 @@ def export_onnx(model: ClipModel, path: Path, *, clip: Clip, labels: tuple[str, 
     """Writes the model as ONNX with a dynamic batch, checked by `onnx.checker`.
 
     Args:
-        model: trained, any layout.
+        model: the trained model, in any memory format. It is moved to the CPU.
         path: the file to write.
         clip: T and S, fixed in the graph.
-        labels: K names, stored in the file's metadata.
+        labels: K class names, stored in the file's metadata.
     """
     engine = EngineModel(model.cpu()).eval()
     example = torch.zeros(2, clip.frames, clip.size, clip.size, 3, dtype=torch.uint8)
@@ -89,7 +90,7 @@ def export_onnx(model: ClipModel, path: Path, *, clip: Clip, labels: tuple[str, 
     assert program is not None
     graph = program.model_proto
     graph.producer_name = "ssv2rt"
-    for node in graph.graph.node:  # the exporter's own files and lines are nobody's business; scopes name the blocks
+    for node in graph.graph.node:  # drop stack traces with local paths; keep the scopes, which `node_origin` reads
         kept = [entry for entry in node.metadata_props if entry.key == SCOPES]
         del node.metadata_props[:]
         node.metadata_props.extend(kept)

@@ -1,8 +1,7 @@
-"""From a graph in fp32 to one in fp16.
+"""Converts an fp32 ONNX graph to fp16 or bf16.
 
-Precision lives in the graph, so that every backend, strongly typed TensorRT among them, computes the same network.
-Pixels are normalised in fp32 and results leave as fp32, whatever lies between.
-Letters: N clips, T frames, S size.
+The precision is part of the graph, so that every backend (including strongly typed TensorRT networks) computes the same
+network. Normalization of the pixels stays in fp32, and the outputs are cast back to fp32.
 """
 
 from __future__ import annotations
@@ -15,27 +14,30 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ssv2rt.core.errors import UserError
 
-BFLOAT_OPSET = 22
-"""The first in which convolutions take bf16."""
+BF16_OPSET = 22
+"""The first opset in which Conv supports bf16."""
 
 
-def to_half(model: onnx.ModelProto, *, bfloat: bool = False) -> onnx.ModelProto:
-    """The same graph with fp16 (or bf16) weights and activations, Q/DQ scales included.
+def convert_to_half(model: onnx.ModelProto, *, bfloat16: bool = False) -> onnx.ModelProto:
+    """Returns a copy of a graph with weights, activations and Q/DQ scales in fp16 (or bf16).
 
-    The first convolution is preceded by a cast to it and each result is followed by one to fp32; what comes before
-    the first convolution stays fp32.
+    All that comes before the first convolution stays fp32. A cast to half precision is inserted before that convolution,
+    and a cast to fp32 before each output of the graph.
+
+    Raises:
+        UserError: the graph has no convolution.
     """
-    kind = TensorProto.BFLOAT16 if bfloat else TensorProto.FLOAT16
+    kind = TensorProto.BFLOAT16 if bfloat16 else TensorProto.FLOAT16
     result = onnx.ModelProto()
-    result.CopyFrom(onnx.version_converter.convert_version(model, BFLOAT_OPSET) if bfloat else model)
+    result.CopyFrom(onnx.version_converter.convert_version(model, BF16_OPSET) if bfloat16 else model)
     graph = result.graph
     del graph.value_info[:]
     first = _first_convolution(graph)
-    pixels = _source_of_pixels(graph, first)
-    kept = _before(graph, pixels)
+    normalized = _normalized_pixels(graph, first)
+    kept = _upstream_tensors(graph, normalized)
     for tensor in graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and tensor.name not in kept:
-            tensor.CopyFrom(_half_tensor(tensor, bfloat))
+            tensor.CopyFrom(_half_tensor(tensor, bfloat16))
     for node in graph.node:
         if set(node.output) & kept:
             continue
@@ -43,10 +45,10 @@ def to_half(model: onnx.ModelProto, *, bfloat: bool = False) -> onnx.ModelProto:
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
                 attribute.i = kind
             if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == TensorProto.FLOAT:
-                attribute.t.CopyFrom(_half_tensor(attribute.t, bfloat))
-    _replace_input(graph, pixels, f"{pixels}_half")
-    cast = helper.make_node("Cast", [pixels], [f"{pixels}_half"], name="pixels_to_half", to=kind)
-    position = next(i for i, node in enumerate(graph.node) if pixels in node.output)
+                attribute.t.CopyFrom(_half_tensor(attribute.t, bfloat16))
+    _replace_input(graph, normalized, f"{normalized}_half")
+    cast = helper.make_node("Cast", [normalized], [f"{normalized}_half"], name="pixels_to_half", to=kind)
+    position = next(i for i, node in enumerate(graph.node) if normalized in node.output)
     graph.node.insert(position + 1, cast)
     for end in [value.name for value in graph.output]:
         inside = f"{end}_half"
@@ -58,8 +60,8 @@ def to_half(model: onnx.ModelProto, *, bfloat: bool = False) -> onnx.ModelProto:
     return result
 
 
-def label_precision(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
-    """Notes the precision in the file's metadata."""
+def set_precision_metadata(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
+    """Stores the precision in the model's metadata, in place."""
     properties = {entry.key: entry.value for entry in model.metadata_props}
     helper.set_model_props(model, properties | {"precision": precision})
     return model
@@ -69,27 +71,27 @@ def _first_convolution(graph: onnx.GraphProto) -> onnx.NodeProto:
     for node in graph.node:
         if node.op_type == "Conv":
             return node
-    raise UserError("the graph has no convolution, behind which lower precision begins; take --fp32")
+    raise UserError("the graph has no convolution, and lower precision starts at the first one; take --fp32")
 
 
-def _source_of_pixels(graph: onnx.GraphProto, convolution: onnx.NodeProto) -> str:
-    """The tensor of normalised pixels: what the first convolution reads, before any Q/DQ pair."""
-    makers = {name: node for node in graph.node for name in node.output}
+def _normalized_pixels(graph: onnx.GraphProto, convolution: onnx.NodeProto) -> str:
+    """Name of the tensor of normalized pixels: the input of the first convolution, or of the Q/DQ pair before it."""
+    producer_of = {name: node for node in graph.node for name in node.output}
     name = convolution.input[0]
-    while name in makers and makers[name].op_type in ("QuantizeLinear", "DequantizeLinear"):
-        name = makers[name].input[0]
+    while name in producer_of and producer_of[name].op_type in ("QuantizeLinear", "DequantizeLinear"):
+        name = producer_of[name].input[0]
     return name
 
 
-def _before(graph: onnx.GraphProto, tensor: str) -> set[str]:
-    """Names of `tensor` and of all that it is computed from."""
-    makers = {name: node for node in graph.node for name in node.output}
+def _upstream_tensors(graph: onnx.GraphProto, tensor: str) -> set[str]:
+    """Names of `tensor` and of all tensors that it is computed from."""
+    producer_of = {name: node for node in graph.node for name in node.output}
     names, queue = set(), [tensor]
     while queue:
         name = queue.pop()
         if name not in names:
             names.add(name)
-            queue += makers[name].input if name in makers else []
+            queue += producer_of[name].input if name in producer_of else []
     return names
 
 
@@ -100,6 +102,6 @@ def _replace_input(graph: onnx.GraphProto, old: str, new: str) -> None:
                 node.input[number] = new
 
 
-def _half_tensor(tensor: TensorProto, bfloat: bool) -> TensorProto:
-    half = ml_dtypes.bfloat16 if bfloat else np.float16
+def _half_tensor(tensor: TensorProto, bfloat16: bool) -> TensorProto:
+    half = ml_dtypes.bfloat16 if bfloat16 else np.float16
     return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(half), tensor.name)

@@ -1,7 +1,8 @@
-"""Where a graph of lower precision departs from the one in fp32, layer by layer.
+"""Compares a graph of lower precision with the fp32 graph, layer by layer.
 
-Both run on the same clips by ONNX Runtime, with its optimisations off: they are wrong for Q/DQ graphs with fp16 scales.
-What is compared is what leaves a layer, so that its error is its own and what came in; the latter is told beside it.
+ONNX Runtime runs both graphs on the same clips. Its graph optimizations are off, because they give wrong results for Q/DQ
+graphs with fp16 scales. The output of each layer is compared, so that its error includes the error of its inputs, which is
+reported as the inherited error.
 """
 
 from __future__ import annotations
@@ -17,48 +18,50 @@ import onnx
 
 from ssv2rt.core.errors import UserError
 from ssv2rt.engines.export import INPUT
-from ssv2rt.engines.node_origin import computes, node_name, places
-from ssv2rt.engines.onnx_files import Tensor, read_graph, tensors
+from ssv2rt.engines.node_origin import is_compute_node, node_name, node_origins
+from ssv2rt.engines.onnx_files import TensorInfo, read_graph, tensors
 
-_MOST_CLIPS = 8
-"""That run at once, whatever the memory."""
+_MAX_CLIPS_PER_RUN = 8
+"""Upper limit of the clips in one run, even if memory allows more."""
 
 
 @dataclass(frozen=True)
 class LayerError:
-    """How what leaves one layer differs between two graphs. Norms are over all clips."""
+    """The difference between the outputs of one layer in two graphs. Norms are over all clips."""
 
     name: str
-    """Path of its module in the network, or the node's name where that is not known."""
+    """Path of its module in the network, or the node's name if the module is unknown."""
     node: str
-    """Its name in the fp32 graph."""
+    """Name of its node in the fp32 graph."""
     block: str
     op: str
     relative_error: float
-    """Norm of the difference over norm of the fp32 values; infinite if a value is not finite."""
+    """Norm of the difference divided by the norm of the fp32 output; infinite if a value is not finite."""
     inherited_error: float
-    """The largest relative error among the layers that feed it; 0 for the first ones."""
+    """The largest relative error of the layers that feed this one; 0 for the first layers."""
     sqnr_db: float
-    """Signal-to-quantisation-noise ratio in decibels: -20 log10 of the relative error."""
+    """Signal-to-quantization-noise ratio in decibels: -20 log10 of the relative error."""
     largest_difference: float
+    """Largest absolute difference of two values."""
     largest_value: float
-    """In fp32."""
+    """Largest absolute value in fp32."""
     finite: bool
-    """Whether all values of the other graph are."""
+    """Whether all values of the lower-precision graph are finite."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, which has no infinity: None."""
+        """The fields for JSON, with None for infinity and NaN, which JSON does not have."""
         return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
 
 
 @dataclass(frozen=True)
 class LayerComparison:
-    """Two graphs, layer by layer, in the order of the fp32 graph."""
+    """The differences of two graphs, layer by layer, in the order of the fp32 graph."""
 
     layers: tuple[LayerError, ...]
     clips: int
+    """How many clips were compared."""
     unmatched: tuple[str, ...]
-    """Nodes of the fp32 graph that the other has no counterpart of."""
+    """Names of the fp32 graph's nodes that have no counterpart in the other graph."""
 
     def worst(self, count: int) -> list[LayerError]:
         """The layers with the largest relative error, the largest first."""
@@ -66,17 +69,19 @@ class LayerComparison:
 
 
 @dataclass(frozen=True)
-class _Pair:
+class _MatchedLayer:
     """A layer that both graphs have."""
 
     node: onnx.NodeProto
+    """Its node in the fp32 graph."""
     ours: str
-    """Tensor of the fp32 graph."""
+    """Name of its output in the fp32 graph."""
     theirs: str
+    """Name of its output in the other graph."""
 
 
-class _Sums:
-    """What is kept of one layer from batch to batch."""
+class _ErrorSums:
+    """Running sums of one layer's errors over batches."""
 
     def __init__(self) -> None:
         self.signal = self.noise = self.difference = self.value = 0.0
@@ -103,74 +108,77 @@ class _Sums:
 def compare_layers(
     reference: Path, other: Path, batches: Iterable[np.ndarray], *, memory: int = 1 << 30
 ) -> LayerComparison:
-    """Runs two graphs of one network on the same clips, and compares what leaves each layer that both have.
+    """Runs two graphs of one network on the same clips, and compares the output of each layer that both have.
 
-    Those are convolutions, matrix products, recurrent layers and additions, matched by the name of the node or of its
-    result. Clips are kept, and run a few at a time; where the values of one clip take more than `memory`, the graphs are
-    run several times, each time for some of the layers.
+    Layers are convolutions, matrix products, recurrent layers and additions. They are matched by the name of the node or
+    of its output. The clips are kept in memory and run a few at a time. If the compared outputs of one clip need more than
+    `memory`, the graphs run several times, each time for a part of the layers.
 
     Args:
         reference: ONNX file in fp32.
         other: ONNX file of the same network in fp16, or with Q/DQ pairs.
         batches: uint8 clips (N, T, S, S, 3), at least one.
-        memory: bytes that the compared values of each graph may take; what ONNX Runtime works with comes on top.
+        memory: bytes that the compared outputs of each graph may take, in addition to ONNX Runtime's own memory.
 
     Raises:
-        UserError: no clips, a file that is no graph, nothing to compare, or ONNX Runtime cannot run one of them.
+        UserError: there are no clips, a file is not an ONNX graph, the graphs have no layer in common, or ONNX Runtime
+            cannot run one of them.
     """
     clips = [batch for batch in batches if len(batch)]
     if not clips:
         raise UserError("no clips to compare layers on; give at least one")
     ours, theirs = read_graph(reference), read_graph(other)
-    kinds = tensors(ours)
-    pairs, unmatched = _match(ours, theirs, kinds)
+    infos = tensors(ours)
+    pairs, unmatched = _match(ours, theirs, infos)
     if not pairs:
         raise UserError(f"'{other}' has no layer of '{reference}'; compare two graphs of the same network")
-    sums = {pair.ours: _Sums() for pair in pairs}
-    for group in _groups(pairs, kinds, memory):
-        at_once = max(1, min(_MOST_CLIPS, memory // max(1, sum(_bytes(pair, kinds) for pair in group))))
-        first = _Session(ours, [pair.ours for pair in group], reference)
-        second = _Session(theirs, [pair.theirs for pair in group], other)
-        for part in _parts(clips, at_once):
+    sums = {pair.ours: _ErrorSums() for pair in pairs}
+    for group in _groups(pairs, infos, memory):
+        at_once = max(1, min(_MAX_CLIPS_PER_RUN, memory // max(1, sum(_bytes(pair, infos) for pair in group))))
+        first = _LayerSession(ours, [pair.ours for pair in group], reference)
+        second = _LayerSession(theirs, [pair.theirs for pair in group], other)
+        for part in _split_batches(clips, at_once):
             for pair, our_values, their_values in zip(group, first(part), second(part), strict=True):
                 sums[pair.ours].add(our_values, their_values)
-        del first, second  # before the next ones are made
+        del first, second  # free their memory before the next two are created
     return LayerComparison(tuple(_errors(ours, pairs, sums)), sum(map(len, clips)), unmatched)
 
 
 def _match(
-    ours: onnx.ModelProto, theirs: onnx.ModelProto, kinds: Mapping[str, Tensor]
-) -> tuple[list[_Pair], tuple[str, ...]]:
-    """The layers of both graphs, and the names of those that only ours has."""
+    ours: onnx.ModelProto, theirs: onnx.ModelProto, infos: Mapping[str, TensorInfo]
+) -> tuple[list[_MatchedLayer], tuple[str, ...]]:
+    """The layers that both graphs have, and the names of the nodes that only the fp32 graph has."""
     by_name = {node.name: node for node in theirs.graph.node if node.name}
     by_result = {name: node for node in theirs.graph.node for name in node.output if name}
     their_kinds = tensors(theirs)
     pairs, unmatched = [], []
     for node in ours.graph.node:
-        if not computes(node, kinds):
+        if not is_compute_node(node, infos):
             continue
         candidates = (by_name.get(node.name), by_result.get(node.output[0]))
         twin = next((other for other in candidates if other is not None and other.op_type == node.op_type), None)
-        if twin is not None and kinds[node.output[0]].shape != their_kinds[twin.output[0]].shape:
-            twin = None  # its result is laid out in another way
+        if twin is not None and infos[node.output[0]].shape != their_kinds[twin.output[0]].shape:
+            twin = None  # its output has other dimensions, so the values cannot be compared
         if twin is None:
             unmatched.append(node_name(node))
         else:
-            pairs.append(_Pair(node, node.output[0], twin.output[0]))
+            pairs.append(_MatchedLayer(node, node.output[0], twin.output[0]))
     return pairs, tuple(unmatched)
 
 
-def _bytes(pair: _Pair, kinds: Mapping[str, Tensor]) -> int:
-    """Of what leaves a layer, for one clip; a guess where its shape is not known."""
-    return 4 * math.prod(kinds[pair.ours].one or (1 << 20,))
+def _bytes(pair: _MatchedLayer, infos: Mapping[str, TensorInfo]) -> int:
+    """Bytes of a layer's output for one clip; an estimate if its shape is unknown."""
+    return 4 * math.prod(infos[pair.ours].one_clip or (1 << 20,))
 
 
-def _groups(pairs: Sequence[_Pair], kinds: Mapping[str, Tensor], memory: int) -> Iterator[list[_Pair]]:
-    """Layers in runs that fit the memory for one clip; a layer that does not is one by itself."""
-    group: list[_Pair] = []
+def _groups(
+    pairs: Sequence[_MatchedLayer], infos: Mapping[str, TensorInfo], memory: int
+) -> Iterator[list[_MatchedLayer]]:
+    """Splits the layers into groups whose outputs for one clip fit in memory. A larger layer is a group of its own."""
+    group: list[_MatchedLayer] = []
     size = 0
     for pair in pairs:
-        more = _bytes(pair, kinds)
+        more = _bytes(pair, infos)
         if group and size + more > memory:
             yield group
             group, size = [], 0
@@ -179,23 +187,25 @@ def _groups(pairs: Sequence[_Pair], kinds: Mapping[str, Tensor], memory: int) ->
     yield group
 
 
-def _parts(batches: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+def _split_batches(batches: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
     for batch in batches:
         for start in range(0, len(batch), size):
             yield batch[start : start + size]
 
 
-def _errors(model: onnx.ModelProto, pairs: Sequence[_Pair], sums: Mapping[str, _Sums]) -> Iterator[LayerError]:
+def _errors(
+    model: onnx.ModelProto, pairs: Sequence[_MatchedLayer], sums: Mapping[str, _ErrorSums]
+) -> Iterator[LayerError]:
     compared = {pair.ours for pair in pairs}
-    arriving: dict[str, float] = {}  # the error that comes along each tensor, from the layers before it
-    for node, place in zip(model.graph.node, places(model.graph), strict=True):
-        inherited = max((arriving.get(name, 0.0) for name in node.input), default=0.0)
+    incoming_error: dict[str, float] = {}  # by tensor: the largest error of the layers that it comes from
+    for node, place in zip(model.graph.node, node_origins(model.graph), strict=True):
+        inherited = max((incoming_error.get(name, 0.0) for name in node.input), default=0.0)
         if not node.output or node.output[0] not in compared:
-            arriving.update(dict.fromkeys(node.output, inherited))
+            incoming_error.update(dict.fromkeys(node.output, inherited))
             continue
         found = sums[node.output[0]]
         error = found.relative
-        arriving.update(dict.fromkeys(node.output, error))
+        incoming_error.update(dict.fromkeys(node.output, error))
         yield LayerError(
             name=place.module or node_name(node),
             node=node_name(node),
@@ -210,8 +220,8 @@ def _errors(model: onnx.ModelProto, pairs: Sequence[_Pair], sums: Mapping[str, _
         )
 
 
-class _Session:
-    """A graph that gives what leaves some of its layers."""
+class _LayerSession:
+    """An ONNX Runtime session whose outputs are the given tensors of a graph."""
 
     def __init__(self, model: onnx.ModelProto, names: Sequence[str], path: Path) -> None:
         import onnxruntime
@@ -223,7 +233,7 @@ class _Session:
         exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = 4  # what goes wrong is raised
+        options.log_severity_level = 4  # errors are raised as exceptions
         self._names = list(names)
         try:
             self._session = onnxruntime.InferenceSession(

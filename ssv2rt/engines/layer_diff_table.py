@@ -1,4 +1,4 @@
-"""A comparison of two graphs, layer by layer, as a table in the terminal, JSON and CSV."""
+"""Writes a layer-by-layer comparison of two graphs as JSON and CSV, and shows its worst layers as a table."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 FILES = ("layers-debug.json", "layers-debug.csv")
 WIDTH = 110
-"""Columns of a table that no terminal limits."""
+"""Width of the table, in characters, if the output is not a terminal."""
 
 
 def write_layers(comparison: LayerComparison, folder: Path) -> None:
-    """Writes `layers-debug.json` and `layers-debug.csv`, all layers in the order of the network."""
+    """Writes `layers-debug.json` and `layers-debug.csv` with all layers, in the order of the fp32 graph."""
     rows = [layer.as_dict() for layer in comparison.layers]
     text = io.StringIO()
     table = csv.DictWriter(text, [field.name for field in fields(LayerError)], lineterminator="\n")
@@ -32,7 +32,7 @@ def write_layers(comparison: LayerComparison, folder: Path) -> None:
 
 
 def show_worst(comparison: LayerComparison, count: int = 10, console: Console | None = None) -> None:
-    """Prints the layers with the largest relative error, the largest first; on stderr unless told otherwise."""
+    """Prints the layers with the largest relative error, the largest first, to stderr by default."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.markup import escape

@@ -1,4 +1,4 @@
-"""ONNX files, read with care, and the type and the shape of every tensor in them."""
+"""Reads untrusted ONNX files safely, and infers the type and shape of every tensor in a graph."""
 
 from __future__ import annotations
 
@@ -18,49 +18,53 @@ from ssv2rt.core.errors import UserError
 logger = logging.getLogger(__name__)
 
 
-_NAMES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "double": "fp64"}
-_SMALL = 1024
-"""Elements of a constant that shapes may depend on."""
-_LARGEST = 1 << 31
-"""Bytes that protobuf reads."""
+_DTYPE_NAMES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "double": "fp64"}
+_MAX_SHAPE_ELEMENTS = 1024
+"""Constants with more elements than this are assumed not to affect shapes."""
+_PROTOBUF_LIMIT = 1 << 31
+"""Size in bytes from which protobuf cannot read a file."""
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """What flows along one name of a graph."""
+class TensorInfo:
+    """Type and shape of one tensor of a graph."""
 
     dtype: str
-    """fp32, fp16, bf16, int8, uint8, int64 ..."""
+    """fp32, fp16, bf16, int8, uint8, int64 ...; '?' if unknown."""
     shape: tuple[int | str, ...] | None
-    """Sizes; those that follow the batch are like 'batch' or '4*batch', what cannot be told is '?'. None: not even
-    the number of dimensions is known."""
-    one: tuple[int, ...] | None
-    """Sizes for one clip, or for the batch if that is fixed; None unless all are known."""
+    """Sizes. Those that depend on the batch are text such as 'batch' or '4*batch'; an unknown size is '?'. None if not
+    even the number of dimensions is known."""
+    one_clip: tuple[int, ...] | None
+    """Shape for a batch of one clip, or for the batch of the graph if that is fixed. None unless all sizes are known."""
 
 
 def read_graph(path: Path) -> onnx.ModelProto:
-    """Reads an ONNX file with the weights that lie beside it; raises as `read_parts` does."""
-    return read_parts(path)[0]
+    """Reads an ONNX file with its external data. Raises the same errors as `read_graph_and_weight_files`."""
+    return read_graph_and_weight_files(path)[0]
 
 
-def read_parts(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
-    """Reads an ONNX file with the weights that lie beside it, and tells the files that they are in.
+def read_graph_and_weight_files(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
+    """Reads an ONNX file with its external data, with local functions inlined.
+
+    Returns:
+        The model, and the paths of the files of external data.
 
     Raises:
-        UserError: it cannot be read, it is not a complete ONNX graph, or weights are missing or lie outside its folder.
+        UserError: the file cannot be read or is not a complete ONNX graph, or external data is missing or outside the
+            folder of the file.
     """
     try:
-        if path.stat().st_size >= _LARGEST:
+        if path.stat().st_size >= _PROTOBUF_LIMIT:
             raise UserError(
                 f"'{path}' has 2 GiB or more, and an ONNX file has less; its weights belong in a file beside it"
             )
         model = onnx.load(path, format="protobuf", load_external_data=False)
     except DecodeError:
-        raise UserError(_no_graph(path, "it is something else, or cut off")) from None
+        raise UserError(_not_a_graph(path, "it is something else, or cut off")) from None
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror or error}") from None
     if not model.ir_version or not model.graph.node:
-        raise UserError(_no_graph(path, "it holds no layers"))
+        raise UserError(_not_a_graph(path, "it holds no layers"))
     try:
         files = _weight_files(model, path)
         external_data_helper.load_external_data_for_model(model, str(path.parent))
@@ -68,24 +72,24 @@ def read_parts(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
             model = onnx.inliner.inline_local_functions(model)
         skeleton = _without_weights(model)
         onnx.checker.check_model(skeleton)
-        if not _is_text(skeleton) or not all(_is_text(entry) for entry in model.metadata_props):
+        if not _is_utf8(skeleton) or not all(_is_utf8(entry) for entry in model.metadata_props):
             raise ValueError("a name in it is not text")
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(_no_graph(path, " ".join(str(error).split())[:200])) from None
+        raise UserError(_not_a_graph(path, " ".join(str(error).split())[:200])) from None
     return model, files
 
 
 def _weight_files(model: onnx.ModelProto, path: Path) -> list[Path]:
-    """The files beside an ONNX file that hold weights of it, which are not loaded yet."""
+    """The files of external data of a model whose external data is not loaded yet."""
     found: dict[Path, None] = {}
-    for tensor in _tensors_of(model.graph):
+    for tensor in _all_constants(model.graph):
         if not external_data_helper.uses_external_data(tensor):
             continue
         place = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
         file = path.parent / place
-        # What a link points to is no better than what '..' does: the file may come from anywhere.
+        # A symbolic link could lead outside the folder just as '..' could, and the file may come from an untrusted source.
         if not place or PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts or file.is_symlink():
             raise UserError(
                 f"'{path}': the weights of '{tensor.name}' are in '{place}', and only plain files in its own folder are "
@@ -97,82 +101,87 @@ def _weight_files(model: onnx.ModelProto, path: Path) -> list[Path]:
     return list(found)
 
 
-def tensors(model: onnx.ModelProto) -> dict[str, Tensor]:
-    """Every tensor of a graph by name, weights included.
+def tensors(model: onnx.ModelProto) -> dict[str, TensorInfo]:
+    """Type and shape of every tensor of a graph by name, weights included. Subgraphs are not inspected.
 
-    Shapes are inferred twice, for two and for three clips: what differs follows the batch. Subgraphs are not looked into.
+    Shapes are inferred for a batch of two and of three clips. The sizes that differ depend on the batch.
     """
-    found = {name: Tensor("?", None, None) for node in model.graph.node for name in node.output}
+    found = {name: TensorInfo("?", None, None) for node in model.graph.node for name in node.output}
     if fixed_batch(model) is not None:
         two = three = _infer(model, None)
         batch = ""
     else:
         two, three = _infer(model, 2), _infer(model, 3)
-        batch = _real_inputs(model.graph)[0].type.tensor_type.shape.dim[0].dim_param or "batch"
-    return found | {n: _tensor(kind, dims, three[n][1], batch) for n, (kind, dims) in two.items() if n in three}
+        batch = _inputs_without_weights(model.graph)[0].type.tensor_type.shape.dim[0].dim_param or "batch"
+    return found | {n: _merge_shapes(kind, dims, three[n][1], batch) for n, (kind, dims) in two.items() if n in three}
 
 
 def fixed_batch(model: onnx.ModelProto) -> int | None:
-    """Clips that the graph takes at once; None if that is free."""
-    inputs = _real_inputs(model.graph)
+    """The batch size that the graph is fixed to; None if the batch is dynamic."""
+    inputs = _inputs_without_weights(model.graph)
     dims = inputs[0].type.tensor_type.shape.dim if inputs else []
     if not dims:
         return 1
     return max(1, dims[0].dim_value) if dims[0].HasField("dim_value") else None
 
 
-def described(value: onnx.ValueInfoProto) -> Tensor:
-    """A graph's input or output as the graph declares it."""
+def declared_tensor(value: onnx.ValueInfoProto) -> TensorInfo:
+    """Type and shape of a graph's input or output, as the graph declares them."""
     kind = value.type.tensor_type
     dims = [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in kind.shape.dim]
-    return Tensor(dtype_name(kind.elem_type), tuple(dims) if kind.HasField("shape") else None, None)
+    return TensorInfo(dtype_name(kind.elem_type), tuple(dims) if kind.HasField("shape") else None, None)
 
 
 def dtype_name(kind: int) -> str:
-    """'fp32' for `TensorProto.FLOAT`, and so on."""
+    """Short name of a `TensorProto` data type, such as 'fp32' for `TensorProto.FLOAT`; '?' if there is no such type."""
     if kind not in TensorProto.DataType.values():
         return "?"
     name = TensorProto.DataType.Name(kind).lower()
-    return _NAMES.get(name, name)
+    return _DTYPE_NAMES.get(name, name)
 
 
-def _no_graph(path: Path, why: str) -> str:
+def _not_a_graph(path: Path, why: str) -> str:
     return f"'{path}' is not an ONNX graph that can be read ({why}); give an .onnx file, an engine's folder or a run"
 
 
-def _tensor(kind: int, two: list[int | str] | None, three: list[int | str] | None, batch: str) -> Tensor:
+def _merge_shapes(kind: int, two: list[int | str] | None, three: list[int | str] | None, batch: str) -> TensorInfo:
     if two is None or three is None or len(two) != len(three):
-        return Tensor(dtype_name(kind), None, None)
+        return TensorInfo(dtype_name(kind), None, None)
     shape: list[int | str] = []
-    one: list[int] = []
+    one_clip: list[int] = []
     for a, b in zip(two, three, strict=True):
         if isinstance(a, str) or isinstance(b, str):
             shape.append("?" if a != b or str(a).startswith("unk__") else a)
         elif a == b:
             shape.append(a)
-            one.append(a)
+            one_clip.append(a)
         else:
             each, rest = b - a, 3 * a - 2 * b
             shape.append((batch if each == 1 else f"{each}*{batch}") + (f"{rest:+d}" if rest else ""))
-            one.append(each + rest)
-    return Tensor(dtype_name(kind), tuple(shape), tuple(one) if len(one) == len(shape) else None)
+            one_clip.append(each + rest)
+    return TensorInfo(dtype_name(kind), tuple(shape), tuple(one_clip) if len(one_clip) == len(shape) else None)
 
 
 def _infer(model: onnx.ModelProto, batch: int | None) -> dict[str, tuple[int, list[int | str] | None]]:
-    """Types and sizes by name, for a batch; None: for the one that is fixed."""
+    """Infers type and sizes of each tensor.
+
+    Args:
+        model: the graph.
+        batch: batch size to infer for; None if the graph has a fixed batch.
+    """
     skeleton = _without_weights(model)
-    inputs = _real_inputs(model.graph)
+    inputs = _inputs_without_weights(model.graph)
     if batch is not None:
         name = inputs[0].type.tensor_type.shape.dim[0].dim_param
         for value in skeleton.graph.input:
             for dim in value.type.tensor_type.shape.dim[:1]:
                 if not dim.HasField("dim_value") and dim.dim_param == name:
                     dim.dim_value = batch
-        for value in skeleton.graph.output:  # they say what is to be found out
+        for value in skeleton.graph.output:  # declared output shapes have a symbolic batch, and must be inferred
             value.type.tensor_type.ClearField("shape")
     try:
         graph = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
-    except onnx.shape_inference.InferenceError:  # layers that contradict each other: what is declared has to do
+    except onnx.shape_inference.InferenceError:  # the graph is inconsistent: use the declared shapes only
         graph = skeleton.graph
     found: dict[str, tuple[int, list[int | str] | None]] = {}
     for value in (*graph.value_info, *graph.input, *graph.output):
@@ -185,41 +194,44 @@ def _infer(model: onnx.ModelProto, batch: int | None) -> dict[str, tuple[int, li
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with its large constants as inputs, which is all that shapes need; quick to copy and to check."""
+    """A copy of a graph with its large weights declared as inputs.
+
+    That is enough for shape inference and for the checker, and it is much faster to copy and check.
+    """
     result = onnx.ModelProto(ir_version=max(4, model.ir_version), opset_import=model.opset_import)
     source, graph = model.graph, result.graph
     graph.name = source.name or "graph"
     graph.node.extend(source.node)
-    graph.input.extend(_real_inputs(source))
+    graph.input.extend(_inputs_without_weights(source))
     graph.output.extend(source.output)
     graph.sparse_initializer.extend(source.sparse_initializer)
     for tensor in source.initializer:
-        if math.prod(tensor.dims) <= _SMALL:
+        if math.prod(tensor.dims) <= _MAX_SHAPE_ELEMENTS:
             graph.initializer.append(tensor)
         else:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     return result
 
 
-def _is_text(message: Message) -> bool:
-    """Whether all strings are UTF-8; protobuf hands out the others as bytes, without a word."""
+def _is_utf8(message: Message) -> bool:
+    """Whether all strings of a message are valid UTF-8. Protobuf silently returns invalid ones as bytes."""
     for field, value in message.ListFields():
         entries = value if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else [value]
         if field.type == field.TYPE_STRING and not all(isinstance(entry, str) for entry in entries):
             return False
-        if field.type == field.TYPE_MESSAGE and not all(_is_text(entry) for entry in entries):
+        if field.type == field.TYPE_MESSAGE and not all(_is_utf8(entry) for entry in entries):
             return False
     return True
 
 
-def _real_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    """Those that are not weights: files of an older kind list weights as inputs, too."""
+def _inputs_without_weights(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """The inputs of a graph that are not weights. Before IR version 4, ONNX files list weights as inputs, too."""
     weights = {tensor.name for tensor in graph.initializer}
     return [value for value in graph.input if value.name not in weights]
 
 
-def _tensors_of(graph: onnx.GraphProto) -> Iterator[TensorProto]:
-    """Constants of a graph, in nodes and their subgraphs, too."""
+def _all_constants(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    """All constants of a graph: initializers and tensor attributes, including those of subgraphs."""
     yield from graph.initializer
     for node in graph.node:
         for attribute in node.attribute:
@@ -227,4 +239,4 @@ def _tensors_of(graph: onnx.GraphProto) -> Iterator[TensorProto]:
                 yield attribute.t
             yield from attribute.tensors
             for part in (attribute.g, *attribute.graphs):
-                yield from _tensors_of(part)
+                yield from _all_constants(part)

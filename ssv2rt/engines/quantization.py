@@ -1,4 +1,4 @@
-"""From the fp32 graph to int8, and on to fp8: symmetric Q/DQ pairs around what runs in integers, by ONNX Runtime's quantiser.
+"""Quantizes the fp32 graph to int8, with symmetric Q/DQ pairs from ONNX Runtime's quantizer, and converts int8 to fp8.
 
 Letters: N clips, T frames, S size.
 """
@@ -23,14 +23,14 @@ from ssv2rt.core.atomic_files import flush_to_disk
 from ssv2rt.core.errors import UserError
 from ssv2rt.engines.export import INPUT
 
-KINDS = ("Conv", "Add")
-"""What runs in integers."""
-HEAD = ("Gemm", "MatMul")
-"""What a classifier is."""
+QUANTIZED_OPS = ("Conv", "Add")
+"""Operators that are quantized."""
+HEAD_OPS = ("Gemm", "MatMul")
+"""Operators of the classifier, which are quantized on request."""
 _E4M3_MAX = 448.0
 
 
-def quantise(
+def quantize(
     source: Path,
     target: Path,
     clips: Iterable[np.ndarray],
@@ -43,19 +43,22 @@ def quantise(
 ) -> None:
     """Writes the int8 version of an fp32 graph.
 
-    Weights are quantised per channel, activations per tensor; biases stay as they are. The first convolution and the
-    classifier keep their precision unless told otherwise: they see raw pixels and make the decision, at little cost.
+    Weights are quantized per channel, activations per tensor; biases are not quantized. The first convolution and the
+    classifier stay in floating point by default: they are the most sensitive layers, and cost little time.
 
     Args:
         source: fp32 ONNX file made by `export_onnx`.
         target: file to write.
-        clips: calibration batches, uint8 (N, T, S, S, 3); not looked at where `ranges` is there already.
-        method: 'minmax', 'entropy' or 'percentile': how a range follows from what was seen.
-        ranges: file that keeps what calibration finds, for another call with the same graph, clips and method. A damaged
-            one is made anew.
-        keep: names of nodes of the source that keep their precision, too.
-        stem: whether the first convolution becomes int8.
-        head: whether the classifier does.
+        clips: calibration batches, uint8 (N, T, S, S, 3); not read if the file `ranges` exists.
+        method: 'minmax', 'entropy' or 'percentile': how calibration derives a dynamic range from the observed values.
+        ranges: cache file of dynamic ranges, for later calls with the same graph, clips and method. It is written if it
+            is missing or damaged. None for no cache.
+        keep: names of further nodes of the source that are not quantized.
+        stem: whether to quantize the first convolution.
+        head: whether to quantize the classifier.
+
+    Raises:
+        UserError: the graph has no convolution, and `stem` is False.
     """
     from onnxruntime import quantization as ort
 
@@ -65,21 +68,21 @@ def quantise(
         "percentile": ort.CalibrationMethod.Percentile,
     }
 
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder, _quiet():
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder, _silence_quantizer():
         prepared, kept = Path(folder) / "prepared.onnx", Path(folder) / "ranges.json"
         ort.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         graph = onnx.load(prepared).graph
-        if ranges and _are_ranges(ranges):
+        if ranges and _is_ranges_file(ranges):
             kept.write_bytes(ranges.read_bytes())
         else:
-            kinds = [*KINDS, *(HEAD if head else ())]
+            kinds = [*QUANTIZED_OPS, *(HEAD_OPS if head else ())]
             calibrator = ort.create_calibrator(
                 str(prepared), kinds, str(Path(folder) / "augmented.onnx"), calibrate_method=methods[method]
             )
-            # Histograms need all values of all layers: a clip at a time, for the memory.
+            # Histogram methods collect all activations in memory, so they get one clip at a time.
             for batch in clips:
                 for part in [batch] if method == "minmax" else np.split(batch, len(batch)):
-                    calibrator.collect_data(_Reader(part))
+                    calibrator.collect_data(_BatchReader(part))
             ort.save_tensors_data(calibrator.compute_data(), kept)
             del calibrator
         ort.quantize_static(
@@ -87,7 +90,7 @@ def quantise(
             str(target),
             None,
             quant_format=ort.QuantFormat.QDQ,
-            op_types_to_quantize=[*KINDS, *(HEAD if head else ())],
+            op_types_to_quantize=[*QUANTIZED_OPS, *(HEAD_OPS if head else ())],
             nodes_to_exclude=[*keep, *([] if stem else [_first_convolution(graph)])],
             per_channel=True,
             activation_type=ort.QuantType.QInt8,
@@ -101,54 +104,55 @@ def quantise(
                 "AddQDQPairToWeight": True,
             },
         )
-        if ranges and not _are_ranges(ranges):
+        if ranges and not _is_ranges_file(ranges):
             ranges.parent.mkdir(parents=True, exist_ok=True)
             flush_to_disk(kept)
             kept.replace(ranges)
-    model = join_adds(onnx.load(target))
+    model = remove_qdq_before_add(onnx.load(target))
     properties = {entry.key: entry.value for entry in onnx.load(source).metadata_props}
     helper.set_model_props(model, properties)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, target)
 
 
-def join_adds(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Takes the Q/DQ pair away between an Add and one convolution before it, in place.
+def remove_qdq_before_add(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Removes, in place, the Q/DQ pair between each Add and a convolution that feeds it.
 
-    A convolution, the addition of a shortcut and a ReLU are then one kernel, which adds before it rounds: TensorRT and
-    OpenVINO both fuse them only if nothing stands between. Of an Add of two convolutions one keeps its pair.
+    TensorRT and OpenVINO fuse a convolution, the addition of the shortcut and a ReLU into one kernel only if there is no
+    Q/DQ pair between them. The fused kernel adds before it rounds. If two convolutions feed an Add, one keeps its pair.
     """
     graph = model.graph
-    makers = {name: node for node in graph.node for name in node.output}
+    producer_of = {name: node for node in graph.node for name in node.output}
     users: dict[str, int] = defaultdict(int, {value.name: 1 for value in graph.output})
     for node in graph.node:
         for name in node.input:
             users[name] += 1
     for node in [node for node in graph.node if node.op_type == "Add"]:
         for number, name in enumerate(node.input):
-            restored = makers.get(name)
-            rounded = makers.get(restored.input[0]) if restored else None
-            maker = makers.get(rounded.input[0]) if rounded else None
-            if restored is None or rounded is None or maker is None:
+            dequantize = producer_of.get(name)
+            quantizer = producer_of.get(dequantize.input[0]) if dequantize else None
+            convolution = producer_of.get(quantizer.input[0]) if quantizer else None
+            if dequantize is None or quantizer is None or convolution is None:
                 continue
-            kinds = (restored.op_type, rounded.op_type, maker.op_type)
+            kinds = (dequantize.op_type, quantizer.op_type, convolution.op_type)
             if kinds != ("DequantizeLinear", "QuantizeLinear", "Conv"):
                 continue
-            if users[name] == 1 and users[rounded.input[0]] == 1:
-                node.input[number] = rounded.input[0]
-                graph.node.remove(restored)
-                graph.node.remove(rounded)
+            if users[name] == 1 and users[quantizer.input[0]] == 1:
+                node.input[number] = quantizer.input[0]
+                graph.node.remove(dequantize)
+                graph.node.remove(quantizer)
                 break
     _drop_unused(graph)
     return model
 
 
-def to_fp8(model: onnx.ModelProto) -> onnx.ModelProto:
-    """An int8 graph with 8-bit floats (E4M3) in the place of integers, in place.
+def convert_to_fp8(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Converts an int8 Q/DQ graph to fp8 (E4M3), in place.
 
-    The ranges of activations are those of int8: what was 127 becomes 448, the largest that E4M3 has (Micikevicius et al.
-    2022). A weight has one scale, from its largest value, where in int8 it has one for each channel. So has the recipe
-    of NVIDIA's Model Optimizer for fp8, FP8_DEFAULT_CFG, and floats keep small channels about as exactly as large ones.
+    Activations keep their dynamic ranges: the scales are changed so that the value that was 127 in int8 is 448, the largest
+    of E4M3 (Micikevicius et al. 2022). Each weight gets one scale from its largest absolute value, instead of one per
+    channel as in int8. The fp8 recipe of NVIDIA's Model Optimizer, FP8_DEFAULT_CFG, does the same. Floats represent small
+    channels with about the same relative accuracy as large ones.
     """
     graph = model.graph
     pairs = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
@@ -156,7 +160,7 @@ def to_fp8(model: onnx.ModelProto) -> onnx.ModelProto:
     scales = {name: arrays[name] * (127 / _E4M3_MAX) for name in (node.input[1] for node in pairs)}
     for node in pairs:
         if node.op_type == "QuantizeLinear" and (weight := arrays.get(node.input[0])) is not None:
-            # Not from the scales of the channels, which are 1 where all is zero.
+            # From the values, not from the int8 scales: those are 1 for channels of zeros.
             scales[node.input[1]] = np.abs(weight).max() / _E4M3_MAX or np.ones(())
         for attribute in [attribute for attribute in node.attribute if attribute.name == "axis"]:
             node.attribute.remove(attribute)
@@ -174,8 +178,8 @@ def to_fp8(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-class _Reader:
-    """One batch, as ONNX Runtime asks for it."""
+class _BatchReader:
+    """A calibration data reader (ONNX Runtime's interface) of a single batch."""
 
     def __init__(self, batch: np.ndarray) -> None:
         self._batch: np.ndarray | None = batch
@@ -195,10 +199,10 @@ def _first_convolution(graph: onnx.GraphProto) -> str:
     for node in graph.node:
         if node.op_type == "Conv":
             return node.name
-    raise UserError("the graph has no convolution, behind which lower precision begins; take --fp32")
+    raise UserError("the graph has no convolution, and lower precision starts at the first one; take --fp32")
 
 
-def _are_ranges(path: Path) -> bool:
+def _is_ranges_file(path: Path) -> bool:
     try:
         return isinstance(json.loads(path.read_text(encoding="utf-8"))["data"], dict)
     except (OSError, ValueError, KeyError, TypeError):
@@ -206,8 +210,8 @@ def _are_ranges(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the quantiser's advice to its own developers, which it gives to the root logger and to stdout."""
+def _silence_quantizer() -> Iterator[None]:
+    """Suppresses the hints that ONNX Runtime's quantizer writes to the root logger and to stdout."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

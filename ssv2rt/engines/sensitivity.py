@@ -1,4 +1,4 @@
-"""Mixed precision: which blocks of a network lose most in int8, and how many of them to leave in floating point."""
+"""Mixed precision: finds the blocks that int8 harms most, and how many of them must stay in floating point."""
 
 from __future__ import annotations
 
@@ -14,59 +14,61 @@ import torch
 from ssv2rt.core.progress import Progress
 from ssv2rt.engines.calibration import Clips
 from ssv2rt.engines.node_origin import blocks as blocks_of
-from ssv2rt.engines.quantization import KINDS
+from ssv2rt.engines.quantization import QUANTIZED_OPS
 from ssv2rt.engines.verify import OnnxRunner
 
 logger = logging.getLogger(__name__)
 
 
-_CLIPS = 128
-"""Clips that drops are measured on: a point is then little more than one of them."""
+_MAX_CLIPS = 128
+"""Most clips that accuracy is measured on. One point of top-1 is then about one clip."""
 
-Quantise = Callable[[Path, list[str]], None]
-"""Writes the int8 graph to a file, with some nodes left as they are."""
+QuantizeGraph = Callable[[Path, list[str]], None]
+"""Writes the int8 graph to a file, except for the named nodes, which are not quantized."""
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What was left in floating point, and why."""
+class MixedPrecisionChoice:
+    """The blocks that were left in floating point, and the measurements behind the choice."""
 
     kept: tuple[str, ...]
-    """Blocks, the most sensitive first."""
+    """Blocks in floating point, the most sensitive first."""
     sensitivity: dict[str, float]
-    """For each block: mean squared change of the logits with it alone in int8, as a share of their variance. Empty where
-    all of them together were good enough."""
+    """For each block: mean squared change of the logits with only this block in int8, divided by the variance of the
+    logits. Empty if the drop was small enough with all blocks in int8."""
     drop_without_any: float
-    """Points of top-1 that are lost with all blocks in int8."""
+    """Top-1 drop in points with all blocks in int8."""
     drop: float
-    """Points of top-1 that are lost with the choice."""
+    """Top-1 drop in points with the kept blocks in floating point."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def choose_blocks(float_file: Path, target: Path, clips: Clips, quantise: Quantise, *, max_drop: float) -> Choice:
-    """Writes an int8 graph that loses at most `max_drop` points of top-1 on the clips, with as few blocks kept as it takes.
+def choose_blocks(
+    float_file: Path, target: Path, clips: Clips, quantize: QuantizeGraph, *, max_drop: float
+) -> MixedPrecisionChoice:
+    """Writes an int8 graph that loses at most `max_drop` points of top-1, with as few blocks in floating point as possible.
 
-    The blocks are put in order by what each of them alone does to the logits; then the smallest number of them, from the
-    worst on, is searched by halving.
+    The blocks are sorted by how much each of them alone in int8 changes the logits. A binary search then finds the smallest
+    number of the most sensitive blocks to keep.
 
     Args:
         float_file: the fp32 graph.
         target: where the int8 graph is written.
-        clips: labelled.
-        quantise: how.
-        max_drop: points of top-1.
+        clips: labeled clips; at most 128 of them are used.
+        quantize: writes an int8 graph without the given nodes.
+        max_drop: largest acceptable top-1 drop, in points.
     """
-    few = Clips(clips.split, clips.rows[:_CLIPS], clips.clip, clips.data)
-    pairs = [(batch.clips, batch.labels) for batch in few.batches("reading clips")]
+    subset = Clips(clips.split, clips.rows[:_MAX_CLIPS], clips.clip, clips.data)
+    pairs = [(batch.clips, batch.labels) for batch in subset.batches("reading clips")]
     labels = torch.cat([label for _, label in pairs])
     graph = onnx.load(float_file)
-    rounded = {node.name for node in graph.graph.node if node.op_type in KINDS}
-    blocks = {block: names for block, names in blocks_of(graph).items() if rounded & set(names)}
+    quantizable = {node.name for node in graph.graph.node if node.op_type in QUANTIZED_OPS}
+    blocks = {block: names for block, names in blocks_of(graph).items() if quantizable & set(names)}
 
     def logits(file: Path) -> torch.Tensor:
-        runner = OnnxRunner(file, optimise=True)
+        runner = OnnxRunner(file, optimize=True)
         return torch.cat([runner(batch) for batch, _ in pairs])
 
     reference = logits(float_file)
@@ -75,19 +77,20 @@ def choose_blocks(float_file: Path, target: Path, clips: Clips, quantise: Quanti
         return 100 * (answers.argmax(1) == labels).double().mean().item()
 
     def drop_with(kept: list[str]) -> float:
-        quantise(target, [name for block in kept for name in blocks[block]])
+        quantize(target, [name for block in kept for name in blocks[block]])
         return top1(reference) - top1(logits(target))
 
     at_first = drop_with([])
     if at_first <= max_drop:
         logger.info(
-            f"all blocks in int8 lose {at_first:.2f} points of top-1 on {len(labels)} calibration clips; none is kept back"
+            f"with all blocks in int8, top-1 drops by {at_first:.2f} points on {len(labels)} calibration clips; "
+            "no block needs floating point"
         )
-        return Choice((), {}, at_first, at_first)
+        return MixedPrecisionChoice((), {}, at_first, at_first)
     sensitivity = {}
     with Progress("sensitivity", len(blocks), unit="blocks") as progress:
         for block in blocks:
-            quantise(target, [name for other, names in blocks.items() if other != block for name in names])
+            quantize(target, [name for other, names in blocks.items() if other != block for name in names])
             error = (logits(target) - reference).square().mean() / reference.var()
             sensitivity[block] = float(error)
             progress.add(1, now=block)
@@ -101,5 +104,7 @@ def choose_blocks(float_file: Path, target: Path, clips: Clips, quantise: Quanti
             least = middle + 1
     drop = drop_with(order[:enough])
     kept = tuple(order[:enough])
-    logger.info(f"left in floating point, to lose {drop:.2f} points in place of {at_first:.2f}: {', '.join(kept)}")
-    return Choice(kept, sensitivity, at_first, drop)
+    logger.info(
+        f"top-1 drops by {drop:.2f} points, not {at_first:.2f}, with these in floating point: {', '.join(kept)}"
+    )
+    return MixedPrecisionChoice(kept, sensitivity, at_first, drop)

@@ -1,4 +1,4 @@
-"""What engines are built of: the best checkpoint of a run, or an ONNX file made elsewhere.
+"""The networks that engines are built from: the best checkpoint of a run, or an ONNX file from elsewhere.
 
 Letters: N clips, T frames, S size, D features, K classes.
 """
@@ -26,7 +26,7 @@ from ssv2rt.dataset.labels import read_labels
 from ssv2rt.engines.base import Outputs
 from ssv2rt.engines.bundle import sha256
 from ssv2rt.engines.export import EMBEDDING, INPUT, OPSET, OUTPUT, EngineModel, export_onnx
-from ssv2rt.engines.onnx_files import described, read_graph, tensors
+from ssv2rt.engines.onnx_files import declared_tensor, read_graph, tensors
 from ssv2rt.models.clip_model import MEAN, STD, ClipModel
 from ssv2rt.models.weights import load_trained
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """A network with all that an engine has to know of it."""
+    """A network with everything that is needed to build an engine from it."""
 
     name: str
     labels: tuple[str, ...]
@@ -43,24 +43,24 @@ class Source:
     data: Data
     """How clips are read."""
     sha256: str
-    """Of the weights."""
+    """SHA-256 of the weights file or ONNX file; empty for a network in memory."""
     embedding: int
-    """D; 0 where the graph gives no embedding."""
+    """D; 0 if the graph has no embedding output."""
     export: Callable[[Path], None]
     """Writes the fp32 graph."""
     reference: Callable[[torch.Tensor], Outputs] | None
-    """What it gives for uint8 (N, T, S, S, 3), by PyTorch; None where only the graph is known."""
+    """The network in PyTorch, from uint8 (N, T, S, S, 3) to its outputs; None if it is only known as an ONNX graph."""
     model: nn.Module | None
-    """As `Graph.model`."""
+    """The same as `Graph.model`."""
     command: str
-    """`ssv2rt build-engine` with what names this source."""
+    """The `ssv2rt build-engine` command that selects this source, without further options."""
 
 
 def source_of_run(run: Run) -> Source:
     """The best checkpoint of a run.
 
     Raises:
-        UserError: there is none.
+        UserError: the run has no such checkpoint, or it cannot be read.
     """
     trained = load_trained(run)
     recipe = trained.recipe
@@ -98,20 +98,21 @@ def source_of_model(model: ClipModel, name: str, labels: tuple[str, ...], clip: 
 
 
 def source_of_onnx(file: Path, labels: Path) -> Source:
-    """A graph made elsewhere.
+    """An ONNX file from elsewhere.
 
-    It takes uint8 (N, T, S, S, 3), as our own do; or float (N, 3, T, S, S) with ImageNet's mean and spread, as torchvision's
-    video networks do when they are exported, and is then given the normalisation that ours have.
+    Its input is either uint8 (N, T, S, S, 3), as in this package, or float (N, 3, T, S, S), normalized with ImageNet's mean
+    and standard deviation, as in exported torchvision video networks. For a float input, the export adds the normalization
+    of this package to the graph.
 
     Args:
-        file: ONNX with one input, and float results: `logits` (N, K), or else the first one; and, if it has it, `embedding`
-            (N, D). Others are left out.
-        labels: K class names: SSv2's JSON, a JSON list, or a line of text each.
+        file: ONNX file with one input and float outputs. The logits (N, K) are the output `logits`, or else the first
+            output. The output `embedding` (N, D) is optional. Other outputs are dropped.
+        labels: file of K class names: SSv2's JSON, a JSON list, or text with one name in each line.
 
     Raises:
-        UserError: the file is no such graph, keeps weights outside its folder, or has another number of classes.
+        UserError: the file is not such a graph, has weights outside its folder, or another number of classes.
     """
-    names = _read_names(labels)
+    names = _read_label_names(labels)
     model = read_graph(file)
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
@@ -130,13 +131,13 @@ def source_of_onnx(file: Path, labels: Path) -> Source:
         )
     if not (isinstance(frames, int) and isinstance(size, int)):
         raise UserError(f"'{file}' leaves frames or size open: {shape}; export it with only the batch dynamic")
-    widths = _widths(model, file)
+    widths = _output_widths(model, file)
     if (classes := next(iter(widths.values()))) != len(names):
         raise UserError(f"'{file}' gives {classes} classes, and '{labels}' names {len(names)}; give its own labels")
     clip = Clip(frames=frames, size=size)
 
     def export(path: Path) -> None:
-        onnx.save(_as_ours(model, clip, names, widths, normalise=kind == TensorProto.FLOAT), path)
+        onnx.save(_to_project_graph(model, clip, names, widths, normalize=kind == TensorProto.FLOAT), path)
 
     return Source(
         name=file.stem,
@@ -152,8 +153,8 @@ def source_of_onnx(file: Path, labels: Path) -> Source:
     )
 
 
-def _widths(model: onnx.ModelProto, file: Path) -> dict[str, int]:
-    """The results that are taken of a graph, by their names in it: K of the logits and, if it is there, D of the embedding."""
+def _output_widths(model: onnx.ModelProto, file: Path) -> dict[str, int]:
+    """The outputs of a graph that are used, by name, with their sizes: K of the logits, then D of the embedding if any."""
     results = {value.name: value for value in model.graph.output}
     logits = next((name for name in results if name == OUTPUT), None)
     logits = logits or next((name for name in results if name != EMBEDDING), EMBEDDING)
@@ -161,8 +162,8 @@ def _widths(model: onnx.ModelProto, file: Path) -> dict[str, int]:
     for name in dict.fromkeys((logits, EMBEDDING)):
         if name not in results:
             continue
-        tensor = known.get(name, described(results[name]))
-        shape = tensor.shape or described(results[name]).shape or ()
+        tensor = known.get(name, declared_tensor(results[name]))
+        shape = tensor.shape or declared_tensor(results[name]).shape or ()
         if tensor.dtype == "fp32" and len(shape) == 2 and isinstance(shape[1], int):
             widths[name] = shape[1]
             continue
@@ -175,10 +176,13 @@ def _widths(model: onnx.ModelProto, file: Path) -> dict[str, int]:
     return widths
 
 
-def _as_ours(
-    model: onnx.ModelProto, clip: Clip, labels: tuple[str, ...], widths: dict[str, int], *, normalise: bool
+def _to_project_graph(
+    model: onnx.ModelProto, clip: Clip, labels: tuple[str, ...], widths: dict[str, int], *, normalize: bool
 ) -> onnx.ModelProto:
-    """The graph with our names, an open batch, our opset, uint8 in, and no results but those with a width."""
+    """Returns the graph in the form that `export_onnx` writes.
+
+    It gets the names, opset, dynamic batch, uint8 input and metadata of this package, and only the outputs in `widths`.
+    """
     if next((entry.version for entry in model.opset_import if entry.domain == ""), OPSET) < OPSET:
         model = onnx.version_converter.convert_version(model, OPSET)
     result = onnx.ModelProto()
@@ -186,13 +190,13 @@ def _as_ours(
     graph = result.graph
     weights = {tensor.name for tensor in graph.initializer}
     source = next(value for value in graph.input if value.name not in weights)
-    ends = (INPUT, "pixels") if normalise else (INPUT,)
+    ends = (INPUT, "pixels") if normalize else (INPUT,)
     names = dict(zip((source.name, *widths), (ends[-1], OUTPUT, EMBEDDING), strict=False))
     _rename(graph, {name: f"{name}_theirs" for name in (*ends, OUTPUT, EMBEDDING) if name not in names} | names)
     for number, node in enumerate(graph.node):
-        node.name = node.name or f"{node.op_type}_{number}"  # what is not to be quantised is told by name
+        node.name = node.name or f"{node.op_type}_{number}"  # the quantizer excludes nodes by name
     del graph.value_info[:]
-    if normalise:
+    if normalize:
         for name, values in (("mean", MEAN), ("scale", tuple(1 / value for value in STD))):
             array = np.array(values, np.float32).reshape(1, 3, 1, 1, 1)
             graph.initializer.append(numpy_helper.from_array(array, f"normalise.{name}"))
@@ -219,7 +223,7 @@ def _as_ours(
 
 
 def _rename(graph: onnx.GraphProto, new: Mapping[str, str]) -> None:
-    """Gives tensors other names, all at once."""
+    """Renames tensors simultaneously, so that names can be swapped."""
     for node in graph.node:
         node.input[:] = [new.get(name, name) for name in node.input]
         node.output[:] = [new.get(name, name) for name in node.output]
@@ -231,7 +235,7 @@ def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
     return [d.dim_value or d.dim_param or "?" for d in value.type.tensor_type.shape.dim]
 
 
-def _read_names(path: Path) -> tuple[str, ...]:
+def _read_label_names(path: Path) -> tuple[str, ...]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

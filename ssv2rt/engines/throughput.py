@@ -1,4 +1,4 @@
-"""How fast engines are on the machine that builds them, so that what is not worth its loss is said."""
+"""Measures the throughput of engines on the machine that builds them, to warn if quantization gains no speed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ _ROUNDS = 4
 
 
 def clips_per_second(runners: Mapping[str, Runner], clips: torch.Tensor) -> dict[str, float]:
-    """Of each engine the best of some rounds in which they take turns, with as many batches under way as it is worth.
+    """Clips per second of each engine: the best of several rounds in which the engines take turns.
+
+    Each engine has `in_flight` batches in flight.
 
     Args:
-        runners: by name.
+        runners: the engines, by name.
         clips: a batch, uint8 (N, T, S, S, 3), on the device where the engines are fastest.
     """
     best = dict.fromkeys(runners, 0.0)
@@ -26,13 +28,13 @@ def clips_per_second(runners: Mapping[str, Runner], clips: torch.Tensor) -> dict
             waits = [runner.start(clips) for _ in range(runner.in_flight)]
             for wait in waits:
                 wait()
-            if number:  # the first one also sets up
+            if number:  # round 0 is a warm-up
                 best[name] = max(best[name], len(waits) * len(clips) / (time.perf_counter() - start))
     return {name: round(rate, 2) for name, rate in best.items()}
 
 
-def not_faster(precision: str, rates: Mapping[str, float]) -> str:
-    """What is to be said of a quantised engine that is not faster than the one in fp16; empty if it is.
+def slower_than_fp16_warning(precision: str, rates: Mapping[str, float]) -> str:
+    """The warning about a quantized engine that is not faster than the fp16 engine; empty if it is faster.
 
     Args:
         rates: clips per second of `precision` and of fp16.

@@ -1,4 +1,4 @@
-"""An engine beside the PyTorch model it was made from, on real clips."""
+"""Verifies an engine against the fp32 PyTorch model that it was built from, on real clips."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ from ssv2rt.pipelines.loader import ClipBatch
 
 @dataclass(frozen=True)
 class Verification:
-    """How an engine compares with the fp32 PyTorch model on the same clips. Shares in percent."""
+    """Results of an engine and of the fp32 model on the same clips. Shares are in percent."""
 
     clips: int
     agreement: float
-    """Clips on which both name the same class first."""
+    """Share of clips for which both predict the same class."""
     top1_model: float
     top1_engine: float
     largest_difference: float
-    """Of two probabilities of the same class."""
+    """Largest absolute difference between the probabilities of a class."""
     mean_difference: float
+    """Mean absolute difference between the probabilities of a class."""
     embedding_similarity: float | None
-    """Mean cosine of the angle between the two embeddings; None where the graph gives none."""
+    """Mean cosine similarity of the two embeddings; None if the graph has no embedding output."""
     finite: bool
-    """Whether all that the engine gives is."""
+    """Whether all outputs of the engine are finite."""
 
     @property
     def top1_drop(self) -> float:
-        """Points of accuracy that the engine loses; negative if it gains."""
+        """Top-1 accuracy that the engine loses, in points; negative if it gains."""
         return self.top1_model - self.top1_engine
 
     def failures(self, gate: Gate) -> list[str]:
-        """What the gate does not accept, one sentence each."""
+        """The reasons why the engine fails the gate, one sentence each; empty if it passes."""
         found = []
         if not self.finite:
             found.append("what the engine gives is not all finite")
@@ -58,38 +59,38 @@ class Verification:
 
 
 class OnnxRunner(Runner):
-    """The graph itself, run by ONNX Runtime on the CPU.
+    """Runs an ONNX graph with ONNX Runtime on the CPU.
 
     Args:
         onnx_file: the graph.
-        optimise: whether by its faster kernels, which are wrong for Q/DQ graphs with fp16 scales.
+        optimize: enables graph optimizations, which are faster but give wrong results for Q/DQ graphs with fp16 scales.
 
     Raises:
-        UserError: ONNX Runtime cannot run it; from `start`, too.
+        UserError: ONNX Runtime cannot load the graph, or, from `start`, cannot run it.
     """
 
-    def __init__(self, onnx_file: Path, *, optimise: bool = False) -> None:
+    def __init__(self, onnx_file: Path, *, optimize: bool = False) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        if not optimise:
+        if not optimize:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = 4  # what goes wrong is raised
-        with _told():
+        options.log_severity_level = 4  # errors are raised as exceptions
+        with _onnxruntime_errors_as_user_errors():
             self._session = onnxruntime.InferenceSession(onnx_file, options, providers=["CPUExecutionProvider"])
         given = {value.name for value in self._session.get_outputs()}
         self._names = [name for name in (OUTPUT, EMBEDDING) if name in given]
 
     def start(self, clips: torch.Tensor) -> Callable[[], Outputs]:
-        with _told():
+        with _onnxruntime_errors_as_user_errors():
             logits, *more = map(torch.from_numpy, self._session.run(self._names, {INPUT: clips.numpy()}))
         outputs = Outputs(logits, more[0] if more else None)
         return lambda: outputs
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Errors of ONNX Runtime as one line."""
+def _onnxruntime_errors_as_user_errors() -> Iterator[None]:
+    """Turns errors of ONNX Runtime into one-line `UserError`s."""
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
     kinds = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.NotImplemented, errors.RuntimeException)
@@ -100,12 +101,12 @@ def _told() -> Iterator[None]:
 
 
 def verify(runner: Runner, model: Callable[[torch.Tensor], Outputs], batches: Iterable[ClipBatch]) -> Verification:
-    """Runs both over the clips.
+    """Runs an engine and the fp32 model on the same clips, and compares their outputs.
 
     Args:
         runner: the engine.
-        model: the fp32 network, on the CPU, of clips uint8 (N, T, S, S, 3).
-        batches: labelled clips, on the CPU.
+        model: the fp32 network on the CPU, from uint8 clips (N, T, S, S, 3) to outputs.
+        batches: labeled clips, on the CPU.
     """
     ours, theirs, labels, cosines = [], [], [], []
     finite = True

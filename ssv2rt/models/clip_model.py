@@ -1,4 +1,4 @@
-"""What every network of this package is: normalisation, a backbone, and a classifier.
+"""The structure of every network in this package: normalization, a backbone, and a linear classifier.
 
 Letters: N clips, T frames, H height, W width, D features, K classes.
 """
@@ -11,15 +11,15 @@ from typing import cast
 import torch
 from torch import nn
 
-# Mean and standard deviation of ImageNet's RGB, which published 2D weights expect; in units of a byte.
+# Mean and standard deviation of ImageNet's RGB values, 0 to 255. Published 2D weights expect them.
 MEAN = tuple(255 * value for value in (0.485, 0.456, 0.406))
 STD = tuple(255 * value for value in (0.229, 0.224, 0.225))
 
 
-class Normalise(nn.Module):
-    """uint8 (N, T, H, W, 3) to float (N, 3, T, H, W), about zero with unit spread.
+class Normalize(nn.Module):
+    """uint8 (N, T, H, W, 3) to float (N, 3, T, H, W), with mean 0 and standard deviation 1.
 
-    The result is in channels-last-3d without a copy: in memory it lies as the clip does.
+    The result is in channels-last-3d, which is the order of a clip in memory, so nothing has to be transposed.
     """
 
     mean: torch.Tensor
@@ -32,21 +32,23 @@ class Normalise(nn.Module):
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         if clips.is_cuda and self.mean.dtype == torch.float32 and not torch.compiler.is_compiling():
-            return self.at_once(clips, torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None)
-        # What compiles this fuses it by itself. The cast comes first: TensorRT takes a uint8 input only into a cast.
+            return self.normalize_fused(
+                clips, torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
+            )
+        # Compilers fuse this themselves. The cast comes first, because TensorRT allows only a cast after a uint8 input.
         return (clips.to(self.mean.dtype).permute(0, 4, 1, 2, 3) - self.mean) * self.scale
 
-    def at_once(self, clips: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """The same by one kernel that reads bytes, computes in fp32 and writes `dtype`, which the first convolution takes."""
+    def normalize_fused(self, clips: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Does the same in one kernel, which reads uint8, computes in fp32 and writes `dtype` (by default fp32)."""
         pixels = clips.permute(0, 4, 1, 2, 3)
-        out = torch.empty_like(pixels, dtype=dtype or torch.float32)  # laid out as the clip is
+        out = torch.empty_like(pixels, dtype=dtype or torch.float32)  # keeps the memory format of the clip
         return torch.addcmul(-self.mean * self.scale, pixels, self.scale, out=out)
 
 
 class Backbone(nn.Module):
-    """From normalised clips (N, 3, T, H, W) to features (N, D)."""
+    """Base class of the networks from normalized clips (N, 3, T, H, W) to features (N, D)."""
 
-    width_out: int
+    feature_size: int
     """D."""
 
 
@@ -54,15 +56,15 @@ class ClipModel(nn.Module):
     """uint8 clips (N, T, H, W, 3) to logits (N, K).
 
     Args:
-        backbone: normalised clips (N, 3, T, H, W) to features (N, D).
+        backbone: normalized clips (N, 3, T, H, W) to features (N, D).
         features: D.
         classes: K.
-        dropout: probability with which a feature is zeroed before the classifier, in training.
+        dropout: dropout probability of the features before the classifier.
     """
 
     def __init__(self, backbone: nn.Module, *, features: int, classes: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.normalise = Normalise()
+        self.normalise = Normalize()
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(features, classes)
@@ -75,7 +77,7 @@ class ClipModel(nn.Module):
         return self
 
     def channels_last(self) -> ClipModel:
-        """Puts the weights into the layout that the clips arrive in: channels-last-3d, or channels-last for 2D."""
+        """Converts the weights to the memory format of the clips: channels-last-3d, or channels-last for 2D layers."""
         for tensor in self.parameters():
             if tensor.ndim in (4, 5):
                 layout = torch.channels_last if tensor.ndim == 4 else torch.channels_last_3d
@@ -83,7 +85,7 @@ class ClipModel(nn.Module):
         return self
 
     def features(self, clips: torch.Tensor) -> torch.Tensor:
-        """uint8 (N, T, H, W, 3) to pooled features (N, D)."""
+        """uint8 clips (N, T, H, W, 3) to features (N, D), the input of the classifier."""
         return cast(torch.Tensor, self.backbone(self.normalise(clips)))
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
@@ -91,9 +93,9 @@ class ClipModel(nn.Module):
 
 
 def freeze_backbone(model: ClipModel) -> None:
-    """From here on only the classifier trains.
+    """Freezes the backbone, so that only the classifier is trained.
 
-    The backbone stays in evaluation mode, so that its batch norms keep the statistics that they came with.
+    The backbone stays in evaluation mode, so that its batch norms keep their running statistics.
     """
     model.frozen = True
     model.backbone.requires_grad_(False)
@@ -101,9 +103,17 @@ def freeze_backbone(model: ClipModel) -> None:
 
 
 def mean_over_views(logits: torch.Tensor, videos: int) -> torch.Tensor:
-    """One row a video, as logarithms of probabilities, from the logits (videos * views, classes) of its views."""
+    """Averages the probabilities of each video's views.
+
+    Args:
+        logits: (videos * views, classes), the views of a video one after the other.
+        videos: how many videos there are.
+
+    Returns:
+        (videos, classes): logarithms of the mean probabilities; with one view per video, the logits unchanged.
+    """
     if len(logits) == videos:
         return logits
     views = logits.view(videos, -1, logits.shape[1])
-    # In logarithms throughout: a probability that is too small for a float is not one of zero.
+    # Computed with logarithms, so that probabilities do not underflow to zero.
     return views.log_softmax(-1).logsumexp(1) - math.log(views.shape[1])

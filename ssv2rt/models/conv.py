@@ -1,4 +1,4 @@
-"""The convolutions of this package's networks."""
+"""Convolutions with workarounds for wrong gradients on CPUs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 
 class Conv3d(nn.Conv3d):
-    """`nn.Conv3d`, with a way around a wrong gradient.
+    """`nn.Conv3d` with a workaround for wrong weight gradients.
 
-    In bf16 on a CPU, oneDNN (as of torch 2.13) leaves parts of the weight's gradient unwritten where a kernel of 3 or
-    more in time meets an input of 2 frames: the result is whatever was in memory. Such a layer is computed in fp32. It
-    is met by any network that halves 16 frames three times.
+    In bf16 on a CPU, oneDNN (as of torch 2.13) leaves parts of the weight gradient uninitialized if the kernel has 3 or more
+    frames and the input has 2. Such a layer is computed in fp32. It occurs in every network that halves 16 frames three
+    times.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -23,10 +23,11 @@ class Conv3d(nn.Conv3d):
 
 
 class Conv2d(nn.Conv2d):
-    """`nn.Conv2d`, with a way around a wrong gradient.
+    """`nn.Conv2d` with a workaround for wrong weight gradients.
 
-    On a CPU, oneDNN (as of torch 2.13) gets parts of the weight's gradient wrong where a 1x1 kernel with a stride meets
-    fewer than 8 channels in channels-last: the shortcuts of a very narrow ResNet. There the stride is taken first.
+    On a CPU, oneDNN (as of torch 2.13) computes parts of the weight gradient wrong for a strided 1x1 kernel on fewer than 8
+    channels in channels-last, as in the shortcuts of a very narrow ResNet. There, the input is subsampled before a
+    convolution without stride.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,11 @@
-"""I3D: Inception-v1 with its filters and pools made 3D (Carreira and Zisserman 2017, https://arxiv.org/abs/1705.07750).
+"""I3D: Inception-v1 with 3D filters and pools (Carreira and Zisserman 2017, https://arxiv.org/abs/1705.07750).
 
     7x7x7 /2 64, pool 1x3x3 /(1,2,2), 1x1x1 64, 3x3x3 192, pool 1x3x3 /(1,2,2), mixed_3b, 3c, pool 3x3x3 /2,
     mixed_4b, 4c, 4d, 4e, 4f, pool 2x2x2 /2, mixed_5b, 5c -> 1024 features
 
-Borders are TensorFlow's "same": what a layer of stride s makes of n is ceil(n / s), and where the zeros that this takes
-are odd in number, there is one more of them at the end. A clip of 16x224x224 is 2x7x7 at the end; the average over all
-of it is the feature. (The paper averages over every two neighbouring moments first, which is the same for 16 frames.)
+Padding is TensorFlow's "same": a layer of stride s turns a size n into ceil(n / s), and if the number of padding zeros is
+odd, the extra one is at the end. A clip of 16x224x224 becomes 2x7x7, and the features are the average over all of it. (The
+paper first averages over pairs of neighboring time steps, which gives the same result for 16 frames.)
 
 Letters: N clips, C channels, T frames, H height, W width, D features.
 """
@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from ssv2rt.models.clip_model import Backbone
 from ssv2rt.models.conv import Conv3d
-from ssv2rt.models.resnet3d import Strides, initialise
+from ssv2rt.models.resnet3d import Strides, initialize_convolutions
 
-# Channels: of the 1x1x1 branch; into and out of the two 3x3x3 branches; behind the pool.
+# Channels of the 1x1x1 branch; before and after each of the two 3x3x3 convolutions; after the pool.
 MIXED = {
     "mixed_3b": (64, 96, 128, 16, 32, 32),
     "mixed_3c": (128, 128, 192, 32, 96, 64),
@@ -35,7 +35,7 @@ MIXED = {
 
 
 class I3D(Backbone):
-    """Normalised clips (N, 3, T, H, W) to features (N, D); D is `self.width_out`, 16 * width.
+    """Normalized clips (N, 3, T, H, W) to features (N, D); D is `self.feature_size`, 16 * width.
 
     Args:
         width: channels of the first convolution, 64 in the paper; all other layers scale with it.
@@ -48,17 +48,17 @@ class I3D(Backbone):
             return max(1, round(channels * width / 64))
 
         self.stem = nn.Sequential(
-            _unit(3, width, 7, stride=2),
-            SamePool((1, 3, 3), (1, 2, 2)),
-            _unit(width, width, 1),
-            _unit(width, scaled(192), 3),
+            _conv_bn_relu(3, width, 7, stride=2),
+            SameMaxPool3d((1, 3, 3), (1, 2, 2)),
+            _conv_bn_relu(width, width, 1),
+            _conv_bn_relu(width, scaled(192), 3),
         )
         channels = scaled(192)
         self.stages = nn.Sequential()
         pools = {
-            "mixed_3b": SamePool((1, 3, 3), (1, 2, 2)),
-            "mixed_4b": SamePool((3, 3, 3), (2, 2, 2)),
-            "mixed_5b": SamePool((2, 2, 2), (2, 2, 2)),
+            "mixed_3b": SameMaxPool3d((1, 3, 3), (1, 2, 2)),
+            "mixed_4b": SameMaxPool3d((3, 3, 3), (2, 2, 2)),
+            "mixed_5b": SameMaxPool3d((2, 2, 2), (2, 2, 2)),
         }
         for name, published in MIXED.items():
             if name in pools:
@@ -66,24 +66,24 @@ class I3D(Backbone):
             mixed = Mixed(channels, tuple(map(scaled, published)))
             self.stages.add_module(name, mixed)
             channels = mixed.channels_out
-        self.width_out = channels
+        self.feature_size = channels
         self.pool = nn.AdaptiveAvgPool3d(1)
-        initialise(self)
+        initialize_convolutions(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.pool(self.stages(self.stem(x))).flatten(1)
 
 
 class Mixed(nn.Module):
-    """Four branches side by side: (N, C, T, H, W) to (N, `channels_out`, T, H, W)."""
+    """An Inception block of four parallel branches: (N, C, T, H, W) to (N, `channels_out`, T, H, W)."""
 
     def __init__(self, channels_in: int, channels: tuple[int, ...]) -> None:
         super().__init__()
         alone, into_first, first, into_second, second, pooled = channels
-        self.alone = _unit(channels_in, alone, 1)
-        self.first = nn.Sequential(_unit(channels_in, into_first, 1), _unit(into_first, first, 3))
-        self.second = nn.Sequential(_unit(channels_in, into_second, 1), _unit(into_second, second, 3))
-        self.pooled = nn.Sequential(nn.MaxPool3d(3, stride=1, padding=1), _unit(channels_in, pooled, 1))
+        self.alone = _conv_bn_relu(channels_in, alone, 1)
+        self.first = nn.Sequential(_conv_bn_relu(channels_in, into_first, 1), _conv_bn_relu(into_first, first, 3))
+        self.second = nn.Sequential(_conv_bn_relu(channels_in, into_second, 1), _conv_bn_relu(into_second, second, 3))
+        self.pooled = nn.Sequential(nn.MaxPool3d(3, stride=1, padding=1), _conv_bn_relu(channels_in, pooled, 1))
         self.channels_out = alone + first + second + pooled
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -91,14 +91,14 @@ class Mixed(nn.Module):
 
 
 class SameConv3d(Conv3d):
-    """A convolution with "same" borders."""
+    """A convolution with "same" padding."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(pad_same(x, self.kernel_size, self.stride))
 
 
-class SamePool(nn.Module):
-    """The maximum with "same" borders. What it sees has been through a ReLU, so that zeros around it change nothing."""
+class SameMaxPool3d(nn.Module):
+    """A max pool with "same" padding. Its input comes from a ReLU, so that padding with zeros does not change the maximum."""
 
     def __init__(self, kernel: Strides, stride: Strides) -> None:
         super().__init__()
@@ -109,17 +109,17 @@ class SamePool(nn.Module):
 
 
 def pad_same(x: torch.Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> torch.Tensor:
-    """Zeros around (N, C, T, H, W), so that n becomes ceil(n / s); the odd one of them at the end."""
+    """Pads (N, C, T, H, W) with zeros, so that a size n becomes ceil(n / s); an odd zero goes to the end."""
     pads: list[int] = []
     for size, k, s in zip(x.shape[2:], kernel, stride, strict=True):
         total = max(0, (-(-size // s) - 1) * s + k - size)
-        pads = [total // 2, total - total // 2, *pads]  # the last dimension comes first
+        pads = [total // 2, total - total // 2, *pads]  # F.pad takes the last dimension first
     return F.pad(x, pads) if any(pads) else x
 
 
-def _unit(channels_in: int, channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """Convolution, batch norm (with TensorFlow's epsilon) and ReLU."""
-    if stride == 1:  # odd kernels: as many zeros before as behind
+def _conv_bn_relu(channels_in: int, channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """A convolution, a batch norm (with TensorFlow's epsilon) and a ReLU."""
+    if stride == 1:  # kernels are odd, so "same" padding is symmetric
         conv = Conv3d(channels_in, channels, kernel, padding=kernel // 2, bias=False)
     else:
         conv = SameConv3d(channels_in, channels, kernel, stride=stride, bias=False)

@@ -1,4 +1,4 @@
-"""Weights by name, from a file or from where they are published. Nothing in a file is ever run."""
+"""Loads state dicts from files or from published URLs. Code in a file is never executed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from ssv2rt.models.pretrained_urls import URLS
 Weights = dict[str, torch.Tensor]
 
 _SUFFIXES = (".safetensors", ".pth", ".pt")
-_NESTS = ("state_dict", "model", "model_state")
-"""Under which training scripts put weights beside other things."""
+_NESTED_KEYS = ("state_dict", "model", "model_state")
+"""Keys under which training scripts store the state dict in a checkpoint."""
 
 
 def read_weights(source: str) -> Weights:
-    """The tensors of a `.safetensors`, `.pth` or `.pt` file, or of a published network by its name, on the CPU.
+    """Reads the tensors of a file or of a published network, on the CPU.
+
+    Args:
+        source: path of a `.safetensors`, `.pth` or `.pt` file, or a name in `URLS`.
 
     Raises:
         UsageError: there is no such file or network.
-        UserError: it cannot be downloaded or read, is damaged, or holds something else.
+        UserError: the weights cannot be downloaded or read, are damaged, or the file does not hold a state dict.
     """
     path = Path(source)
     if path.is_file():
@@ -44,9 +47,9 @@ def _read(path: Path) -> Any:
         if path.suffix == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the pickle's protocol
+            warnings.simplefilter("ignore")  # warnings about the pickle protocol
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what a damaged pickle fails with is for its bytes to choose
+    except Exception as error:  # a damaged pickle can raise any exception
         raise UserError(
             f"'{path}': not a file of weights, damaged, or a pickle of more than tensors ({type(error).__name__}); "
             "save only a state_dict, or get it again"
@@ -64,10 +67,10 @@ def _download(url: str) -> Any:
 
 
 def _only_tensors(stored: Any, source: str) -> Weights:
-    """The state dict that is in what was stored, without the prefix of data-parallel training."""
-    for nest in _NESTS:
-        if isinstance(stored, dict) and isinstance(stored.get(nest), dict):
-            stored = stored[nest]
+    """Finds the state dict in a loaded file, and removes the prefix that `DataParallel` adds to names."""
+    for key in _NESTED_KEYS:
+        if isinstance(stored, dict) and isinstance(stored.get(key), dict):
+            stored = stored[key]
     if not isinstance(stored, dict):
         raise UserError(f"'{source}' holds a {type(stored).__name__}, and no weights by name; save only a state_dict")
     weights = {

@@ -1,7 +1,8 @@
-"""Weights to start from: those of another run, published video networks, and published 2D networks made 3D.
+"""Initializes a model from pretrained weights: of another run, a published video network, or an inflated 2D network.
 
-Names of weights are brought to those of this package, and then fitted one by one. A 2D kernel (O, I, h, w) that meets a
-3D one (O, I, t, h, w) is inflated (Carreira and Zisserman 2017, https://arxiv.org/abs/1705.07750).
+The names of the weights are converted to those of this package. Then each weight that fits the model is copied. A 2D kernel
+(O, I, h, w) for a 3D convolution (O, I, t, h, w) is inflated (Carreira and Zisserman 2017,
+https://arxiv.org/abs/1705.07750).
 """
 
 from __future__ import annotations
@@ -20,80 +21,83 @@ from ssv2rt.models.resnet3d import ResNet3D
 
 How = Literal["centre", "mean"]
 
-_FLAT_2D = (
+_RESNET2D_NAMES = (
     (re.compile(r"^conv1\."), "stem.0."),
     (re.compile(r"^bn1\."), "stem.1."),
     (re.compile(r"^(layer\d+\.\d+\.conv\d+)\.(?=weight|bias)"), r"\1.0."),
     (re.compile(r"^(layer\d+\.\d+)\.bn(\d+)\."), r"\1.conv\2.1."),
 )
-"""torchvision's and timm's names of a 2D ResNet, and those of this package."""
+"""Patterns of torchvision's and timm's weight names for a 2D ResNet, and their replacements in this package."""
 
 
 @dataclass(frozen=True)
-class Report:
-    """What became of each weight. Names are the model's, or the file's where the model has none like it."""
+class LoadReport:
+    """Which weights were loaded. Names are those of the model, or of the file if the model has no such weight."""
 
     source: str
     loaded: tuple[str, ...]
-    """As they were."""
+    """Copied unchanged."""
     inflated: tuple[str, ...]
-    """From 2D to 3D."""
+    """Inflated from 2D to 3D."""
     skipped: tuple[tuple[str, str], ...]
-    """In the file and not used, each with the reason."""
+    """In the file but not used, each with the reason."""
     missing: tuple[str, ...]
-    """Not in the file, or skipped: these keep their fresh weights."""
+    """Not in the file, or skipped. These keep their random initialization."""
 
     def __str__(self) -> str:
         text = f"{self.source}: {len(self.loaded)} weights loaded, {len(self.inflated)} inflated from 2D to 3D"
         if self.skipped:
-            text += f"; {len(self.skipped)} skipped ({_few([f'{name} {reason}' for name, reason in self.skipped])})"
+            text += (
+                f"; {len(self.skipped)} skipped ({_shortened([f'{name} {reason}' for name, reason in self.skipped])})"
+            )
         if self.missing:
-            text += f"; {len(self.missing)} start fresh ({_few(list(self.missing))})"
+            text += f"; {len(self.missing)} start fresh ({_shortened(list(self.missing))})"
         return text
 
 
-def initialize_from(model: ClipModel, source: str, *, how: How = "mean") -> Report:
-    """Puts the weights of a file, or of a published network, into a model with fresh weights.
+def initialize_from(model: ClipModel, source: str, *, how: How = "mean") -> LoadReport:
+    """Copies the weights of a file, or of a published network, into a newly initialized model.
 
-    A classifier is taken if it has as many classes. Weights of Kinetics bring the mean and the spread of the colours
-    that they were trained with; those of ImageNet are what a fresh model has.
+    The classifier is copied if it has the same number of classes. Weights from Kinetics also set the mean and standard
+    deviation for the normalization; a new model already has those of ImageNet.
 
     Args:
         model: changed in place, and only if there is no error.
         source: a `.safetensors`, `.pth` or `.pt` file with the weights of this package, of a torchvision video ResNet,
-            or of a 2D ResNet as torchvision and timm name them; or the name of a published network, which is downloaded.
-        how: how 2D kernels become 3D. centre: the middle frame has all of the kernel, and the others none. A video of
-            one repeated frame then has exactly the features that the 2D network has of the frame, at any T, if
-            the network pools after its stem as the 2D one does (`resnet3d18-pool`, `resnet3d50-pool`). mean: every
-            frame has an equal part. The same then holds only away from the first and the last frames, since kernels
-            that reach over them meet zeros.
+            or of a 2D ResNet with torchvision's or timm's names; or the name of a published network, which is downloaded.
+        how: how 2D kernels are inflated. centre: the kernel is put into the middle frame, and the other frames are zero. A
+            video that repeats one frame then has exactly the features of the frame in the 2D network, at any T, if
+            the 3D network also pools after the stem (`resnet3d18-pool`, `resnet3d50-pool`). mean: the kernel is divided
+            evenly over all frames. Then the same holds only away from the first and last frames, where kernels reach
+            into the zero padding.
 
     Raises:
-        UsageError: no such file or network, or an unknown `how`.
-        UserError: the file cannot be read or downloaded, or does not have half of the backbone's weights.
+        UsageError: there is no such file or network, or `how` is unknown.
+        UserError: the file cannot be read or downloaded, holds values that are not finite, or has less than half of the
+            backbone's weights.
     """
     if how not in get_args(How):
         raise UsageError(f"inflation '{how}'{suggest(how, list(get_args(How)))}")
-    found = _our_names(read_weights(source), source)
+    found = _to_model_names(read_weights(source), source)
     targets = model.state_dict()
     fitted: dict[str, torch.Tensor] = {}
     loaded, inflated, skipped = [], [], []
     for name, weight in found.items():
         target = targets.get(name)
         if target is None:
-            skipped.append((name, "has no place here"))
+            skipped.append((name, "is not in this model"))
         elif target.shape == weight.shape:
             fitted[name] = weight
             loaded.append(name)
-        elif _is_flat(weight, target):
+        elif _is_2d_version_of(weight, target):
             fitted[name] = inflate(weight, target.shape[2], how)
             inflated.append(name)
         else:
-            skipped.append((name, f"is {_size(weight)}, here {_size(target)}"))
+            skipped.append((name, f"is {_shape_text(weight)}, here {_shape_text(target)}"))
     _check_enough(model, fitted, skipped, source)
-    if inflated and isinstance(model.backbone, ResNet3D) and not model.backbone.pools:
+    if inflated and isinstance(model.backbone, ResNet3D) and not model.backbone.has_stem_pool:
         skipped.append(
-            ("the pool after the stem", "is in the 2D network, and here only in resnet3d18-pool and 50-pool")
+            ("the pool after the stem", "is in the 2D network, but here only in resnet3d18-pool and resnet3d50-pool")
         )
     bad = next((name for name, weight in fitted.items() if not weight.isfinite().all()), None)
     if bad:
@@ -106,11 +110,11 @@ def initialize_from(model: ClipModel, source: str, *, how: How = "mean") -> Repo
         for name in targets
         if name not in fitted and not name.endswith("num_batches_tracked") and "normalise" not in name
     )
-    return Report(source, tuple(loaded), tuple(inflated), tuple(skipped), missing)
+    return LoadReport(source, tuple(loaded), tuple(inflated), tuple(skipped), missing)
 
 
 def inflate(weight: torch.Tensor, frames: int, how: How) -> torch.Tensor:
-    """A 2D kernel (O, I, h, w) as a 3D one (O, I, t, h, w)."""
+    """Inflates a 2D kernel (O, I, h, w) to 3D (O, I, frames, h, w), as described in `initialize_from`."""
     if how == "mean":
         return weight.unsqueeze(2).repeat(1, 1, frames, 1, 1) / frames
     result = weight.new_zeros((*weight.shape[:2], frames, *weight.shape[2:]))
@@ -118,32 +122,32 @@ def inflate(weight: torch.Tensor, frames: int, how: How) -> torch.Tensor:
     return result
 
 
-def _our_names(weights: Weights, source: str) -> Weights:
-    """The same weights as `backbone.*`, `head.*` and `normalise.*`.
+def _to_model_names(weights: Weights, source: str) -> Weights:
+    """The weights under the names of `ClipModel`: `backbone.*`, `head.*` and `normalise.*`.
 
     Raises:
-        UserError: the names are of no kind that is known.
+        UserError: the names are of an unknown network.
     """
     if any(name.startswith("backbone.") for name in weights):
         return weights
     if "stem.0.weight" in weights and weights["stem.0.weight"].ndim == 5:
         mean, std = torch.tensor(KINETICS_MEAN), torch.tensor(KINETICS_STD)
-        colours = {"normalise.mean": mean.view(1, 3, 1, 1, 1), "normalise.scale": 1 / std.view(1, 3, 1, 1, 1)}
-        return {**colours, **_with_head(weights)}
+        colors = {"normalise.mean": mean.view(1, 3, 1, 1, 1), "normalise.scale": 1 / std.view(1, 3, 1, 1, 1)}
+        return {**colors, **_with_prefixes(weights)}
     if "conv1.weight" in weights:
         renamed = {}
         for name, weight in weights.items():
-            for pattern, replacement in _FLAT_2D:
+            for pattern, replacement in _RESNET2D_NAMES:
                 name = pattern.sub(replacement, name)
             renamed[name] = weight
-        return _with_head(renamed)
+        return _with_prefixes(renamed)
     raise UserError(
-        f"'{source}' is no ResNet: it has {_few(list(weights))}; take weights of ssv2rt, of torchvision's video ResNets, "
-        "or of a 2D ResNet"
+        f"'{source}' is no ResNet: it has {_shortened(list(weights))}; take weights of ssv2rt, of torchvision's video "
+        "ResNets, or of a 2D ResNet"
     )
 
 
-def _with_head(weights: Weights) -> Weights:
+def _with_prefixes(weights: Weights) -> Weights:
     return {
         f"head.{name[3:]}" if name.startswith("fc.") else f"backbone.{name}": weight for name, weight in weights.items()
     }
@@ -153,21 +157,21 @@ def _check_enough(model: ClipModel, fitted: Weights, skipped: list[tuple[str, st
     sizes = {f"backbone.{name}": weight.numel() for name, weight in model.backbone.named_parameters()}
     share = sum(size for name, size in sizes.items() if name in fitted) / sum(sizes.values())
     if share < 0.5:
-        why = _few([f"{name} {reason}" for name, reason in skipped]) or "the rest is not in it"
+        why = _shortened([f"{name} {reason}" for name, reason in skipped]) or "the rest is not in it"
         raise UserError(
             f"'{source}' has {share:.0%} of this network's weights, and 50% are needed: {why}; "
             "choose model.name and model.width as it has them"
         )
 
 
-def _is_flat(weight: torch.Tensor, target: torch.Tensor) -> bool:
+def _is_2d_version_of(weight: torch.Tensor, target: torch.Tensor) -> bool:
     return weight.ndim == 4 and target.ndim == 5 and weight.shape == target.shape[:2] + target.shape[3:]
 
 
-def _size(weight: torch.Tensor) -> str:
+def _shape_text(weight: torch.Tensor) -> str:
     return "x".join(map(str, weight.shape)) or "a number"
 
 
-def _few(words: list[str], count: int = 3) -> str:
+def _shortened(words: list[str], count: int = 3) -> str:
     rest = len(words) - count
     return ", ".join(words[:count]) + (f" and {rest} more" if rest > 0 else "")

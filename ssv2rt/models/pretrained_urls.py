@@ -1,4 +1,4 @@
-"""Where published weights are, and what they were trained with. All are torchvision's.
+"""URLs of torchvision's published weights, and the normalization that they were trained with.
 
 https://pytorch.org/vision/stable/models.html
 """
@@ -15,6 +15,6 @@ URLS = {
     "resnet101": f"{_FILES}/resnet101-63fe2227.pth",
 }
 
-# Mean and standard deviation of Kinetics' RGB, which the first three expect; in units of a byte.
+# Mean and standard deviation of Kinetics' RGB values, 0 to 255. The first three networks expect them.
 KINETICS_MEAN = tuple(255 * value for value in (0.43216, 0.394666, 0.37645))
 KINETICS_STD = tuple(255 * value for value in (0.22803, 0.22145, 0.216989))

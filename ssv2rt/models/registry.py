@@ -1,4 +1,4 @@
-"""Networks by name."""
+"""Builds networks by name."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ssv2rt.core.recipes import Model
 from ssv2rt.models.c3d import C3D
 from ssv2rt.models.clip_model import Backbone, ClipModel
 from ssv2rt.models.i3d import I3D
-from ssv2rt.models.r2plus1d import FactorisedBlock, FrameBlock, factorised_stem
+from ssv2rt.models.r2plus1d import FactorizedBlock, FrameBlock, factorized_stem
 from ssv2rt.models.recurrent import LateFusionResNet2D, RecurrentResNet2D
 from ssv2rt.models.resnet2d import BasicBlock2D, Block2D, Bottleneck2D, ResNet2D
 from ssv2rt.models.resnet3d import BasicBlock, Block, Bottleneck, ResNet3D
 
 _DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-_PUBLISHED_STRIDES = (1, 2, 2, 2)
+_TORCHVISION_STRIDES = (1, 2, 2, 2)
 
 Build = Callable[[Model], Backbone]
 
@@ -29,19 +29,19 @@ def _resnet3d(depth: int, *, pool: bool = False) -> Build:
     )
 
 
-def _published(*blocks: Block, factorised: bool = False) -> Build:
-    """One of torchvision's video ResNets."""
+def _torchvision_video_resnet(*blocks: Block, factorized: bool = False) -> Build:
+    """One of torchvision's video ResNets, from the residual block of each stage."""
     return lambda settings: ResNet3D(
         blocks,
         _DEPTHS[18],
         width=settings.width,
-        temporal_strides=_PUBLISHED_STRIDES,
-        stem=factorised_stem(settings.width) if factorised else None,
+        temporal_strides=_TORCHVISION_STRIDES,
+        stem=factorized_stem(settings.width) if factorized else None,
     )
 
 
 def _resnet2d(depth: int) -> dict[str, Build]:
-    """The 2D ResNet with each of the ways to put its frames together."""
+    """A 2D ResNet with each way to combine its frames: average, LSTM, GRU and late fusion."""
     block: Block2D = BasicBlock2D if depth < 50 else Bottleneck2D
     name, depths = f"resnet2d{depth}", _DEPTHS[depth]
     return {
@@ -52,7 +52,7 @@ def _resnet2d(depth: int) -> dict[str, Build]:
     }
 
 
-_TIME_TO_CHOOSE: dict[str, Build] = {
+_WITH_TEMPORAL_STRIDES: dict[str, Build] = {
     "resnet3d18": _resnet3d(18),
     "resnet3d34": _resnet3d(34),
     "resnet3d50": _resnet3d(50),
@@ -61,14 +61,14 @@ _TIME_TO_CHOOSE: dict[str, Build] = {
     "resnet3d50-pool": _resnet3d(50, pool=True),
 }
 _FRAME_BY_FRAME: dict[str, Build] = {**_resnet2d(18), **_resnet2d(50)}
-_AS_PUBLISHED: dict[str, Build] = {
-    "r3d_18": _published(*[BasicBlock] * 4),
-    "mc3_18": _published(BasicBlock, *[FrameBlock] * 3),
-    "r2plus1d_18": _published(*[FactorisedBlock] * 4, factorised=True),
+_FIXED_STRIDES: dict[str, Build] = {
+    "r3d_18": _torchvision_video_resnet(*[BasicBlock] * 4),
+    "mc3_18": _torchvision_video_resnet(BasicBlock, *[FrameBlock] * 3),
+    "r2plus1d_18": _torchvision_video_resnet(*[FactorizedBlock] * 4, factorized=True),
     "c3d": lambda settings: C3D(width=settings.width),
     "i3d": lambda settings: I3D(width=settings.width),
 }
-_BACKBONES = {**_TIME_TO_CHOOSE, **_FRAME_BY_FRAME, **_AS_PUBLISHED}
+_BACKBONES = {**_WITH_TEMPORAL_STRIDES, **_FRAME_BY_FRAME, **_FIXED_STRIDES}
 
 
 def model_names() -> list[str]:
@@ -76,19 +76,19 @@ def model_names() -> list[str]:
 
 
 def build_model(settings: Model, classes: int) -> ClipModel:
-    """A network with fresh weights, for a recipe's `[model]`.
+    """Builds a newly initialized network for a recipe's `[model]`.
 
     Raises:
-        UsageError: no such name, or a setting that the network does not have.
+        UsageError: there is no such network, or it does not support a setting.
     """
     name = settings.name
     if name not in _BACKBONES:
         raise UsageError(f"no model '{name}'{suggest(name, model_names())}")
-    if name not in _TIME_TO_CHOOSE and settings.temporal_strides != (1, 1, 1, 1):
+    if name not in _WITH_TEMPORAL_STRIDES and settings.temporal_strides != (1, 1, 1, 1):
         why = "sees one frame at a time" if name in _FRAME_BY_FRAME else "has the strides of its paper"
         raise UsageError(
             f"model.temporal_strides has no meaning for {name}, which {why}: "
             f"remove {list(settings.temporal_strides)}, or take resnet3d18"
         )
     backbone = _BACKBONES[name](settings)
-    return ClipModel(backbone, features=backbone.width_out, classes=classes, dropout=settings.dropout)
+    return ClipModel(backbone, features=backbone.feature_size, classes=classes, dropout=settings.dropout)

@@ -1,9 +1,9 @@
-"""What all residual blocks share (He et al. 2016, https://arxiv.org/abs/1512.03385): convolutions beside a shortcut.
+"""The base class of all residual blocks (He et al. 2016, https://arxiv.org/abs/1512.03385).
 
-Two things for training live here, and neither adds a weight: stochastic depth (Huang et al. 2016,
-https://arxiv.org/abs/1603.09382), and checkpointing of activations (Chen et al. 2016, https://arxiv.org/abs/1604.06174).
+It supports stochastic depth (Huang et al. 2016, https://arxiv.org/abs/1603.09382) and activation checkpointing (Chen et al.
+2016, https://arxiv.org/abs/1604.06174) in training. Neither adds weights.
 
-Letters: N clips (N T frames in a 2D network), C channels.
+Letters: N samples (clips, or the N T frames of a 2D network), C channels.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Residual(nn.Module):
     """x (N, C, ...) to relu(convolutions(x) + shortcut(x)).
 
     Args:
-        convolutions: in order; they become `conv1`, `conv2` and so on. The last one ends without an activation.
-        downsample: brings x into the shape of the result; None where it has that shape.
-        channels: C of the result, kept as `channels_out`.
+        convolutions: the main path, in order, registered as `conv1`, `conv2` and so on. The last has no activation.
+        downsample: the shortcut, which brings x into the shape of the result; None for the identity.
+        channels: C of the result, stored as `channels_out`.
     """
 
     def __init__(self, convolutions: Sequence[nn.Module], downsample: nn.Module | None, channels: int) -> None:
@@ -42,10 +42,11 @@ class Residual(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.checkpointing and self.training and torch.is_grad_enabled():
-            if torch.compiler.is_compiling():  # it sees to the running statistics itself, and takes no contexts
+            if torch.compiler.is_compiling():  # it preserves running statistics, and does not support context_fn
                 return cast(torch.Tensor, checkpoint(self._compute, x, use_reentrant=False))
             return cast(
-                torch.Tensor, checkpoint(self._compute, x, use_reentrant=False, context_fn=lambda: _contexts(self))
+                torch.Tensor,
+                checkpoint(self._compute, x, use_reentrant=False, context_fn=lambda: _checkpoint_contexts(self)),
             )
         return self._compute(x)
 
@@ -54,26 +55,27 @@ class Residual(nn.Module):
         for number in range(1, self.length + 1):
             x = getattr(self, f"conv{number}")(x)
         if self.training and self.drop_path > 0:
-            x = x * _kept(x, self.drop_path)
+            x = x * _drop_path_mask(x, self.drop_path)
         return cast(torch.Tensor, self.relu(x + shortcut))
 
 
 def set_drop_path(model: nn.Module, p: float) -> None:
-    """In training, block number l of L is left out of a sample with probability p l / L: only its shortcut is used.
+    """Sets the drop rate of stochastic depth: in training, block l of L is skipped with probability p l / L.
 
-    Where it is used it counts 1 / (1 - p l / L) times, so that the mean is that of evaluation, where every block is
-    used. A sample is a clip in a 3D network, and a frame in a 2D network.
+    A skipped block passes only its shortcut on. The main path of a block that is not skipped is scaled by
+    1 / (1 - p l / L), so that its expected value is that of evaluation, where no block is skipped. Blocks are skipped for
+    each sample independently: for each clip in a 3D network, and for each frame in a 2D network.
 
     Args:
-        model: changed in place. Weights and their names stay as they are.
-        p: 0 or more, and less than 1; 0 turns it off.
+        model: changed in place. Weights and their names do not change.
+        p: drop rate of the last block, 0 <= p < 1; 0 turns stochastic depth off.
 
     Raises:
         UsageError: p is out of range, or more than 0 for a network without residual blocks.
     """
     if not 0 <= p < 1:
         raise UsageError(f"drop path {p:g}: must be 0 or more, and less than 1")
-    blocks = _blocks(model)
+    blocks = _residual_blocks(model)
     if p and not blocks:
         raise UsageError(f"drop path {p:g}: this network has no residual blocks to leave out; set it to 0")
     for number, block in enumerate(blocks, start=1):
@@ -81,38 +83,38 @@ def set_drop_path(model: nn.Module, p: float) -> None:
 
 
 def set_checkpointing(model: nn.Module, on: bool) -> None:
-    """In training, keeps only what enters a residual block, and computes the rest of it again for the gradient.
+    """Turns activation checkpointing on or off: only the input of each residual block is kept for the backward pass.
 
-    Less memory for about a third more computation. Gradients and running statistics are those without it.
+    It saves memory at the cost of about a third more computation. Gradients and running statistics do not change.
 
     Raises:
         UsageError: it is turned on for a network without residual blocks.
     """
-    blocks = _blocks(model)
+    blocks = _residual_blocks(model)
     if on and not blocks:
         raise UsageError("checkpointing: this network has no residual blocks to compute again; turn it off")
     for block in blocks:
         block.checkpointing = on
 
 
-def _blocks(model: nn.Module) -> list[Residual]:
+def _residual_blocks(model: nn.Module) -> list[Residual]:
     return [module for module in model.modules() if isinstance(module, Residual)]
 
 
-def _kept(x: torch.Tensor, p: float) -> torch.Tensor:
-    """(N, 1, ...): 0 with probability p, else 1 / (1 - p)."""
+def _drop_path_mask(x: torch.Tensor, p: float) -> torch.Tensor:
+    """A random mask (N, 1, ...): 0 with probability p, else 1 / (1 - p)."""
     kept = torch.empty((len(x), *[1] * (x.ndim - 1)), dtype=x.dtype, device=x.device)
     return kept.bernoulli_(1 - p).div_(1 - p)
 
 
-def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """For the first computation, and for the second."""
-    return nullcontext(), _statistics_left_alone(block)
+def _checkpoint_contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """The contexts of the forward pass and of its recomputation, for `checkpoint`."""
+    return nullcontext(), _running_statistics_frozen(block)
 
 
 @contextmanager
-def _statistics_left_alone(module: nn.Module) -> Iterator[None]:
-    """Batch norms do not take the same batch into their running statistics a second time."""
+def _running_statistics_frozen(module: nn.Module) -> Iterator[None]:
+    """Keeps batch norms from updating their running statistics a second time with the same batch."""
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

@@ -1,7 +1,7 @@
-"""The baseline: a 2D ResNet (He et al. 2016) that looks at each frame alone, and averages over time.
+"""The baseline: a 2D ResNet (He et al. 2016) that processes each frame alone, and averages the features over time.
 
-Reversing the frames changes nothing but the order of a sum, so that two clips which are each other's time reversal are
-one and the same to it. Letters: N clips, C channels, T frames, H height, W width, D features.
+It cannot tell a clip from its time reversal, because only the order of a sum changes.
+Letters: N clips, C channels, T frames, H height, W width, D features.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import nn
 from ssv2rt.models.clip_model import Backbone
 from ssv2rt.models.conv import Conv2d
 from ssv2rt.models.residual import Residual
-from ssv2rt.models.resnet3d import initialise
+from ssv2rt.models.resnet3d import initialize_convolutions
 
 Block2D = Callable[[int, int, int], Residual]
-"""A residual block from its channels in, the channels of its stage, and its stride."""
+"""Builds a residual block from its input channels, the channels of its stage, and its stride."""
 
 
 class BasicBlock2D(Residual):
-    """Two 3x3 convolutions beside a shortcut."""
+    """A residual block of two 3x3 convolutions."""
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         convolutions = (
@@ -33,7 +33,7 @@ class BasicBlock2D(Residual):
 
 
 class Bottleneck2D(Residual):
-    """1x1, 3x3, 1x1 beside a shortcut; four times as many channels leave as the middle has."""
+    """A residual block of 1x1, 3x3 and 1x1 convolutions; the last has four times as many channels as the others."""
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         wide = 4 * channels
@@ -46,7 +46,7 @@ class Bottleneck2D(Residual):
 
 
 class ResNet2D(Backbone):
-    """Normalised clips (N, 3, T, H, W) to features (N, D), the mean over the frames; D is `self.width_out`."""
+    """Normalized clips (N, 3, T, H, W) to features (N, D), the mean over the frames; D is `self.feature_size`."""
 
     def __init__(self, block: Block2D, depths: Sequence[int], *, width: int = 64) -> None:
         super().__init__()
@@ -66,14 +66,14 @@ class ResNet2D(Backbone):
                 channels = parts[-1].channels_out
             stages.append(nn.Sequential(*parts))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.width_out = channels
-        initialise(self)
+        self.feature_size = channels
+        initialize_convolutions(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.frame_features(x).mean(1)
 
     def frame_features(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, 3, T, H, W) to (N, T, D): each frame by itself."""
+        """Features of each frame: (N, 3, T, H, W) to (N, T, D)."""
         clips, frames = x.shape[0], x.shape[2]
         x = x.transpose(1, 2).flatten(0, 1)  # (N T, 3, H, W)
         x = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))

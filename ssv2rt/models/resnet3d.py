@@ -1,8 +1,8 @@
 """ResNet with 3D convolutions throughout (Tran et al. 2018, https://arxiv.org/abs/1711.11248; Hara et al. 2018).
 
-Stem: Conv3d(3, 64, (3, 7, 7), stride (1, 2, 2)), so time is kept and space halved. Four stages of residual blocks,
-with spatial strides 1, 2, 2, 2 and temporal strides to choose. Average over time and space.
-Module names are those of torchvision's video ResNets, so that published weights fit.
+The stem is Conv3d(3, 64, (3, 7, 7), stride (1, 2, 2)), which keeps T and halves H and W. Four stages of residual blocks
+follow, with spatial strides 1, 2, 2, 2 and configurable temporal strides, and then the average over time and space.
+Module names are those of torchvision's video ResNets, so that published weights can be loaded.
 
 Letters: N clips, C channels, T frames, H height, W width.
 """
@@ -19,14 +19,14 @@ from ssv2rt.models.conv import Conv3d
 from ssv2rt.models.residual import Residual
 
 Strides = tuple[int, int, int]
-"""Over time, height and width."""
+"""Strides over time, height and width."""
 
 Block = Callable[[int, int, Strides], Residual]
-"""A residual block from its channels in, the channels of its stage, and its stride."""
+"""Builds a residual block from its input channels, the channels of its stage, and its strides."""
 
 
 class BasicBlock(Residual):
-    """Two 3x3x3 convolutions beside a shortcut."""
+    """A residual block of two 3x3x3 convolutions."""
 
     def __init__(self, channels_in: int, channels: int, stride: Strides) -> None:
         convolutions = (
@@ -37,7 +37,7 @@ class BasicBlock(Residual):
 
 
 class Bottleneck(Residual):
-    """1x1x1, 3x3x3, 1x1x1 beside a shortcut; four times as many channels leave as the middle has."""
+    """A residual block of 1x1x1, 3x3x3 and 1x1x1 convolutions; the last has four times as many channels as the others."""
 
     def __init__(self, channels_in: int, channels: int, stride: Strides) -> None:
         wide = 4 * channels
@@ -50,16 +50,16 @@ class Bottleneck(Residual):
 
 
 class ResNet3D(Backbone):
-    """Normalised clips (N, 3, T, H, W) to features (N, D); D is `self.width_out`.
+    """Normalized clips (N, 3, T, H, W) to features (N, D); D is `self.feature_size`.
 
     Args:
-        blocks: the residual block of each of the four stages.
-        depths: how many there are in each stage.
+        blocks: the type of residual block of each of the four stages.
+        depths: the number of blocks in each stage.
         width: channels after the stem.
-        temporal_strides: stride in time of each stage; all 1 keeps T to the end.
-        stem: what comes before the stages, where it is not the one above: (N, 3, T, H, W) to (N, width, T, H/2, W/2).
-        pool: halves space once more after the stem, by a maximum over 3x3, as 2D ResNets do. An inflated 2D network
-            needs it; published 3D networks have none.
+        temporal_strides: temporal stride of each stage; all 1 keeps T throughout.
+        stem: replaces the stem described above: (N, 3, T, H, W) to (N, width, T, H/2, W/2).
+        pool: adds a 3x3 max pool after the stem, which halves H and W again, as in 2D ResNets. An inflated 2D network needs
+            it; published 3D networks do not have it.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class ResNet3D(Backbone):
             nn.BatchNorm3d(width),
             nn.ReLU(True),
         )
-        self.pools = pool
+        self.has_stem_pool = pool
         if pool:
             self.stem.append(nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)))
         channels = width
@@ -92,9 +92,9 @@ class ResNet3D(Backbone):
                 channels = parts[-1].channels_out
             stages.append(nn.Sequential(*parts))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.width_out = channels
+        self.feature_size = channels
         self.pool = nn.AdaptiveAvgPool3d(1)
-        initialise(self)
+        initialize_convolutions(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem(x)
@@ -102,15 +102,15 @@ class ResNet3D(Backbone):
         return self.pool(x).flatten(1)
 
 
-def initialise(backbone: nn.Module) -> None:
-    """He et al. 2015, for convolutions."""
+def initialize_convolutions(backbone: nn.Module) -> None:
+    """Initializes all convolutions as in He et al. 2015."""
     for module in backbone.modules():
         if isinstance(module, (nn.Conv2d, nn.Conv3d)):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def shortcut(channels_in: int, channels: int, stride: Strides) -> nn.Sequential | None:
-    """What brings (N, channels_in, T, H, W) into the shape of a block's result; None if it has that shape."""
+    """A projection of (N, channels_in, T, H, W) to the shape of a block's result; None if the shapes are equal."""
     if channels_in == channels and stride == (1, 1, 1):
         return None
     return nn.Sequential(_conv(channels_in, channels, 1, stride), nn.BatchNorm3d(channels))

@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors, with label names and recipe in the header."""
+"""Saves and loads weights as safetensors files, with label names, recipe and epoch in the header."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.recipe_files import dump_recipe
@@ -20,7 +20,7 @@ WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A model read from a checkpoint, in evaluation mode, on the CPU, in fp32."""
 
     model: ClipModel
@@ -32,16 +32,17 @@ class Trained:
 
 
 def save_weights(path: Path, model: ClipModel, *, labels: tuple[str, ...], recipe: Recipe, epoch: int) -> None:
-    """Writes a model's weights with the names of its classes, in order, and the settings that it was trained with."""
+    """Writes a model's weights, with its class names in order, the recipe of its training, and the epoch."""
     header = {"labels": json.dumps(labels), "recipe": dump_recipe(recipe), "epoch": str(epoch)}
-    save_file({name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}, path, header)
+    weights = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    path.write_bytes(save(weights, header))  # save_file makes files that only their owner may read
 
 
-def load_trained(run: Run, which: str = "best") -> Trained:
-    """The model of a run's `best` or `last` checkpoint.
+def load_trained(run: Run, which: str = "best") -> TrainedModel:
+    """Loads the model of a run's `best` or `last` checkpoint.
 
     Raises:
-        UserError: there is none, or it cannot be read.
+        UserError: the run has no such checkpoint, or it cannot be read.
     """
     path = run.checkpoints / which / WEIGHTS
     if not path.is_file():
@@ -60,4 +61,4 @@ def load_trained(run: Run, which: str = "best") -> Trained:
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
         raise UserError(f"{path} does not fit {run.recipe_file}: {first}") from None
-    return Trained(model.eval(), labels, recipe, int(header["epoch"]), path)
+    return TrainedModel(model.eval(), labels, recipe, int(header["epoch"]), path)

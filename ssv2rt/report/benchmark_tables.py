@@ -1,4 +1,4 @@
-"""Figures as tables."""
+"""Prints benchmark results as tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 
 
 def show_decode(figures: dict[str, Any]) -> None:
-    """Prints what `benchmark_decode` found."""
+    """Prints the result of `benchmark_decode`."""
     console = Console()
     rates = figures["clips_per_second"]
     best = rates[figures["best_peer"]]["median"]
@@ -31,12 +31,12 @@ def show_decode(figures: dict[str, Any]) -> None:
         f"2x3 views cost {figures['times_one_view']['2x3']:.2f} times one view"
     )
     costs = ", ".join(f"{name} {value:.1f}" for name, value in figures["milliseconds_per_clip"].items())
-    console.print(f"milliseconds of one core for a clip: {costs}", highlight=False, markup=False)
+    console.print(f"milliseconds of CPU time per clip: {costs}", highlight=False, markup=False)
     if scale := figures.get("scale"):
         start = scale["start"]
         console.print(f"index: {scale['index_clips_per_second']:.0f} small clips/s", highlight=False, markup=False)
         console.print(
-            f"start with {start['clips']:,} clips: {start['seconds_to_open']:.1f} s to open the manifest, "
+            f"start of a loader with {start['clips']:,} clips: {start['seconds_to_open']:.1f} s to open the manifest, "
             f"{start['seconds_to_first_batch']:.1f} s to the first batch, {start['megabytes_above_bare']} MB above the "
             f"bare process, over the epoch {', '.join(map(str, start['megabytes_over_the_epoch']))}",
             highlight=False,
@@ -45,7 +45,7 @@ def show_decode(figures: dict[str, Any]) -> None:
 
 
 def show_train(figures: dict[str, Any]) -> None:
-    """Prints what `benchmark_train` found."""
+    """Prints the result of `benchmark_train`."""
     console = Console()
     console.print(
         f"{figures['model']}, batches of {figures['batch']} clips of {figures['clip']}, {figures['device']}, "
@@ -62,10 +62,11 @@ def show_train(figures: dict[str, Any]) -> None:
     console.print(table)
     memory = figures["peak_memory"]
     console.print(
-        f"fed by the loader: {figures['share_of_resident']:.3f} of the rate of a batch that lies ready, "
-        f"{figures['times_plain']:.2f} times the plain loop; {figures['waiting_for_data']:.1%} of the time waiting for clips\n"
-        f"memory at most: {memory['megabytes']:,.0f} MB of {memory['of']}\n"
-        f"arithmetic: {figures['gflop_per_step']:,.0f} GFLOP a step, {figures['gflop_per_second']:,.0f} GFLOP/s, "
+        f"fed by the loader: {figures['share_of_resident']:.3f} of the rate with a ready batch, "
+        f"{figures['times_plain']:.2f} times the plain loop; "
+        f"{figures['waiting_for_data']:.1%} of the time is spent waiting for clips\n"
+        f"peak memory: {memory['megabytes']:,.0f} MB ({memory['of']})\n"
+        f"FLOPs: {figures['gflop_per_step']:,.0f} GFLOP per step, {figures['gflop_per_second']:,.0f} GFLOP/s, "
         f"{figures['share_of_matrix_product']:.0%} of the {figures['matrix_product_gflop_per_second']:,.0f} that a matrix "
         f"product reaches",
         highlight=False,
@@ -74,7 +75,7 @@ def show_train(figures: dict[str, Any]) -> None:
 
 
 def show_engine(figures: dict[str, Any]) -> None:
-    """Prints what `benchmark_engine` found."""
+    """Prints the result of `benchmark_engine`."""
     console = Console()
     console.print(
         f"{figures['model']}, batches of {figures['batch']} clips of {figures['clip']}, {figures['threads']} threads, "
@@ -98,7 +99,7 @@ def show_engine(figures: dict[str, Any]) -> None:
 
 
 def show_score(figures: dict[str, Any]) -> None:
-    """Prints what `benchmark_score` found."""
+    """Prints the result of `benchmark_score`."""
     console = Console()
     console.print(
         f"{figures['model']}, {figures['engine']}, clips of {figures['clip']}, videos such as {figures['videos']['first']}",

@@ -1,4 +1,4 @@
-"""A contact sheet of what the network will see."""
+"""Draws a contact sheet of the clips that the network will see, after decoding and augmentation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from ssv2rt.core.atomic_files import atomic_file
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.recipes import Recipe
-from ssv2rt.dataset.listing import as_text
+from ssv2rt.dataset.listing import escape_non_utf8
 from ssv2rt.dataset.manifest import Split
 from ssv2rt.pipelines.loader import ClipLoader
 from ssv2rt.pipelines.request_source import clip_rng, evaluation_request, evaluation_request_of, training_request
@@ -19,11 +19,19 @@ from ssv2rt.pipelines.requests import ClipRequest
 from ssv2rt.video.probe import probe
 
 Row = tuple[str, ClipRequest]
-"""A caption, and the clip to show beside it."""
+"""A caption and the clip to show below it."""
 
 
-def rows_of_data(split: Split, recipe: Recipe, *, clips: int, draws: int, seed: int) -> list[Row]:
-    """For some clips of different classes: what evaluation sees, and then what training sees in its first epochs."""
+def dataset_rows(split: Split, recipe: Recipe, *, clips: int, draws: int, seed: int) -> list[Row]:
+    """Rows for clips of a data set: each as evaluation sees it, and then as training sees it in its first epochs.
+
+    Args:
+        split: the clips to choose from.
+        recipe: sets the clip, the augmentation and the training seed.
+        clips: number of clips, of as many different classes as possible.
+        draws: number of training epochs to show for each clip.
+        seed: for the choice of the clips.
+    """
     order = clip_rng(seed, 0, "preview").permutation(len(split))
     first_of_class = list({int(split.classes[row]): int(row) for row in order[::-1]}.values())[::-1]
     rest = [int(row) for row in order if int(row) not in set(first_of_class)]
@@ -32,45 +40,45 @@ def rows_of_data(split: Split, recipe: Recipe, *, clips: int, draws: int, seed: 
         plain = evaluation_request_of(split, row, clip=recipe.clip.one_view())
         rows.append((f"{plain.id}: {_name(split.labels, plain.label)}", plain))
         for epoch in range(1, draws + 1):
-            made = training_request(
+            augmented = training_request(
                 split, row, clip=recipe.clip, augment=recipe.augment, seed=recipe.train.seed, epoch=epoch
             )
-            rows.append((_changes(made, split.labels, epoch), made))
+            rows.append((_describe_augmentation(augmented, split.labels, epoch), augmented))
     return rows
 
 
-def rows_of_video(path: Path, recipe: Recipe) -> list[Row]:
-    """What scoring sees of a video: each view.
+def video_rows(path: Path, recipe: Recipe) -> list[Row]:
+    """Rows for a video, one for each view that scoring uses.
 
     Raises:
-        BadVideo: it cannot be read.
+        BadVideo: the video cannot be read.
     """
     views = recipe.clip.views
     request = evaluation_request(path.name, path, probe(path), clip=recipe.clip)
     rows = []
     for moment in range(views[0]):
         for square in range(views[1]):
-            one = ClipRequest(
+            one_view = ClipRequest(
                 request.id,
                 path,
                 request.frames[moment : moment + 1],
-                (request.windows[square],),
+                (request.crops[square],),
                 request.frame_size,
                 request.video_frames,
             )
-            which = "" if views == (1, 1) else f", moment {moment + 1} of {views[0]}, square {square + 1} of {views[1]}"
-            rows.append((f"{path.name}{which}", one))
+            view = "" if views == (1, 1) else f", moment {moment + 1} of {views[0]}, square {square + 1} of {views[1]}"
+            rows.append((f"{path.name}{view}", one_view))
     return rows
 
 
 def draw_sheet(rows: Sequence[Row], recipe: Recipe, out: Path) -> int:
-    """Makes the clips as training and scoring do, and writes them to a PNG file, one row each.
+    """Decodes the clips with the loader of training and scoring, and writes them to a PNG file, one row each.
 
     Returns:
-        How many clips could not be made; they are left out.
+        Number of clips that could not be decoded; they are left out.
 
     Raises:
-        UserError: there is none, or the file cannot be written.
+        UserError: no clip could be decoded, or the file cannot be written.
     """
     loader = ClipLoader(
         clip=recipe.clip.one_view(), batch=8, data=recipe.data, device=torch.device("cpu"), augment=True
@@ -88,7 +96,7 @@ def draw_sheet(rows: Sequence[Row], recipe: Recipe, out: Path) -> int:
             if id(request) not in failed:
                 shown.append((caption, request, next(clips).copy()))
     if not shown:
-        raise UserError("none of the clips can be decoded; look at the videos with `ssv2rt index`")
+        raise UserError("none of the clips can be decoded; check the videos with `ssv2rt index`")
     _draw(shown, out)
     return bad
 
@@ -97,7 +105,7 @@ def _draw(shown: Sequence[tuple[str, ClipRequest, np.ndarray]], out: Path) -> No
     from matplotlib.figure import Figure
 
     length = shown[0][2].shape[0]
-    side = 1.0  # inches of a frame
+    side = 1.0  # of a frame, in inches
     figure = Figure(figsize=(0.1 + side * length, (side + 0.42) * len(shown) + 0.1), dpi=110, facecolor="white")
     grid = figure.subplots(len(shown), 1, squeeze=False)
     figure.subplots_adjust(left=0.004, right=0.996, top=1 - 0.3 / figure.get_figheight(), bottom=0.01, hspace=0.42)
@@ -112,7 +120,7 @@ def _draw(shown: Sequence[tuple[str, ClipRequest, np.ndarray]], out: Path) -> No
         indent = "" if request.erased is None and not caption.startswith("epoch") else "    "
         frames = " ".join(map(str, request.frames[0]))
         title = f"{indent}{caption}     frames {frames} of {request.video_frames}"
-        axes.set_title(as_text(title), loc="left", fontsize=8, pad=3, parse_math=False)
+        axes.set_title(escape_non_utf8(title), loc="left", fontsize=8, pad=3, parse_math=False)
     try:
         with atomic_file(out) as temporary:
             figure.savefig(temporary, format="png")
@@ -124,13 +132,13 @@ def _name(labels: Sequence[str], label: int) -> str:
     return labels[label] if label >= 0 else "no label"
 
 
-def _changes(request: ClipRequest, labels: Sequence[str], epoch: int) -> str:
-    """What training does to a clip in an epoch."""
+def _describe_augmentation(request: ClipRequest, labels: Sequence[str], epoch: int) -> str:
+    """Caption of a training clip: its epoch and augmentations."""
     parts = [f"epoch {epoch}"]
     if request.flip:
         parts.append(f"mirrored: {_name(labels, request.label)}")
     if request.color.saturation == 0:
-        parts.append("grey")
+        parts.append("gray")
     if request.erased:
         parts.append("erased")
     return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""What a run has come to: tables in the terminal, and pictures beside it."""
+"""Summary of a run: tables of the worst classes in the terminal, and figures in the folder of the run."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from rich.table import Table
 
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.run_folders import Run
-from ssv2rt.report.plots import draw_confusion, draw_curves, draw_worst
-from ssv2rt.training.confusion import class_figures, confused_pairs, read_confusion, write_confusion
+from ssv2rt.report.plots import draw_confusion, draw_curves, draw_worst_classes
+from ssv2rt.training.confusion import confused_pairs, per_class_results, read_confusion, write_confusion
 from ssv2rt.training.evaluate import Evaluation
 from ssv2rt.training.metrics_log import read_metrics
 
 
 def summarize(run: Run, labels: Sequence[str]) -> Path:
-    """Draws how a run has learned and what its best epoch takes for what, and prints what is worst.
+    """Draws the learning curves and the confusion matrix of the best epoch of a run, and prints the worst classes.
 
     Returns:
-        The folder of the pictures.
+        The folder of the figures.
 
     Raises:
-        UserError: the run has no confusion matrix of these classes.
+        UserError: the run has no confusion matrix, or one of other classes.
     """
     folder = run.path / "summary"
     try:
         matrix = read_confusion(run.confusion_file, labels)
     except (OSError, ValueError) as error:
-        raise UserError(f"run '{run.path}' has nothing to sum up: {error}") from None
+        raise UserError(f"run '{run.path}' has no results to summarize: {error}") from None
     folder.mkdir(exist_ok=True)
     draw_curves(read_metrics(run.metrics_file), folder / "curves")
     _draw(matrix, labels, folder)
-    show_worst(matrix, labels)
+    print_worst_classes(matrix, labels)
     return folder
 
 
-def write_out(folder: Path, evaluation: Evaluation, labels: Sequence[str]) -> None:
-    """Writes and draws what an evaluation has found to be taken for what, into a folder, and prints what is worst.
+def write_evaluation(folder: Path, evaluation: Evaluation, labels: Sequence[str]) -> None:
+    """Writes and draws the confusion matrix of an evaluation, and prints the worst classes.
 
     Raises:
         UserError: the folder cannot be written.
@@ -52,25 +52,27 @@ def write_out(folder: Path, evaluation: Evaluation, labels: Sequence[str]) -> No
         _draw(evaluation.confusion, labels, folder)
     except OSError as error:
         raise UserError(f"cannot write to '{folder}': {error.strerror}; choose another --out") from None
-    show_worst(evaluation.confusion, labels)
+    print_worst_classes(evaluation.confusion, labels)
 
 
 def _draw(matrix: np.ndarray, labels: Sequence[str], folder: Path) -> None:
     draw_confusion(matrix, labels, folder / "confusion")
-    draw_worst(matrix, labels, folder / "worst-classes")
+    draw_worst_classes(matrix, labels, folder / "worst-classes")
 
 
-def show_worst(matrix: np.ndarray, labels: Sequence[str], most: int = 5) -> None:
-    """Prints, to stderr, the worst classes and the pairs that are taken for each other most."""
+def print_worst_classes(matrix: np.ndarray, labels: Sequence[str], most: int = 5) -> None:
+    """Prints the classes with the lowest recall and the most confused pairs of classes to stderr."""
     console = Console(stderr=True, highlight=False)
-    table = _table("worst classes", "recall", "clips", "taken for")
-    for one in class_figures(matrix, labels)[:most]:
-        table.add_row(one.label, f"{one.recall:.1f}%", str(one.clips), one.mistaken_for)
+    table = _table("worst classes", "recall", "clips", "predicted as")
+    for result in per_class_results(matrix, labels)[:most]:
+        table.add_row(result.label, f"{result.recall:.1f}%", str(result.clips), result.confused_with)
     console.print(table)
     if pairs := confused_pairs(matrix, labels, most):
-        table = _table("most confused", "taken for the second", "for the first", "and")
+        table = _table("most confused", "predicted as second", "second as first", "second")
         for pair in pairs:
-            table.add_row(pair.first, str(pair.first_for_second), str(pair.second_for_first), pair.second)
+            table.add_row(
+                pair.first, str(pair.first_predicted_as_second), str(pair.second_predicted_as_first), pair.second
+            )
         console.print(table)
 
 

@@ -1,4 +1,4 @@
-"""The GPUs that an engine runs on, found without loading PyTorch where the engine is for a CPU."""
+"""Chooses the GPUs to run an engine on. PyTorch is not imported for an engine built for a CPU."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from ssv2rt.core.errors import UsageError
 
 
 def devices_for(target: str, wanted: str | None) -> list[int | None]:
-    """Numbers of GPUs, one for each worker; [None] for an engine of a CPU.
+    """GPU indices, one for each worker; [None] for an engine built for a CPU.
 
     Args:
         target: what the engine was built for.
-        wanted: numbers between commas; None for all GPUs.
+        wanted: comma-separated GPU indices; None for all GPUs.
 
     Raises:
-        UsageError: it is not written like that, or a GPU is not there.
+        UsageError: `wanted` is malformed, names a GPU that does not exist, or the engine is for a CPU.
     """
     if not target.startswith("sm"):
         if wanted:
@@ -23,7 +23,7 @@ def devices_for(target: str, wanted: str | None) -> list[int | None]:
 
     here = torch.cuda.device_count()
     if not wanted:
-        return list(range(here)) or [0]  # without a GPU the engine says what it lacks
+        return list(range(here)) or [0]  # without a GPU, loading the engine reports what is missing
     try:
         numbers = [int(number) for number in wanted.split(",")]
     except ValueError:

@@ -1,4 +1,4 @@
-"""Which videos the user means: files, folders, tar files, addresses, patterns, lists, and names on stdin."""
+"""Finds the videos behind the inputs: files, folders, tar files, URLs, glob patterns, lists, and names on stdin."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ from pathlib import Path
 
 from ssv2rt.core.errors import UsageError, UserError
 from ssv2rt.scoring.sqlite_store import SeenNames
-from ssv2rt.scoring.video_sources import LOCAL, PACKED, Found, Video, as_addresses, at_address, below, file_at, path_of
+from ssv2rt.scoring.video_sources import (
+    COMPRESSED_TAR_SUFFIXES,
+    FILE_SCHEME,
+    FoundVideo,
+    Video,
+    named_by_url,
+    path_of_file_url,
+    videos_at_address,
+    videos_at_path,
+    videos_below,
+)
 from ssv2rt.video.storage import is_address
 
 STDIN = "-"
@@ -20,7 +30,7 @@ STDIN = "-"
 
 @dataclass(frozen=True)
 class Shard:
-    """One of several equal shares of all videos, which their names decide; the same on every machine."""
+    """One of several disjoint, roughly equal parts of the videos. A hash of its name decides a video's shard."""
 
     index: int
     """From 1."""
@@ -32,10 +42,10 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """From a text like 3/16.
+        """Parses text like 3/16.
 
         Raises:
-            UsageError: it is not written like that, or out of range.
+            UsageError: the text is malformed or out of range.
         """
         index, _, count = text.partition("/")
         if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
@@ -44,68 +54,69 @@ class Shard:
 
 
 def check_inputs(inputs: Iterable[str]) -> None:
-    """Looks whether there is anything to score, without going through all of it.
+    """Checks that there is something to score, without listing all of it.
 
     Raises:
-        UsageError, UserError: as `discover`.
+        UsageError, UserError: see `discover`.
     """
     inputs = list(inputs)
     if STDIN not in inputs:
-        firsts = [next(_files(name), None) for name in inputs]  # each of them has to exist
+        firsts = [next(_videos_of_input(name), None) for name in inputs]  # also raises if one of them does not exist
         if not any(firsts):
-            raise _nothing(inputs)
+            raise _no_videos_error(inputs)
 
 
 def discover(inputs: Iterable[str]) -> Iterator[Video]:
-    """Every video, once: a file whatever it is called, a folder's videos by extension, without hidden ones.
+    """Yields every video once.
 
-    An input is a file, a folder, a tar file, an address such as s3://bucket/clips, a pattern such as `clips/**/*.mp4`,
-    `@list.txt` with a name on each line, or `-` for names on stdin. Names in lists may be of files that are not there: each
-    of them has a row of its own, too.
+    An input is a file, a folder, a tar file, a URL such as s3://bucket/clips, a pattern such as `clips/**/*.mp4`,
+    `@list.txt` with a name on each line, or `-` for names on stdin. Files that are named directly are taken whatever their
+    extension. Folders are searched by extension, without hidden files. A list may name files that do not exist: they are
+    yielded too, and get an error row.
 
     Raises:
-        UsageError: an input does not exist, or a pattern fits nothing.
-        UserError: the inputs hold no video.
+        UsageError: an input does not exist, or a pattern matches nothing.
+        UserError: the inputs contain no video.
     """
     inputs = list(inputs)
     seen = SeenNames()
     found = False
     for name in inputs:
-        for video, where in _files(name):
+        for video, where in _videos_of_input(name):
             if seen.add(where):
                 found = True
                 yield video
     if not found:
-        raise _nothing(inputs)
+        raise _no_videos_error(inputs)
 
 
-def _nothing(inputs: Iterable[str]) -> UserError:
+def _no_videos_error(inputs: Iterable[str]) -> UserError:
     names = ", ".join(f"'{name}'" for name in inputs)
     return UserError(f"no videos in {names}; looked for .webm, .mp4, .avi, .mkv, .mov and other video extensions")
 
 
-def _files(name: str) -> Iterator[Found]:
+def _videos_of_input(name: str) -> Iterator[FoundVideo]:
     path = Path(name)
     try:
         if name == STDIN:
-            yield from _all(_listed(sys.stdin.buffer))
+            yield from _videos_at_paths(_names_in_list(sys.stdin.buffer))
         elif path.is_dir() and name:
-            yield from below(path)
-        elif name.lower().endswith(PACKED):
+            yield from videos_below(path)
+        elif name.lower().endswith(COMPRESSED_TAR_SUFFIXES):
             raise UsageError(
-                f"'{name}' is compressed, and clips are read at any place; unpack it to a .tar or a folder"
+                f"'{name}' is compressed, but scoring needs random access to the videos; unpack it to a .tar or a folder"
             )
         elif os.path.lexists(path) and name:
-            yield from file_at(str(path))
-        elif name.startswith(LOCAL):
-            yield from as_addresses(_files(path_of(name)))
+            yield from videos_at_path(str(path))
+        elif name.startswith(FILE_SCHEME):
+            yield from named_by_url(_videos_of_input(path_of_file_url(name)))
         elif is_address(name):
-            yield from at_address(name)
+            yield from videos_at_address(name)
         elif name.startswith("@"):
             with open(name[1:], "rb") as lines:
-                yield from _all(_listed(lines))
+                yield from _videos_at_paths(_names_in_list(lines))
         elif glob.has_magic(name):
-            yield from _all(_fitting(name))
+            yield from _videos_at_paths(_matching_names(name))
         else:
             raise UsageError(f"no file or folder '{name}'; check the path")
     except OSError as error:
@@ -116,12 +127,12 @@ def _files(name: str) -> Iterator[Found]:
         raise UsageError(f"no file or folder '{name}': {error.strerror or error}; check the path") from None
 
 
-def _all(names: Iterable[str]) -> Iterator[Found]:
-    return (found for name in names for found in file_at(name))
+def _videos_at_paths(names: Iterable[str]) -> Iterator[FoundVideo]:
+    return (found for name in names for found in videos_at_path(name))
 
 
-def _listed(lines: Iterable[bytes]) -> Iterator[str]:
-    """Names, one on each line; where there are NUL bytes, as `find -print0` writes them, these divide them instead."""
+def _names_in_list(lines: Iterable[bytes]) -> Iterator[str]:
+    """Names separated by newlines, or by NUL bytes if there are any (as `find -print0` writes them)."""
     rest = b""
     for line in lines:
         rest += line
@@ -131,17 +142,17 @@ def _listed(lines: Iterable[bytes]) -> Iterator[str]:
             names, rest = [rest.rstrip(b"\r\n")], b""
         else:
             continue
-        yield from (_named(name) for name in names if name)
+        yield from (_decoded_name(name) for name in names if name)
     if rest:
-        yield _named(rest)
+        yield _decoded_name(rest)
 
 
-def _named(name: bytes) -> str:
+def _decoded_name(name: bytes) -> str:
     text = os.fsdecode(name)
     return text if is_address(text) else str(Path(text))
 
 
-def _fitting(pattern: str) -> Iterator[str]:
+def _matching_names(pattern: str) -> Iterator[str]:
     found = False
     for name in glob.iglob(pattern, recursive=True):
         found = True

@@ -1,7 +1,7 @@
-"""What has been scored so far, on disk beside the output: a line of JSON for each video, written as it comes.
+"""The journal (write-ahead log) of a scoring run: a JSON-lines file beside the output, with each row as soon as it is scored.
 
-The first line says what scores depend on. A run that was stopped goes on behind the last whole line. Where windows slide over
-videos, there is a line for each window, and the last one of a video says so.
+The first line records everything that scores depend on. An interrupted run resumes after the last complete line. When scoring
+sliding windows there is one line per window, and the last window of a video is marked with `IS_LAST`.
 """
 
 from __future__ import annotations
@@ -18,73 +18,73 @@ from typing import Any
 import numpy as np
 
 from ssv2rt.core.errors import UserError
-from ssv2rt.scoring.row import LAST, PATH, WINDOW, Row
+from ssv2rt.scoring.row import IS_LAST, PATH, WINDOW, Row
 from ssv2rt.scoring.sqlite_store import SeenNames
 
-_FLUSH_EVERY = 2.0
-"""Seconds: no more than this is lost when the power goes. A killed process loses nothing that was written."""
+_SYNC_INTERVAL = 2.0
+"""Seconds between calls of fsync. A power failure loses at most this much; a killed process loses nothing."""
 
 
-def journal_of(out: Path) -> Path:
-    """Where the journal of an output is."""
+def journal_path(out: Path) -> Path:
+    """The path of an output's journal."""
     return out.with_name(f"{out.name}.journal")
 
 
 class Journal:
-    """Takes rows, and keeps them.
+    """Appends rows to the journal file, after replaying it if the run resumes.
 
     Args:
-        path: the file, new or to be gone on with.
-        facts: what scores depend on.
-        resume: whether there is a journal to go on with.
-        windows: whether rows are those of windows.
+        path: the journal file. It is truncated unless `resume` is set.
+        facts: everything that scores depend on.
+        resume: keep the rows of an existing journal.
+        windows: whether each row is a sliding window rather than a video.
 
     Raises:
-        UserError: it was begun with other facts, is no journal, or another process writes it.
-        OSError: it cannot be written.
+        UserError: the file was started with other facts, is not a journal, or is being written by another process.
+        OSError: the file cannot be written.
     """
 
     def __init__(self, path: Path, facts: Mapping[str, Any], *, resume: bool, windows: bool = False) -> None:
         self.path = path
         self.seen = SeenNames()
-        """Names of videos that are done."""
+        """Names of the videos that are completely scored."""
         self.videos = self.errors = 0
-        """How many are done, and how many of them have an error."""
+        """Numbers of completely scored videos, and of rows with an error."""
         self.rows = 0
-        """How many lines they have."""
+        """Number of lines, without the first."""
         self.windows = windows
-        self._begun: dict[str, int] = {}
-        """Windows of videos that are under way."""
+        self._next_window: dict[str, int] = {}
+        """By name of a partly scored video: the number of its next window."""
         path.touch()
         self._file = path.open("r+b")
         self._lock()
-        end = self._read(facts) if resume else 0
+        end = self._replay(facts) if resume else 0
         self._file.truncate(end)
         self._file.seek(end)
-        self._flushed = time.monotonic()
+        self._last_sync = time.monotonic()
         if not end:
-            self._file.write(_head(facts))
+            self._file.write(_header_line(facts))
             self._file.flush()
 
     def write(self, rows: list[Row]) -> None:
-        """Takes rows. They survive this process when this returns. Windows that are there already are let be."""
+        """Appends rows. They survive a crash of this process once this returns. Windows already in the journal are skipped."""
         for row in rows:
             if self.windows:
-                done = self._begun.get(row[PATH], 0)
-                row = {WINDOW: done, LAST: True, **row}  # an error that is not of the scorer's
+                done = self._next_window.get(row[PATH], 0)
+                row = {WINDOW: done, IS_LAST: True, **row}  # error rows of the supervisor have no window
                 if row[WINDOW] < done:
                     continue
-            self._line(row)
+            self._write_line(row)
             self._count(row)
         self._file.flush()
-        if time.monotonic() - self._flushed > _FLUSH_EVERY:
+        if time.monotonic() - self._last_sync > _SYNC_INTERVAL:
             self.sync()
 
     def sync(self) -> None:
-        """What was written survives a loss of power when this returns."""
+        """Once this returns, all rows written so far survive a power failure."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._flushed = time.monotonic()
+        self._last_sync = time.monotonic()
 
     def close(self) -> None:
         self.sync()
@@ -95,93 +95,91 @@ class Journal:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.close()
-            raise UserError(
-                f"another call writes '{self.path}' just now; wait for it, or choose another --out"
-            ) from None
+            raise UserError(f"another process is writing '{self.path}'; wait for it, or choose another --out") from None
         except OSError:
-            pass  # a file system that has no locks
+            pass  # the file system does not support locks
 
-    def _line(self, value: Mapping[str, Any]) -> None:
-        # ASCII: names that are no text survive as lone surrogates.
-        self._file.write(json.dumps(value, default=_packed).encode("ascii") + b"\n")
+    def _write_line(self, value: Mapping[str, Any]) -> None:
+        # ASCII, because file names that are not valid UTF-8 contain lone surrogates.
+        self._file.write(json.dumps(value, default=_encode_vector).encode("ascii") + b"\n")
 
     def _count(self, row: Row) -> None:
         self.rows += 1
         self.errors += row["status"] != "ok"
-        if row.get(LAST, True):
+        if row.get(IS_LAST, True):
             self.videos += 1
             self.seen.add(row[PATH])
-            self._begun.pop(row[PATH], None)
+            self._next_window.pop(row[PATH], None)
         else:
-            self._begun[row[PATH]] = row[WINDOW] + 1
+            self._next_window[row[PATH]] = row[WINDOW] + 1
 
-    def _read(self, facts: Mapping[str, Any]) -> int:
-        """Takes in what is there. Returns where the last whole line ends."""
+    def _replay(self, facts: Mapping[str, Any]) -> int:
+        """Counts the rows in the file. Returns the byte offset after the last complete line."""
         end = 0
         with self.path.open("rb") as file:
             for number, line in enumerate(file):
-                value = _whole(line)
+                value = _parse_line(line)
                 if value is None:
-                    break  # torn by a crash: it and all behind it are scored again
+                    break  # cut off by a crash: the videos from here on are scored again
                 if number == 0:
-                    self._check(value, facts)
+                    self._check_facts(value, facts)
                 else:
                     self._count(value)
                 end += len(line)
-        if not end and not _head(facts).startswith(self.path.read_bytes()[: len(_head(facts)) + 1]):
-            raise UserError(f"'{self.path}' is no journal, or damaged at its beginning; remove it, and score anew")
+        if not end and not _header_line(facts).startswith(self.path.read_bytes()[: len(_header_line(facts)) + 1]):
+            raise UserError(f"'{self.path}' is not a journal, or its first line is damaged; remove it, and start again")
         return end
 
-    def _check(self, there: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    def _check_facts(self, there: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         if "ssv2rt" not in there:
-            raise UserError(f"'{self.path}' is no journal of ssv2rt; move it, or choose another --out")
+            raise UserError(f"'{self.path}' is not a journal of ssv2rt; move it, or choose another --out")
         for name, value in facts.items():
             if there.get(name) != json.loads(json.dumps(value)):
                 raise UserError(
-                    f"'{self.path}' was begun with another {name}: {_short(there.get(name))}, and it is {_short(value)} now; "
-                    f"go on with what it was begun with, or add --overwrite to begin anew"
+                    f"'{self.path}' was started with another {name}: {_shortened(there.get(name))}, "
+                    f"and now it is {_shortened(value)}; use the same as before, or add --overwrite to start again"
                 )
 
 
-def _head(facts: Mapping[str, Any]) -> bytes:
-    """The first line."""
+def _header_line(facts: Mapping[str, Any]) -> bytes:
     return json.dumps({"ssv2rt": 1, **facts}).encode("ascii") + b"\n"
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a journal, in the order in which they came."""
+    """The rows of a journal, in the order in which they were written."""
     with path.open("rb") as file:
         next(file, None)
         for line in file:
-            row = _whole(line)
+            row = _parse_line(line)
             if row is None:
                 return
             yield row
 
 
-def _whole(line: bytes) -> dict[str, Any] | None:
+def _parse_line(line: bytes) -> dict[str, Any] | None:
+    """The JSON object of a line; None if the line is incomplete or damaged."""
     if not line.endswith(b"\n"):
         return None
     try:
-        value = json.loads(line, object_hook=_unpacked)
+        value = json.loads(line, object_hook=_decode_vector)
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
 
 
-_FLOATS = "float32"
+_FLOAT32_KEY = "float32"
 
 
-def _packed(value: object) -> dict[str, str]:
-    """Many numbers in few bytes."""
+def _encode_vector(value: object) -> dict[str, str]:
+    """Encodes a float32 vector compactly, for `json.dumps`."""
     assert isinstance(value, np.ndarray) and value.dtype == np.float32
-    return {_FLOATS: base64.b64encode(value.tobytes()).decode("ascii")}
+    return {_FLOAT32_KEY: base64.b64encode(value.tobytes()).decode("ascii")}
 
 
-def _unpacked(value: dict[str, Any]) -> Any:
-    return np.frombuffer(base64.b64decode(value[_FLOATS]), np.float32) if value.keys() == {_FLOATS} else value
+def _decode_vector(value: dict[str, Any]) -> Any:
+    return np.frombuffer(base64.b64decode(value[_FLOAT32_KEY]), np.float32) if value.keys() == {_FLOAT32_KEY} else value
 
 
-def _short(value: object) -> str:
+def _shortened(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,4 +1,4 @@
-"""Several output files of scoring into one: the shares of a job array, say."""
+"""Merges several output files of scoring into one, such as those of the shards of a job array."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.progress import Progress
-from ssv2rt.dataset.listing import as_text
-from ssv2rt.scoring.row import VECTOR, Row, kind_of
+from ssv2rt.dataset.listing import escape_non_utf8
+from ssv2rt.scoring.row import VECTOR, Row, column_type
 from ssv2rt.scoring.sqlite_store import SortedRows
 from ssv2rt.scoring.video_sources import Video
 from ssv2rt.scoring.writers import open_writer
@@ -26,27 +26,28 @@ from ssv2rt.video.container import OK
 logger = logging.getLogger(__name__)
 
 
-_AT_ONCE = 1000
-_LAST = 2**62
+_ROWS_IN_MEMORY = 1000
+_AFTER_ALL_WINDOWS = 2**62
+"""Sort key of a video's error row, which comes after its windows."""
 
 
 @dataclass
-class Merged:
-    """What there was."""
+class MergeResult:
+    """Counts of a merge."""
 
     videos: int = 0
     errors: int = 0
-    doubled: int = 0
-    """Videos that several parts have. The first row that is `ok` counts, or else the first."""
+    duplicates: int = 0
+    """Videos in several parts. The first `ok` row is kept; if there is none, the first row."""
     missing: int = 0
-    """Videos that were expected and are in no part."""
+    """Expected videos that are in no part."""
 
 
-def merge(parts: Sequence[Path], out: Path, expected: Iterable[Video] = ()) -> Merged:
-    """Writes one file with the rows of all parts, in the order of their videos' names, and says what is doubled or missing.
+def merge(parts: Sequence[Path], out: Path, expected: Iterable[Video] = ()) -> MergeResult:
+    """Writes the rows of all parts to one file, sorted by video name, and logs duplicate and missing videos.
 
     Raises:
-        UserError: a part cannot be read, has other columns than the first, or there is no room for temporary files.
+        UserError: a part cannot be read or its columns differ from the first one's, or the disk is full.
     """
     try:
         return _merge(parts, out, expected)
@@ -54,9 +55,9 @@ def merge(parts: Sequence[Path], out: Path, expected: Iterable[Video] = ()) -> M
         raise UserError(f"cannot merge into '{out}': {error.strerror or error}; make room") from None
 
 
-def _merge(parts: Sequence[Path], out: Path, expected: Iterable[Video]) -> Merged:
-    merged, rows = Merged(), SortedRows()
-    doubled, missing = _Names("in several parts"), _Names("in no part")
+def _merge(parts: Sequence[Path], out: Path, expected: Iterable[Video]) -> MergeResult:
+    merged, rows = MergeResult(), SortedRows()
+    duplicates, missing = _NameReport("in several parts"), _NameReport("in no part")
     columns: list[str] = []
     with Progress("reading parts", None, unit="rows") as progress:
         for part in parts:
@@ -68,29 +69,31 @@ def _merge(parts: Sequence[Path], out: Path, expected: Iterable[Video]) -> Merge
             columns = names
             for row in found:
                 name = row["video"]
-                # Windows of a video are told apart by their beginning; an error ends them.
-                start = 0 if "start" not in columns else round(row["start"] * 1e6) if "start" in row else _LAST
+                # Windows of a video are identified by their start. An error row without a start comes last.
+                start = (
+                    0 if "start" not in columns else round(row["start"] * 1e6) if "start" in row else _AFTER_ALL_WINDOWS
+                )
                 if not rows.add(name, start, row, good=row["status"] == OK):
-                    doubled.add(name)
+                    duplicates.add(name)
                 progress.add(1)
     ordered = iter(rows)
     last = ""
     with open_writer(out, columns) as writer:
-        while some := list(islice(ordered, _AT_ONCE)):
-            writer.write(some)
-            for row in some:
+        while batch := list(islice(ordered, _ROWS_IN_MEMORY)):
+            writer.write(batch)
+            for row in batch:
                 merged.videos += row["video"] != last
                 merged.errors += row["status"] != OK
                 last = row["video"]
     for video in expected:
-        if (name := as_text(video.name)) not in rows:
+        if (name := escape_non_utf8(video.name)) not in rows:
             missing.add(name)
-    merged.doubled, merged.missing = doubled.end(), missing.end()
+    merged.duplicates, merged.missing = duplicates.end(), missing.end()
     return merged
 
 
-class _Names:
-    """Says the first of many names, and how many there are."""
+class _NameReport:
+    """Logs the first ten of many names, and counts all of them."""
 
     def __init__(self, what: str) -> None:
         self._what, self._count, self._last = what, 0, ""
@@ -108,20 +111,20 @@ class _Names:
 
 
 def read_output(path: Path) -> tuple[list[str], Iterator[Row]]:
-    """The columns and rows of an output of scoring, read as they are needed.
+    """The columns of an output of scoring, and an iterator that reads its rows.
 
     Raises:
-        UserError: it is none, at once; or while it is read, where it is damaged.
+        UserError: the file is not an output of scoring (raised by the call), or is damaged (raised while iterating).
     """
     reader = {".parquet": _parquet, ".jsonl": _jsonl}.get(path.suffix.lower(), _csv)
-    rows = _readable(path, _checked(reader(path)))
+    rows = _with_read_errors(path, _validated(reader(path)))
     names: list[str] = next(rows, [])
     if not {"video", "status"} <= set(names):
-        raise UserError(f"'{path}' is no output of `ssv2rt score`: it has no columns video and status")
+        raise UserError(f"'{path}' is not an output of `ssv2rt score`: it lacks the columns video and status")
     return names, rows
 
 
-def _readable(path: Path, rows: Iterator[Any]) -> Iterator[Any]:
+def _with_read_errors(path: Path, rows: Iterator[Any]) -> Iterator[Any]:
     try:
         yield from rows
     except (OSError, ValueError, csv.Error, AttributeError, pa.ArrowException) as error:
@@ -131,8 +134,8 @@ def _readable(path: Path, rows: Iterator[Any]) -> Iterator[Any]:
 def _parquet(path: Path) -> Iterator[Any]:
     with pq.ParquetFile(path) as file:
         yield file.schema_arrow.names
-        for batch in file.iter_batches(_AT_ONCE):
-            yield from (_there(row) for row in batch.to_pylist())
+        for batch in file.iter_batches(_ROWS_IN_MEMORY):
+            yield from (_without_nulls(row) for row in batch.to_pylist())
 
 
 def _jsonl(path: Path) -> Iterator[Any]:
@@ -141,7 +144,7 @@ def _jsonl(path: Path) -> Iterator[Any]:
             row = json.loads(line)
             if not number:
                 yield list(row.keys())
-            yield _there(row)
+            yield _without_nulls(row)
 
 
 def _csv(path: Path) -> Iterator[Any]:
@@ -154,33 +157,33 @@ def _csv(path: Path) -> Iterator[Any]:
 def _whole_lines(lines: Iterable[str]) -> Iterator[str]:
     for line in lines:
         if not line.endswith(("\n", "\r")):
-            raise ValueError("its last line has no end; it may have been cut short")
+            raise ValueError("its last line has no line end; the file may be truncated")
         yield line
 
 
-def _checked(rows: Iterator[Any]) -> Iterator[Any]:
-    """Columns and rows, whose values have to be what the columns are for."""
+def _validated(rows: Iterator[Any]) -> Iterator[Any]:
+    """Passes on column names and rows; raises ValueError where a value has the wrong type for its column."""
     names: list[str] = next(rows, [])
     yield names
     for row in rows:
         for name in ("video", "status", *row):
-            kind = kind_of(name)
+            kind = column_type(name)
             if name not in names or not isinstance(row.get(name), (int, float) if kind is float else kind):
                 raise ValueError(f"a row has {row.get(name)!r} for {name}")
         yield row
 
 
-def _there(row: dict[str, Any]) -> Row:
+def _without_nulls(row: dict[str, Any]) -> Row:
     return {name: value for name, value in row.items() if value is not None}
 
 
 def _from_text(row: dict[str, str]) -> Row:
     if None in row or None in row.values():
-        raise ValueError("a row has more or fewer values than there are columns; it may have been cut short")
+        raise ValueError("a row has more or fewer values than there are columns; the file may be truncated")
     found: Row = {}
     for name, text in row.items():
         if text == "" and name != "video":
             continue
-        kind = kind_of(name)
+        kind = column_type(name)
         found[name] = json.loads(text) if kind == VECTOR else kind(text)
     return found

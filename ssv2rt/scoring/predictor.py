@@ -1,4 +1,4 @@
-"""From clips to the labels of a row: an engine's batches, always full, and what is made of its answers."""
+"""Runs clips through an engine in full batches, and turns its outputs into the label columns of rows."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ logger = logging.getLogger(__name__)
 
 
 Wait = Callable[[], list[Row]]
-"""Waits for the engine, and gives what rows say of labels: one for each video."""
+"""Waits for the engine, and returns a partial row for each video: its status, labels and probabilities."""
 
 
 class Predictor:
-    """An engine, and which of its answers go into rows.
+    """Runs an engine, and turns its outputs into rows.
 
     Args:
-        bundle: checked; its engine is loaded.
-        top_k: how many labels a row names, at most the number of classes.
-        extra_columns: columns of `sinks.MANY`.
-        device: which GPU, for engines of GPUs.
-        runner: what runs in place of the bundle's engine.
+        bundle: an opened bundle, whose engine is loaded here.
+        top_k: how many labels a row has, at most the number of classes.
+        extra_columns: vector columns of a row; see `row.VECTORS`.
+        device: the GPU to use; ignored for an engine built for a CPU.
+        runner: used instead of the bundle's engine.
     """
 
     def __init__(
@@ -43,20 +43,20 @@ class Predictor:
         runner: Runner | None = None,
     ) -> None:
         info = bundle.info
-        self._labels, self._top_k, self._more = info.labels, top_k, extra_columns
+        self._labels, self._top_k, self._extra_columns = info.labels, top_k, extra_columns
         self._runner = runner or load_runner(bundle)
         self.batch = info.batch.best
-        """Clips that it computes at once."""
+        """Clips in a batch of the engine."""
         self.in_flight = self._runner.in_flight
         on_gpu = info.target.startswith("sm")
         self.device = (device or choose_device()) if on_gpu else torch.device("cpu")
-        """Where it wants its clips."""
+        """Device on which it expects its clips."""
 
     def start(self, clips: torch.Tensor, videos: int) -> Wait:
-        """Gives the engine uint8 clips (videos * views, T, size, size, 3): the views of each video, in order.
+        """Starts the engine on uint8 clips (videos * views, T, size, size, 3), with the views of each video in a row.
 
-        The engine's batch is always full, with black clips if need be: an engine may compute a smaller one by other kernels,
-        and a video's score must not depend on its neighbours.
+        Batches are padded with black clips to their full size: an engine may use other kernels for a smaller batch, and a
+        video's score must not depend on which videos are scored with it.
         """
         waits = []
         for part in clips.split(self.batch) if len(clips) else ():
@@ -69,7 +69,7 @@ class Predictor:
     def _rows(self, answers: list[tuple[int, Outputs]], videos: int) -> list[Row]:
         logits = mean_over_views(torch.cat([outputs.logits[:count] for count, outputs in answers]), videos)
         found = {LOGITS: logits}
-        if EMBEDDING in self._more:
+        if EMBEDDING in self._extra_columns:
             parts = [outputs.embedding[:count] for count, outputs in answers if outputs.embedding is not None]
             found[EMBEDDING] = torch.cat(parts).unflatten(0, (videos, -1)).mean(1)
         probabilities, classes = logits.softmax(1).topk(self._top_k)
@@ -84,6 +84,6 @@ class Predictor:
                 end = "" if rank == 0 else f"_{rank + 1}"
                 row[f"label{end}"] = self._labels[int(classes[number, rank])]
                 row[f"probability{end}"] = float(probabilities[number, rank])
-            row |= {name: found[name][number].numpy() for name in self._more}
+            row |= {name: found[name][number].numpy() for name in self._extra_columns}
             rows.append(row)
         return rows

@@ -1,4 +1,4 @@
-"""What runs on the machines of a cluster: a supervised process that scores, for each GPU or each share of the cores."""
+"""The Ray actor that scores on a node of the cluster. It supervises one worker process, on one GPU or some CPU cores."""
 
 from __future__ import annotations
 
@@ -22,29 +22,30 @@ import ssv2rt
 from ssv2rt.core.atomic_files import atomic_folder
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.run_folders import cache_folder
-from ssv2rt.dataset.listing import as_text
+from ssv2rt.dataset.listing import escape_non_utf8
 from ssv2rt.scoring.ray_nodes import check_version
-from ssv2rt.scoring.row import LAST, WINDOW, Row
+from ssv2rt.scoring.row import IS_LAST, WINDOW, Row
 from ssv2rt.scoring.supervisor import Supervisor, Task
 from ssv2rt.scoring.worker import WorkerSettings
 
 PACK, ROWS = "pack", "rows"
-"""The columns of what comes and goes: a pack's number with its tasks, and rows with the numbers of their videos; pickled."""
+"""Columns of the blocks that the actor receives and yields. Both hold pickles: (pack number, tasks), and a list of (video
+number, row). A pack is a list of videos that is sent to an actor as one block."""
 
 
 class RayActor:
-    """A `Supervisor` with one process, for Ray, which calls it from several threads at once.
+    """A callable class for Ray Data around a `Supervisor` with one worker. Ray calls it from several threads at once.
 
     Args:
-        pack_queue: where packs come from.
-        settings: what the process makes its scorer of.
-        bundle: Ray's reference to what `read_bundle` gives; None if `settings` need none.
-        name: what the bundle is kept under on this machine.
-        version: of this package, where the run was started.
+        pack_queue: handle of the `PackQueue` actor, which counts attempts.
+        settings: settings of the worker.
+        bundle: Ray object reference to the result of `read_bundle`; None if `settings` need no bundle.
+        name: name of the bundle's folder in this node's cache.
+        version: version of this package on the driver.
         timeout: see `Supervisor`.
-        cores: how many it may use; 0 for all of the machine's.
-        tries: how often a pack is begun with, by any process.
-        rows: in a block that it gives.
+        cores: CPU cores to use; 0 for no limit.
+        max_attempts: how often a pack may be started, by any actor.
+        rows: rows in a block that is yielded.
     """
 
     def __init__(
@@ -57,52 +58,54 @@ class RayActor:
         version: str,
         timeout: float,
         cores: int,
-        tries: int,
+        max_attempts: int,
         rows: int,
     ) -> None:
-        self._feed, self._tries = pack_queue, tries
-        self._rows = rows
+        self._pack_queue, self._max_attempts = pack_queue, max_attempts
+        self._rows_per_block = rows
         self._inbox: queue.SimpleQueue[tuple[list[Task], queue.SimpleQueue[Any]]] = queue.SimpleQueue()
         self._owners: dict[int, tuple[int, queue.SimpleQueue[Any]]] = {}
-        """Where rows go, and under which number, by the number that a video has here."""
+        """By the number that a video has in this actor: its number in the run, and the queue that waits for its rows."""
         self._numbers = itertools.count()
 
         def supervise() -> None:
             try:
                 check_version("a machine of the cluster", ssv2rt.__version__, version)
-                vars(sys.modules["__main__"])["__file__"] = None  # what scores need not load Ray, whose program this is
-                held = keep_to_own_cores(cores) if cores else None
-                with contextlib.closing(held) if held else contextlib.nullcontext():
-                    self._supervise(_on_this_machine(settings, bundle, name), timeout)
+                # Otherwise the spawned worker would import Ray's main program.
+                vars(sys.modules["__main__"])["__file__"] = None
+                core_lock = reserve_cores(cores) if cores else None
+                with contextlib.closing(core_lock) if core_lock else contextlib.nullcontext():
+                    self._supervise(_local_settings(settings, bundle, name), timeout)
             except BaseException as error:
                 self._fail(error)
 
-        # The process that scores dies with the thread that has started it: this one lives as long as Ray's process.
+        # A thread that lives as long as the actor: the kernel kills a worker when the thread that started it ends
+        # (PR_SET_PDEATHSIG), and Ray's own threads may come and go.
         threading.Thread(target=supervise, daemon=True).start()
 
     def __call__(self, packs: pa.Table) -> Iterator[pa.Table]:
-        """The rows of packs, in the order of their videos, in blocks of a fixed number.
+        """Yields the rows of packs in the order of their videos, in blocks of a fixed number of rows.
 
-        Where a pack is tried again, Ray takes each block of the second time for the same one of the first.
+        The blocks must be reproducible: when a pack is retried, Ray assumes that block n equals block n of the first attempt.
         """
         for pack in packs[PACK].to_pylist():
             number, tasks = pickle.loads(pack)
             if tasks:
-                self._check_tries(number, tasks)
+                self._check_attempts(number, tasks)
             answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
             self._inbox.put((tasks, answers))
-            rows = in_order([number for number, _ in tasks], answers)
-            while block := list(itertools.islice(rows, self._rows)):
+            rows = rows_in_order([number for number, _ in tasks], answers)
+            while block := list(itertools.islice(rows, self._rows_per_block)):
                 yield pa.table({ROWS: pa.array([pickle.dumps(block)], pa.binary())})
 
-    def _check_tries(self, number: int, tasks: list[Task]) -> None:
+    def _check_attempts(self, number: int, tasks: list[Task]) -> None:
         import ray
 
-        if ray.get(self._feed.begin.remote(number)) > self._tries:
-            first, last = (as_text(tasks[at][1].name) for at in (0, -1))
+        if ray.get(self._pack_queue.start_attempt.remote(number)) > self._max_attempts:
+            first, last = (escape_non_utf8(tasks[at][1].name) for at in (0, -1))
             raise UserError(
-                f"the {len(tasks)} videos from '{first}' to '{last}' have ended Ray's process {self._tries} times, as what "
-                f"takes all memory does; score them elsewhere, and go on with --resume"
+                f"the {len(tasks)} videos from '{first}' to '{last}' have ended Ray's process {self._max_attempts} times, as "
+                f"happens when memory runs out; score them elsewhere, and go on with --resume"
             )
 
     def _supervise(self, settings: WorkerSettings, timeout: float) -> None:
@@ -112,11 +115,11 @@ class RayActor:
                     for here, row in answer:
                         number, owner = self._owners[here]
                         owner.put((number, row))
-                        if row.get(LAST, True):
+                        if row.get(IS_LAST, True):
                             del self._owners[here]
 
     def _tasks(self) -> Iterator[Task]:
-        """Videos, until there are none for now; waits for the first."""
+        """Yields videos until none is left for now; blocks until there is a first one."""
         tasks, answers = self._inbox.get()
         while True:
             known = [(next(self._numbers), video) for _, video in tasks]
@@ -128,19 +131,19 @@ class RayActor:
                 return
 
     def _fail(self, error: BaseException) -> None:
-        """Gives an error to all that wait for rows, and to all that will."""
+        """Passes an error to all callers that wait for rows, now or later. Never returns."""
         for _, owner in self._owners.values():
             owner.put(error)
         while True:
             self._inbox.get()[1].put(error)
 
 
-def in_order(numbers: list[int], answers: queue.SimpleQueue[Any]) -> Iterator[tuple[int, Row]]:
-    """Rows in the order of their videos, and of their windows, as soon as it is their turn.
+def rows_in_order(numbers: list[int], answers: queue.SimpleQueue[Any]) -> Iterator[tuple[int, Row]]:
+    """Yields rows in the order of their videos and windows, each as soon as all before it are there.
 
     Args:
-        numbers: of the videos.
-        answers: numbers with rows, or an error, which is raised.
+        numbers: numbers of the videos, in order.
+        answers: receives (video number, row) in any order, or an error, which is raised. Windows may come twice.
     """
     waiting: dict[int, list[Row]] = {number: [] for number in numbers}
     for number in numbers:
@@ -154,28 +157,28 @@ def in_order(numbers: list[int], answers: queue.SimpleQueue[Any]) -> Iterator[tu
                 continue
             row = waiting[number].pop(0)
             if row.get(WINDOW, windows) < windows:
-                continue  # comes again, since the process had died
-            windows, done = windows + 1, row.get(LAST, True)
+                continue  # repeated, because the worker was restarted
+            windows, done = windows + 1, row.get(IS_LAST, True)
             yield number, row
 
 
 def read_bundle(folder: Path) -> dict[str, bytes]:
-    """The files of an engine bundle."""
+    """The files of an engine bundle: their content by name."""
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def _on_this_machine(settings: WorkerSettings, bundle: Any, name: str) -> WorkerSettings:
-    """Settings that fit this machine: its copy of the bundle, and its GPU."""
+def _local_settings(settings: WorkerSettings, bundle: Any, name: str) -> WorkerSettings:
+    """The worker's settings with this node's copy of the bundle and the actor's own GPU."""
     options = dict(settings.options)
     if bundle is not None:
-        options["bundle"] = str(_kept(bundle, name))
+        options["bundle"] = str(_cached_bundle(bundle, name))
     if options.get("device") is not None:
-        options["device"] = 0  # Ray shows a process nothing but its own
+        options["device"] = 0  # Ray sets CUDA_VISIBLE_DEVICES to the actor's own GPU
     return replace(settings, options=options)
 
 
-def _kept(bundle: Any, name: str) -> Path:
-    """A bundle in the user's cache, where processes of one machine share it."""
+def _cached_bundle(bundle: Any, name: str) -> Path:
+    """The folder of the bundle in the user's cache, which all actors of this node share. Fetched through Ray on first use."""
     import ray
 
     from ssv2rt.engines.bundle import open_bundle
@@ -193,16 +196,16 @@ def _kept(bundle: Any, name: str) -> Path:
         return open_bundle(folder).path
 
 
-def keep_to_own_cores(count: int) -> Any:
-    """Keeps this process, and those that it starts, to some cores that no other such process on this machine has.
+def reserve_cores(count: int) -> Any:
+    """Pins this process and its children to `count` cores that no other actor on this machine has reserved.
 
-    A process that has no room for another beside it keeps the whole machine.
+    If the machine is too small for two actors, or all cores are reserved, nothing is pinned.
 
     Returns:
-        What holds the cores until it is closed; None if there is nothing to be held.
+        A lock file that reserves the cores until it is closed; None if nothing was pinned.
     """
-    mine = sorted(os.sched_getaffinity(0))
-    for number in range(len(mine) // count if 2 * count <= len(mine) else 0):
+    available = sorted(os.sched_getaffinity(0))
+    for number in range(len(available) // count if 2 * count <= len(available) else 0):
         path = os.path.join(tempfile.gettempdir(), f"ssv2rt-{os.getuid()}-cores-{count}-{number}")
         lock = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         try:
@@ -210,6 +213,6 @@ def keep_to_own_cores(count: int) -> Any:
         except BlockingIOError:
             lock.close()
             continue
-        os.sched_setaffinity(0, mine[number * count : (number + 1) * count])
+        os.sched_setaffinity(0, available[number * count : (number + 1) * count])
         return lock
     return None

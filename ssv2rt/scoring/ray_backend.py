@@ -1,11 +1,11 @@
-"""Scoring on the machines of a Ray cluster, by Ray Data.
+"""Scores videos on a Ray cluster, with Ray Data.
 
-driver: videos -> packs -> Feed        Ray Data: read task -> Process on each GPU, or on each share of the cores
-        rows   <-------------------------------- blocks of rows, of the same videos however often they are tried
+driver: videos -> packs -> PackQueue    Ray Data: read task -> a RayActor for each GPU, or for each group of CPU cores
+        rows   <------------------------------------ blocks of rows
 
-The driver keeps the journal and writes the output, as without a cluster. It lets so many packs of videos be under way as keep
-the cluster busy, and no more. Ray Data gives a pack whose process or machine has died to another one; rows that come twice by
-that are dropped here.
+The driver keeps the journal and writes the output, as it does without a cluster. It limits the packs in flight to what keeps
+the cluster busy. When an actor or a node dies, Ray Data retries its packs elsewhere. Rows that arrive twice because of a retry
+are dropped here.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ import ssv2rt
 from ssv2rt.core.errors import UserError
 from ssv2rt.engines.bundle import INFO, Bundle, sha256
 from ssv2rt.scoring.ray_actor import PACK, ROWS, RayActor, read_bundle
-from ssv2rt.scoring.ray_nodes import check_versions, connect, first_line, on, ray_nodes, slot_for
-from ssv2rt.scoring.row import LAST
+from ssv2rt.scoring.ray_nodes import check_versions, connect, first_error_line, on_node, ray_nodes, resources_per_actor
+from ssv2rt.scoring.row import IS_LAST
 from ssv2rt.scoring.supervisor import Answer, Task
 from ssv2rt.scoring.worker import WorkerSettings
 
@@ -39,28 +39,28 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-_AT_ONCE = 2
-"""Packs that a process works on, so that it never runs dry between them."""
-_AHEAD = 2 * _AT_ONCE
-"""Packs that a process has been sent. Below 1.75 times those it works on, Ray Data would not make use of new machines."""
-_BATCHES, _MOST = 8, 128
-"""Of the engine in a pack, so that two packs fill all that it has under way; and videos at most."""
-_ROWS, _LONG_ROWS = 64, 8
-"""In a block; the latter with many numbers each. Blocks below 100 kB come in messages, and do not go down with a machine."""
-_TRIES = 10
-"""Of a pack: a video that takes all memory of a machine, say, must not end Ray's processes there for ever."""
-_LOOK_AGAIN = 30.0
-"""Seconds between looks at how large the cluster is."""
+_PACKS_IN_WORK = 2
+"""Packs that an actor works on at once, so that it never idles between two of them."""
+_PACKS_PER_ACTOR = 2 * _PACKS_IN_WORK
+"""Packs that Ray Data queues for an actor. With less than 1.75 times those in work it would not scale up to new nodes."""
+_BATCHES_PER_PACK, _MAX_VIDEOS_PER_PACK = 8, 128
+"""Size of a pack: 8 engine batches, so that two packs fill the scorer's pipeline, but at most 128 videos."""
+_ROWS_PER_BLOCK, _VECTOR_ROWS_PER_BLOCK = 64, 8
+"""Rows in a block, without and with vector columns. Ray sends blocks below 100 kB inline, so they outlive their node."""
+_MAX_ATTEMPTS = 10
+"""Attempts at a pack. A video that exhausts a node's memory, for example, must not kill actors forever."""
+_RESIZE_INTERVAL = 30.0
+"""Seconds between checks of the cluster's size."""
 
 
 class RayBackend:
-    """Scores videos on a Ray cluster. Use it as a context: entering it connects, or starts a cluster of this machine.
+    """Scores videos on a Ray cluster. A context manager: entering it connects, or starts a cluster on this machine.
 
     Args:
         address: HOST:PORT, or `AUTO`.
-        settings: what each process makes its scorer of.
-        bundle: the engine, of which the machines are given copies; None if `settings` need none.
-        batch: videos in one of its batches.
+        settings: settings of each actor's worker.
+        bundle: the engine bundle, which is copied to the nodes; None if `settings` need none.
+        batch: videos in a batch of the engine.
         timeout: see `Supervisor`.
     """
 
@@ -68,23 +68,23 @@ class RayBackend:
         self, address: str, settings: WorkerSettings, *, bundle: Bundle | None, batch: int, timeout: float
     ) -> None:
         self.trusted: dict[str, Decision] = {}
-        """Of machines elsewhere nothing is told."""
+        """Always empty: the actors do not report it."""
         self._address, self._settings, self._bundle, self._timeout = address, settings, bundle, timeout
-        self._pack = min(_MOST, _BATCHES * batch)
+        self._pack = min(_MAX_VIDEOS_PER_PACK, _BATCHES_PER_PACK * batch)
         self._folder: str | None = None
-        self._looked, self._slots = 0.0, 0
+        self._last_resize, self._actors = 0.0, 0
 
     def __enter__(self) -> RayBackend:
-        """Connects.
+        """Connects, and checks the nodes.
 
         Raises:
-            UsageError: the address is none.
-            UserError: Ray is not installed, no cluster is there, or its machines are not fit for the work.
+            UsageError: the address is malformed.
+            UserError: Ray is not installed, the cluster does not answer, or its nodes cannot run the engine.
         """
         try:
             self._folder = connect(self._address)
             check_versions(ray_nodes())
-            self._slot = slot_for(self._bundle.info.target if self._bundle else "", ray_nodes())
+            self._resources = resources_per_actor(self._bundle.info.target if self._bundle else "", ray_nodes())
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -101,66 +101,66 @@ class RayBackend:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def score(self, videos: Iterator[Task]) -> Iterator[Answer]:
-        """The rows of all videos, with their numbers, as they come.
+        """Yields the rows of all videos, with the videos' numbers, as they arrive.
 
         Raises:
-            UserError: the engine cannot be loaded on a machine, or the cluster has failed.
+            UserError: the engine cannot be loaded on a node, or the cluster has failed.
         """
         import ray
 
         here = ray.get_runtime_context().get_node_id()
-        pack_queue: Any = ray.remote(num_cpus=0, label_selector=on(here))(PackQueue).remote()
-        under_way: dict[int, _Pack] = {}
-        """By the number of each video that has no row yet."""
-        fed = whole = 0
+        pack_queue: Any = ray.remote(num_cpus=0, label_selector=on_node(here))(PackQueue).remote()
+        pack_of: dict[int, _SentPack] = {}
+        """The pack of each video in flight, by the video's number."""
+        packs_sent = packs_done = 0
         more = True
         blocks = self._blocks(pack_queue, here)
         with contextlib.closing(blocks):
             while True:
-                while more and fed - whole < self._window():
+                while more and packs_sent - packs_done < self._max_packs_in_flight():
                     if more := bool(tasks := list(islice(videos, self._pack))):
-                        under_way |= dict.fromkeys((number for number, _ in tasks), _Pack(fed, len(tasks)))
-                        pack_queue.put.remote(fed, pickle.dumps((fed, tasks)))
-                        fed += 1
+                        pack_of |= dict.fromkeys((number for number, _ in tasks), _SentPack(packs_sent, len(tasks)))
+                        pack_queue.put.remote(packs_sent, pickle.dumps((packs_sent, tasks)))
+                        packs_sent += 1
                     else:
-                        pack_queue.close.remote(fed)
+                        pack_queue.close.remote(packs_sent)
                 answer = next(blocks, None)
                 if answer is None:
                     break
-                answer = [(number, row) for number, row in answer if number in under_way]
+                answer = [(number, row) for number, row in answer if number in pack_of]
                 for number, row in answer:
-                    if row.get(LAST, True):
-                        pack = under_way.pop(number)
+                    if row.get(IS_LAST, True):
+                        pack = pack_of.pop(number)
                         pack.left -= 1
                         if not pack.left:
-                            whole += 1
+                            packs_done += 1
                             pack_queue.drop.remote(pack.number)
                 if answer:
                     yield answer
-        if under_way:
-            raise UserError(f"the cluster has lost {len(under_way)} videos; go on with --resume")
+        if pack_of:
+            raise UserError(f"the cluster has lost {len(pack_of)} videos; go on with --resume")
 
-    def _window(self) -> int:
-        """Packs that are under way at most. A cluster that has grown takes more."""
-        if time.monotonic() - self._looked > _LOOK_AGAIN:
-            # What a machine that is gone was sent is still counted: it may have to wait until another one has room.
-            self._slots = max(self._slots, self._slot.count(ray_nodes()))
-            self._looked = time.monotonic()
-        return self._slots * (_AHEAD + 1) + 2
+    def _max_packs_in_flight(self) -> int:
+        """The limit grows with the cluster."""
+        if time.monotonic() - self._last_resize > _RESIZE_INTERVAL:
+            # It never shrinks: packs of a node that is gone still count, since they may wait for another node.
+            self._actors = max(self._actors, self._resources.count(ray_nodes()))
+            self._last_resize = time.monotonic()
+        return self._actors * (_PACKS_PER_ACTOR + 1) + 2
 
     def _blocks(self, pack_queue: Any, here: str) -> Generator[Answer]:
-        """What comes back."""
+        """Runs the Ray Data pipeline, and yields the blocks of rows."""
         import ray
         from ray.data import ActorPoolStrategy, DataContext
 
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        context.target_max_block_size = 1  # a block goes on as it is made, and does not wait for others
-        context.execution_no_progress_timeout_s = -1  # it is for `timeout` to say what is too long
-        gpu = {"num_gpus": 1} if self._slot.gpu else {"num_cpus": self._slot.cores}
+        context.target_max_block_size = 1  # emit each block at once instead of combining several
+        context.execution_no_progress_timeout_s = -1  # `timeout` decides what is too long
+        gpu = {"num_gpus": 1} if self._resources.gpu else {"num_cpus": self._resources.cores}
         packs = ray.data.read_datasource(
-            _source(pack_queue), num_cpus=0, override_num_blocks=1, label_selector=on(here)
+            _pack_datasource(pack_queue), num_cpus=0, override_num_blocks=1, label_selector=on_node(here)
         )
         rows = packs.map_batches(
             RayActor,
@@ -171,94 +171,94 @@ class RayBackend:
                 "name": sha256(self._bundle.path / INFO) if self._bundle else "",
                 "version": ssv2rt.__version__,
                 "timeout": self._timeout,
-                "cores": self._slot.cores,
-                "tries": _TRIES,
-                "rows": _LONG_ROWS if self._settings.options.get("extra_columns") else _ROWS,
+                "cores": self._resources.cores,
+                "max_attempts": _MAX_ATTEMPTS,
+                "rows": _VECTOR_ROWS_PER_BLOCK if self._settings.options.get("extra_columns") else _ROWS_PER_BLOCK,
             },
             batch_size=1,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(
-                min_size=self._slot.count(ray_nodes()),
-                max_tasks_in_flight_per_actor=_AHEAD,
-                max_concurrent_calls_per_actor=_AT_ONCE,
+                min_size=self._resources.count(ray_nodes()),
+                max_tasks_in_flight_per_actor=_PACKS_PER_ACTOR,
+                max_concurrent_calls_per_actor=_PACKS_IN_WORK,
                 enable_true_multi_threading=True,
             ),
             **gpu,
         )
         for handler in logging.getLogger("ray.data").handlers:
             if isinstance(handler, logging.StreamHandler):
-                handler.setLevel(logging.CRITICAL + 1)  # its files have it all the same
+                handler.setLevel(logging.CRITICAL + 1)  # Ray still writes its log files
         try:
             for block in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 for answer in block[ROWS].to_pylist():
                     yield pickle.loads(answer)
         except Exception as error:
-            raise _shown(error) from None
+            raise _user_error(error) from None
 
 
 @dataclass
-class _Pack:
+class _SentPack:
     number: int
     left: int
-    """Videos in it that have no row yet."""
+    """Videos in it that are not completely scored."""
 
 
 class PackQueue:
-    """Holds packs on the driver's machine until their rows are there, so that they can be read a second time.
+    """An actor on the driver's node that stores packs until all their rows have arrived, so that Ray can read them again.
 
-    Ray may run calls in another order than that in which they were made.
+    Ray may execute method calls in a different order than they were made in.
     """
 
     def __init__(self) -> None:
         self._packs: dict[int, bytes] = {}
-        self._tries: dict[int, int] = {}
+        self._attempts: dict[int, int] = {}
         self._done: set[int] = set()
-        self._all_done = 0
-        """Packs below this number are done with, beside those in `_done`."""
+        self._done_below = 0
+        """All packs below this number are done, and so are those in `_done`."""
         self._end: int | None = None
-        self._news = asyncio.Condition()
+        self._changed = asyncio.Condition()
 
     async def put(self, number: int, pack: bytes) -> None:
-        """Takes a pack."""
-        async with self._news:
+        """Adds a pack."""
+        async with self._changed:
             self._packs[number] = pack
-            self._news.notify_all()
+            self._changed.notify_all()
 
     async def close(self, end: int) -> None:
-        """No packs from this number on are to come."""
-        async with self._news:
+        """Announces that there are `end` packs in all."""
+        async with self._changed:
             self._end = end
-            self._news.notify_all()
+            self._changed.notify_all()
 
-    async def begin(self, number: int) -> int:
-        """Tells how often a process has begun with a pack, with this time."""
-        self._tries[number] = self._tries.get(number, 0) + 1
-        return self._tries[number]
+    async def start_attempt(self, number: int) -> int:
+        """Counts an attempt at a pack. Returns how many there have been, including this one."""
+        self._attempts[number] = self._attempts.get(number, 0) + 1
+        return self._attempts[number]
 
     async def drop(self, number: int) -> None:
-        """Forgets a pack."""
+        """Removes a pack that is done."""
         del self._packs[number]
-        self._tries.pop(number, None)
+        self._attempts.pop(number, None)
         self._done.add(number)
-        while self._all_done in self._done:
-            self._done.remove(self._all_done)
-            self._all_done += 1
+        while self._done_below in self._done:
+            self._done.remove(self._done_below)
+            self._done_below += 1
 
     async def take(self, number: int) -> bytes | None:
-        """A pack, when it comes, or an empty one if it is done with; None behind the last."""
-        async with self._news:
-            await self._news.wait_for(lambda: number in self._packs or number == self._end or self._is_done(number))
-        return _NOTHING if self._is_done(number) else self._packs.get(number)
+        """Waits for a pack. Returns an empty pack if it is already done, and None after the last pack."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: number in self._packs or number == self._end or self._is_done(number))
+        return _EMPTY_PACK if self._is_done(number) else self._packs.get(number)
 
     def _is_done(self, number: int) -> bool:
-        return number < self._all_done or number in self._done
+        return number < self._done_below or number in self._done
 
 
-_NOTHING = pickle.dumps((-1, []))
+_EMPTY_PACK = pickle.dumps((-1, []))
 
 
-def _source(pack_queue: Any) -> Any:
-    """The feed as Ray Data reads it: by one task, which waits for packs, and gives each as a block."""
+def _pack_datasource(pack_queue: Any) -> Any:
+    """A Ray Data source with one read task, which waits for packs and yields each of them as a block."""
     import ray
     from ray.data import Datasource, ReadTask
     from ray.data.block import BlockMetadata
@@ -279,12 +279,12 @@ def _source(pack_queue: Any) -> Any:
     return Packs()
 
 
-def _shown(error: BaseException) -> UserError:
-    """What a user is told of an error: our own words, if it is one of ours that has come through Ray."""
+def _user_error(error: BaseException) -> UserError:
+    """The `UserError` that Ray has wrapped, if there is one; otherwise a new one with the first line of the error."""
     cause: BaseException | None = error
     while cause is not None:
         error = cause
         if isinstance(error, UserError):
             return error
         cause = getattr(error, "cause", None) or error.__cause__
-    return UserError(f"the cluster has failed: {first_line(error)}; see `ray status`, and go on with --resume")
+    return UserError(f"the cluster has failed: {first_error_line(error)}; see `ray status`, and go on with --resume")

@@ -1,7 +1,7 @@
-"""A row of predictions: what it is called, which columns there are, and what is in them.
+"""The schema of rows of predictions.
 
-A row is a dictionary. On its way from the scorer to the output it also has keys that are no columns: `PATH`, and of a window
-`WINDOW` and `LAST`.
+A row is a dictionary. Between the scorer and the output it also has keys that are not columns: `PATH`, and for a sliding
+window `WINDOW` and `IS_LAST`.
 """
 
 from __future__ import annotations
@@ -9,27 +9,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ssv2rt.dataset.listing import as_text
+from ssv2rt.dataset.listing import escape_non_utf8
 
 Row = dict[str, Any]
 PATH = "path"
-"""The key of a row's exact name; `video` is the same as text."""
-WINDOW, LAST = "window", "last"
-"""Keys of a window's number in its video, from 0, and of whether it is the last one there."""
+"""Key of the video's exact name. The column `video` holds it as printable text."""
+WINDOW, IS_LAST = "window", "last"
+"""Keys of a window's number within its video, from 0, and of whether it is the video's last one."""
 EXPECTED = "expected"
-"""The column of the right label."""
+"""The column of the correct label."""
 LOGITS, EMBEDDING = "logits", "embedding"
 VECTORS = (LOGITS, EMBEDDING)
-"""Columns with many numbers."""
+"""Columns with vectors."""
 SECONDS = ("start", "end")
-"""Columns with the times of windows, in steps of microseconds."""
+"""Columns with a window's times in seconds, rounded to microseconds."""
 VECTOR = list
-"""The type of a column's values where they are float32 numbers."""
+"""The type of a column whose values are float32 vectors."""
 
 
-def row_of(path: str, facts: Row) -> Row:
-    """A row with the name of its video: as text, and exactly."""
-    return {"video": as_text(path), PATH: path, **facts}
+def named_row(path: str, facts: Row) -> Row:
+    """A row with `facts` and the name of its video, as text and exactly."""
+    return {"video": escape_non_utf8(path), PATH: path, **facts}
 
 
 def columns(
@@ -45,11 +45,11 @@ def columns(
     video, status, [start, end,] frames, [expected,] label, probability, label_2, probability_2, ..., [logits, embedding]
 
     Args:
-        top_k: how many labels; 1 where windows are merged.
-        windows: whether a row is a window.
-        merged: whether a row is several windows: it has `windows` in the place of `frames`.
-        expected: whether the right labels are known.
-        extra_columns: of `VECTORS`.
+        top_k: how many labels; 1 if windows are merged.
+        windows: whether a row is a sliding window.
+        merged: whether a row is a segment of several windows: it has the column `windows` instead of `frames`.
+        expected: whether the correct labels are known.
+        extra_columns: some of `VECTORS`.
     """
     names = ["video", "status"]
     if windows:
@@ -63,8 +63,8 @@ def columns(
     return [*names, *extra_columns]
 
 
-def kind_of(column: str) -> type:
-    """The type of a column's values; `VECTOR` of float32 numbers."""
+def column_type(column: str) -> type:
+    """The type of a column's values; `VECTOR` for float32 vectors."""
     if column in VECTORS:
         return VECTOR
     if column in ("frames", "windows"):

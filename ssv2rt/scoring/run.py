@@ -1,4 +1,4 @@
-"""A scoring run: from inputs to an output file that is there when all of it is."""
+"""Runs scoring from the inputs to the output file, which appears only once it is complete."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ssv2rt.core.errors import UsageError, UserError
 from ssv2rt.core.progress import Progress
 from ssv2rt.scoring.discover import STDIN, Shard, discover
 from ssv2rt.scoring.ground_truth import AccuracyCounter, GroundTruth
-from ssv2rt.scoring.journal import Journal, journal_of, read_rows
+from ssv2rt.scoring.journal import Journal, journal_path, read_rows
 from ssv2rt.scoring.parquet_parts import ParquetParts
 from ssv2rt.scoring.row import PATH, WINDOW, Row
 from ssv2rt.scoring.segments import Windows, segments
 from ssv2rt.scoring.sqlite_store import SortedRows
 from ssv2rt.scoring.supervisor import Answer, Supervisor, Task
-from ssv2rt.scoring.video_sources import LOCAL, Video
+from ssv2rt.scoring.video_sources import FILE_SCHEME, Video
 from ssv2rt.scoring.worker import WorkerSettings
 from ssv2rt.scoring.writers import open_writer
 from ssv2rt.video.storage import is_address, is_there
@@ -36,25 +36,24 @@ logger = logging.getLogger(__name__)
 
 
 _STORAGE_LOSS_STATUSES = frozenset({"error: missing", "error: unreadable"})
-"""What videos look like whose storage has gone away."""
-_AT_ONCE = 1000
-"""Rows that are taken from the journal into the output at once."""
+"""Statuses that many videos get when their storage goes offline."""
+_ROWS_IN_MEMORY = 1000
 
 
 @dataclass
-class Videos:
-    """Which videos are scored."""
+class InputVideos:
+    """The videos to score."""
 
     inputs: Sequence[str]
     """See `discover`."""
     shard: Shard | None = None
-    """Only these of them."""
+    """If given, only the videos of this shard."""
     ground_truth: GroundTruth | None = None
-    """Only those that annotations name, of which each has a row."""
+    """If given, only the clips that the annotations name. Each of them gets a row, even if its video is missing."""
 
     def __post_init__(self) -> None:
-        self._folders = [path for name in self.inputs if os.path.isdir(path := name.removeprefix(LOCAL))]
-        self._addresses = [name for name in self.inputs if is_address(name) and not name.startswith(LOCAL)]
+        self._folders = [path for name in self.inputs if os.path.isdir(path := name.removeprefix(FILE_SCHEME))]
+        self._addresses = [name for name in self.inputs if is_address(name) and not name.startswith(FILE_SCHEME)]
 
     def __iter__(self) -> Iterator[Video]:
         found = discover(self.inputs)
@@ -62,11 +61,11 @@ class Videos:
             if not self.shard or video.name in self.shard:
                 yield video
 
-    def check_still_there(self) -> None:
-        """Looks whether the folders and addresses that the videos were found at are there and can be read.
+    def check_storage(self) -> None:
+        """Checks that the input folders and URLs can still be read.
 
         Raises:
-            UserError: one is not: its storage has gone away.
+            UserError: one cannot, so its storage is offline.
         """
         for name in self._folders:
             try:
@@ -78,25 +77,25 @@ class Videos:
                 ) from None
         for address in self._addresses:
             if not glob.has_magic(address) and not is_there(address):
-                raise UserError(f"'{address}' cannot be reached any more; see that it can, and go on with --resume")
+                raise UserError(f"'{address}' cannot be reached any more; restore access, and go on with --resume")
 
 
 @dataclass(frozen=True)
 class Output:
-    """Where rows go, and which."""
+    """The output file and what it contains."""
 
     path: Path
     columns: list[str]
     sort: bool = False
-    """By path; otherwise in the order in which they were scored."""
+    """Whether rows are sorted by path. Otherwise they are in the order in which they were scored."""
     windows: Windows | None = None
-    """Whether they are rows of windows."""
+    """If given, rows are sliding windows."""
     parts: Sequence[str] = ()
-    """Columns of Parquet parts beside the file; none without."""
+    """Columns of Parquet parts beside the file; no parts are written if empty."""
 
 
 class Executor(Protocol):
-    """Who scores."""
+    """Scores videos: a `Supervisor` or a `RayBackend`."""
 
     trusted: dict[str, Decision]
     """See `Summary`."""
@@ -106,20 +105,20 @@ class Executor(Protocol):
 
 @dataclass(frozen=True)
 class Summary:
-    """What scoring did."""
+    """The result of a scoring run."""
 
     videos: int
     errors: int
     resumed: int
-    """Videos that an earlier call had scored."""
+    """Videos that were already in the journal."""
     accuracy: dict[str, float]
-    """Percentages, where annotations tell the right labels."""
+    """Percentages; empty without ground truth."""
     trusted: dict[str, Decision]
-    """Which kinds of videos DALI was trusted with, where it decodes."""
+    """Which kinds of videos DALI was trusted to decode."""
 
 
 def score(
-    videos: Videos,
+    videos: InputVideos,
     output: Output,
     workers: Sequence[WorkerSettings],
     facts: dict[str, Any],
@@ -129,64 +128,64 @@ def score(
     resume: bool = False,
     overwrite: bool = False,
 ) -> Summary:
-    """Scores videos, keeps each row as it comes, and writes the output when all are there.
+    """Scores videos, journals each row as it arrives, and writes the output once all are there.
 
     Args:
-        videos: which.
-        output: the file.
-        workers: the processes that score.
-        facts: what scores depend on; a run that goes on needs the same.
-        timeout: seconds that a video may take.
-        executor: who scores in the place of workers.
-        resume: go on with what an earlier call has left.
-        overwrite: forget what an earlier call has left.
+        videos: the videos to score.
+        output: the output file.
+        workers: settings of the worker processes.
+        facts: everything that scores depend on. A resumed run must have the same.
+        timeout: seconds without an answer after which a worker is restarted.
+        executor: scores the videos instead of workers on this machine.
+        resume: continue from an existing journal.
+        overwrite: discard an existing journal.
 
     Raises:
-        UsageError: an earlier call has left something, and it is not said what to do with it; or nothing, to go on with.
-        UserError: the engine cannot be loaded, the output cannot be written. What was scored is kept.
+        UsageError: there is a journal, and neither `resume` nor `overwrite` is set.
+        UserError: the engine cannot be loaded, or the output cannot be written. The rows scored so far are kept.
     """
-    path = journal_of(output.path)
+    path = journal_path(output.path)
     there = path.is_file()
     if there and not resume and not overwrite:
         raise UsageError(
             f"an earlier run has left '{path}'; add --resume to go on with it, or --overwrite to begin anew"
         )
     if resume and not there:
-        logger.warning(f"there is no '{path}' to go on with; beginning")
+        logger.warning(f"there is no '{path}' to resume from; starting a new run")
     try:
         journal = Journal(path, facts, resume=resume and there, windows=output.windows is not None)
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error.strerror}; choose another --out") from None
     before = journal.videos
-    remove_partial_files(output.path, older_than=-1)  # there is no other writer: it would have the journal
+    remove_partial_files(output.path, older_than=-1)  # the lock on the journal excludes other writers
     try:
         parts = ParquetParts(output.path, output.parts, journal) if output.parts else None
         with nullcontext(executor) if executor else Supervisor(workers, timeout=timeout) as scoring:
             _score(videos, journal, scoring, parts)
             trusted = scoring.trusted
         journal.close()
-        tally = _write(path, output, videos.ground_truth)
+        accuracy = _write(path, output, videos.ground_truth)
     except OSError as error:
         raise UserError(
             f"stopped after {journal.videos} videos: {error.strerror or error}; make room, and go on with --resume"
         ) from None
     except BaseException:
-        if not journal.rows:  # it would only be in the way of the next call
+        if not journal.rows:  # an empty journal would only make the next run fail
             path.unlink(missing_ok=True)
         else:
             windows = f" and {journal.rows} windows" if output.windows else ""
             logger.info(f"{journal.videos} videos{windows} are scored and kept in '{path}'; go on with --resume")
         raise
     path.unlink()
-    return Summary(journal.videos, journal.errors, before, tally.facts() if tally else {}, trusted)
+    return Summary(journal.videos, journal.errors, before, accuracy.facts() if accuracy else {}, trusted)
 
 
-def _score(videos: Videos, journal: Journal, executor: Executor, parts: ParquetParts | None) -> None:
-    total = _Count(videos)
-    with Progress("scoring", None, unit="videos", begun=journal.videos) as progress:
-        for rows in executor.score(_left(videos, journal)):
+def _score(videos: InputVideos, journal: Journal, executor: Executor, parts: ParquetParts | None) -> None:
+    total = _BackgroundCount(videos)
+    with Progress("scoring", None, unit="videos", already_done=journal.videos) as progress:
+        for rows in executor.score(_unscored(videos, journal)):
             if any(row["status"] in _STORAGE_LOSS_STATUSES for _, row in rows):
-                videos.check_still_there()
+                videos.check_storage()
             journal.write([row for _, row in rows])
             if parts:
                 parts.follow()
@@ -196,11 +195,11 @@ def _score(videos: Videos, journal: Journal, executor: Executor, parts: ParquetP
         parts.end()
 
 
-def _left(videos: Videos, journal: Journal) -> Iterator[Task]:
-    """Videos that have no row yet."""
-    begun = others = journal.videos
+def _unscored(videos: InputVideos, journal: Journal) -> Iterator[Task]:
+    """Yields the videos that are not in the journal."""
+    resumed = others = journal.videos
     for number, video in enumerate(videos):
-        if begun and video.name in journal.seen:
+        if resumed and video.name in journal.seen:
             others -= 1
         else:
             yield number, video
@@ -211,17 +210,17 @@ def _left(videos: Videos, journal: Journal) -> Iterator[Task]:
 
 
 def _write(path: Path, output: Output, ground_truth: GroundTruth | None) -> AccuracyCounter | None:
-    """The output, of the rows of a journal."""
+    """Writes the output from the rows of the journal."""
     rows = read_rows(path)
     if output.sort:
         rows = _sorted(rows)
     if output.windows and output.windows.merge:
         rows = segments(rows)
-    tally = AccuracyCounter(ground_truth) if ground_truth else None
+    accuracy = AccuracyCounter(ground_truth) if ground_truth else None
     with open_writer(output.path, output.columns) as writer:
-        while part := list(islice(rows, _AT_ONCE)):
-            writer.write([tally.add(row) for row in part] if tally else part)
-    return tally
+        while part := list(islice(rows, _ROWS_IN_MEMORY)):
+            writer.write([accuracy.add(row) for row in part] if accuracy else part)
+    return accuracy
 
 
 def _sorted(rows: Iterator[Row]) -> Iterator[Row]:
@@ -231,13 +230,13 @@ def _sorted(rows: Iterator[Row]) -> Iterator[Row]:
     return iter(ordered)
 
 
-class _Count:
-    """Counts the inputs beside the work, so that progress can say what is left."""
+class _BackgroundCount:
+    """Counts the videos in a background thread, so that the progress bar knows the total."""
 
-    def __init__(self, videos: Videos) -> None:
+    def __init__(self, videos: InputVideos) -> None:
         self.value: int | None = None
         self._videos = videos
-        # What comes from stdin comes once, and to list what is far away once is enough.
+        # Stdin can be read only once, and listing remote storage twice would be slow.
         if not any(name == STDIN or is_address(name) for name in videos.inputs):
             threading.Thread(target=self._count, daemon=True).start()
 
@@ -245,4 +244,4 @@ class _Count:
         try:
             self.value = sum(1 for _ in self._videos)
         except (OSError, UserError):
-            self.value = None  # said where the videos are scored
+            self.value = None  # the scoring thread reports it

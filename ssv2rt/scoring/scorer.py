@@ -1,4 +1,4 @@
-"""Videos through an engine: one row each, whatever happens."""
+"""Scores whole videos with an engine: one row for each, also for those that cannot be decoded."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from ssv2rt.pipelines.decoder_trust import Decision
 from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
 from ssv2rt.pipelines.request_source import VideoRequest
 from ssv2rt.scoring.predictor import Predictor, Wait
-from ssv2rt.scoring.row import Row, row_of
+from ssv2rt.scoring.row import Row, named_row
 from ssv2rt.scoring.video_sources import Video
 
 Task = tuple[int, Video]
-"""A video, with a number, since two names may look the same when they are shown."""
+"""A video with its number in the run, which identifies it: two names may look the same as text."""
 
 
 class Scorer:
-    """Scores videos with an engine.
+    """Decodes videos and scores them with an engine.
 
     Args:
         predictor: the engine.
         data: decoder, threads and read-ahead.
-        clip: what is looked at.
-        trusted: which kinds of videos DALI is trusted with, as an earlier process has found out. See `DecoderTrust.decisions`.
+        clip: how clips are sampled from a video.
+        trusted: which kinds of videos DALI is trusted with, as an earlier worker found out. See `DecoderTrust.decisions`.
     """
 
     def __init__(
@@ -32,35 +32,37 @@ class Scorer:
     ) -> None:
         self._predictor, self._clip = predictor, clip
         self.videos = max(1, predictor.batch // (clip.views[0] * clip.views[1]))
-        """In a batch."""
+        """Videos in a batch."""
         self._loader = ClipLoader(clip=clip, batch=self.videos, data=data, device=predictor.device)
         self.trusted = self._loader.decoder_trust.decisions
         self.trusted |= trusted or {}
         self.batches_ahead = self._loader.batches_ahead + predictor.in_flight + 2
-        """Batches that keep it busy: it may take so many before it gives the first."""
+        """Batches that keep the pipeline full: it may consume this many before it yields the first result."""
 
     def score(self, batches: Iterable[list[Task]]) -> Iterator[list[tuple[int, Row]]]:
-        """The rows of each batch, in order: those of its videos in their order, with their numbers.
+        """Yields a list of (video number, row) for each batch, in order.
 
-        Several batches are under way at once: read, decoded, in the engine.
+        Several batches are in flight at once: being read, decoded, and computed by the engine.
         """
-        asked: deque[list[Task]] = deque()
+        in_flight: deque[list[Task]] = deque()
 
         def requests() -> Iterator[list[VideoRequest]]:
             for batch in batches:
-                asked.append(batch)
-                yield [VideoRequest(str(number), video.place, self._clip, video.by_pyav) for number, video in batch]
+                in_flight.append(batch)
+                yield [VideoRequest(str(number), video.location, self._clip, video.by_pyav) for number, video in batch]
 
         computing: deque[tuple[list[Task], ClipBatch, Wait]] = deque()
-        for made in self._loader.batches(requests()):
-            computing.append((asked.popleft(), made, self._predictor.start(made.clips, len(made.requests))))
+        for clip_batch in self._loader.batches(requests()):
+            computing.append(
+                (in_flight.popleft(), clip_batch, self._predictor.start(clip_batch.clips, len(clip_batch.requests)))
+            )
             if len(computing) >= self._predictor.in_flight:
                 yield self._finish(*computing.popleft())
         while computing:
             yield self._finish(*computing.popleft())
 
-    def _finish(self, tasks: list[Task], made: ClipBatch, wait: Wait) -> list[tuple[int, Row]]:
-        rows: dict[str, Row] = {clip.request.id: {"status": f"error: {clip.reason}"} for clip in made.bad}
-        for request, row in zip(made.requests, wait(), strict=True):
+    def _finish(self, tasks: list[Task], clip_batch: ClipBatch, wait: Wait) -> list[tuple[int, Row]]:
+        rows: dict[str, Row] = {clip.request.id: {"status": f"error: {clip.reason}"} for clip in clip_batch.bad}
+        for request, row in zip(clip_batch.requests, wait(), strict=True):
             rows[request.id] = {"frames": request.video_frames, **row}
-        return [(number, row_of(video.name, rows[str(number)])) for number, video in tasks]
+        return [(number, named_row(video.name, rows[str(number)])) for number, video in tasks]

@@ -1,7 +1,8 @@
-"""Workers, and what becomes of the videos when one of them crashes or hangs.
+"""Supervises worker processes, and isolates videos that make a worker crash or hang.
 
-The batches of a worker that has died are tried again, one at a time and by PyAV; one that kills a worker again is halved,
-until a video stands alone. That video has an error row, and all others are scored.
+When a worker dies, the batches that it had in flight become suspects. They are retried one at a time, decoded by PyAV. A
+suspect batch that kills a worker again is bisected, until a single video is left. That video gets an error row, and all others
+are scored.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 from ssv2rt.core.errors import UserError
-from ssv2rt.dataset.listing import as_text
-from ssv2rt.scoring.row import LAST, Row, row_of
+from ssv2rt.dataset.listing import escape_non_utf8
+from ssv2rt.scoring.row import IS_LAST, Row, named_row
 from ssv2rt.scoring.video_sources import Video
 from ssv2rt.scoring.worker import FLUSH, READY, TRUSTED, WorkerSettings, work
 
@@ -30,33 +31,33 @@ logger = logging.getLogger(__name__)
 
 Task = tuple[int, Video]
 Answer = list[tuple[int, Row]]
-_STARTS = 3
-"""Times that a worker may die before it has answered anything, in a row."""
-_START = 600.0
-"""Seconds that loading an engine may take; building its kernels can be slow."""
+_MAX_FAILED_STARTS = 3
+"""Consecutive times that workers may die while starting."""
+_START_TIMEOUT = 600.0
+"""Seconds that a worker may take to load its engine; compiling kernels can be slow."""
 
 
 @dataclass
 class _Worker:
-    """One process, and what it has been sent."""
+    """A worker process and the batches it has in flight."""
 
     settings: WorkerSettings
     process: Any = None
     connection: Connection | None = None
     ready: bool = False
     isolating: bool = False
-    """Whether it has one batch, which is under suspicion."""
-    flushed: bool = False
-    """Whether it has been told that no more is to come for now."""
-    size: int = 1
-    """Videos in a batch of it."""
+    """Whether it is running a single suspect batch."""
+    flush_sent: bool = False
+    """Whether `FLUSH` was sent after the last batch."""
+    batch_size: int = 1
+    """Videos in one of its batches."""
     batches_ahead: int = 1
-    """Batches that it has at most; it may need as many before it answers the first."""
+    """Most batches in flight. It may need as many before it answers the first."""
     sent: deque[list[Task]] = field(default_factory=deque)
     trusted: dict[str, Decision] = field(default_factory=dict)
-    """What it has found out of DALI on its device."""
-    heard: float = 0.0
-    """When it last said something, or was last given something to do."""
+    """Its latest decisions on which kinds of videos DALI may decode on its device."""
+    last_activity: float = 0.0
+    """Time of its last message, or of the batch that ended its idleness."""
 
     def start(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -66,19 +67,19 @@ class _Worker:
         self.process = context.Process(target=work, args=(there, settings, logger.getEffectiveLevel()), daemon=True)
         self.process.start()
         there.close()
-        self.connection, self.ready, self.isolating, self.flushed = here, False, False, False
-        self.heard = time.monotonic()
+        self.connection, self.ready, self.isolating, self.flush_sent = here, False, False, False
+        self.last_activity = time.monotonic()
 
     def send(self, message: Any) -> None:
         assert self.connection is not None
         if not self.sent:
-            self.heard = time.monotonic()
+            self.last_activity = time.monotonic()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.connection.send(message)  # if it has died, that is noticed when it is listened to
+            self.connection.send(message)  # `_receive` notices that it has died
         if isinstance(message, list):
             self.sent.append(message)
 
-    def end(self) -> None:
+    def kill(self) -> None:
         if self.process is not None:
             self.process.kill()
             self.process.join()
@@ -87,13 +88,11 @@ class _Worker:
 
 
 class Supervisor:
-    """Scores batches of videos by workers that it keeps alive.
+    """Scores videos with worker processes, and restarts those that die. A context manager: leaving it kills the workers.
 
     Args:
-        workers: one of each is run.
-        timeout: seconds after which a worker that has work and says nothing is ended.
-
-    Use it as a context: leaving it ends the workers.
+        workers: settings of each worker.
+        timeout: seconds without a message after which a worker with batches in flight is restarted.
     """
 
     def __init__(self, workers: Sequence[WorkerSettings], *, timeout: float) -> None:
@@ -103,7 +102,7 @@ class Supervisor:
         self._failed_starts = 0
         self.restarts = 0
         self.trusted: dict[str, Decision] = {}
-        """Which kinds of videos workers trust DALI with. One that is started anew is told."""
+        """Which kinds of videos the workers trust DALI with. A restarted worker gets its own decisions back."""
 
     def __enter__(self) -> Supervisor:
         for worker in self._workers:
@@ -112,15 +111,15 @@ class Supervisor:
 
     def __exit__(self, *_: object) -> None:
         for worker in self._workers:
-            worker.end()
+            worker.kill()
 
     def score(self, videos: Iterator[Task]) -> Iterator[Answer]:
-        """The rows of all videos, with their numbers, in batches or parts of them, as they come.
+        """Yields lists of (video number, row) for all videos, in the order in which they are done.
 
-        What a worker had given of a video before it died comes again.
+        Windows of a video whose worker died may be yielded twice.
 
         Raises:
-            UserError: a worker cannot load the engine, or dies again and again before it has done anything.
+            UserError: a worker cannot load the engine, or repeatedly dies while starting.
         """
         source: Iterator[Task] | None = videos
         while True:
@@ -129,31 +128,31 @@ class Supervisor:
                     continue
                 if self._suspects:
                     if not worker.sent:
-                        worker.isolating, worker.flushed = True, True
+                        worker.isolating, worker.flush_sent = True, True
                         worker.send(self._suspects.popleft())
                         worker.send(FLUSH)
-                    elif not worker.flushed:
+                    elif not worker.flush_sent:
                         worker.send(FLUSH)
-                        worker.flushed = True
+                        worker.flush_sent = True
                     continue
                 if worker.isolating and worker.sent:
                     continue
                 worker.isolating = False
                 while source is not None and len(worker.sent) < worker.batches_ahead:
-                    batch = _take(source, worker.size)
+                    batch = _next_batch(source, worker.batch_size)
                     if not batch:
                         source = None
                         break
-                    worker.flushed = False
+                    worker.flush_sent = False
                     worker.send(batch)
-                if source is None and worker.sent and not worker.flushed:
+                if source is None and worker.sent and not worker.flush_sent:
                     worker.send(FLUSH)
-                    worker.flushed = True
+                    worker.flush_sent = True
             if source is None and not self._suspects and not any(worker.sent for worker in self._workers):
                 return
-            for worker, message in self._listen():
+            for worker, message in self._receive():
                 if message is None:
-                    yield from self._died(worker, "decoder crashed")
+                    yield from self._restart(worker, "decoder crashed")
                 elif isinstance(message, UserError):
                     raise message
                 elif isinstance(message, tuple) and message[0] == TRUSTED:
@@ -161,41 +160,43 @@ class Supervisor:
                     self.trusted |= message[1]
                 elif isinstance(message, tuple):
                     assert message[0] == READY
-                    worker.ready, worker.size, worker.batches_ahead = True, *message[1:]
+                    worker.ready, worker.batch_size, worker.batches_ahead = True, *message[1:]
                 else:
                     self._failed_starts = 0
-                    if message and message[-1][1].get(LAST, True):
+                    if message and message[-1][1].get(IS_LAST, True):
                         worker.sent.popleft()
                     yield message
             for worker in self._workers:
-                limit = self._timeout if worker.ready else _START
-                if (worker.sent or not worker.ready) and time.monotonic() - worker.heard > limit:
-                    yield from self._died(worker, "timeout")
+                limit = self._timeout if worker.ready else _START_TIMEOUT
+                if (worker.sent or not worker.ready) and time.monotonic() - worker.last_activity > limit:
+                    yield from self._restart(worker, "timeout")
 
-    def _listen(self) -> Iterator[tuple[_Worker, Any]]:
-        """What workers have to say; None of one that has died."""
+    def _receive(self) -> Iterator[tuple[_Worker, Any]]:
+        """Waits up to a second for messages of workers. The message is None if the worker has died."""
         now = time.monotonic()
         busy = [worker for worker in self._workers if worker.sent or not worker.ready]
-        until = min((worker.heard + (self._timeout if worker.ready else _START) for worker in busy), default=now)
-        heard = wait([w.connection for w in self._workers if w.connection], max(0.0, min(1.0, until - now)) + 0.01)
+        until = min(
+            (worker.last_activity + (self._timeout if worker.ready else _START_TIMEOUT) for worker in busy), default=now
+        )
+        readable = wait([w.connection for w in self._workers if w.connection], max(0.0, min(1.0, until - now)) + 0.01)
         for worker in self._workers:
-            if worker.connection is None or worker.connection not in heard:
+            if worker.connection is None or worker.connection not in readable:
                 continue
-            worker.heard = time.monotonic()
+            worker.last_activity = time.monotonic()
             try:
                 yield worker, worker.connection.recv()
             except (EOFError, ConnectionResetError):
                 yield worker, None
 
-    def _died(self, worker: _Worker, reason: str) -> Iterator[Answer]:
-        """Starts a worker anew, and puts what it was doing under suspicion."""
+    def _restart(self, worker: _Worker, reason: str) -> Iterator[Answer]:
+        """Restarts a worker that died or hangs. Its batches become suspects, or a single suspect video gets its error row."""
         suspects, isolating, was_ready = list(worker.sent), worker.isolating, worker.ready
         worker.sent.clear()
-        worker.end()
+        worker.kill()
         code = worker.process.exitcode
         if not was_ready:
             self._failed_starts += 1
-            if self._failed_starts >= _STARTS:
+            if self._failed_starts >= _MAX_FAILED_STARTS:
                 raise UserError(
                     f"the process that runs the engine ends before it has begun (exit code {code}); "
                     f"see whether `ssv2rt doctor` finds what is wrong, or rebuild the engine"
@@ -207,9 +208,10 @@ class Supervisor:
             if len(batch) == 1:
                 ((number, video),) = batch
                 logger.warning(
-                    f"scoring '{as_text(video.name)}' ended its process ({reason}, exit code {code}); going on without it"
+                    f"scoring '{escape_non_utf8(video.name)}' ended its process ({reason}, exit code {code}); "
+                    f"going on without it"
                 )
-                yield [(number, row_of(video.name, {"status": f"error: {reason}"}))]
+                yield [(number, named_row(video.name, {"status": f"error: {reason}"}))]
                 return
             middle = len(batch) // 2
             suspects = [batch[:middle], batch[middle:]]
@@ -217,7 +219,7 @@ class Supervisor:
         self._suspects.extendleft(reversed(suspects))
 
 
-def _take(source: Iterator[Task], count: int) -> list[Task]:
+def _next_batch(source: Iterator[Task], count: int) -> list[Task]:
     batch: list[Task] = []
     for task in source:
         batch.append(task)

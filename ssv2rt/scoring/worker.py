@@ -1,8 +1,9 @@
-"""A process that scores. Whatever a video does to it, it does to this process alone.
+"""The worker process, which scores videos so that a crashing decoder cannot take down the run.
 
-It is sent batches of videos, and answers each with its rows, in order; several are under way at once. A video that has many
-rows is answered in parts, and an answer without rows says that the work goes on. `FLUSH` asks for the answers to all that it
-has been sent, without more to come; `None` ends it. Once it knows more of which videos DALI is trusted with, it says so.
+Protocol, over a pipe. After starting, the worker sends (READY, videos in a batch, batches ahead) or a `UserError`. The parent
+sends batches of videos, several of which may be in flight. The worker answers each with its rows, in order. A video with many
+rows is answered in parts, and an empty list is a heartbeat. `FLUSH` asks the worker to finish all batches in flight without
+waiting for more; None ends it. The worker sends (TRUSTED, decisions) when it learns which kinds of videos DALI can decode.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ _DIE_WITH_PARENT = 1
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What a worker makes its scorer of."""
+    """How a worker makes its scorer."""
 
     factory: str
-    """module:callable that makes a scorer from `options`."""
+    """module:function that is called with `options`, and returns a scorer."""
     options: dict[str, Any]
     memory: int = 0
-    """Bytes of address space that it may take; 0 for no limit."""
+    """Limit on the worker's address space in bytes; 0 for none."""
 
 
 def make_scorer(
@@ -53,16 +54,16 @@ def make_scorer(
     device: int | None = None,
     trusted: Mapping[str, Decision] | None = None,
 ) -> Any:
-    """A `Scorer`, or a `WindowScorer` where there are windows.
+    """Makes a `Scorer`, or a `WindowScorer` if there are sliding windows.
 
     Args:
-        bundle: its path.
+        bundle: path of the engine bundle.
         top_k: see `Predictor`.
         clip: see `Scorer`.
-        data: the same.
+        data: see `Scorer`.
         extra_columns: see `Predictor`.
         windows: see `WindowScorer`.
-        device: number of the GPU; None for engines of CPUs.
+        device: index of the GPU; None for an engine built for a CPU.
         trusted: see `Scorer`.
     """
     from pathlib import Path
@@ -75,7 +76,7 @@ def make_scorer(
     from ssv2rt.scoring.window_scorer import WindowScorer
 
     opened = open_bundle(Path(bundle))
-    if device is not None and torch.cuda.is_available():  # else loading the engine says what is missing
+    if device is not None and torch.cuda.is_available():  # otherwise loading the engine reports what is missing
         torch.cuda.set_device(device)
     gpu = torch.device("cuda", device) if device is not None else None
     predictor = Predictor(opened, top_k=top_k, extra_columns=extra_columns, device=gpu)
@@ -85,8 +86,8 @@ def make_scorer(
 
 
 def work(connection: Connection, settings: WorkerSettings, log_level: int) -> None:
-    """What the process does, until it is told to end or its parent is gone. Its messages go to stderr, from a level on."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
+    """The main function of a worker. It runs until the parent sends None or is gone. `log_level` is for logging to stderr."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent kills this process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
@@ -105,11 +106,11 @@ def work(connection: Connection, settings: WorkerSettings, log_level: int) -> No
         connection.send(error)
         return
     connection.send((READY, scorer.videos, scorer.batches_ahead))
-    # What comes is taken at once: if both ends of a connection waited for the other to listen, they would wait for ever.
+    # A thread receives messages at once: both ends would deadlock if each were blocked in `send`.
     messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, messages), daemon=True).start()
     ended = False
-    told: dict[str, Decision] = {}
+    reported_trust: dict[str, Decision] = {}
 
     def batches() -> Iterator[Any]:
         nonlocal ended
@@ -126,13 +127,13 @@ def work(connection: Connection, settings: WorkerSettings, log_level: int) -> No
         try:
             while not ended:
                 for rows in scorer.score(batches()):
-                    if (trusted := getattr(scorer, "trusted", told)) != told:
-                        told = dict(trusted)
-                        connection.send((TRUSTED, told))
+                    if (trusted := getattr(scorer, "trusted", reported_trust)) != reported_trust:
+                        reported_trust = dict(trusted)
+                        connection.send((TRUSTED, reported_trust))
                     connection.send(rows)
         except UserError as error:
             connection.send(error)
-    os._exit(0)  # threads that hang in a decoder are not waited for
+    os._exit(0)  # do not wait for threads that hang in a decoder
 
 
 def _listen(connection: Connection, messages: queue.SimpleQueue[Any]) -> None:

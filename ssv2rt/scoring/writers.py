@@ -1,4 +1,4 @@
-"""Where predictions go: CSV, Parquet or JSON lines, by extension; the file appears when it is complete."""
+"""Writes rows to a CSV, Parquet or JSON-lines file, chosen by its extension. The file appears once it is complete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from ssv2rt.core.atomic_files import atomic_file
 from ssv2rt.core.errors import UsageError, UserError
-from ssv2rt.scoring.row import SECONDS, VECTOR, Row, kind_of
+from ssv2rt.scoring.row import SECONDS, VECTOR, Row, column_type
 
 
 class Writer(Protocol):
@@ -24,10 +24,10 @@ class Writer(Protocol):
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
-    """Before any work is done.
+    """Checks, before any work is done, that the output can be written.
 
     Raises:
-        UsageError: the extension is not a format, the folder does not exist, or the file does and may not be replaced.
+        UsageError: the extension is unknown, the folder does not exist, or the file exists and `overwrite` is not set.
     """
     if path.suffix.lower() not in _WRITERS:
         raise UsageError(f"--out {path}: the extension '{path.suffix}' is no format; take {', '.join(_WRITERS)}")
@@ -43,10 +43,10 @@ def check_output(path: Path, *, overwrite: bool) -> None:
 
 @contextmanager
 def open_writer(path: Path, names: list[str]) -> Iterator[Writer]:
-    """A sink for rows of these columns. The file takes its name when the block ends well.
+    """A writer of rows with these columns. The file appears under its name if the block ends without an error.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     try:
         with atomic_file(path) as temporary:
@@ -66,7 +66,7 @@ class _Csv:
         self._file = path.open("w", encoding="utf-8", newline="")
         self._writer = csv.DictWriter(self._file, names, extrasaction="ignore", lineterminator="\n")
         self._writer.writeheader()
-        # The csv module leaves a carriage return bare, and its own reader then ends the row there.
+        # The csv module does not quote a carriage return, but its reader ends a row there.
         self._quoting = csv.DictWriter(
             self._file, names, extrasaction="ignore", lineterminator="\n", quoting=csv.QUOTE_ALL
         )
@@ -74,7 +74,7 @@ class _Csv:
     def write(self, rows: list[Row]) -> None:
         for row in rows:
             writer = self._quoting if "\r" in row["video"] else self._writer
-            writer.writerow({key: _as_text(key, value) for key, value in row.items()})
+            writer.writerow({key: _as_csv_text(key, value) for key, value in row.items()})
         self._file.flush()
 
     def close(self) -> None:
@@ -88,7 +88,7 @@ class _JsonLines:
 
     def write(self, rows: list[Row]) -> None:
         for row in rows:
-            values = {name: _plain(row.get(name)) for name in self._columns}
+            values = {name: _as_json(row.get(name)) for name in self._columns}
             self._file.write(json.dumps(values, ensure_ascii=False) + "\n")
         self._file.flush()
 
@@ -99,9 +99,9 @@ class _JsonLines:
 class _Parquet:
     def __init__(self, path: Path, names: list[str]) -> None:
         kinds = {int: pa.int32(), float: pa.float32(), str: pa.string(), VECTOR: pa.list_(pa.float32())}
-        # Seconds of a long video are more than float32 can tell apart to the millisecond.
+        # float32 cannot represent times in a long video to the millisecond.
         kind = dict.fromkeys(SECONDS, pa.float64())
-        self._schema = pa.schema([(name, kind.get(name, kinds[kind_of(name)])) for name in names])
+        self._schema = pa.schema([(name, kind.get(name, kinds[column_type(name)])) for name in names])
         self._writer = pq.ParquetWriter(path, self._schema)
 
     def write(self, rows: list[Row]) -> None:
@@ -111,13 +111,15 @@ class _Parquet:
         self._writer.close()
 
 
-def _plain(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
-def _as_text(column: str, value: Any) -> Any:
+def _as_csv_text(column: str, value: Any) -> Any:
     if column in SECONDS and value is not None:
-        return f"{value:.6f}".rstrip("0").removesuffix(".")  # windows of a long video still differ
+        return f"{value:.6f}".rstrip("0").removesuffix(
+            "."
+        )  # six digits would not distinguish the windows of a long video
     if isinstance(value, (list, np.ndarray)):
         return json.dumps([float(f"{number:.6g}") for number in value])
     return f"{value:.6g}" if isinstance(value, float) else value

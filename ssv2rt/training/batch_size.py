@@ -1,7 +1,7 @@
-"""`train.batch_size = "auto"`: the largest batch that fits into memory, of those that divide an update of the weights.
+"""`train.batch_size = "auto"`: finds the largest batch size that fits in memory and divides `train.update_clips`.
 
-What a step keeps is counted on tensors without memory, which takes no arithmetic. On a GPU the batch is then tried: what
-cuDNN wants beside it, and what the allocator loses, cannot be counted. On a CPU the count has to do.
+The memory of a training step is estimated with fake tensors, without running it. On a GPU, the estimate is then verified by
+real steps, since cuDNN workspaces and allocator fragmentation cannot be estimated. On a CPU, the estimate is all there is.
 """
 
 from __future__ import annotations
@@ -30,157 +30,157 @@ from ssv2rt.training.step import TrainingStep
 logger = logging.getLogger(__name__)
 
 
-MOST_ON_CPU = 32
-"""Clips. More do not make a CPU faster."""
+MAX_CPU_BATCH = 32
+"""Largest batch size on a CPU, where larger batches bring no more throughput."""
 CPU_SHARE, GPU_SHARE = 0.5, 0.85
-"""Of the memory that is free. The rest is for decoders and for clips that are made ahead, and on a CPU for everybody."""
-_FULL = ("out of memory", "ALLOC_FAILED", "unable to find an engine")
-"""How PyTorch and cuDNN say that memory is short."""
+"""Share of the free memory for training steps. The rest is for decoders, prefetched clips and, on a CPU, other programs."""
+_OUT_OF_MEMORY_TEXTS = ("out of memory", "ALLOC_FAILED", "unable to find an engine")
+"""Parts of the error messages with which PyTorch and cuDNN report that memory ran out."""
 
 
 @dataclass(frozen=True)
-class Need:
-    """Bytes of a training step."""
+class StepMemory:
+    """Peak memory of a training step, in bytes."""
 
     fixed: float
-    """Weights, their gradients, and what the optimiser and the running average keep."""
-    clip: float
-    """Of each clip of a batch, on its way to the loss and back."""
+    """Weights, gradients, optimizer state and EMA weights."""
+    per_clip: float
+    """Activations saved for the backward pass, for each clip of a batch."""
 
-    def of(self, batch: int) -> float:
-        return self.fixed + batch * self.clip
+    def for_batch(self, batch: int) -> float:
+        return self.fixed + batch * self.per_clip
 
 
-def with_batch_size(
+def resolve_batch_size(
     recipe: Recipe, classes: int, precision: Precision, group: Group, *, limit: float | None = None
 ) -> Recipe:
-    """The recipe with a number for "auto", the same in all processes, and with the `accumulate` that goes with it.
+    """Replaces batch size "auto" by a number, the same on all ranks, and sets `train.accumulate` to match.
 
     Args:
-        recipe: returned as it is if it has a number.
-        classes: of the network.
-        precision: of the arithmetic.
-        group: the processes that train together.
-        limit: bytes that a step may take; by default a share of what is free.
+        recipe: returned unchanged if its batch size is already a number.
+        classes: number of classes.
+        precision: of the forward pass.
+        group: this process's place among the processes that train together.
+        limit: bytes that a step may use; by default a share of the free memory.
 
     Raises:
-        UserError: not even one clip fits.
+        UserError: not even a batch of one clip fits.
     """
     settings = recipe.train
     if settings.batch_size != "auto":
         return recipe
-    limit = free_memory(group.device) if limit is None else limit
-    need = count_need(recipe, classes, precision)
-    sizes = candidates(settings.update_clips, group.device)
-    batch = next((size for size in sizes if need.of(size) <= limit), sizes[-1])
+    limit = usable_memory(group.device) if limit is None else limit
+    memory = estimate_step_memory(recipe, classes, precision)
+    sizes = candidate_sizes(settings.update_clips, group.device)
+    batch = next((size for size in sizes if memory.for_batch(size) <= limit), sizes[-1])
     if group.device.type == "cuda":
-        batch = largest(
-            [size for size in sizes if size <= batch], lambda size: steps_fit(recipe, classes, precision, group, size)
+        batch = first_fitting(
+            [size for size in sizes if size <= batch], lambda size: batch_fits(recipe, classes, precision, group, size)
         )
-    elif need.of(batch) > limit:
+    elif memory.for_batch(batch) > limit:
         batch = 0
     batch = min(group.gather(batch))
     if not batch:
         raise UserError(
-            f"train.batch_size = 'auto': one clip needs about {need.of(1) / 1e9:.1f} GB, and {limit / 1e9:.1f} GB may be "
-            f"used; lower clip.size or clip.frames, set model.checkpointing, or give a number to try all the same"
+            f"train.batch_size = 'auto': one clip needs about {memory.for_batch(1) / 1e9:.1f} GB, and {limit / 1e9:.1f} GB "
+            f"may be used; lower clip.size or clip.frames, set model.checkpointing, or give a number to try anyway"
         )
     accumulate = settings.update_clips // batch
-    if group.first:
+    if group.is_rank_zero:
         logger.info(
-            f"train.batch_size = {batch}: about {need.of(batch) / 1e9:.1f} GB of {limit / 1e9:.1f} GB that may be used; "
-            f"train.accumulate = {accumulate}, for train.update_clips = {settings.update_clips}"
+            f"train.batch_size = {batch}: about {memory.for_batch(batch) / 1e9:.1f} GB of {limit / 1e9:.1f} GB that may be "
+            f"used; train.accumulate = {accumulate}, for train.update_clips = {settings.update_clips}"
         )
-    found = settings.model_copy(update={"batch_size": batch, "accumulate": accumulate})
-    return recipe.model_copy(update={"train": found})
+    resolved = settings.model_copy(update={"batch_size": batch, "accumulate": accumulate})
+    return recipe.model_copy(update={"train": resolved})
 
 
-def candidates(update: int, device: torch.device) -> list[int]:
-    """Batch sizes that make whole updates of so many clips, the largest first."""
-    most = update if device.type == "cuda" else min(update, MOST_ON_CPU)
-    return [size for size in range(most, 0, -1) if update % size == 0]
+def candidate_sizes(update_clips: int, device: torch.device) -> list[int]:
+    """Batch sizes that divide the clips of one optimizer step, largest first."""
+    largest = update_clips if device.type == "cuda" else min(update_clips, MAX_CPU_BATCH)
+    return [size for size in range(largest, 0, -1) if update_clips % size == 0]
 
 
-def largest(sizes: list[int], fits: Callable[[int], bool]) -> int:
-    """The first size that fits; 0 if none does."""
+def first_fitting(sizes: list[int], fits: Callable[[int], bool]) -> int:
+    """The first of `sizes` that fits, or 0 if none does."""
     return next((size for size in sizes if fits(size)), 0)
 
 
-def count_need(recipe: Recipe, classes: int, precision: Precision) -> Need:
-    """What a training step keeps, counted without making it."""
-    one, two = (_kept(recipe, classes, precision, batch) for batch in (1, 2))
+def estimate_step_memory(recipe: Recipe, classes: int, precision: Precision) -> StepMemory:
+    """Estimates the memory of a training step without running it."""
+    one, two = (_saved_activation_bytes(recipe, classes, precision, batch) for batch in (1, 2))
     with torch.device("meta"):
         weights = 4 * sum(p.numel() for p in build_model(recipe.model, classes).parameters())
     copies = 2 + (2 if recipe.train.optimizer == "adamw" else 1) + bool(recipe.train.ema)
-    return Need(fixed=copies * weights + max(0.0, 2 * one - two), clip=two - one)
+    return StepMemory(fixed=copies * weights + max(0.0, 2 * one - two), per_clip=two - one)
 
 
-def free_memory(device: torch.device) -> float:
-    """Bytes that training may use."""
+def usable_memory(device: torch.device) -> float:
+    """Bytes that training may use: a share of the free memory of the GPU, or of this machine or container."""
     if device.type == "cuda":
         return GPU_SHARE * torch.cuda.mem_get_info(device)[0]
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    for line in _lines("/proc/meminfo"):
+    for line in _read_lines("/proc/meminfo"):
         if line.startswith("MemAvailable:"):
             free = 1024 * int(line.split()[1])
-    limit, used = (_lines(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))  # of a container
+    limit, used = (_read_lines(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))  # limits of a container
     if limit and used and limit[0].isdecimal():
         free = min(free, int(limit[0]) - int(used[0]))
     return CPU_SHARE * free
 
 
-def steps_fit(recipe: Recipe, classes: int, precision: Precision, group: Group, batch: int) -> bool:
-    """Whether two steps of a batch fit into the share of a GPU's memory that training may use.
+def batch_fits(recipe: Recipe, classes: int, precision: Precision, group: Group, batch: int) -> bool:
+    """Runs two training steps and returns whether they fit in the GPU memory that training may use.
 
-    Two, for the optimiser makes its state in the first one.
+    Two steps are needed, because the optimizer allocates its state in the first one.
     """
     device = group.device
     fits = True
     try:
-        with _bounded(device):
-            _two_steps(recipe, classes, precision, device, batch)
-    except RuntimeError as error:  # torch.OutOfMemoryError is one, and cuDNN has others
-        if not any(sign in str(error) for sign in _FULL):
+        with _memory_limited(device):
+            _run_two_steps(recipe, classes, precision, device, batch)
+    except RuntimeError as error:  # torch.OutOfMemoryError is a RuntimeError; cuDNN raises others
+        if not any(text in str(error) for text in _OUT_OF_MEMORY_TEXTS):
             raise
         fits = False
-    gc.collect()  # not before: the error holds on to what did fit
+    gc.collect()  # only here, since the traceback of the error keeps tensors alive
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return fits
 
 
-def _two_steps(recipe: Recipe, classes: int, precision: Precision, device: torch.device, batch: int) -> None:
-    """What the trainer does, on random clips, with a network that is then thrown away."""
+def _run_two_steps(recipe: Recipe, classes: int, precision: Precision, device: torch.device, batch: int) -> None:
+    """Two steps like those of the trainer, on random clips, with a temporary network."""
     clip = recipe.clip
     settings = recipe.train.model_copy(update={"compile": False, "batch_size": batch, "accumulate": 1})
-    model = _network(recipe, classes).channels_last().to(device)
+    model = _build_network(recipe, classes).channels_last().to(device)
     training_step = TrainingStep(model.train(), settings, precision, Group(0, 1, device))
     for step in range(2):
         clips = torch.randint(0, 256, (batch, clip.frames, clip.size, clip.size, 3), dtype=torch.uint8, device=device)
         labels = torch.arange(batch, device=device) % classes
         training_step.backward(clips, labels, epoch=1, step=step, last=True)
-        training_step.update(0.0, "trying a batch size")
+        training_step.optimizer_step(0.0, "trying a batch size")
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @contextmanager
-def _bounded(device: torch.device) -> Iterator[None]:
-    """PyTorch refuses more than `GPU_SHARE` of what is free now, as if the GPU were that small."""
+def _memory_limited(device: torch.device) -> Iterator[None]:
+    """Makes PyTorch raise an out-of-memory error above `GPU_SHARE` of the memory that is free now."""
     if device.type != "cuda":
         yield
         return
     free, total = torch.cuda.mem_get_info(device)
-    held = torch.cuda.memory_reserved(device)
-    torch.cuda.set_per_process_memory_fraction(min(1.0, (GPU_SHARE * free + held) / total), device)
+    reserved = torch.cuda.memory_reserved(device)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, (GPU_SHARE * free + reserved) / total), device)
     try:
         yield
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
-def _network(recipe: Recipe, classes: int) -> ClipModel:
-    """As training has it, with any weights."""
+def _build_network(recipe: Recipe, classes: int) -> ClipModel:
+    """The network with the recipe's settings for activation checkpointing and freezing, and with random weights."""
     model = build_model(recipe.model, classes)
     if recipe.model.checkpointing:
         set_checkpointing(model, True)
@@ -189,29 +189,29 @@ def _network(recipe: Recipe, classes: int) -> ClipModel:
     return model
 
 
-def _kept(recipe: Recipe, classes: int, precision: Precision, batch: int) -> int:
-    """Bytes that autograd keeps of a batch, without the parameters; each tensor counts once."""
+def _saved_activation_bytes(recipe: Recipe, classes: int, precision: Precision, batch: int) -> int:
+    """Bytes that autograd saves for the backward pass of a batch. Each storage counts once; parameters do not count."""
     clip = recipe.clip
-    kept: dict[int, torch.UntypedStorage] = {}  # alive, so that no address is given out twice
+    saved: dict[int, torch.UntypedStorage] = {}  # keeps the storages alive, so that no address is used twice
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def record(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage
+        saved[storage._cdata] = storage
         return tensor
 
     with FakeTensorMode():
-        model = _network(recipe, classes).channels_last().train()
-        own = {p.untyped_storage()._cdata for p in model.parameters()}
+        model = _build_network(recipe, classes).channels_last().train()
+        parameters = {p.untyped_storage()._cdata for p in model.parameters()}
         clips = torch.empty(batch, clip.frames, clip.size, clip.size, 3, dtype=torch.uint8)
         with (
-            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor),
             torch.autocast("cpu", DTYPES[precision], enabled=precision != "fp32"),
         ):
             F.cross_entropy(model(clips).float(), torch.zeros(batch, dtype=torch.int64))
-        return sum(storage.nbytes() for address, storage in kept.items() if address not in own)
+        return sum(storage.nbytes() for address, storage in saved.items() if address not in parameters)
 
 
-def _lines(path: str) -> list[str]:
+def _read_lines(path: str) -> list[str]:
     try:
         return Path(path).read_text(encoding="ascii").splitlines()
     except OSError:

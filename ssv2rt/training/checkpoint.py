@@ -1,8 +1,8 @@
-"""Checkpoints: `checkpoints/epoch-0007/`, with `last` and `best` pointing to two of them.
+"""Checkpoints in `checkpoints/epoch-0007/`; the symbolic links `last` and `best` point to the two that are kept.
 
-Weights are safetensors, with label names and recipe in the header; the rest of the state is read with
-`weights_only=True`. A checkpoint appears whole, and an older one goes only after the pointers have moved on. One that is
-written within an epoch says after how many steps: `epoch-0008-step-000120`.
+The weights are a safetensors file with label names and recipe in its header. The rest of the state is in `state.pt`, which is
+loaded with `weights_only=True`. A checkpoint is written atomically, and older ones are removed only after the links have been
+moved. A checkpoint within an epoch has the number of steps in its name: `epoch-0008-step-000120`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.weights import WEIGHTS, save_weights
 
 STATE = "state.pt"
-FREE = ("data", "train.checkpoint_minutes", "train.compile", "train.tensorboard")
-"""Settings that a run may be continued with in another way, since they change nothing that it computes."""
+CHANGEABLE_SETTINGS = ("data", "train.checkpoint_minutes", "train.compile", "train.tensorboard")
+"""Settings that may change on resume, since they do not affect the result."""
 
 
-_DAMAGED = (
+_LOAD_ERRORS = (
     *(OSError, RuntimeError, KeyError, IndexError, ValueError, EOFError, TypeError, AttributeError),
     *(pickle.UnpicklingError, struct.error),
 )
-"""What torch raises at a file that is no checkpoint."""
+"""What `torch.load` can raise for a file that is not a checkpoint."""
 
 
 def save_checkpoint(
@@ -44,16 +44,19 @@ def save_checkpoint(
     best: bool,
     step: int = 0,
 ) -> Path:
-    """Writes a checkpoint, and makes it `last`, and `best` if it is.
+    """Writes a checkpoint, points `last` (and `best`, if it is the best) to it, and removes all others.
 
     Args:
-        run: where to.
-        model: its weights are saved as they are.
-        state: what else is needed to go on; must hold 'epoch', how many are complete.
+        run: the run to write to.
+        model: the model to evaluate and export; its weights are saved.
+        state: everything else needed to resume. Must have "epoch", the number of complete epochs.
         labels: class names, in order.
         recipe: the settings of the run.
         best: whether no earlier checkpoint was better.
-        step: of the next epoch, if that has begun.
+        step: number of steps done in the next epoch; 0 at the end of an epoch.
+
+    Returns:
+        The folder of the checkpoint.
     """
     name = f"epoch-{state['epoch']:04}" if not step else f"epoch-{state['epoch'] + 1:04}-step-{step:06}"
     folder = run.checkpoints / name
@@ -71,37 +74,37 @@ def save_checkpoint(
 
 
 def load_state(run: Run, recipe: Recipe) -> dict[str, Any]:
-    """The state of a run's last checkpoint.
+    """Loads the state of a run's last checkpoint.
 
     Raises:
-        UserError: there is none, it is damaged, or the run's recipe has been changed since.
+        UserError: there is no checkpoint, it is damaged, or the recipe of the run has changed since.
     """
     path = run.checkpoints / "last" / STATE
     if not path.is_file():
-        raise UserError(f"run '{run.path}' has no checkpoint to go on from; start it anew with `ssv2rt train`")
+        raise UserError(f"run '{run.path}' has no checkpoint to resume from; start a new run with `ssv2rt train`")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        before = Recipe.model_validate_json(state["recipe"])
-    except _DAMAGED as error:
+        saved = Recipe.model_validate_json(state["recipe"])
+    except _LOAD_ERRORS as error:
         reason = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
         raise UserError(f"{path}: not a checkpoint of ssv2rt, or damaged ({reason}); train again") from None
-    changed = differences(before, recipe)
+    changed = differences(saved, recipe)
     if changed:
         raise UserError(
-            f"the checkpoint of '{run.path}' does not fit its recipe: {'; '.join(changed)}; "
-            f"change it back in '{run.recipe_file}', or start a new run"
+            f"the checkpoint of '{run.path}' does not match the recipe: {'; '.join(changed)}; "
+            f"change the recipe back in '{run.recipe_file}', or start a new run"
         )
     assert isinstance(state, dict)
     return state
 
 
-def differences(before: Recipe, now: Recipe) -> list[str]:
-    """Settings that differ and matter, like `train.epochs was 7, and is 8`."""
+def differences(saved: Recipe, current: Recipe) -> list[str]:
+    """Settings that differ and affect the result, each as text like `train.epochs was 7, and is 8`."""
     found = []
-    old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
+    old, new = saved.model_dump(mode="json"), current.model_dump(mode="json")
     for section, settings in old.items():
         for key, value in settings.items():
             name = f"{section}.{key}"
-            if section not in FREE and name not in FREE and value != new[section][key]:
+            if section not in CHANGEABLE_SETTINGS and name not in CHANGEABLE_SETTINGS and value != new[section][key]:
                 found.append(f"{name} was {value}, and is {new[section][key]}")
     return found

@@ -1,4 +1,4 @@
-"""Networks beside each other: trained alike on the same clips, and asked what they make of the order of time."""
+"""Compares networks that are trained in the same way: costs, accuracy, and how much they use the order of frames."""
 
 from __future__ import annotations
 
@@ -21,71 +21,71 @@ from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.models.registry import build_model
 from ssv2rt.models.weights import load_trained
 from ssv2rt.training.model_cost import ModelCost, measure_cost
-from ssv2rt.training.temporal_order import TemporalOrder, measure_order
+from ssv2rt.training.temporal_order import TemporalOrderScores, measure_temporal_order
 from ssv2rt.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
 
-SYSTEMS = ("resnet2d18", "resnet2d18-latefusion", "resnet2d18-lstm", "resnet2d18-gru", "resnet3d18")
-"""What is compared by default."""
-RESULT = "result.json"
+DEFAULT_MODELS = ("resnet2d18", "resnet2d18-latefusion", "resnet2d18-lstm", "resnet2d18-gru", "resnet3d18")
+"""Networks that are compared by default."""
+RESULT_FILE = "result.json"
 
 
 @dataclass(frozen=True)
-class System:
-    """One network and what was measured of it."""
+class ModelResult:
+    """One network and its measurements. Fields are keys of result.json and comparison.json."""
 
     name: str
     costs: ModelCost
-    order: TemporalOrder
+    order: TemporalOrderScores
     seconds: float
-    """Training, in all."""
+    """Total training time."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def compare(recipe: Recipe, names: Sequence[str], manifest: Manifest, folder: Path) -> list[System]:
-    """Trains and measures each network. What `folder` has of an interrupted call is taken from there.
+def compare(recipe: Recipe, names: Sequence[str], manifest: Manifest, folder: Path) -> list[ModelResult]:
+    """Trains and measures each network. Results in `folder` from an interrupted call are reused.
 
     Args:
-        recipe: how all of them are trained; only the model differs.
+        recipe: the settings of all trainings; only the model differs.
         names: networks of the registry.
-        manifest: their data; measured on its test clips if they have labels, else on the validation clips.
-        folder: gets a run for each network.
+        manifest: the data set. Accuracy is measured on the test split if it has labels, else on the validation split.
+        folder: where a run for each network is written.
 
     Raises:
-        UsageError: the recipe leaves the batch size to be found, which must be the same for all.
+        UsageError: the batch size is "auto", but must be the same number for all networks.
     """
-    _ = recipe.train.batch
+    _ = recipe.train.batch  # raises if the batch size is "auto"
     split = manifest.split("test") if _has_labels(manifest) else manifest.split("validation", recipe.data.max_bad)
     device = choose_device()
-    systems = []
+    results = []
     for number, name in enumerate(names, start=1):
-        done = folder / name / RESULT
+        done = folder / name / RESULT_FILE
         if done.is_file():
-            systems.append(_read(done))
-            logger.info(f"{name}: taken from '{done}'")
+            results.append(_read_result(done))
+            logger.info(f"{name}: using the result in '{done}'")
             continue
         logger.info(f"{name} ({number} of {len(names)})")
         settings = recipe_for(recipe, name)
         run, seconds = _train(settings, manifest, folder, name)
         trained = load_trained(run, "last")
-        order = measure_order(trained.model.channels_last().to(device), split, settings, device)
+        order = measure_temporal_order(trained.model.channels_last().to(device), split, settings, device)
         costs = measure_cost(
             build_model(settings.model, len(manifest.labels)).channels_last().to(device),
             settings.clip,
             batch=settings.train.batch,
             device=device,
         )
-        systems.append(System(name, costs, order, seconds))
-        write_json(done, systems[-1].as_dict())
-    return systems
+        results.append(ModelResult(name, costs, order, seconds))
+        write_json(done, results[-1].as_dict())
+    return results
 
 
 def recipe_for(recipe: Recipe, name: str) -> Recipe:
-    """The same recipe for another network. Strides in time are dropped where a network has none to choose."""
+    """The same recipe for another network. Temporal strides are reset for networks that have no such setting."""
     changes: dict[str, Any] = {"name": name}
     if not name.startswith("resnet3d"):
         changes["temporal_strides"] = (1, 1, 1, 1)
@@ -93,6 +93,7 @@ def recipe_for(recipe: Recipe, name: str) -> Recipe:
 
 
 def _train(settings: Recipe, manifest: Manifest, folder: Path, name: str) -> tuple[Run, float]:
+    """Trains a network, or resumes its training. Returns the run and the seconds taken."""
     run = Run(folder / name)
     trainer = Trainer(settings, manifest)
     start = time.perf_counter()
@@ -109,13 +110,18 @@ def _has_labels(manifest: Manifest) -> bool:
     return bool(pc.any(pc.greater_equal(test["label"], 0)).as_py())
 
 
-def _read(path: Path) -> System:
+def _read_result(path: Path) -> ModelResult:
     facts = json.loads(path.read_text(encoding="utf-8"))
-    return System(facts["name"], ModelCost(**facts["costs"]), TemporalOrder(**facts["order"]), facts["seconds"])
+    return ModelResult(
+        facts["name"], ModelCost(**facts["costs"]), TemporalOrderScores(**facts["order"]), facts["seconds"]
+    )
 
 
-def at_published_size(names: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Parameters of each network and of its stem with the widths that were published, for 174 classes, without making it."""
+def published_sizes(names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Parameters and input size of each network at its published width, for 174 classes and batches of 8 clips.
+
+    The networks are built on the meta device, which allocates no memory.
+    """
     sizes = {}
     with torch.device("meta"):
         for name in names:

@@ -1,8 +1,8 @@
-"""What a run keeps of how its clips are decoded: which kinds DALI is trusted with, and which clips have ended a process.
+"""A run's record of decoding: which kinds of video DALI may decode, and which clips crashed a process.
 
-An exception inside NVIDIA's parser aborts the process. What is left then are two files: the names of the clips that DALI had
-in hand, and Python's own note of the crash. A process that was killed from outside leaves no such note, and its clips are as
-good as any.
+An exception inside NVIDIA's video parser aborts the whole process. Two files then remain in the folder `decoding` of the run:
+the names of the clips that DALI was decoding, and the crash report of `faulthandler`. On resume, PyAV decodes those clips. A
+process that was killed from outside leaves an empty crash report, and its clips are not blamed.
 """
 
 from __future__ import annotations
@@ -28,55 +28,55 @@ _FOLDER = "decoding"
 
 
 @dataclass
-class Decoding:
-    """What is known of a run's clips."""
+class DecodingRecord:
+    """What a run knows about decoding its clips."""
 
     kinds: dict[str, Decision] = field(default_factory=dict)
     """See `DecoderTrust.decisions`."""
     by_pyav: list[str] = field(default_factory=list)
-    """Names of clips that were in hand when a process crashed."""
+    """Names of the clips that DALI was decoding when a process crashed, now or earlier. PyAV decodes them."""
     crashed: list[str] = field(default_factory=list)
-    """Those of them that are new."""
+    """Those of the most recent crash."""
 
 
-def read_decoding(run: Run) -> Decoding:
-    """What an earlier process has left; nothing where there is nothing, or it is damaged."""
-    found = Decoding()
+def read_decoding_record(run: Run) -> DecodingRecord:
+    """Reads the record that an earlier process of the run left. Missing or damaged files count as empty."""
+    record = DecodingRecord()
     facts: Any = {}
     with contextlib.suppress(OSError, ValueError):
         facts = json.loads((run.path / "environment.json").read_text(encoding="utf-8"))["decoder"]
     if isinstance(facts, dict) and isinstance(kinds := facts.get("kinds"), dict):
         decisions = {str(kind): Decision.of_dict(about) for kind, about in kinds.items() if isinstance(about, dict)}
-        found.kinds = {kind: decision for kind, decision in decisions.items() if decision}
-        found.by_pyav = [str(name) for name in facts.get("by_pyav") or ()]
-    for note in sorted((run.path / _FOLDER).glob("crash-*.txt")):
-        if note.read_bytes():
-            rank = note.stem.removeprefix("crash-")
+        record.kinds = {kind: decision for kind, decision in decisions.items() if decision}
+        record.by_pyav = [str(name) for name in facts.get("by_pyav") or ()]
+    for crash_report in sorted((run.path / _FOLDER).glob("crash-*.txt")):
+        if crash_report.read_bytes():
+            rank = crash_report.stem.removeprefix("crash-")
             for names in sorted((run.path / _FOLDER).glob(f"in-hand-{rank}-*.json")):
-                found.crashed += read_in_flight(names)
-    found.by_pyav = list(dict.fromkeys([*found.by_pyav, *found.crashed]))
-    return found
+                record.crashed += read_in_flight(names)
+    record.by_pyav = list(dict.fromkeys([*record.by_pyav, *record.crashed]))
+    return record
 
 
 def write_environment(run: Run, device: torch.device, decoder_trust: DecoderTrust, by_pyav: list[str]) -> None:
-    """Writes environment.json: the machine, and what is known of decoding on it."""
+    """Writes environment.json: facts about the machine, and the decoding record."""
     kinds = {kind: decision.as_dict() for kind, decision in sorted(decoder_trust.decisions.items())}
     write_json(run.path / "environment.json", describe(device) | {"decoder": {"kinds": kinds, "by_pyav": by_pyav}})
 
 
 @contextlib.contextmanager
-def crashes_noted(run: Run, rank: int, loaders: dict[str, ClipLoader]) -> Iterator[None]:
-    """While the block runs, what DALI decodes for these loaders is on disk, and so is what a crash leaves."""
+def recording_crashes(run: Run, rank: int, loaders: dict[str, ClipLoader]) -> Iterator[None]:
+    """Keeps the names of clips that DALI is decoding, and a crash report if the process dies, on disk during the block."""
     if not any(loader.decodes for loader in loaders.values()):
         yield
         return
     folder = run.path / _FOLDER
     folder.mkdir(exist_ok=True)
-    note = folder / f"crash-{rank}.txt"
+    crash_report = folder / f"crash-{rank}.txt"
     names = {name: folder / f"in-hand-{rank}-{name}.json" for name in loaders}
-    before = faulthandler.is_enabled()
+    was_enabled = faulthandler.is_enabled()
     try:
-        with note.open("w") as file:
+        with crash_report.open("w") as file:
             faulthandler.enable(file)
             for name, loader in loaders.items():
                 loader.note_in(names[name])
@@ -87,22 +87,22 @@ def crashes_noted(run: Run, rank: int, loaders: dict[str, ClipLoader]) -> Iterat
                     loader.note_in(None)
                 faulthandler.disable()
     finally:
-        if before:
+        if was_enabled:
             faulthandler.enable(sys.__stderr__ or 2)
-        for path in (note, *names.values()):
+        for path in (crash_report, *names.values()):
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             folder.rmdir()
 
 
-def forget_crashes(run: Run) -> None:
-    """Takes away what an earlier process has left."""
+def clear_crash_records(run: Run) -> None:
+    """Removes the crash files of an earlier process."""
     for path in (run.path / _FOLDER).glob("*"):
         path.unlink(missing_ok=True)
 
 
-def use(found: Decoding, decoder_trust: DecoderTrust, loaders: dict[str, ClipLoader]) -> None:
-    """Goes on with what is known."""
-    decoder_trust.decisions |= found.kinds
+def apply_decoding_record(record: DecodingRecord, decoder_trust: DecoderTrust, loaders: dict[str, ClipLoader]) -> None:
+    """Passes a record on to the loaders of this process."""
+    decoder_trust.decisions |= record.kinds
     for loader in loaders.values():
-        loader.avoid |= set(found.by_pyav)
+        loader.avoid |= set(record.by_pyav)

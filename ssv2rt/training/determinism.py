@@ -1,4 +1,4 @@
-"""The same bits every time."""
+"""Deterministic algorithms: PyTorch's settings, and a clear error where a layer has none."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from ssv2rt.core.errors import UserError
 
 
 def set_deterministic(on: bool) -> None:
-    """Takes only algorithms that give the same bits every time, or whichever are fastest."""
-    if on:  # wanted before the first use of a GPU
+    """Allows only deterministic algorithms, or lets PyTorch and cuDNN choose the fastest ones."""
+    if on:  # cuBLAS reads this variable at the first use of the GPU
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(on)
     torch.backends.cudnn.benchmark = not on
 
 
 @contextlib.contextmanager
-def plain_errors(model: str) -> Iterator[None]:
-    """Says in one line that a layer has no deterministic algorithm, where PyTorch has many.
+def explain_determinism_errors(model: str) -> Iterator[None]:
+    """Turns PyTorch's long error about a missing deterministic algorithm into one line.
+
+    Args:
+        model: name of the network, for the message.
 
     Raises:
         UserError: in place of PyTorch's RuntimeError.
@@ -34,5 +37,5 @@ def plain_errors(model: str) -> Iterator[None]:
         layer = str(error).split()[0]
         raise UserError(
             f"train.deterministic = true: '{layer}', which {model} needs, has no deterministic algorithm on this device; "
-            f"take a network without it, such as resnet3d18, or leave the setting out"
+            f"use another network, such as resnet3d18, or leave train.deterministic out"
         ) from None

@@ -1,4 +1,4 @@
-"""Several processes that train one model, started by torchrun; a process alone is a group of one."""
+"""Distributed training with torchrun: the process group, its collective operations, and the case of a single process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch.distributed as dist
 from ssv2rt.core.errors import UsageError
 from ssv2rt.core.hardware import choose_device
 
-if TYPE_CHECKING:  # a group of one trains without any data set: benchmarks do
+if TYPE_CHECKING:  # benchmarks train without a data set, and need no samplers
     from ssv2rt.pipelines.samplers import Shard
 
 R = TypeVar("R")
@@ -22,25 +22,30 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Group:
-    """This process among those that train together."""
+    """This process's place in the process group: its rank, the world size, and its device.
+
+    With a world size of 1, no collective operation is called and no process group is needed.
+    """
 
     rank: int
     size: int
+    """The world size."""
     device: torch.device
 
     @property
-    def first(self) -> bool:
-        """Whether this is the one that writes and talks."""
+    def is_rank_zero(self) -> bool:
+        """Whether this is the process that writes files and logs messages."""
         return self.rank == 0
 
     @property
     def shard(self) -> Shard:
+        """This process's part of the data set."""
         from ssv2rt.pipelines.samplers import Shard
 
         return Shard(self.rank, self.size)
 
     def sum(self, *values: float) -> list[float]:
-        """Sums over all processes, in float64."""
+        """All-reduces each value as a sum over all processes, in float64."""
         if self.size == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -48,29 +53,29 @@ class Group:
         return [float(value) for value in total.tolist()]
 
     def any(self, value: bool) -> bool:
-        """Whether it is true in any process."""
+        """Whether the value is true in any process."""
         return self.sum(float(value))[0] > 0
 
     def gather(self, value: R) -> list[R]:
-        """Every process's value, in order of rank."""
+        """The values of all processes, in order of rank, in every process."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
 
-    def share(self, buffers: Iterable[torch.Tensor]) -> None:
-        """Gives every process the first one's buffers, such as the statistics of batch norm."""
+    def broadcast(self, buffers: Iterable[torch.Tensor]) -> None:
+        """Copies the buffers of rank 0, such as batch norm statistics, to all processes, in place."""
         if self.size > 1:
             for buffer in buffers:
                 dist.broadcast(buffer, src=0)
 
-    def from_first(self, make: Callable[[], R]) -> R:
-        """What the first process makes, in all of them. Its error ends all of them."""
+    def from_rank_zero(self, make: Callable[[], R]) -> R:
+        """Calls `make` in rank 0 only and returns its result in all processes. An exception is raised in all of them."""
         if self.size == 1:
             return make()
         outcome: list[Any] = [None, None]
-        if self.first:
+        if self.is_rank_zero:
             try:
                 outcome[0] = make()
             except Exception as error:
@@ -81,15 +86,15 @@ class Group:
         return outcome[0]
 
 
-_KEPT: list[object] = []
+_PROCESS_GROUPS: list[object] = []
 
 
 @contextlib.contextmanager
-def group_of_processes() -> Iterator[Group]:
-    """The group that torchrun has started this process in, or a group of one.
+def process_group() -> Iterator[Group]:
+    """Joins the process group of torchrun for the time of the block; without torchrun, yields a group of size 1.
 
     Raises:
-        UsageError: there are more processes on this machine than GPUs.
+        UsageError: this machine has more processes than GPUs.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if size == 1:
@@ -99,15 +104,15 @@ def group_of_processes() -> Iterator[Group]:
     if device.type == "cuda":
         if local >= torch.cuda.device_count():
             raise UsageError(
-                f"process {local + 1} of this machine has no GPU, it has {torch.cuda.device_count()}; "
-                f"give torchrun --nproc-per-node {torch.cuda.device_count()}"
+                f"process {local + 1} of this machine has no GPU, since the machine has {torch.cuda.device_count()}; "
+                f"start torchrun with --nproc-per-node {torch.cuda.device_count()}"
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    # DistributedDataParallel must not be the last to hold the group: it would destroy it with Python's lock in hand, and wait
-    # for a thread that waits for that lock.
-    _KEPT.append(dist.group.WORLD)
+    # Keep a reference to the group beyond that of DistributedDataParallel. DDP's destructor would otherwise destroy the group
+    # while it holds the GIL, and deadlock with a thread of the group that waits for the GIL.
+    _PROCESS_GROUPS.append(dist.group.WORLD)
     try:
         yield Group(rank, size, device)
     finally:

@@ -1,4 +1,4 @@
-"""How often a model is right on a split."""
+"""Evaluation of a model on a split: top-1, top-5, loss and confusion matrix."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from ssv2rt.training.distributed import Group
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Results on one split. Accuracies in percent, loss in nats per clip."""
+    """Results on one split. Accuracies are in percent, the loss is in nats per clip."""
 
     top1: float
     top5: float
     loss: float
     clips: int
     bad: int
-    """Clips that could not be decoded; they are in none of the figures."""
+    """Clips that could not be decoded. They count in no other field."""
     confusion: np.ndarray | None = field(default=None, compare=False, repr=False)
-    """int64 (K, K): clips by true class (rows) and by the class that is first (columns)."""
+    """int64 (K, K): number of clips by true class (rows) and by predicted class (columns)."""
 
     def as_dict(self) -> dict[str, float]:
-        """The figures, without the matrix."""
+        """All fields except the confusion matrix."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "confusion"}
 
 
@@ -49,19 +49,19 @@ def evaluate(
     precision: Precision,
     loader: ClipLoader | None = None,
     group: Group | None = None,
-    between: Callable[[], None] = lambda: None,
+    after_each_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Evaluates every clip of a split once, whatever the number of processes. A clip's views are averaged.
+    """Evaluates every clip of a split once, for any number of processes. Logits are averaged over the views of a clip.
 
     Args:
-        model: on the device.
+        model: must already be on the device.
         split: its clips need labels.
-        recipe: says what the model sees, and in what batches.
+        recipe: sets the clips, the views and the batch size.
         device: where the model is.
-        precision: of the arithmetic.
-        loader: made anew by default.
-        group: processes that share the work, each of which gets the result; by default this one alone.
-        between: called between batches, on one process only; what it raises ends the evaluation.
+        precision: of the forward pass, by autocast.
+        loader: by default a new one.
+        group: processes that share the clips; each of them gets the result of all. By default this process alone.
+        after_each_batch: called after each batch, but only if there is a single process. An exception ends the evaluation.
 
     Raises:
         UserError: the split has clips without a label, or none could be decoded.
@@ -74,10 +74,10 @@ def evaluate(
     top1 = MulticlassAccuracy(classes, top_k=1, average="micro").to(device)
     top5 = MulticlassAccuracy(classes, top_k=min(5, classes), average="micro").to(device)
     confusion = MulticlassConfusionMatrix(classes).to(device)
-    loss, seen, bad = torch.zeros((), device=device), 0, 0
+    loss, evaluated, bad = torch.zeros((), device=device), 0, 0
     model.eval()
     batches = evaluation_batches(split, recipe.clip, batch=recipe.train.batch, shard=group.shard)
-    with torch.inference_mode(), Progress("evaluating", len(split), quiet=not group.first) as progress:
+    with torch.inference_mode(), Progress("evaluating", len(split), quiet=not group.is_rank_zero) as progress:
         for batch in loader.batches(batches):
             bad += len(batch.bad)
             if batch.requests:
@@ -89,26 +89,26 @@ def evaluate(
                 top1.update(logits, labels)
                 top5.update(logits, labels)
                 confusion.update(logits, labels)
-                seen += len(labels)
-            progress.show((seen + bad) * group.size)
+                evaluated += len(labels)
+            progress.show((evaluated + bad) * group.size)
             if group.size == 1:
-                between()
-    total, clips, unread = group.sum(loss.item(), seen, bad)
+                after_each_batch()
+    total_loss, clips, undecodable = group.sum(loss.item(), evaluated, bad)
     if not clips:
-        raise UserError("not one clip of the split could be decoded; look at the videos")
+        raise UserError("none of the clips of the split could be decoded; check the videos")
     matrix = confusion.compute().cpu().numpy()
     return Evaluation(
         100 * top1.compute().item(),
         100 * top5.compute().item(),
-        total / clips,
+        total_loss / clips,
         int(clips),
-        int(unread),
+        int(undecodable),
         matrix.astype(np.int64),
     )
 
 
 def evaluation_loader(recipe: Recipe, device: torch.device, decoder_trust: DecoderTrust | None = None) -> ClipLoader:
-    """Makes the clips that are evaluated. See `ClipLoader`."""
+    """A loader for evaluation clips. See `ClipLoader`."""
     return ClipLoader(
         clip=recipe.clip, batch=recipe.train.batch, data=recipe.data, device=device, decoder_trust=decoder_trust
     )

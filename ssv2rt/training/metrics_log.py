@@ -1,4 +1,4 @@
-"""What a run tells while it trains: metrics.jsonl, and TensorBoard where it is asked for."""
+"""The training log of a run: metrics.jsonl, and TensorBoard if `train.tensorboard` is set."""
 
 from __future__ import annotations
 
@@ -14,63 +14,69 @@ from ssv2rt.core.run_folders import Run
 
 
 class MetricsLog:
-    """Writes down the figures of a run, beginning after those that stand there already.
+    """Appends metrics to metrics.jsonl; on resume, first drops the lines that are newer than the checkpoint.
 
     Args:
-        run: gets metrics.jsonl and, if wanted, a folder `tensorboard`.
-        epoch: how many are complete.
-        update: changes of the weights so far; what stands there of later ones is dropped, and will be written again.
-        tensorboard: whether to write for TensorBoard too.
+        run: where metrics.jsonl and, if wanted, the folder `tensorboard` are written.
+        epoch: number of complete epochs.
+        update: number of optimizer steps so far. Lines of later steps are dropped, since those steps will be done again.
+        tensorboard: whether to write TensorBoard events too.
 
     Raises:
-        UserError: TensorBoard is wanted and not installed.
+        UserError: TensorBoard is wanted but not installed.
     """
 
     def __init__(self, run: Run, *, epoch: int, update: int, tensorboard: bool) -> None:
         self._file = run.metrics_file
         if self._file.is_file():
             lines = read_metrics(self._file)
-            # A line on an epoch that is not complete: the power went between it and its checkpoint.
+            # A validation line can be newer than the last checkpoint, if the process died between writing the two.
             kept = [x for x in lines if x["update"] <= update and ("validation" not in x or x["epoch"] <= epoch)]
             write_text(self._file, "".join(f"{json.dumps(line)}\n" for line in kept))
-        self._board = _board(run.path / "tensorboard", update) if tensorboard else None
+        self._tensorboard = _open_tensorboard(run.path / "tensorboard", update) if tensorboard else None
 
     def write(self, *, epoch: float, update: int, **facts: Any) -> None:
-        """A line of figures, which stand after so many epochs and changes of the weights."""
+        """Appends one line.
+
+        Args:
+            epoch: position in epochs, such as 1.5.
+            update: number of optimizer steps so far.
+            facts: numbers, or dicts of numbers.
+        """
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"epoch": epoch, "update": update, **facts}) + "\n")
-        if self._board:
-            for name, value in _flat(facts).items():
-                self._board.add_scalar(name, value, update)
-            self._board.flush()
+        if self._tensorboard:
+            for name, value in _flatten(facts).items():
+                self._tensorboard.add_scalar(name, value, update)
+            self._tensorboard.flush()
 
     def close(self) -> None:
-        if self._board:
-            self._board.close()
+        if self._tensorboard:
+            self._tensorboard.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, without those that are torn; none if there is no such file."""
+    """The lines of a metrics.jsonl. Incomplete lines are skipped; a missing file counts as empty."""
     if not path.is_file():
         return []
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(ValueError):  # torn by a crash
+        with contextlib.suppress(ValueError):  # a crash can leave an incomplete line
             line = json.loads(text)
             if isinstance(line, dict) and {"epoch", "update"} <= line.keys():
                 lines.append(line)
     return lines
 
 
-def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Figures by name, those of a group as group/name."""
+def _flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Flattens nested dicts; nested names are joined as `group/name`."""
     flat: dict[str, float] = {}
     for name, value in facts.items():
-        flat |= _flat(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {f"{prefix}{name}": float(value)}
+        flat |= _flatten(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {f"{prefix}{name}": float(value)}
     return flat
 
 
-def _board(folder: Path, update: int):  # type: ignore[no-untyped-def]  # an optional package
+def _open_tensorboard(folder: Path, update: int):  # type: ignore[no-untyped-def]  # an optional package
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

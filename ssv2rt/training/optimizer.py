@@ -1,4 +1,4 @@
-"""The optimiser, and the learning rate over a run."""
+"""The optimizer and the learning rate schedule."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from ssv2rt.core.recipes import Train
 
 
 def build_optimizer(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum or AdamW. Biases and norms, the parameters of one dimension, do not decay."""
-    decaying = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": decaying, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    """SGD with Nesterov momentum, or AdamW. Parameters of one dimension (biases and norms) get no weight decay."""
+    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    not_decayed = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": not_decayed, "weight_decay": 0.0}]
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
     optimizer = torch.optim.SGD(
         groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.momentum > 0, fused=True
     )
     if settings.momentum:
-        # In fp16 the gradient scaler has a fused optimiser skip a step whose gradient is infinite. PyTorch's fused SGD takes
-        # memory for the momentum at the first step and fills it only if that is not skipped, but believes it from the second
-        # step on. Momentum that begins as zeros gives the same updates.
-        for parameter in (*decaying, *others):
+        # In fp16, a fused optimizer skips a step whose gradients are infinite. PyTorch's fused SGD allocates the momentum
+        # buffer at the first step, but fills it only if that step is not skipped. The second step would then use uninitialized
+        # memory. A buffer that starts as zeros gives the same optimizer steps without this problem.
+        for parameter in (*decayed, *not_decayed):
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 
 
-def scaled_rate(settings: Train, processes: int) -> float:
-    """The peak rate for so many processes, whose batches add up to so many times as many clips."""
+def scaled_learning_rate(settings: Train, processes: int) -> float:
+    """The peak learning rate for a world size, scaled by `train.scale_rate`: linear, by square root, or not at all."""
     factor = {"linear": float(processes), "sqrt": math.sqrt(processes), "none": 1.0}[settings.scale_rate]
     return settings.learning_rate * factor
 
@@ -39,10 +39,10 @@ def learning_rate(step: int, *, steps: int, warmup: int, peak: float) -> float:
     """Linear warm-up to `peak`, then a cosine to zero (Loshchilov and Hutter 2017).
 
     Args:
-        step: changes of the weights made so far, 0..steps-1.
-        steps: changes in the whole run.
-        warmup: changes of the warm-up.
-        peak: highest rate.
+        step: optimizer steps done so far, 0..steps-1.
+        steps: optimizer steps of the whole run.
+        warmup: optimizer steps of the warm-up.
+        peak: highest learning rate.
     """
     if step < warmup:
         return peak * (step + 1) / warmup

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM while training: the first lets the step end, a second ends the process."""
+"""Graceful stop of training on SIGINT or SIGTERM: the first signal stops after the step, a second one at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class Stopped(UserError):
-    """Training was stopped by a signal, after it had saved."""
+    """Training was stopped by a signal and has saved a checkpoint. The exit code is 128 + signal number."""
 
     prefix = ""
 
@@ -24,20 +24,22 @@ class Stopped(UserError):
 
 
 class SignalHandler:
-    """Takes the signals while the block runs.
+    """Handles SIGINT and SIGTERM while the block runs.
 
-    with Interruption() as interruption:
-        while not interruption.signal: ...
+        with SignalHandler() as handler:
+            while not handler.signal: ...
+
+    Outside the main thread, where Python allows no signal handlers, it does nothing.
     """
 
     signal = 0
-    """The signal that came, or 0."""
+    """Number of the signal received, or 0."""
 
     def __enter__(self) -> SignalHandler:
         self._before = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._take)
+                self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
@@ -46,8 +48,8 @@ class SignalHandler:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _take(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal:
             os._exit(128 + number)
         self.signal = number
-        logger.info("stopping after this step, and saving; once more to stop at once")
+        logger.info("stopping after this step and saving a checkpoint; repeat the signal to stop at once")

@@ -1,4 +1,4 @@
-"""One step of training: a batch's gradient, and, after `accumulate` of them, a change of the weights."""
+"""Forward and backward passes of one batch, and the optimizer step after `accumulate` batches."""
 
 from __future__ import annotations
 
@@ -24,164 +24,182 @@ _REMEDY = "lower train.learning_rate, lengthen train.warmup_epochs, or set train
 
 @dataclass
 class RunningMetrics:
-    """Sums over the clips seen, kept on the device, so that no step waits for them."""
+    """Loss and top-1 sums that stay on the device, so that no step waits for a GPU synchronization."""
 
     device: torch.device
     values: torch.Tensor = field(init=False)
-    """float64 (2, 3): loss, clips that were right, clips; of the epoch, and since they were last written down."""
+    """float64 (2, 3). Columns: summed loss, correct clips, clips. Row 0: this epoch. Row 1: since `read_since_last`."""
 
     def __post_init__(self) -> None:
         self.values = torch.zeros(2, 3, dtype=torch.float64, device=self.device)
 
     def add(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """Takes the mean loss of a batch and its logits (N, K)."""
-        right = (logits.detach().argmax(1) == labels).sum()
-        clips = torch.full((), len(labels), dtype=torch.float64, device=self.device)
-        self.values += torch.stack([loss.detach().double() * clips, right.double(), clips])
+        """Adds a batch.
 
-    def since_last(self, group: Group) -> tuple[float, float]:
-        """As `read`, of what was added since this was last called."""
+        Args:
+            loss: mean loss of the batch, a scalar.
+            logits: (N, K)
+            labels: int64 (N,)
+        """
+        correct = (logits.detach().argmax(1) == labels).sum()
+        clips = torch.full((), len(labels), dtype=torch.float64, device=self.device)
+        self.values += torch.stack([loss.detach().double() * clips, correct.double(), clips])
+
+    def read_since_last(self, group: Group) -> tuple[float, float]:
+        """Like `read`, but only for the batches added since the last call of this method."""
         means = _means(*group.sum(*self.values[1].tolist()))
         self.values[1].zero_()
         return means
 
     def read(self, group: Group | None = None) -> tuple[float, float]:
-        """Mean loss and top-1 in percent, of this process or of all in a group. Waits for the device."""
+        """Mean loss and top-1 in percent of this process, or of all processes of a group. Synchronizes with the GPU."""
         values = self.values[0].tolist()
         return _means(*(group.sum(*values) if group else values))
 
 
-def _means(loss: float, right: float, clips: float) -> tuple[float, float]:
-    return loss / max(1, clips), 100 * right / max(1, clips)
+def _means(loss: float, correct: float, clips: float) -> tuple[float, float]:
+    return loss / max(1, clips), 100 * correct / max(1, clips)
 
 
 class TrainingStep:
-    """The model with all that changes it.
+    """A model with its optimizer, gradient scaler, EMA weights and running metrics.
 
     Args:
-        model: in place on the group's device.
+        model: must already be on the device of the group.
         settings: the recipe's `[train]`.
-        precision: of the arithmetic.
-        group: the processes that train together.
+        precision: of the forward pass, by autocast; fp16 also turns on the gradient scaler.
+        group: this process's place among the processes that train together.
     """
 
     def __init__(self, model: ClipModel, settings: Train, precision: Precision, group: Group) -> None:
         self.model, self.settings, self.precision, self.group = model, settings, precision, group
         self.optimizer = build_optimizer(model, settings)
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=precision == "fp16")
-        self.average = (
+        self.ema_model = (
             AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
             if settings.ema
             else None
         )
         self.metrics = RunningMetrics(group.device)
-        self.rate = 0.0
-        """The learning rate of the last update."""
+        self.learning_rate = 0.0
+        """Of the last optimizer step."""
         forward: nn.Module = model
         if group.size > 1:
             index = [group.device.index] if group.device.type == "cuda" else None
             forward = nn.parallel.DistributedDataParallel(forward, device_ids=index)
         self._parallel = forward
         self._forward = torch.compile(forward) if settings.compile else forward
-        self._doubt: tuple[torch.Tensor, str, str] | None = None  # a figure that may not be finite, and what it is
-        self._shape: torch.Size | None = None  # of the clips of the batch before
-        self._copied: torch.cuda.Event | None = None  # when it has come over from the GPU
+        self._pending_check: tuple[torch.Tensor, str, str] | None = None  # value, name, position
+        self._clip_shape: torch.Size | None = None  # of the last batch, without N
+        self._copy_done: torch.cuda.Event | None = None  # the value has reached the CPU
 
     @property
-    def evaluated(self) -> ClipModel:
-        """The model that is evaluated and exported: the running average, if there is one."""
-        if self.average is None:
+    def eval_model(self) -> ClipModel:
+        """The model to evaluate and export: the EMA weights if `train.ema` is set, else the trained weights."""
+        if self.ema_model is None:
             return self.model
-        assert isinstance(self.average.module, ClipModel)
-        return self.average.module
+        assert isinstance(self.ema_model.module, ClipModel)
+        return self.ema_model.module
 
     def backward(self, clips: torch.Tensor, labels: torch.Tensor, *, epoch: int, step: int, last: bool) -> None:
-        """Adds a batch's gradient.
+        """Runs forward and backward on a batch, which adds to the accumulated gradients.
 
         Args:
-            clips: uint8 (N, T, H, W, 3); N = 0 adds nothing, and keeps step with the other processes.
+            clips: uint8 (N, T, H, W, 3). With N = 0 nothing is added, but DDP still runs its collective operations.
             labels: int64 (N,)
-            epoch: its number, from 1.
-            step: of the epoch, from 0.
-            last: whether the weights are changed next, so that processes share their gradients.
+            epoch: number of the epoch, from 1.
+            step: number of the batch in the epoch, from 0.
+            last: whether an optimizer step follows, for which DDP all-reduces the gradients.
 
         Raises:
-            UserError: the loss of this step, or on a GPU of an earlier one, is not finite.
+            UserError: the loss is not finite. On a GPU, a later call may raise it (see `_check_finite`).
         """
         settings, weight = self.settings, 1.0 / self.settings.accumulate
         if not len(clips):
-            if self.group.size == 1 or self._shape is None:
+            if self.group.size == 1 or self._clip_shape is None:
                 return
-            clips, labels, weight = clips.new_zeros(2, *self._shape), labels.new_zeros(2), 0.0
-        self._shape = clips.shape[1:]
+            # A dummy batch with weight 0: DDP needs a forward and backward pass on every rank.
+            clips, labels, weight = clips.new_zeros(2, *self._clip_shape), labels.new_zeros(2), 0.0
+        self._clip_shape = clips.shape[1:]
         mixed = mix(clips, labels, settings, epoch=epoch, step=step)
-        waiting = self.group.size > 1 and not last
-        with self._parallel.no_sync() if waiting else contextlib.nullcontext():  # type: ignore[operator]
+        accumulating = self.group.size > 1 and not last
+        with self._parallel.no_sync() if accumulating else contextlib.nullcontext():  # type: ignore[operator]
             with torch.autocast(self.group.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
                 logits = self._forward(mixed.clips).float()
                 loss = F.cross_entropy(logits, mixed.labels, label_smoothing=settings.label_smoothing)
-                if mixed.share < 1:
-                    other = F.cross_entropy(logits, mixed.others, label_smoothing=settings.label_smoothing)
-                    loss = mixed.share * loss + (1 - mixed.share) * other
-            self._check(loss.detach(), "loss", f"epoch {epoch}, step {step}")
+                if mixed.own_weight < 1:
+                    other = F.cross_entropy(logits, mixed.other_labels, label_smoothing=settings.label_smoothing)
+                    loss = mixed.own_weight * loss + (1 - mixed.own_weight) * other
+            self._check_finite(loss.detach(), "loss", f"epoch {epoch}, step {step}")
             self.scaler.scale(loss * weight).backward()
         if weight:
             self.metrics.add(loss, logits, labels)
 
-    def update(self, rate: float, where: str) -> None:
-        """Changes the weights by the gradients added so far.
+    def optimizer_step(self, learning_rate: float, where: str) -> None:
+        """Clips the accumulated gradients, steps the optimizer and updates the EMA weights.
+
+        Args:
+            learning_rate: for this step.
+            where: position in the run, for error messages.
 
         Raises:
-            UserError: the gradient of this update, or on a GPU of an earlier one, is not finite.
+            UserError: the gradient norm is not finite. On a GPU, a later call may raise it.
         """
         self.scaler.unscale_(self.optimizer)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         norm = torch.nn.utils.clip_grad_norm_(trained, self.settings.clip_norm or math.inf)
-        if not self.scaler.is_enabled():  # the scaler skips such updates by itself
-            self._check(norm.detach(), "gradient", where)
-        self.rate = rate
+        if not self.scaler.is_enabled():  # the gradient scaler skips a step with infinite gradients
+            self._check_finite(norm.detach(), "gradient", where)
+        self.learning_rate = learning_rate
         for parameters in self.optimizer.param_groups:
-            parameters["lr"] = rate
+            parameters["lr"] = learning_rate
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.average is not None:
-            self._follow(self.average)
+        if self.ema_model is not None:
+            self._update_ema(self.ema_model)
 
-    def _follow(self, average: AveragedModel) -> None:
-        """What `AveragedModel.update_parameters` does, which waits for a GPU each time to tell it a number."""
-        ours = [*average.module.parameters(), *average.module.buffers()]
-        theirs = [*self.model.parameters(), *self.model.buffers()]
-        if average.n_averaged == 0:  # a tensor of the CPU
+    def _update_ema(self, ema_model: AveragedModel) -> None:
+        """Like `AveragedModel.update_parameters`, which would synchronize with the GPU to read `n_averaged`."""
+        averages = [*ema_model.module.parameters(), *ema_model.module.buffers()]
+        values = [*self.model.parameters(), *self.model.buffers()]
+        if ema_model.n_averaged == 0:  # this tensor is on the CPU, so there is nothing to wait for
             with torch.no_grad():
-                torch._foreach_copy_(ours, theirs)
+                torch._foreach_copy_(averages, values)
         else:
-            move = get_ema_multi_avg_fn(self.settings.ema)
-            pairs = list(zip(ours, theirs, strict=True))
-            for floats in (True, False):
-                alike = [(a.detach(), b.detach()) for a, b in pairs if a.is_floating_point() == floats]
-                if alike:
-                    move([a for a, _ in alike], [b for _, b in alike], 0)
-        average.n_averaged += 1
+            update_averages = get_ema_multi_avg_fn(self.settings.ema)
+            pairs = list(zip(averages, values, strict=True))
+            for floating in (True, False):  # the function treats floats and integers differently
+                same_kind = [(a.detach(), b.detach()) for a, b in pairs if a.is_floating_point() == floating]
+                if same_kind:
+                    update_averages([a for a, _ in same_kind], [b for _, b in same_kind], 0)
+        ema_model.n_averaged += 1
 
-    def settle(self) -> None:
-        """Waits until all figures are known to be finite; raises as `backward` where one is not."""
-        if self._doubt:
-            value, what, where = self._doubt
-            self._doubt = None
-            if self._copied is not None:
-                self._copied.synchronize()
+    def check_pending(self) -> None:
+        """Waits for the pending loss or gradient norm and checks it.
+
+        Raises:
+            UserError: it is not finite.
+        """
+        if self._pending_check:
+            value, what, where = self._pending_check
+            self._pending_check = None
+            if self._copy_done is not None:
+                self._copy_done.synchronize()
             if not math.isfinite(number := value.item()):
-                raise UserError(f"{what} is {number} at {where}; stopped, and nothing of it is kept; {_REMEDY}")
+                raise UserError(f"{what} is {number} at {where}; training stopped without saving this step; {_REMEDY}")
 
-    def _check(self, value: torch.Tensor, what: str, where: str) -> None:
-        """Looks at a figure; on a GPU at the one before, which is there already, so that no step waits."""
+    def _check_finite(self, value: torch.Tensor, what: str, where: str) -> None:
+        """Checks a loss or gradient norm for NaN and infinity.
+
+        On a GPU, the value is copied to the CPU asynchronously and checked at the next call, so that no step waits for it.
+        """
         if self.group.device.type == "cuda":
-            self.settle()
+            self.check_pending()
             copy = torch.empty((), dtype=value.dtype, pin_memory=True)
-            self._doubt = copy.copy_(value, non_blocking=True), what, where
-            self._copied = torch.cuda.Event()
-            self._copied.record()
+            self._pending_check = copy.copy_(value, non_blocking=True), what, where
+            self._copy_done = torch.cuda.Event()
+            self._copy_done.record()
             return
-        self._doubt = value, what, where
-        self.settle()
+        self._pending_check = value, what, where
+        self.check_pending()

@@ -1,4 +1,4 @@
-"""Batch norm over the batches of all processes."""
+"""SyncBatchNorm for GPUs and CPUs: batch norm with statistics over the batches of all processes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-def share_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Makes every batch norm of a model take its statistics from the batches of all processes.
+def convert_sync_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
+    """Replaces every batch norm layer of a model by a synchronized one; names and shapes in the state dict stay the same.
 
-    PyTorch's own does so on GPUs only; on a CPU `SyncBatchNorm` takes its place. Names and shapes of the weights stay.
+    PyTorch's own SyncBatchNorm works on GPUs only. On a CPU, the `SyncBatchNorm` of this module takes its place.
     """
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -21,12 +21,12 @@ def share_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
             shared.load_state_dict(child.state_dict())
             setattr(model, name, shared)
         else:
-            share_batch_norm(child, device)
+            convert_sync_batch_norm(child, device)
     return model
 
 
 class SyncBatchNorm(_BatchNorm):
-    """Batch norm of (N, C, ...) over the batches of all processes of the default group (Ioffe and Szegedy 2015)."""
+    """Batch norm of (N, C, ...) over all processes of the default process group, on a CPU (Ioffe and Szegedy 2015)."""
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
         assert input.ndim >= 2
@@ -36,17 +36,17 @@ class SyncBatchNorm(_BatchNorm):
             return super().forward(input)
         assert self.momentum is not None and self.running_mean is not None and self.running_var is not None
         x = input.float()
-        over = [0, *range(2, x.ndim)]
+        reduced_dims = [0, *range(2, x.ndim)]
         shape = [1, -1, *[1] * (x.ndim - 2)]
         count = x.new_full((1,), x.numel() / x.shape[1])
-        total = all_reduce(torch.cat([x.sum(over), count]))
+        total = all_reduce(torch.cat([x.sum(reduced_dims), count]))
         mean, count = total[:-1] / total[-1], total[-1].detach()
-        centred = x - mean.view(shape)
-        variance = all_reduce(centred.square().sum(over)) / count
+        centered = x - mean.view(shape)
+        variance = all_reduce(centered.square().sum(reduced_dims)) / count
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
+        return (centered * scale.view(shape) + self.bias.view(shape)).to(input.dtype)

@@ -1,4 +1,8 @@
-"""What a trained network makes of the order of time: its test clips as they are, reversed and shuffled, and their twins."""
+"""Measures how much a trained network uses the order of frames.
+
+The network is evaluated on clips with frames in order, reversed, and shuffled. A synthetic data set also has twins: pairs of
+clips with the same frames in opposite order and with opposite labels.
+"""
 
 from __future__ import annotations
 
@@ -17,66 +21,67 @@ from ssv2rt.pipelines.request_source import clip_rng
 from ssv2rt.pipelines.samplers import evaluation_batches
 from ssv2rt.training.evaluate import evaluation_loader
 
-_ROUNDING = 1e-4
-"""Logits that differ by less, in fp32, are the same: a mean over frames depends on their order by as much."""
+_ROUNDING_TOLERANCE = 1e-4
+"""Smaller differences of fp32 logits count as equal, since even a mean over frames rounds differently in another order."""
 
 
 @dataclass(frozen=True)
-class TemporalOrder:
-    """Accuracies in percent; None where the data has no twins."""
+class TemporalOrderScores:
+    """Accuracies in percent. Fields are keys of result.json; those of twins are None if the data set has no twins."""
 
     top1: float
     top1_reversed: float
-    """With the frames of every clip in reverse, and the labels as they are."""
+    """With the frames of every clip in reverse order, and unchanged labels."""
     top1_shuffled: float
-    """With the frames of every clip in a random order."""
+    """With the frames of every clip in random order, and unchanged labels."""
     pairs: int
-    """Twins of which both could be read."""
+    """Number of pairs of twins; only pairs of which both clips could be decoded count."""
     both_right: float | None
-    """Pairs of which both have the right label first."""
+    """Share of pairs in which both clips are predicted correctly."""
     told_apart: float | None
-    """Pairs in which the label of the first weighs more, beside that of the second, in the first than in the second. Where
-    the two weigh the same but for rounding, as for a network that cannot see order, a pair counts half: chance is 50."""
+    """Share of pairs that the network tells apart. With labels A and B of the twins a and b, these are the pairs for which
+    logit A minus logit B is larger for clip a than for clip b. If the differences are equal up to rounding, as for a network
+    that cannot see order, a pair counts half, so that chance is 50."""
 
 
-def measure_order(model: ClipModel, split: Split, recipe: Recipe, device: torch.device) -> TemporalOrder:
-    """Evaluates a network, in fp32 and in evaluation mode, on labelled clips in three orders of time."""
+def measure_temporal_order(model: ClipModel, split: Split, recipe: Recipe, device: torch.device) -> TemporalOrderScores:
+    """Evaluates a network in fp32 on labeled clips, with their frames in order, reversed and shuffled."""
     model.eval()
     clip = recipe.clip.one_view()
     loader = evaluation_loader(recipe.model_copy(update={"clip": clip}), device)
     logits: dict[str, torch.Tensor] = {}
-    right = np.zeros(3)
-    with torch.inference_mode(), Progress("three orders of time", len(split)) as progress:
+    correct = np.zeros(3)
+    with torch.inference_mode(), Progress("frames in order, reversed, shuffled", len(split)) as progress:
         for batch in loader.batches(evaluation_batches(split, clip, batch=recipe.train.batch)):
             if not batch.requests:
                 continue
             clips = batch.clips
             shuffled = torch.stack([c[_shuffle(r.id, len(c))] for c, r in zip(clips, batch.requests, strict=True)])
-            answers = [model(c) for c in (clips, clips.flip(1), shuffled)]
-            right += [int((answer.argmax(1) == batch.labels).sum()) for answer in answers]
-            logits |= {r.id: answer.double().cpu() for r, answer in zip(batch.requests, answers[0], strict=True)}
+            outputs = [model(c) for c in (clips, clips.flip(1), shuffled)]
+            correct += [int((output.argmax(1) == batch.labels).sum()) for output in outputs]
+            logits |= {r.id: output.double().cpu() for r, output in zip(batch.requests, outputs[0], strict=True)}
             progress.add(len(clips))
-    shares = 100 * right / max(1, len(logits))
+    accuracy = 100 * correct / max(1, len(logits))
     label = {split.ids[row].as_py(): int(split.classes[row]) for row in range(len(split))}
-    pairs = [(a, b) for a, b in twins_of(split) if a in logits and b in logits]
-    both, apart = 0, 0.0
+    pairs = [(a, b) for a, b in twin_pairs(split) if a in logits and b in logits]
+    both_correct, apart = 0, 0.0
     for a, b in pairs:
-        both += int(logits[a].argmax()) == label[a] and int(logits[b].argmax()) == label[b]
-        lean = [float(logits[name][label[a]] - logits[name][label[b]]) for name in (a, b)]
-        difference = lean[0] - lean[1]
-        apart += 0.5 if abs(difference) < _ROUNDING else float(difference > 0)
-    return TemporalOrder(
-        top1=float(shares[0]),
-        top1_reversed=float(shares[1]),
-        top1_shuffled=float(shares[2]),
+        both_correct += int(logits[a].argmax()) == label[a] and int(logits[b].argmax()) == label[b]
+        margins = [float(logits[name][label[a]] - logits[name][label[b]]) for name in (a, b)]
+        difference = margins[0] - margins[1]
+        apart += 0.5 if abs(difference) < _ROUNDING_TOLERANCE else float(difference > 0)
+    return TemporalOrderScores(
+        top1=float(accuracy[0]),
+        top1_reversed=float(accuracy[1]),
+        top1_shuffled=float(accuracy[2]),
         pairs=len(pairs),
-        both_right=100 * both / len(pairs) if pairs else None,
+        both_right=100 * both_correct / len(pairs) if pairs else None,
         told_apart=100 * apart / len(pairs) if pairs else None,
     )
 
 
-def twins_of(split: Split) -> list[tuple[str, str]]:
-    """Pairs of clips of a split that are each other's reversal, as a synthetic set names them; none for other data."""
+def twin_pairs(split: Split) -> list[tuple[str, str]]:
+    """Pairs of clip names from twins.json of a synthetic data set; empty for other data sets."""
     path = Path(split.folder) / "twins.json"
     if not path.is_file():
         return []
@@ -86,4 +91,5 @@ def twins_of(split: Split) -> list[tuple[str, str]]:
 
 
 def _shuffle(name: str, frames: int) -> torch.Tensor:
+    """A random permutation that depends only on the name of the clip."""
     return torch.from_numpy(clip_rng(0, 0, f"shuffle {name}").permutation(frames))

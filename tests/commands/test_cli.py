@@ -80,6 +80,23 @@ def test_the_whole_way(tmp_path: Path) -> None:
     assert len(rows) == 80 and {row["status"] for row in rows} == {"ok"}
 
 
+def test_a_dry_run_says_what_training_would_do(tmp_path: Path, tiny_set: Path) -> None:
+    (tmp_path / "data").symlink_to(tiny_set)
+    arguments = ["train", "--data", "data", *SETTINGS, "--set", "train.epochs=3", "--dry-run"]
+    done = ssv2rt(*arguments, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["training clips"] == 60 and plan["classes"] == 10
+    assert (plan["optimizer steps per epoch"], plan["optimizer steps"]) == (8, 24)  # 60 clips in batches of 8
+    assert plan["parameters"] > 100_000 and plan["GFLOP of a step, per clip"] > 0
+    assert plan["GB of a step, without the allocator's own"] > 0
+    assert plan["minutes at least, at the rate of matrix products"] > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert "optimizer steps per epoch" in ssv2rt(*arguments, cwd=tmp_path).stdout
+    bad = ssv2rt(*arguments, "--set", "train.batch_size=64", cwd=tmp_path)
+    assert bad.returncode == 1 and "do not fill one update of 64 x 1 clips" in bad.stderr
+
+
 def test_errors_in_the_videos_are_exit_code_3(workplace: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.webm").write_bytes(b"x")
     done = ssv2rt("score", tmp_path, "--out", tmp_path / "p.csv", "--json", cwd=workplace)

@@ -73,7 +73,7 @@ def test_the_training_benchmark_names_its_contestants_and_its_figures(tmp_path: 
     assert 0 <= figures["waiting_for_data"] < 1
     # Forwards, and twice that on the way back.
     assert figures["gflop_per_step"] == pytest.approx(3 * figures["gflop_forwards"], rel=0.05)
-    assert "of the rate of a batch that lies ready" in " ".join(done.stdout.split())
+    assert "of the rate with a ready batch" in " ".join(done.stdout.split())
 
 
 def test_the_benchmark_names_its_contestants_and_its_figures(tmp_path: Path, tiny_set: Path) -> None:

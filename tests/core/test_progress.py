@@ -1,4 +1,4 @@
-"""Progress: live on a terminal, plain lines elsewhere, nothing for what is over at once."""
+"""Progress: a live bar on a terminal, log lines elsewhere, nothing for short work."""
 
 import os
 import pty
@@ -22,7 +22,7 @@ with module.Progress("training", 40) as progress:
 """
 
 
-def test_plain_lines_when_stderr_is_no_terminal() -> None:
+def test_log_lines_when_stderr_is_not_a_terminal() -> None:
     done = subprocess.run([sys.executable, "-c", CODE.format(first=0.1)], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == ""
     lines = done.stderr.splitlines()
@@ -32,21 +32,21 @@ def test_plain_lines_when_stderr_is_no_terminal() -> None:
     assert "\x1b" not in done.stderr
 
 
-def test_work_that_is_over_at_once_says_nothing() -> None:
+def test_short_work_logs_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", CODE.format(first=30)], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("", "")
 
 
-def test_what_was_done_before_tells_nothing_of_the_rate(
+def test_units_already_done_do_not_count_in_the_rate(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("ssv2rt.core.progress.FIRST_LINE", 0.0)
-    with Progress("scoring", 1000, begun=900) as progress:
+    with Progress("scoring", 1000, already_done=900) as progress:
         progress.show(900)
     assert capsys.readouterr().err.startswith("scoring: 900/1000 clips, 0/s\n")
 
 
-def test_a_live_display_on_a_terminal() -> None:
+def test_a_live_bar_on_a_terminal() -> None:
     ours, theirs = pty.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "80"}
     process = subprocess.Popen([sys.executable, "-c", CODE.format(first=0)], stderr=theirs, env=environment)

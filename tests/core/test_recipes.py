@@ -1,10 +1,10 @@
-"""Recipes: found by name, changed by --set, wrong keys and values named."""
+"""Recipes: lookup by name, overrides with --set, and errors for invalid keys and values."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssv2rt.core.errors import UsageError
@@ -26,7 +26,7 @@ def test_shipped_engine_recipes_have_the_precision_of_their_name(name: str) -> N
     assert load_engine_recipe(name).engine.precision == name
 
 
-def test_a_recipe_is_found_in_the_current_folder_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipes_in_the_current_folder_take_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pipelines").mkdir()
     (tmp_path / "pipelines" / "demo.toml").write_text("[train]\nepochs = 77\n")
     assert load_recipe("demo").train.epochs != 77
@@ -34,13 +34,13 @@ def test_a_recipe_is_found_in_the_current_folder_first(tmp_path: Path, monkeypat
     assert load_recipe("demo").train.epochs == 77
 
 
-def test_overrides_take_toml_values_and_bare_words() -> None:
+def test_overrides_accept_toml_values_and_bare_words() -> None:
     recipe = load_recipe("demo", ("train.epochs=3", "train.optimizer=adamw", "augment.crop_scale=[0.5, 0.9]"))
     assert (recipe.train.epochs, recipe.train.optimizer, recipe.augment.crop_scale) == (3, "adamw", (0.5, 0.9))
 
 
 @pytest.mark.parametrize(
-    ("override", "says"),
+    ("override", "message"),
     [
         ("train.epoch=3", "'train.epoch' is not a setting; did you mean 'epochs'?"),
         ("trian.epochs=3", "'trian' is not a setting; did you mean 'train'?"),
@@ -60,27 +60,28 @@ def test_overrides_take_toml_values_and_bare_words() -> None:
         ("train.optimizer=lion", "--set: train.optimizer"),
     ],
 )
-def test_a_wrong_setting_is_named_in_one_line(override: str, says: str) -> None:
+def test_an_invalid_setting_is_reported_in_one_line(override: str, message: str) -> None:
     with pytest.raises(UsageError) as error:
         load_recipe("demo", (override,))
-    assert says in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_an_unknown_recipe_is_told_the_nearest() -> None:
+def test_an_unknown_recipe_suggests_the_closest_name() -> None:
     with pytest.raises(UsageError, match=r"no recipe 'dmeo'; did you mean 'demo'\?"):
         load_recipe("dmeo")
     with pytest.raises(UsageError, match="no recipe file './no.toml'"):
         load_recipe("./no.toml")
 
 
-def test_a_file_that_is_not_toml(tmp_path: Path) -> None:
+def test_a_file_that_is_not_toml_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
     path.write_text("[train\n")
     with pytest.raises(UsageError, match="not a TOML file"):
         load_recipe(str(path))
 
 
+@settings(deadline=None)
 @given(
     epochs=st.integers(1, 10**6),
     rate=st.floats(1e-9, 1e3),

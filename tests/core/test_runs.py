@@ -1,4 +1,4 @@
-"""Run directories, and files that are whole or not there."""
+"""Run directories and atomic writes."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ from ssv2rt.core.errors import UsageError, UserError
 from ssv2rt.core.run_folders import create_run, find_run
 
 
-def test_a_failing_write_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
 
@@ -51,18 +51,18 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
     process.stdout.close()
     assert path.read_text() == "old"
     remove_partial_files(path)
-    assert len(os.listdir(tmp_path)) == 2, "what is new may still be written"
+    assert len(os.listdir(tmp_path)) == 2, "a new temporary file may still be in use"
     remove_partial_files(path, older_than=-1)
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_new_files_have_the_permissions_of_any_other(tmp_path: Path) -> None:
+def test_atomic_files_have_the_usual_permissions(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     write_text(tmp_path / "whole", "x")
     assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_whole_folder_replaces_and_cleans_up(tmp_path: Path) -> None:
+def test_atomic_folders_replace_old_ones_and_clean_up(tmp_path: Path) -> None:
     for content in ("1", "2"):
         with atomic_folder(tmp_path / "d") as folder:
             (folder / "x").write_text(content)
@@ -80,7 +80,7 @@ def test_latest_points_to_the_newest_run(tmp_path: Path) -> None:
     first = create_run("demo", root=tmp_path / "runs")
     second = create_run("demo", root=tmp_path / "runs")
     assert first.path != second.path
-    with pytest.raises(UserError, match="no run yet"):  # neither has anything to offer
+    with pytest.raises(UserError, match="no run yet"):  # neither run has a checkpoint yet
         find_run(root=tmp_path / "runs")
     second.make_latest()
     assert find_run(root=tmp_path / "runs").path == second.path
@@ -88,7 +88,7 @@ def test_latest_points_to_the_newest_run(tmp_path: Path) -> None:
     assert find_run(root=tmp_path / "runs").path == first.path
 
 
-def test_latest_may_be_a_folder_or_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latest_may_be_a_folder_or_be_reached_by_another_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = create_run("demo", root=tmp_path / "runs")
     run.recipe_file.touch()
     run.make_latest()
@@ -99,7 +99,7 @@ def test_latest_may_be_a_folder_or_lie_elsewhere(tmp_path: Path, monkeypatch: py
     assert find_run("../runs/latest").path.resolve() == run.path.resolve()
 
 
-def test_runs_are_found_by_name_and_path(tmp_path: Path) -> None:
+def test_runs_are_found_by_name_and_by_path(tmp_path: Path) -> None:
     run = create_run("demo", name="mine", root=tmp_path)
     run.recipe_file.touch()
     assert find_run("mine", root=tmp_path).path == run.path

@@ -1,4 +1,4 @@
-"""Annotation files of both generations."""
+"""Reading SSv2's annotation files, with old and new file names."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def labels_of(listing: Listing, split: str) -> list[tuple[str, int]]:
 
 @pytest.mark.parametrize("folder", ["", "labels", "annotations"])
 @pytest.mark.parametrize("prefix", ["", "something-something-v2-"])
-def test_both_generations_in_every_place(tmp_path: Path, prefix: str, folder: str) -> None:
+def test_both_file_naming_schemes_in_every_folder(tmp_path: Path, prefix: str, folder: str) -> None:
     found = read_annotations(write(tmp_path, prefix, folder))
     assert found.labels == tuple(LABELS)
     assert found is not None and found.folder == tmp_path
@@ -43,7 +43,7 @@ def test_both_generations_in_every_place(tmp_path: Path, prefix: str, folder: st
     ]
 
 
-def test_answers_of_the_second_generation(tmp_path: Path) -> None:
+def test_test_answers_csv(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "test-answers.csv").write_text("9;Moving something up\n")
     assert labels_of(list_clips(tmp_path), "test") == [("9", 0), ("10", UNLABELLED)]
@@ -53,35 +53,35 @@ def test_answers_of_the_second_generation(tmp_path: Path) -> None:
     ("changes", "says"),
     [
         ({"train": {"a": 1}}, "train.json: not SSv2's annotations"),
-        ({"train": []}, "names no clips"),
+        ({"train": []}, "lists no clips"),
         ({"train": [{"template": "Moving [something] up"}]}, "not SSv2's annotations"),
-        ({"train": [{"id": "7", "template": "Moving [something] upp"}]}, "none of the classes; did you mean"),
-        ({"train": TRAIN + TRAIN}, "clip '7' is named twice"),
+        ({"train": [{"id": "7", "template": "Moving [something] upp"}]}, "not among the classes; did you mean"),
+        ({"train": TRAIN + TRAIN}, "clip '7' is listed twice"),
         ({"train": TRAIN + VALIDATION}, "'8' is in both train and validation"),
-        ({"train": [{"id": "../../x"}]}, "is no name of a file"),
-        ({"train": [{"id": "a\0b"}]}, "is no name of a file"),
-        ({"train": [{"id": "\ud800"}]}, "is no name of a file"),
+        ({"train": [{"id": "../../x"}]}, "is not a valid file name"),
+        ({"train": [{"id": "a\0b"}]}, "is not a valid file name"),
+        ({"train": [{"id": "\ud800"}]}, "is not a valid file name"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, object], says: str) -> None:
+def test_malformed_annotations_are_refused(tmp_path: Path, changes: dict[str, object], says: str) -> None:
     with pytest.raises(UserError, match=says):
         read_annotations(write(tmp_path, **changes))
 
 
-def test_a_byte_order_mark_is_no_matter(tmp_path: Path) -> None:
+def test_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "train.json").write_text(json.dumps(TRAIN), encoding="utf-8-sig")
     assert labels_of(list_clips(tmp_path), "train") == [("7", 0)]
 
 
-def test_answers_that_are_no_text(tmp_path: Path) -> None:
+def test_answers_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "test-answers.csv").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="cannot read"):
         read_annotations(tmp_path)
 
 
-def test_what_is_missing_is_named(tmp_path: Path) -> None:
+def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no data '"):
         list_clips(tmp_path / "no")
     with pytest.raises(UserError, match="no data set in '.*'; expected SSv2's JSON files, a folder for each class"):

@@ -1,4 +1,4 @@
-"""`ssv2rt index`: what is wrong is found and said, what is known is kept."""
+"""`ssv2rt index` reports problems with clips, and reuses earlier results."""
 
 import json
 import os
@@ -19,7 +19,7 @@ import pytest
 from ssv2rt.core.errors import UserError
 from ssv2rt.dataset.file_facts import content_hash
 from ssv2rt.dataset.index import index, open_manifest
-from ssv2rt.dataset.manifest import SCHEMA, USED, Manifest, read_manifest, write_manifest
+from ssv2rt.dataset.manifest import SCHEMA, TRAINING_COLUMNS, Manifest, read_manifest, write_manifest
 from ssv2rt.dataset.synthetic import mux_webm
 from tests.conftest import numbered_video
 
@@ -45,7 +45,7 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 @pytest.fixture
 def zoo(tmp_path: Path) -> Path:
-    """Class folders with all that can be wrong with a clip."""
+    """Class folders with clips that have all kinds of problems."""
     root = tmp_path / "zoo"
     good = root / "train" / "good"
     good.mkdir(parents=True)
@@ -60,7 +60,7 @@ def zoo(tmp_path: Path) -> Path:
     (bad / "short.webm").write_bytes(whole[: len(whole) // 2])
     with av.open(str(bad / "fine.webm")) as container:
         packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
-    packets[7] = bytes(len(packets[7]))  # the container stays whole
+    packets[7] = bytes(len(packets[7]))  # the container stays intact
     (bad / "damaged.webm").write_bytes(mux_webm(packets, 64, 48, "first"))
     (bad / "folder.webm").mkdir()
     (bad / "gone.webm").symlink_to("nowhere")
@@ -70,7 +70,7 @@ def zoo(tmp_path: Path) -> Path:
     return root
 
 
-def test_all_is_found_and_said(zoo: Path) -> None:
+def test_all_problems_are_reported(zoo: Path) -> None:
     done = run("zoo", cwd=zoo.parent)
     assert done.returncode == 0, done.stderr
     assert "what is wrong" in done.stdout and "zoo/quarantine.csv" in done.stdout
@@ -85,7 +85,7 @@ def test_all_is_found_and_said(zoo: Path) -> None:
     assert {name: reason for name, (_, reason) in reasons.items()} == {
         "empty.webm": "unreadable",
         "text.webm": "unreadable",
-    }  # headers do not show what was damaged, and a folder is no clip
+    }  # headers do not show the damage, and a folder is not a clip
     summary = json.loads(run("zoo", "--json", cwd=zoo.parent).stdout)
     assert summary["splits"]["train"] == {"clips": 12, "usable": 7, "classes": 2}
     assert summary["unusable"] == {"unreadable": 2, "truncated": 1, "missing": 1} | summary["unusable"]
@@ -99,10 +99,10 @@ def test_decoding_finds_damage_that_headers_do_not_show(zoo: Path, monkeypatch: 
     assert row(after, "fine.webm")["status"] == "ok" and row(after, "fine.webm")["decoded"]
     calls = looked_at(monkeypatch)
     index(zoo, decode=True)
-    assert len(calls) <= 6  # those that are bad
+    assert len(calls) <= 6  # only the unusable clips
 
 
-def test_a_row_says_what_a_clip_is(zoo: Path) -> None:
+def test_manifest_row_of_a_clip(zoo: Path) -> None:
     manifest, where = index(zoo)
     assert where == zoo / "manifest.parquet" and pq.read_schema(where).names == SCHEMA.names
     facts = row(manifest, "2.mp4")
@@ -114,7 +114,7 @@ def test_a_row_says_what_a_clip_is(zoo: Path) -> None:
     assert facts["bytes"] == path.stat().st_size and facts["hash"] == content_hash(path)
 
 
-def test_only_what_has_changed_is_looked_at_again(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_changed_files_are_probed_again(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index(zoo)
     bad = 4
     calls = looked_at(monkeypatch)
@@ -130,19 +130,19 @@ def test_only_what_has_changed_is_looked_at_again(zoo: Path, monkeypatch: pytest
     assert not any(path.endswith("3.mp4") for path in manifest.table["path"].to_pylist())
 
 
-def test_training_notices_that_clips_came_or_went(zoo: Path) -> None:
+def test_added_and_removed_clips_are_noticed(zoo: Path) -> None:
     assert len(open_manifest(zoo).split("train")) == 7
     numbered_video(zoo / "train" / "good" / "new.mp4", "libx264", frames=18)
     assert len(open_manifest(zoo).split("train")) == 8
 
 
-def test_a_manifest_elsewhere_is_data_too(zoo: Path, tmp_path: Path) -> None:
+def test_manifest_in_another_folder_is_accepted_as_data(zoo: Path, tmp_path: Path) -> None:
     out = tmp_path / "else" / "m.parquet"
     out.parent.mkdir()
     manifest, where = index(zoo, out=out)
     assert where == out and (out.parent / "m.quarantine.csv").is_file() and not (zoo / "manifest.parquet").exists()
     again = open_manifest(out)
-    assert again.table.equals(manifest.table.select(USED)) and again.labels == manifest.labels
+    assert again.table.equals(manifest.table.select(TRAINING_COLUMNS)) and again.labels == manifest.labels
     split = again.split("train")
     assert all(split.path(number).is_file() for number in range(len(split)))
     with pytest.raises(UserError, match="cannot write '.*'; choose another --out|cannot write"):
@@ -157,8 +157,8 @@ def test_the_data_can_be_moved_with_its_manifest(zoo: Path, monkeypatch: pytest.
     assert len(calls) <= 4 and split.path(0).is_file()
 
 
-def test_a_killed_index_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed without a chance to save, after it has saved once."""
+def test_killed_index_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGKILL, after results were saved once."""
     root = tmp_path / "data"
     (root / "a").mkdir(parents=True)
     clip = numbered_video(tmp_path / "x.webm", "libvpx-vp9", frames=5).read_bytes()
@@ -181,7 +181,7 @@ def test_a_killed_index_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: py
     assert len(manifest.table) == 3000 and len(calls) == 3000 - len(saved.table)
 
 
-def test_many_clips_are_looked_at_by_several_processes(tmp_path: Path) -> None:
+def test_many_clips_are_probed_in_parallel(tmp_path: Path) -> None:
     root = tmp_path / "data"
     (root / "a").mkdir(parents=True)
     clip = numbered_video(tmp_path / "x.webm", "libvpx-vp9", frames=5).read_bytes()
@@ -192,7 +192,7 @@ def test_many_clips_are_looked_at_by_several_processes(tmp_path: Path) -> None:
     assert alone.table.equals(together.table)
 
 
-def test_a_name_that_is_no_text_costs_its_own_clip(zoo: Path) -> None:
+def test_name_that_is_not_utf8_only_affects_its_clip(zoo: Path) -> None:
     raw = os.fsdecode(os.fsencode(zoo / "train" / "good") + b"/\xff.mp4")
     shutil.copy(zoo / "train" / "good" / "1.mp4", raw)
     manifest, _ = index(zoo)
@@ -200,7 +200,7 @@ def test_a_name_that_is_no_text_costs_its_own_clip(zoo: Path) -> None:
     assert len(manifest.split("train")) == 7
 
 
-def test_what_decoding_found_holds_until_the_file_changes(zoo: Path) -> None:
+def test_decoding_errors_are_kept_until_the_file_changes(zoo: Path) -> None:
     index(zoo, decode=True)
     for manifest in (index(zoo)[0], open_manifest(zoo)):
         assert row(manifest, "damaged.webm")["status"] != "ok"
@@ -208,7 +208,7 @@ def test_what_decoding_found_holds_until_the_file_changes(zoo: Path) -> None:
     assert row(index(zoo)[0], "damaged.webm")["status"] == "ok"
 
 
-def test_what_is_the_users_own_is_not_replaced(zoo: Path) -> None:
+def test_files_of_the_user_are_not_overwritten(zoo: Path) -> None:
     mine = zoo / "clips.csv"
     mine.write_text("path,label\ntrain/good/0.mp4,up\ntrain/good/1.mp4,down\n")
     with pytest.raises(UserError, match="`ssv2rt index` has not written it"):
@@ -221,7 +221,7 @@ def test_what_is_the_users_own_is_not_replaced(zoo: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["manifest.parquet", "clips.csv.manifest.parquet"])
-def test_a_damaged_manifest_is_made_anew(zoo: Path, name: str) -> None:
+def test_damaged_manifest_is_rebuilt(zoo: Path, name: str) -> None:
     mine = zoo / "clips.csv"
     mine.write_text("path,label,split\ntrain/good/0.mp4,up,train\ntrain/good/1.mp4,down,validation\n")
     root = mine if name.startswith("clips") else zoo
@@ -229,7 +229,7 @@ def test_a_damaged_manifest_is_made_anew(zoo: Path, name: str) -> None:
     assert len(index(root)[0].table) == len(open_manifest(root).table) > 1
 
 
-def test_a_manifest_is_no_data_set_of_its_own(zoo: Path) -> None:
+def test_index_refuses_a_manifest(zoo: Path) -> None:
     manifest, _ = index(zoo, out=zoo / "other.parquet")
     assert index(zoo)[0].labels == manifest.labels == ("bad", "good")
     with pytest.raises(UserError, match="is a manifest; give the data set"):
@@ -256,15 +256,15 @@ def test_an_interrupted_manifest_is_not_trained_on(zoo: Path) -> None:
         open_manifest(out)
 
 
-def test_a_file_that_kills_its_process_costs_itself(zoo: Path, tmp_path: Path) -> None:
-    """By a process that dies when it comes to one of the files."""
+def test_file_that_crashes_its_process_is_isolated(zoo: Path, tmp_path: Path) -> None:
+    """Simulated by a process that exits when it probes one of the files."""
     code = """
 import os, sys
 from pathlib import Path
 import ssv2rt.dataset.index as module
 import deadly
 if __name__ == "__main__":
-    module._ALONE, module._CHUNK, module.file_facts = 0, 2, deadly.look_at
+    module._MIN_CLIPS_FOR_POOL, module._CLIPS_PER_JOB, module.file_facts = 0, 2, deadly.look_at
     manifest, _ = module.index(Path("zoo"), workers=2)
     rows = {Path(r["path"]).name: r["status"] for r in manifest.table.to_pylist()}
     assert rows["2.mp4"] == "decoder crashed", rows

@@ -1,4 +1,4 @@
-"""Label lists and what a mirror makes of them."""
+"""Label lists, and the classes of mirrored clips."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssv2rt.core.errors import UserError
-from ssv2rt.dataset.labels import NEVER, class_of_template, mirrored_labels, read_labels
+from ssv2rt.dataset.labels import NO_MIRROR, class_of_template, mirrored_labels, read_labels
 from ssv2rt.dataset.scenes import PAIRS
 from tests.conftest import REAL
 
@@ -20,20 +20,20 @@ def test_the_official_list_has_exactly_three_mirrored_pairs() -> None:
     names = read_labels(REAL / "ssv2" / "labels.json")
     mirrored = mirrored_labels(names)
     assert len(names) == 174
-    moved = {(a, int(b)) for a, b in enumerate(mirrored) if b not in (a, NEVER)}
+    moved = {(a, int(b)) for a, b in enumerate(mirrored) if b not in (a, NO_MIRROR)}
     assert moved == {(86, 87), (87, 86), (93, 94), (94, 93), (166, 167), (167, 166)}
 
 
 @needs_real
-def test_the_synthetic_classes_are_ssv2s() -> None:
+def test_synthetic_classes_are_ssv2_classes() -> None:
     names = read_labels(REAL / "ssv2" / "labels.json")
     assert {name for pair in PAIRS for name in pair} <= set(names)
 
 
-def test_a_side_without_a_twin_is_never_mirrored() -> None:
+def test_class_without_a_mirrored_counterpart_is_not_mirrored() -> None:
     assert mirrored_labels(["Poking a hole", "Turning left", "Lifting upright", "Leftover"]).tolist() == [
         0,
-        NEVER,
+        NO_MIRROR,
         2,
         3,
     ]
@@ -45,7 +45,7 @@ words = st.lists(st.sampled_from(["left", "Right", "up", "thing", "bright", "to"
 @given(st.lists(words.map(" ".join), unique_by=str.lower, max_size=12))
 def test_mirroring_twice_changes_nothing(names: list[str]) -> None:
     mirrored = mirrored_labels(names)
-    allowed = np.flatnonzero(mirrored != NEVER)
+    allowed = np.flatnonzero(mirrored != NO_MIRROR)
     assert (mirrored[mirrored[allowed]] == allowed).all()
 
 
@@ -66,7 +66,7 @@ def test_templates_lose_their_brackets() -> None:
         ('{"a": Infinity}', "needs a whole number"),
     ],
 )
-def test_what_is_not_a_label_list_is_refused(tmp_path: Path, content: str, says: str) -> None:
+def test_malformed_label_list_is_refused(tmp_path: Path, content: str, says: str) -> None:
     (tmp_path / "labels.json").write_text(content)
     with pytest.raises(UserError, match=says):
         read_labels(tmp_path / "labels.json")
@@ -76,9 +76,9 @@ def test_what_is_not_a_label_list_is_refused(tmp_path: Path, content: str, says:
     "pair",
     ["push_left push_right", "PushLeft PushRight", "left1 right1", "to-leftwards to-rightwards", "LEFT RIGHT"],
 )
-def test_sides_are_seen_in_names_of_folders(pair: str) -> None:
+def test_sides_are_found_in_folder_names(pair: str) -> None:
     assert mirrored_labels(pair.split()).tolist() == [1, 0]
 
 
-def test_words_that_contain_a_side_are_none() -> None:
+def test_words_that_contain_left_or_right_are_not_sides() -> None:
     assert mirrored_labels(["upright", "bright light", "leftover", "Copyright"]).tolist() == [0, 1, 2, 3]

@@ -1,4 +1,4 @@
-"""Folders of classes and tables: recognised by themselves, with the same manifest behind them."""
+"""Class folders and tables are detected automatically, and give the same manifest."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ssv2rt.core.errors import UserError
 from ssv2rt.dataset.detect_format import list_clips
 from ssv2rt.dataset.index import open_manifest
-from ssv2rt.dataset.listing import Clip, Listing, hold_out
+from ssv2rt.dataset.listing import Clip, Listing, hold_out_validation
 from tests.conftest import numbered_video
 
 
@@ -81,7 +81,7 @@ def test_a_table(tmp_path: Path, suffix: str, place: str) -> None:
     }
 
 
-def test_numbers_are_labels_in_their_order(tmp_path: Path) -> None:
+def test_numeric_labels_are_sorted_by_value(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("label,path\n10,a.mp4\n9,b.mp4\n010,c.mp4\n")
     listing = list_clips(tmp_path / "t.csv")
     assert listing.labels[0] == "9" and {"10", "010"} == set(listing.labels[1:])
@@ -97,21 +97,21 @@ def test_a_table_for_each_split(tmp_path: Path) -> None:
     ("content", "says"),
     [
         ("path,name\na.mp4,up\n", "has no column 'label'; expected the columns path, label"),
-        ("path,label\n", "names no clips"),
+        ("path,label\n", "lists no clips"),
         ("", "cannot read"),
         ("path,label,split\na.mp4,up,trian\n", "row 1 has the split 'trian'; did you mean 'train'"),
-        ("path,label\na.mp4,up\na.mp4,down\n", "clip 'a.mp4' is named twice"),
+        ("path,label\na.mp4,up\na.mp4,down\n", "clip 'a.mp4' is listed twice"),
         ("path,label\na.mp4,up\n,down\n", "row 2 has no path"),
         ("path,label\na.mp4,up,extra\n", "cannot read"),
     ],
 )
-def test_what_is_wrong_with_a_table_is_named(tmp_path: Path, content: str, says: str) -> None:
+def test_malformed_tables_are_refused(tmp_path: Path, content: str, says: str) -> None:
     (tmp_path / "t.csv").write_text(content)
     with pytest.raises(UserError, match=says):
         list_clips(tmp_path / "t.csv")
 
 
-def test_what_is_no_data_set(tmp_path: Path) -> None:
+def test_folders_that_are_not_data_sets_are_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hi")
     with pytest.raises(UserError, match="no data set in"):
         list_clips(tmp_path)
@@ -123,7 +123,7 @@ def test_what_is_no_data_set(tmp_path: Path) -> None:
         list_clips(tmp_path)
 
 
-def test_every_kind_gives_the_same_clips(tmp_path: Path, tiny_set: Path) -> None:
+def test_every_format_gives_the_same_clips(tmp_path: Path, tiny_set: Path) -> None:
     """The same videos as SSv2's JSON, as class folders, and as a table."""
     ssv2 = open_manifest(tiny_set)
     folders, rows = tmp_path / "folders", ["path,label,split"]
@@ -147,10 +147,10 @@ def test_every_kind_gives_the_same_clips(tmp_path: Path, tiny_set: Path) -> None
 
 
 @given(st.lists(st.tuples(st.text("abcdef", min_size=1), st.integers(-1, 3)), unique_by=lambda x: x[0]))
-def test_holding_out_is_fair_and_does_not_depend_on_order(entries: list[tuple[str, int]]) -> None:
+def test_held_out_clips_are_balanced_and_independent_of_order(entries: list[tuple[str, int]]) -> None:
     clips = [Clip(name, name, "train", label) for name, label in entries]
-    held = {c.id for c in hold_out(clips) if c.split == "validation"}
-    assert held == {c.id for c in hold_out(clips[::-1]) if c.split == "validation"}
+    held = {c.id for c in hold_out_validation(clips) if c.split == "validation"}
+    assert held == {c.id for c in hold_out_validation(clips[::-1]) if c.split == "validation"}
     for label in range(4):
         members = [c for c in clips if c.label == label]
         count = sum(c.id in held for c in members)
@@ -168,17 +168,17 @@ def test_videos_in_other_containers_are_found_beside_ssv2_annotations(tmp_path: 
     assert open_manifest(tmp_path).split("train").ids.to_pylist() == ids[:2]
 
 
-def test_what_lies_beside_the_splits_is_no_class(tmp_path: Path) -> None:
+def test_folders_beside_the_splits_are_ignored(tmp_path: Path) -> None:
     root = touch(tmp_path, "train/up/a.mp4", "train/down/b.mp4", "val/up/c.mp4", "runs/x/d.mp4", "notes/e.txt")
     assert set(found(list_clips(root)).values()) == {("train", "up"), ("train", "down"), ("validation", "up")}
 
 
-def test_a_class_may_be_called_like_a_split(tmp_path: Path) -> None:
+def test_class_may_have_the_name_of_a_split(tmp_path: Path) -> None:
     listing = list_clips(touch(tmp_path, "train/a.mp4", "bus/b.mp4"))
     assert listing.labels == ("bus", "train")
 
 
-def test_videos_in_no_class_folder_are_spoken_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_videos_outside_class_folders_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     list_clips(touch(tmp_path, "train/up/a.mp4", "train/loose.mp4"))
     assert "1 videos in" in capsys.readouterr().err
 
@@ -192,14 +192,14 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("labels", [["1", "01", "001", "2"], ["9" * 5000, "1"]])
-def test_numbers_have_one_order(tmp_path: Path, labels: list[str]) -> None:
+def test_order_of_numeric_labels_is_unique(tmp_path: Path, labels: list[str]) -> None:
     rows = "".join(f"{n}.mp4,{label}\n" for n, label in enumerate(labels))
     (tmp_path / "t.csv").write_text(f"path,label\n{rows}")
     listing = list_clips(tmp_path / "t.csv")
     assert listing.labels == (("001", "01", "1", "2") if len(labels) == 4 else ("1", "9" * 5000))
 
 
-def test_odd_tables_are_refused_in_one_line(tmp_path: Path) -> None:
+def test_unusual_tables_are_refused_in_one_line(tmp_path: Path) -> None:
     pq.write_table(pa.table({"path": [b"a.mp4"], "label": ["x"]}), tmp_path / "b.parquet")
     (tmp_path / "c.csv").write_text("path,label,path\na,b,c\n")
     for name, says in (("b.parquet", "column 'path' holds binary"), ("c.csv", "more than one column 'path'")):
@@ -207,7 +207,7 @@ def test_odd_tables_are_refused_in_one_line(tmp_path: Path) -> None:
             list_clips(tmp_path / name)
 
 
-def test_other_tables_in_the_folder_are_let_be(tmp_path: Path) -> None:
+def test_other_tables_in_the_folder_are_ignored(tmp_path: Path) -> None:
     touch(tmp_path, "train/up/a.mp4", "train/down/b.mp4")
     (tmp_path / "notes.csv").write_bytes(b"caf\xe9,x\n1,2\n")
     os.mkfifo(tmp_path / "pipe.csv")

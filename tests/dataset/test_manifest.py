@@ -1,4 +1,4 @@
-"""The manifest: made once, kept beside the data, completed when the data changes."""
+"""The manifest is built once, stored beside the data, and completed when the data changes."""
 
 import json
 import os
@@ -19,13 +19,13 @@ def data(tmp_path: Path, tiny_set: Path) -> Path:
 
 
 def probed(data: Path) -> int:
-    """How many clips `open_manifest` looked at."""
+    """Number of clips that `open_manifest` probes."""
     seen = [0]
     open_manifest(data, progress=lambda done, total: seen.append(done))
     return seen[-1]
 
 
-def test_every_clip_has_a_row_with_what_it_is(data: Path) -> None:
+def test_every_clip_has_a_row(data: Path) -> None:
     manifest = open_manifest(data)
     entries = json.loads((data / "train.json").read_text())
     split = manifest.split("train")
@@ -38,14 +38,12 @@ def test_every_clip_has_a_row_with_what_it_is(data: Path) -> None:
     assert all(split.path(row).is_file() for row in range(len(split)))
 
 
-def test_a_second_call_reads_the_file(data: Path) -> None:
+def test_second_call_reads_the_manifest(data: Path) -> None:
     assert probed(data) == 80
     assert probed(data) == 0
 
 
-def test_data_that_cannot_be_written_to_has_its_manifest_in_the_cache(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_manifest_of_read_only_data_is_in_the_cache(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ssv2rt.dataset import index as module
 
     write = module.write_manifest
@@ -61,7 +59,7 @@ def test_data_that_cannot_be_written_to_has_its_manifest_in_the_cache(
     assert probed(data) == 0
 
 
-def test_a_missing_clip_is_allowed_to_a_point_and_found_when_it_comes_back(data: Path) -> None:
+def test_missing_clips_are_tolerated_up_to_max_bad(data: Path) -> None:
     split = open_manifest(data).split("train")
     lost = split.path(3)
     os.rename(lost, data / "aside.webm")
@@ -74,18 +72,18 @@ def test_a_missing_clip_is_allowed_to_a_point_and_found_when_it_comes_back(data:
     assert len(open_manifest(data).split("train", max_bad=0.0)) == len(split)
 
 
-def test_other_annotations_make_another_manifest(data: Path) -> None:
+def test_changed_annotations_rebuild_the_manifest(data: Path) -> None:
     open_manifest(data)
     entries = json.loads((data / "train.json").read_text())
     (data / "train.json").write_text(json.dumps(entries[:20]))
     assert len(open_manifest(data).split("train")) == 20
 
 
-def test_an_interrupted_call_keeps_what_it_found(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_call_keeps_its_results(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ssv2rt.dataset import file_facts as look
     from ssv2rt.dataset import index as module
 
-    monkeypatch.setattr(module, "_CHUNK", 16)
+    monkeypatch.setattr(module, "_CLIPS_PER_JOB", 16)
 
     def stop(done: int, total: int) -> None:
         if done >= 32:
@@ -100,7 +98,7 @@ def test_an_interrupted_call_keeps_what_it_found(data: Path, monkeypatch: pytest
     assert len(calls) == 80 - 32
 
 
-def test_a_damaged_manifest_is_made_again(data: Path) -> None:
+def test_damaged_manifest_is_rebuilt(data: Path) -> None:
     (data / "manifest.parquet").write_bytes(b"PAR1 this is not")
     assert probed(data) == 80
     assert probed(data) == 0

@@ -21,7 +21,7 @@ def decode(path: Path) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-def test_twins_are_each_others_reversal_to_the_last_bit(tiny_set: Path) -> None:
+def test_twins_are_bit_exact_reversals(tiny_set: Path) -> None:
     twins = json.loads((tiny_set / "twins.json").read_text())
     videos = tiny_set / "videos"
     for first, second in list(twins.items())[:10]:
@@ -45,7 +45,7 @@ def test_every_class_is_as_frequent_in_every_split(tiny_set: Path) -> None:
         assert counts.max() - counts.min() <= 1
 
 
-def test_clips_are_what_was_asked_for(tiny_set: Path) -> None:
+def test_clips_match_the_spec(tiny_set: Path) -> None:
     files = sorted((tiny_set / "videos").glob("*.webm"))
     assert len(files) == TINY.clips
     for file in files[:10]:
@@ -54,7 +54,7 @@ def test_clips_are_what_was_asked_for(tiny_set: Path) -> None:
         assert TINY.frames[0] <= info.frames <= TINY.frames[1]
 
 
-def test_the_seed_decides_every_byte_whatever_the_workers(tmp_path: Path) -> None:
+def test_files_depend_only_on_the_seed(tmp_path: Path) -> None:
     spec = Synthetic(clips=30, width=48, height=32, frames=(4, 6), seed=3)
     for name, workers in (("a", 1), ("b", 2)):
         synthesize(tmp_path / name, spec, workers=workers)
@@ -67,7 +67,7 @@ def test_the_seed_decides_every_byte_whatever_the_workers(tmp_path: Path) -> Non
     assert content["a"].keys() == content["other"].keys() and content["a"] != content["other"]
 
 
-def test_an_interrupted_call_is_continued(tmp_path: Path) -> None:
+def test_interrupted_call_is_resumed(tmp_path: Path) -> None:
     spec = Synthetic(clips=30, width=48, height=32, frames=(4, 6))
 
     def stop(clips: int) -> None:
@@ -84,7 +84,7 @@ def test_an_interrupted_call_is_continued(tmp_path: Path) -> None:
     assert all(p.stat().st_mtime_ns == time for p, time in before.items())
 
 
-def test_other_peoples_folders_are_left_alone(tmp_path: Path) -> None:
+def test_other_folders_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("x")
     with pytest.raises(UserError, match="is not empty"):
         synthesize(tmp_path, TINY)

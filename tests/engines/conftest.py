@@ -1,4 +1,4 @@
-"""A small network, clips for it, and its graph in every precision."""
+"""Shared fixtures: a small network, clips for it, and its ONNX graph in every precision."""
 
 import functools
 from collections.abc import Callable
@@ -10,8 +10,8 @@ import torch
 
 from ssv2rt.core.recipes import Clip, Model
 from ssv2rt.engines.export import export_onnx
-from ssv2rt.engines.half import to_half
-from ssv2rt.engines.quantization import quantise
+from ssv2rt.engines.half import convert_to_half
+from ssv2rt.engines.quantization import quantize
 from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.registry import build_model
 
@@ -20,8 +20,8 @@ LABELS = tuple("abcde")
 Narrow = Callable[[str], tuple[ClipModel, Path]]
 
 
-def lively_model(name: str = "resnet3d18", width: int = 8) -> ClipModel:
-    """A model whose batch norms are not neutral, as after training."""
+def model_with_random_statistics(name: str = "resnet3d18", width: int = 8) -> ClipModel:
+    """A model whose batch norms have random parameters and running statistics, as after training."""
     torch.manual_seed(0)
     model = build_model(Model(name=name, width=width), len(LABELS))
     for module in model.modules():
@@ -35,7 +35,7 @@ def lively_model(name: str = "resnet3d18", width: int = 8) -> ClipModel:
 
 
 def features(model: ClipModel, batch: torch.Tensor) -> torch.Tensor:
-    """What an engine's embedding should be."""
+    """The expected embedding of an engine."""
     with torch.inference_mode():
         return model.features(batch)
 
@@ -47,17 +47,17 @@ def clips(count: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.fixture(scope="session")
 def model() -> ClipModel:
-    return lively_model()
+    return model_with_random_statistics()
 
 
 @pytest.fixture(scope="session")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Narrow:
-    """Narrow networks of the registry and their fp32 graphs, by name. Neither is to be changed."""
+    """Builds a narrow network of the registry and its fp32 graph, by name. Tests must not modify either."""
     folder = tmp_path_factory.mktemp("narrow")
 
     @functools.cache
     def export(name: str) -> tuple[ClipModel, Path]:
-        model, path = lively_model(name, width=4), folder / f"{name}.onnx"
+        model, path = model_with_random_statistics(name, width=4), folder / f"{name}.onnx"
         export_onnx(model, path, clip=CLIP, labels=LABELS)
         return model, path
 
@@ -66,11 +66,11 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Narrow:
 
 @pytest.fixture(scope="session")
 def graphs(model: ClipModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """fp32, fp16, int8 for OpenVINO, int8 with fp16 for TensorRT. Not to be changed."""
+    """Graphs in fp32, fp16, int8 for OpenVINO, and int8 with fp16 for TensorRT. Tests must not modify them."""
     folder = tmp_path_factory.mktemp("graphs")
     paths = {name: folder / f"{name}.onnx" for name in ("fp32", "fp16", "int8", "int8half")}
     export_onnx(model, paths["fp32"], clip=CLIP, labels=LABELS)
-    onnx.save(to_half(onnx.load(paths["fp32"])), paths["fp16"])
-    quantise(paths["fp32"], paths["int8"], [clips(4, seed).numpy() for seed in range(8)], method="minmax")
-    onnx.save(to_half(onnx.load(paths["int8"])), paths["int8half"])
+    onnx.save(convert_to_half(onnx.load(paths["fp32"])), paths["fp16"])
+    quantize(paths["fp32"], paths["int8"], [clips(4, seed).numpy() for seed in range(8)], method="minmax")
+    onnx.save(convert_to_half(onnx.load(paths["int8"])), paths["int8half"])
     return paths

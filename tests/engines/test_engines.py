@@ -1,4 +1,4 @@
-"""Engines: every precision agrees with PyTorch, bundles are complete, and what does not fit is refused."""
+"""Engines: every precision matches PyTorch, bundles are complete, and unsuitable bundles are refused."""
 
 import json
 import shutil
@@ -21,12 +21,12 @@ from ssv2rt.core.recipes import Calibration, Clip, Data, EngineRecipe
 from ssv2rt.core.run_folders import Run
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.engines.backends.registry import load_runner
-from ssv2rt.engines.build import _place_of_ranges, build_engine
+from ssv2rt.engines.build import _ranges_cache_file, build_engine
 from ssv2rt.engines.bundle import Bundle, find_bundle, open_bundle
 from ssv2rt.engines.calibration import Clips, spread_over_classes
 from ssv2rt.engines.export import export_onnx
-from ssv2rt.engines.onnx_files import described
-from ssv2rt.engines.quantization import quantise, to_fp8
+from ssv2rt.engines.onnx_files import declared_tensor
+from ssv2rt.engines.quantization import convert_to_fp8, quantize
 from ssv2rt.engines.verify import OnnxRunner
 from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.registry import model_names
@@ -36,14 +36,14 @@ from ssv2rt.pipelines.samplers import evaluation_batches
 from ssv2rt.scoring.worker import make_scorer
 from tests.engines.conftest import CLIP, LABELS, Narrow, clips, features
 
-KINDS = ("resnet3d18", "resnet2d50", "c3d", "r2plus1d_18", "resnet2d18-lstm", "resnet2d18-gru")
-"""One of each kind of layers; the rest is a slow test."""
+FAST_MODELS = ("resnet3d18", "resnet2d50", "c3d", "r2plus1d_18", "resnet2d18-lstm", "resnet2d18-gru")
+"""One model for each kind of layer. The other models are slow tests."""
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in model_names()]
+    "name", [name if name in FAST_MODELS else pytest.param(name, marks=pytest.mark.slow) for name in model_names()]
 )
-def test_every_model_exports_and_agrees_with_pytorch(name: str, narrow: Narrow) -> None:
+def test_every_model_exports_and_matches_pytorch(name: str, narrow: Narrow) -> None:
     model, path = narrow(name)
     session = onnxruntime.InferenceSession(path)
     with torch.inference_mode():
@@ -56,11 +56,11 @@ def test_every_model_exports_and_agrees_with_pytorch(name: str, narrow: Narrow) 
             assert abs(embedding - expected).max() < 1e-4 * max(1, abs(expected).max())
 
 
-def test_the_graph_is_what_the_design_says(graphs: dict[str, Path]) -> None:
+def test_exported_graph_structure(graphs: dict[str, Path]) -> None:
     for path in graphs.values():
         model = onnx.load(path)
         ports = {
-            value.name: (value.type.tensor_type.elem_type, described(value).shape)
+            value.name: (value.type.tensor_type.elem_type, declared_tensor(value).shape)
             for value in (*model.graph.input, *model.graph.output)
         }
         assert ports == {
@@ -74,27 +74,27 @@ def test_the_graph_is_what_the_design_says(graphs: dict[str, Path]) -> None:
         assert json.loads({p.key: p.value for p in model.metadata_props}["labels"]) == list(LABELS)
 
 
-def test_half_graphs_hold_no_float_after_the_pixels(graphs: dict[str, Path]) -> None:
+def test_half_graphs_have_no_fp32_weights_after_normalization(graphs: dict[str, Path]) -> None:
     for name in ("fp16", "int8half"):
         floats = [t for t in onnx.load(graphs[name]).graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
-        assert sum(np.prod(t.dims) for t in floats) <= 6  # mean and scale of three colours
+        assert sum(np.prod(t.dims) for t in floats) <= 6  # mean and scale of three color channels
     assert graphs["fp16"].stat().st_size < 0.6 * graphs["fp32"].stat().st_size
 
 
-def test_all_convolutions_but_the_first_are_quantised(graphs: dict[str, Path]) -> None:
+def test_all_convolutions_but_the_first_are_quantized(graphs: dict[str, Path]) -> None:
     graph = onnx.load(graphs["int8"]).graph
     makers = {name: node for node in graph.node for name in node.output}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
-    quantised = [all(makers[n].op_type == "DequantizeLinear" for n in c.input[:2] if n in makers) for c in convolutions]
-    assert len(convolutions) == 20 and quantised == [False] + [True] * 19
+    quantized = [all(makers[n].op_type == "DequantizeLinear" for n in c.input[:2] if n in makers) for c in convolutions]
+    assert len(convolutions) == 20 and quantized == [False] + [True] * 19
     adds = [node for node in graph.node if node.op_type == "Add"]
     assert len(adds) == 8
-    # Between a convolution and its Add stands nothing, so that the two and the ReLU behind them become one kernel.
+    # No Q/DQ pair is between a convolution and its Add, so that both and the ReLU can be fused into one kernel.
     for node in adds:
         assert sorted(makers[name].op_type for name in node.input) == ["Conv", "DequantizeLinear"]
     channels = {t.name: t.dims[0] for t in graph.initializer if t.name.endswith(".weight")}
     scales = {t.name: list(t.dims) for t in graph.initializer}
-    for node in convolutions[1:]:  # a scale for each channel of the weights, and one for all that comes in
+    for node in convolutions[1:]:  # one scale per channel for weights, and one per tensor for activations
         restored, pixels = makers[node.input[1]], makers[node.input[0]]
         weight = makers[restored.input[0]].input[0]
         assert scales[restored.input[1]] == [channels[weight]] and scales[pixels.input[1]] == []
@@ -104,7 +104,9 @@ def test_all_convolutions_but_the_first_are_quantised(graphs: dict[str, Path]) -
 
 
 @pytest.mark.parametrize(("name", "bound"), [("fp32", 1e-5), ("fp16", 5e-3), ("int8", 0.1), ("int8half", 0.1)])
-def test_graphs_agree_with_pytorch(model: ClipModel, graphs: dict[str, Path], name: str, bound: float) -> None:
+def test_graphs_match_pytorch_in_every_precision(
+    model: ClipModel, graphs: dict[str, Path], name: str, bound: float
+) -> None:
     with torch.inference_mode():
         expected = model(clips(5, seed=99)), model.features(clips(5, seed=99))
     for ours, theirs in zip(OnnxRunner(graphs[name]).start(clips(5, seed=99))(), expected, strict=True):
@@ -112,10 +114,10 @@ def test_graphs_agree_with_pytorch(model: ClipModel, graphs: dict[str, Path], na
         assert (ours - theirs).abs().max() / theirs.abs().max() < bound
 
 
-def test_fp8_is_near_and_openvino_says_who_builds_it(
+def test_fp8_error_is_small_and_openvino_refuses_fp8(
     model: ClipModel, graphs: dict[str, Path], tiny_run: Run, tiny_set: Path, tmp_path: Path
 ) -> None:
-    onnx.save(to_fp8(onnx.load(graphs["int8"])), tmp_path / "fp8.onnx")
+    onnx.save(convert_to_fp8(onnx.load(graphs["int8"])), tmp_path / "fp8.onnx")
     with torch.inference_mode():
         expected = model(clips(5, seed=99))
     error = (OnnxRunner(tmp_path / "fp8.onnx")(clips(5, seed=99)) - expected).abs().max() / expected.abs().max()
@@ -126,14 +128,12 @@ def test_fp8_is_near_and_openvino_says_who_builds_it(
         build_engine(tiny_run, load_engine_recipe("fp8"), "openvino", open_manifest(tiny_set))
 
 
-def test_weights_have_one_scale_in_fp8_and_one_for_each_channel_in_int8(
-    graphs: dict[str, Path], tmp_path: Path
-) -> None:
+def test_weight_scales_are_per_tensor_in_fp8_and_per_channel_in_int8(graphs: dict[str, Path], tmp_path: Path) -> None:
     some = [clips(4).numpy()]
-    quantise(graphs["fp32"], tmp_path / "all.onnx", some, method="minmax", stem=True, head=True)
+    quantize(graphs["fp32"], tmp_path / "all.onnx", some, method="minmax", stem=True, head=True)
     for path, count in ((graphs["int8"], 19), (tmp_path / "all.onnx", 21)):
         int8 = onnx.load(path)
-        fp8 = to_fp8(onnx.load(path))
+        fp8 = convert_to_fp8(onnx.load(path))
         onnx.checker.check_model(fp8, full_check=True)
         before, after = weight_scales(int8), weight_scales(fp8)
         assert before.keys() == after.keys() and len(after) == count
@@ -146,7 +146,7 @@ def test_weights_have_one_scale_in_fp8_and_one_for_each_channel_in_int8(
             assert zero.dtype == ml_dtypes.float8_e4m3fn and zero == 0, name
             assert scale.dtype == np.float32 and scale == pytest.approx(np.abs(weight).max() / 448, rel=1e-6), name
             assert np.array_equal(weight, before[name][0]), name
-        # What comes in has one scale in both, of the same range.
+        # The input has one scale in both, for the same range.
         ours, theirs = ({t.name: onnx.numpy_helper.to_array(t) for t in m.graph.initializer} for m in (fp8, int8))
         activations = {n.input[1] for n in fp8.graph.node if n.op_type == "QuantizeLinear" and n.input[0] not in ours}
         assert len(activations) >= 19
@@ -155,7 +155,7 @@ def test_weights_have_one_scale_in_fp8_and_one_for_each_channel_in_int8(
 
 
 def weight_scales(model: onnx.ModelProto) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, list[int]]]:
-    """Of each quantised weight its values, their scale and zero point, and the axes that its Q and DQ node name."""
+    """For each quantized weight: its values, scale, zero point, and the axes of its Q and DQ nodes."""
     arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     users = {name: node for node in model.graph.node for name in node.input}
     found = {}
@@ -170,7 +170,7 @@ def weight_scales(model: onnx.ModelProto) -> dict[str, tuple[np.ndarray, np.ndar
 
 
 @pytest.mark.parametrize("channels", [[2], range(8)])
-def test_channels_of_zeros_cost_the_others_nothing_in_fp8(
+def test_zero_channels_do_not_change_fp8_weight_scales(
     graphs: dict[str, Path], tmp_path: Path, channels: Iterable[int]
 ) -> None:
     model = onnx.load(graphs["fp32"])
@@ -180,8 +180,8 @@ def test_channels_of_zeros_cost_the_others_nothing_in_fp8(
     weight[list(channels)] = 0
     tensor.CopyFrom(onnx.numpy_helper.from_array(weight, tensor.name))
     onnx.save(model, tmp_path / "fp32.onnx")
-    quantise(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", [clips(4).numpy()], method="minmax")
-    onnx.save(to_fp8(onnx.load(tmp_path / "int8.onnx")), tmp_path / "fp8.onnx")
+    quantize(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", [clips(4).numpy()], method="minmax")
+    onnx.save(convert_to_fp8(onnx.load(tmp_path / "int8.onnx")), tmp_path / "fp8.onnx")
     assert weight_scales(onnx.load(tmp_path / "fp8.onnx"))[tensor.name][1] == pytest.approx(
         np.abs(weight).max() / 448 or 1, rel=1e-6
     )
@@ -190,19 +190,19 @@ def test_channels_of_zeros_cost_the_others_nothing_in_fp8(
     assert error < 0.2
 
 
-def test_ranges_are_kept_for_the_next_call(graphs: dict[str, Path], tmp_path: Path) -> None:
+def test_calibration_ranges_are_cached(graphs: dict[str, Path], tmp_path: Path) -> None:
     ranges = tmp_path / "cache" / "ranges.json"
-    quantise(graphs["fp32"], tmp_path / "a.onnx", [clips(4).numpy()], method="minmax", ranges=ranges)
-    quantise(graphs["fp32"], tmp_path / "b.onnx", [], method="minmax", ranges=ranges)
+    quantize(graphs["fp32"], tmp_path / "a.onnx", [clips(4).numpy()], method="minmax", ranges=ranges)
+    quantize(graphs["fp32"], tmp_path / "b.onnx", [], method="minmax", ranges=ranges)
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
     ranges.write_text('{"data": [')
-    quantise(graphs["fp32"], tmp_path / "c.onnx", [clips(4).numpy()], method="minmax", ranges=ranges)
+    quantize(graphs["fp32"], tmp_path / "c.onnx", [clips(4).numpy()], method="minmax", ranges=ranges)
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "c.onnx").read_bytes()
 
 
-def test_what_is_to_keep_its_precision_does(graphs: dict[str, Path], tmp_path: Path) -> None:
+def test_excluded_nodes_are_not_quantized(graphs: dict[str, Path], tmp_path: Path) -> None:
     def rounded(**settings: Any) -> list[bool]:
-        quantise(graphs["fp32"], tmp_path / "q.onnx", [clips(4).numpy()], method="minmax", **settings)
+        quantize(graphs["fp32"], tmp_path / "q.onnx", [clips(4).numpy()], method="minmax", **settings)
         graph = onnx.load(tmp_path / "q.onnx").graph
         makers = {name: node.op_type for node in graph.node for name in node.output}
         return [makers.get(n.input[1]) == "DequantizeLinear" for n in graph.node if n.op_type == "Conv"]
@@ -215,22 +215,24 @@ def test_what_is_to_keep_its_precision_does(graphs: dict[str, Path], tmp_path: P
 @pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
 def test_calibration_methods(model: ClipModel, graphs: dict[str, Path], tmp_path: Path, method: str) -> None:
     some = clips(5).numpy()
-    quantise(graphs["fp32"], tmp_path / "q.onnx", [some[:3], some[3:]], method=method)
-    quantise(graphs["fp32"], tmp_path / "once.onnx", [some], method=method)
-    assert (tmp_path / "q.onnx").read_bytes() == (tmp_path / "once.onnx").read_bytes()  # however they come
+    quantize(graphs["fp32"], tmp_path / "q.onnx", [some[:3], some[3:]], method=method)
+    quantize(graphs["fp32"], tmp_path / "once.onnx", [some], method=method)
+    assert (tmp_path / "q.onnx").read_bytes() == (tmp_path / "once.onnx").read_bytes()  # the batch size does not matter
     with torch.inference_mode():
         expected = model(clips(5, seed=99))
     error = (OnnxRunner(tmp_path / "q.onnx")(clips(5, seed=99)) - expected).abs().max() / expected.abs().max()
     assert error < 0.25
 
 
-def test_ranges_are_kept_by_weights_clips_and_settings(graphs: dict[str, Path], tiny_set: Path, tmp_path: Path) -> None:
+def test_ranges_cache_key_depends_on_weights_clips_and_settings(
+    graphs: dict[str, Path], tiny_set: Path, tmp_path: Path
+) -> None:
     shutil.copytree(tiny_set, tmp_path / "set")
     split = open_manifest(tmp_path / "set").split("train")
 
     def place(graph: str = "fp32", count: int = 4, clip: Clip = CLIP, **settings: Any) -> Path:
         recipe = EngineRecipe(calibration=Calibration.model_validate(settings))
-        return _place_of_ranges(graphs[graph], recipe, Clips(split, np.arange(count), clip, Data()))
+        return _ranges_cache_file(graphs[graph], recipe, Clips(split, np.arange(count), clip, Data()))
 
     first = place()
     others = [
@@ -241,14 +243,14 @@ def test_ranges_are_kept_by_weights_clips_and_settings(graphs: dict[str, Path], 
         place(head=True),
     ]
     assert len({first, *others}) == 6
-    assert place(stem=True, max_drop=1.0) == first  # they decide where ranges are used, and not what they are
+    assert place(stem=True, max_drop=1.0) == first  # these change where ranges are used, but not the ranges
     with split.path(0).open("ab") as file:
         file.write(b"\0")
     assert place() != first
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "int8"])
-def test_an_engine_of_a_run_agrees_and_its_bundle_is_complete(tiny_run: Run, tiny_set: Path, precision: str) -> None:
+def test_engine_of_a_run_matches_pytorch_in_a_complete_bundle(tiny_run: Run, tiny_set: Path, precision: str) -> None:
     recipe = load_engine_recipe(precision, ("gate.clips=10", "gate.max_top1_drop=30", "calibration.clips=20"))
     bundle, failures = build_engine(tiny_run, recipe, "openvino", open_manifest(tiny_set))
     assert not failures and bundle.path == tiny_run.engines / precision
@@ -281,7 +283,7 @@ def test_an_engine_of_a_run_agrees_and_its_bundle_is_complete(tiny_run: Run, tin
             assert all(torch.equal(ours, other) for ours, other in zip(found, again, strict=True))
 
 
-def test_a_video_scores_the_same_in_any_place_of_a_batch(tiny_bundle: Bundle) -> None:
+def test_logits_do_not_depend_on_the_position_in_the_batch(tiny_bundle: Bundle) -> None:
     runner = load_runner(tiny_bundle)
     batch = clips(8)
     order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
@@ -289,14 +291,12 @@ def test_a_video_scores_the_same_in_any_place_of_a_batch(tiny_bundle: Bundle) ->
 
 
 @pytest.mark.parametrize("which", ["logits", "embedding"])
-def test_a_graph_that_is_not_the_network_is_not_built(
-    tiny_run: Run, tiny_set: Path, monkeypatch: pytest.MonkeyPatch, which: str
-) -> None:
-    def spoilt(model: ClipModel, path: Path, **settings: Any) -> None:
+def test_wrong_exports_are_refused(tiny_run: Run, tiny_set: Path, monkeypatch: pytest.MonkeyPatch, which: str) -> None:
+    def export_wrong_graph(model: ClipModel, path: Path, **settings: Any) -> None:
         export_onnx(model, path, **settings)
         graph = onnx.load(path)
         if which == "logits":
-            graph = _with_other_classifier(graph, bfloat=False)
+            graph = _with_other_classifier(graph, bfloat16=False)
         else:
             for node in graph.graph.node:
                 node.input[:] = ["inside" if name == "embedding" else name for name in node.input]
@@ -304,22 +304,22 @@ def test_a_graph_that_is_not_the_network_is_not_built(
             graph.graph.node.append(onnx.helper.make_node("Neg", ["inside"], ["embedding"]))
         onnx.save(graph, path)
 
-    monkeypatch.setattr("ssv2rt.engines.source.export_onnx", spoilt)
+    monkeypatch.setattr("ssv2rt.engines.source.export_onnx", export_wrong_graph)
     says = f"the ONNX graph of 'resnet3d18' differs from the network by .* of its {which}, and"
     with pytest.raises(UserError, match=says):
         build_engine(tiny_run, load_engine_recipe("fp32"), "openvino", open_manifest(tiny_set))
 
 
-def test_a_failing_engine_is_kept_apart_with_its_report(
+def test_engine_failing_the_gate_goes_to_a_separate_folder(
     tiny_run: Run, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ssv2rt.commands.engines import build_engine as command
+    from ssv2rt.commands.build_engine import build_engine as command
     from ssv2rt.engines import build as module
 
     arguments = [str(tiny_run.path), "--fp16", "--backend", "openvino", "--set", "gate.clips=10"]
     before, failed = find_bundle(tiny_run), tiny_run.engines / "fp16.failed"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "to_half", _with_other_classifier)
+        patch.setattr(module, "convert_to_half", _with_other_classifier)
         result = CliRunner().invoke(command, arguments)
     assert isinstance(result.exception, UserError) and result.exception.exit_code == 1
     assert f"not good enough, and kept apart in '{failed}': it agrees on " in str(result.exception)
@@ -333,8 +333,8 @@ def test_a_failing_engine_is_kept_apart_with_its_report(
     assert info.rebuild == f"ssv2rt build-engine {tiny_run.name} --fp16 --backend openvino --set gate.clips=10"
 
 
-def _with_other_classifier(model: onnx.ModelProto, *, bfloat: bool) -> onnx.ModelProto:
-    """The graph with the rows of its last matrix product shuffled."""
+def _with_other_classifier(model: onnx.ModelProto, *, bfloat16: bool) -> onnx.ModelProto:
+    """Stands in for `convert_to_half`: shuffles the rows of the graph's last matrix product."""
     last = next(node for node in reversed(model.graph.node) if node.op_type == "Gemm")
     weight = next(t for t in model.graph.initializer if t.name == last.input[1])
     weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight)[::-1].copy(), weight.name))
@@ -345,7 +345,7 @@ def _with_other_classifier(model: onnx.ModelProto, *, bfloat: bool) -> onnx.Mode
 
 @pytest.mark.parametrize("name", ["model.onnx", "engine.xml", "engine.bin"])
 @pytest.mark.parametrize("damage", ["altered", "truncated", "missing"])
-def test_damaged_bundles_are_refused_with_the_command_that_rebuilds_them(
+def test_damaged_bundles_are_refused_with_a_rebuild_command(
     tiny_bundle: Bundle, tmp_path: Path, name: str, damage: str
 ) -> None:
     copy = tmp_path / "fp16"
@@ -361,7 +361,7 @@ def test_damaged_bundles_are_refused_with_the_command_that_rebuilds_them(
 
 
 def redescribed(bundle: Bundle, place: Path, change: dict[str, object]) -> Path:
-    """A copy of a bundle with entries of its description replaced."""
+    """A copy of a bundle with some entries of bundle.json replaced."""
     copy = place / "fp16"
     shutil.copytree(bundle.path, copy)
     info = json.loads((copy / "bundle.json").read_text())
@@ -379,7 +379,7 @@ def redescribed(bundle: Bundle, place: Path, change: dict[str, object]) -> Path:
         ({"surprise": 1}, "damaged"),
     ],
 )
-def test_altered_descriptions_are_refused(
+def test_altered_bundle_json_is_refused(
     tiny_bundle: Bundle, tmp_path: Path, change: dict[str, object], says: str
 ) -> None:
     copy = redescribed(tiny_bundle, tmp_path, change)
@@ -399,7 +399,7 @@ def test_altered_descriptions_are_refused(
         ({"batch": {"min": 1, "best": 100_000, "max": 100_000}}, "damaged .at 'batch.best'"),
     ],
 )
-def test_descriptions_that_do_not_fit_the_engine_are_refused(
+def test_bundle_json_that_does_not_match_the_engine_is_refused(
     tiny_bundle: Bundle, tmp_path: Path, change: dict[str, object], says: str
 ) -> None:
     copy = redescribed(tiny_bundle, tmp_path, change)
@@ -407,7 +407,7 @@ def test_descriptions_that_do_not_fit_the_engine_are_refused(
         load_runner(open_bundle(copy))
 
 
-def test_a_file_that_the_description_does_not_vouch_for_is_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_bundle_files_without_a_hash_are_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
     copy = tmp_path / "fp16"
     shutil.copytree(tiny_bundle.path, copy)
     info = json.loads((copy / "bundle.json").read_text())
@@ -417,7 +417,7 @@ def test_a_file_that_the_description_does_not_vouch_for_is_refused(tiny_bundle: 
         open_bundle(copy)
 
 
-def test_an_engine_for_something_else_is_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_engines_for_other_versions_or_machines_are_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
     info = tiny_bundle.info.model_copy(update={"backend": "tensorrt"})
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="needs tensorrt: .*; it was built with `ssv2rt build-engine"):
@@ -428,13 +428,15 @@ def test_an_engine_for_something_else_is_refused(tiny_bundle: Bundle, tmp_path: 
         ):
             change: dict[str, object] = {"backend": backend, "target": "sm90", "backend_version": torch.__version__}
             copy = redescribed(tiny_bundle, tmp_path / backend, change)
-            with pytest.raises(UserError, match=f"{says}.* with `ssv2rt build-engine"):  # and not that there is no CUDA
+            with pytest.raises(
+                UserError, match=f"{says}.* with `ssv2rt build-engine"
+            ):  # rather than that there is no CUDA
                 make_scorer(bundle=str(copy), device=0, top_k=1, clip=tiny_bundle.info.clip, data=Data())
     with pytest.raises(UserError, match="no backend 'coreml'"):
         load_runner(Bundle(tiny_bundle.path, tiny_bundle.info.model_copy(update={"backend": "coreml"})))
 
 
-def test_engines_are_found_or_their_absence_explained(tiny_run: Run, tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_find_bundle_and_its_errors(tiny_run: Run, tiny_bundle: Bundle, tmp_path: Path) -> None:
     assert find_bundle(tiny_run, "fp16") == tiny_bundle.path
     with pytest.raises(UserError, match="no engine 'fp8'; did you mean"):
         find_bundle(tiny_run, "fp8")

@@ -1,4 +1,4 @@
-"""`ssv2rt inspect`: what it says of layers, types, shapes and arithmetic is so, and what is no graph is one clear line."""
+"""`ssv2rt inspect`: layers, types, shapes and MACs are correct, and unreadable files give one-line errors."""
 
 import json
 import math
@@ -22,13 +22,13 @@ from ssv2rt.core.errors import UsageError, UserError
 from ssv2rt.core.recipes import BatchProfile
 from ssv2rt.engines.bundle import BundleInfo, sha256
 from ssv2rt.engines.export import INPUT, EngineModel, export_onnx
-from ssv2rt.engines.half import to_half
+from ssv2rt.engines.half import convert_to_half
 from ssv2rt.engines.inspect import describe_graph, engine_layers, list_layers
 from ssv2rt.engines.onnx_files import fixed_batch, read_graph, tensors
 from ssv2rt.models.clip_model import ClipModel
-from tests.engines.conftest import CLIP, LABELS, Narrow, clips, lively_model
+from tests.engines.conftest import CLIP, LABELS, Narrow, clips, model_with_random_statistics
 
-# As TensorRT's engine inspector writes it: the fields of its documentation, for one kernel of each precision.
+# Modeled on the documentation of TensorRT's engine inspector, with one kernel of each precision.
 ENGINE_LAYERS = {
     "Layers": [
         {"Name": "cast", "LayerType": "Reformat", "Inputs": [{"Name": "frames", "Format/Datatype": "UINT8"}]},
@@ -63,7 +63,7 @@ def facts(*arguments: object) -> dict:
 
 
 def refusal(*arguments: object) -> UserError:
-    """The error of a command, which is one line."""
+    """The error of a command; it must be one line."""
     error = run(*arguments).exception
     assert isinstance(error, UserError), error
     assert "\n" not in str(error)
@@ -72,7 +72,7 @@ def refusal(*arguments: object) -> UserError:
 
 @pytest.fixture
 def bundle(graphs: dict[str, Path], tmp_path: Path) -> Path:
-    """An int8 engine as `build-engine` leaves it, in runs/one/engines, without a network having been trained."""
+    """A bundle of an int8 engine as `build-engine` writes it, in runs/one/engines, without training."""
     folder = tmp_path / "runs/one/engines/int8"
     folder.mkdir(parents=True)
     (tmp_path / "runs/one/recipe.toml").touch()
@@ -104,18 +104,18 @@ def bundle(graphs: dict[str, Path], tmp_path: Path) -> Path:
 
 
 def floating_operations(model: ClipModel) -> int:
-    """As PyTorch counts them, for one clip."""
+    """Floating-point operations for one clip, counted by PyTorch."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         EngineModel(model).eval()(clips(1))
     return counter.get_total_flops()
 
 
 @pytest.mark.parametrize("name", ["resnet3d18", "r2plus1d_18", "i3d", "c3d", "resnet2d18", "resnet2d18-latefusion"])
-def test_arithmetic_and_parameters_are_those_of_pytorch(name: str, narrow: Narrow, tmp_path: Path) -> None:
+def test_macs_and_parameters_match_pytorch(name: str, narrow: Narrow, tmp_path: Path) -> None:
     if name != "c3d":
         model, path = narrow(name)
     else:
-        model, path = lively_model(name, width=4), tmp_path / "m.onnx"
+        model, path = model_with_random_statistics(name, width=4), tmp_path / "m.onnx"
         for module in model.modules():
             if isinstance(module, (torch.nn.Conv3d, torch.nn.Linear)):
                 torch.nn.init.uniform_(module.bias, 0.1, 0.2)  # a bias of zeros is not exported
@@ -123,13 +123,13 @@ def test_arithmetic_and_parameters_are_those_of_pytorch(name: str, narrow: Narro
     totals = describe_graph(read_graph(path))["totals"]
     assert round(2e9 * totals["gmacs"]) == floating_operations(model)
     expected = sum(p.numel() for p in EngineModel(model).parameters())
-    assert totals["parameters"] == expected + (8 if name == "c3d" else 0)  # two matrices of 4 that average to 4x4
+    assert totals["parameters"] == expected + (8 if name == "c3d" else 0)  # two averaging matrices of 4 values
     assert totals["weight_bytes"] == totals["run_bytes"] == 4 * totals["parameters"]
     assert totals["share_of_macs"] == {"fp32": 1} and not totals["uncounted"]
 
 
 @pytest.mark.parametrize(("name", "gates"), [("resnet2d18-lstm", 4), ("resnet2d18-gru", 3)])
-def test_recurrent_layers_are_counted(name: str, gates: int, narrow: Narrow) -> None:
+def test_macs_of_recurrent_layers(name: str, gates: int, narrow: Narrow) -> None:
     layers = list_layers(read_graph(narrow(name)[1]))
     (layer,) = (layer for layer in layers if layer.op in ("LSTM", "GRU"))
     hidden = 32
@@ -140,12 +140,12 @@ def test_recurrent_layers_are_counted(name: str, gates: int, narrow: Narrow) -> 
 
 
 @pytest.mark.parametrize("name", ["resnet3d18", "i3d", "c3d", "resnet2d18-lstm"])
-def test_shapes_are_those_that_run(name: str, narrow: Narrow) -> None:
+def test_shapes_match_onnx_runtime(name: str, narrow: Narrow) -> None:
     model = read_graph(narrow(name)[1])
     layers = {layer.node: layer for layer in list_layers(model)}
     names = [node.output[0] for node in model.graph.node if node.name in layers]
     shapes = [layers[node.name].output for node in model.graph.node if node.name in layers]
-    one = tensors(model)
+    infos = tensors(model)
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     session = onnxruntime.InferenceSession(model.SerializeToString())
@@ -154,10 +154,10 @@ def test_shapes_are_those_that_run(name: str, narrow: Narrow) -> None:
         told = [tuple(eval(str(size), {"batch": count}) for size in shape or ()) for shape in shapes]
         assert [value.shape for value in values] == told
         if count == 1:
-            assert [value.shape for value in values] == [one[name].one for name in names]
+            assert [value.shape for value in values] == [infos[name].one_clip for name in names]
 
 
-def test_a_fixed_batch_changes_nothing_for_one_clip(graphs: dict[str, Path]) -> None:
+def test_fixed_batch_gives_the_same_figures_per_clip(graphs: dict[str, Path]) -> None:
     free = read_graph(graphs["fp32"])
     fixed = read_graph(graphs["fp32"])
     del fixed.graph.value_info[:]
@@ -172,7 +172,7 @@ def test_a_fixed_batch_changes_nothing_for_one_clip(graphs: dict[str, Path]) -> 
     ("name", "stem", "inside"),
     [("fp32", "fp32", "fp32"), ("fp16", "fp16", "fp16"), ("int8", "fp32", "int8"), ("int8half", "fp16", "int8")],
 )
-def test_precisions_are_those_of_the_graph(graphs: dict[str, Path], name: str, stem: str, inside: str) -> None:
+def test_layer_precisions_match_the_graph(graphs: dict[str, Path], name: str, stem: str, inside: str) -> None:
     found = describe_graph(read_graph(graphs[name]))
     precisions = [layer["precision"] for layer in found["layers"] if layer["op"] == "Conv"]
     assert precisions == [stem] + [inside] * 19
@@ -185,17 +185,19 @@ def test_precisions_are_those_of_the_graph(graphs: dict[str, Path], name: str, s
     weights = sum(
         math.prod(layer["weight"]) for layer in found["layers"] if layer["precision"] == "int8" and layer["weight"]
     )
-    assert totals["weight_bytes"] == size * totals["parameters"]  # Q/DQ pairs leave weights as they are
+    assert (
+        totals["weight_bytes"] == size * totals["parameters"]
+    )  # weights before a Q/DQ pair are stored in floating point
     assert totals["run_bytes"] == size * (totals["parameters"] - weights) + weights
 
 
-def test_bf16_is_told_from_fp16(graphs: dict[str, Path], tmp_path: Path) -> None:
-    onnx.save(to_half(onnx.load(graphs["fp32"]), bfloat=True), tmp_path / "m.onnx")
+def test_bf16_is_distinguished_from_fp16(graphs: dict[str, Path], tmp_path: Path) -> None:
+    onnx.save(convert_to_half(onnx.load(graphs["fp32"]), bfloat16=True), tmp_path / "m.onnx")
     totals = facts(tmp_path / "m.onnx")["graph"]["totals"]
     assert totals["share_of_macs"] == {"bf16": 1} and totals["weight_bytes"] == 2 * totals["parameters"]
 
 
-def test_an_engine_is_described(bundle: Path) -> None:
+def test_inspect_describes_an_engine(bundle: Path) -> None:
     found = facts(bundle)
     about, graph = found["bundle"], found["graph"]
     assert (about["backend"], about["target"], about["precision"]) == ("tensorrt", "sm90", "int8")
@@ -225,7 +227,7 @@ def test_an_engine_is_described(bundle: Path) -> None:
         assert text in shown, text
 
 
-def test_an_engine_is_found_by_its_run_and_checked(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inspect_finds_the_engine_of_a_run_and_checks_hashes(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = bundle.parents[3]
     monkeypatch.chdir(place)
     (place / "runs/latest").symlink_to("one")
@@ -238,7 +240,7 @@ def test_an_engine_is_found_by_its_run_and_checked(bundle: Path, monkeypatch: py
     assert "its SHA-256 differs; rebuild it with" in str(refusal("one"))
 
 
-def test_what_is_not_there_is_wrong_usage(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_runs_and_files_are_usage_errors(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(bundle.parents[3])
     for name in ("runs/one/engines/int9", "onee", "model.onnx", "a\0b"):
         error = refusal(name)
@@ -248,7 +250,7 @@ def test_what_is_not_there_is_wrong_usage(bundle: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("text", ["", "hello\n", '{"a": 1}', "\0" * 999, "<net><layers/></net>"])
-def test_files_that_are_no_graph_are_refused(tmp_path: Path, text: str) -> None:
+def test_files_that_are_not_onnx_are_refused(tmp_path: Path, text: str) -> None:
     for name in ("model.onnx", "notes.txt", "graph.json"):
         (tmp_path / name).write_text(text)
         error = refusal(tmp_path / name)
@@ -266,7 +268,7 @@ def test_a_folder_without_an_engine_is_refused(tmp_path: Path, bundle: Path) -> 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_file_that_was_cut_off_is_refused(graphs: dict[str, Path], tmp_path: Path, data: st.DataObject) -> None:
+def test_truncated_files_are_refused(graphs: dict[str, Path], tmp_path: Path, data: st.DataObject) -> None:
     whole = graphs["fp32"].read_bytes()
     length = data.draw(st.integers(0, len(whole) - 1))
     (tmp_path / "cut.onnx").write_bytes(whole[:length])
@@ -276,7 +278,7 @@ def test_a_file_that_was_cut_off_is_refused(graphs: dict[str, Path], tmp_path: P
 
 @settings(max_examples=100, deadline=None)
 @given(data=st.binary(max_size=2000))
-def test_any_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+def test_arbitrary_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "bytes.onnx"
     path.write_bytes(data)
     with pytest.raises(UserError, match="is not an ONNX graph that can be read"):
@@ -289,14 +291,14 @@ def with_weights_beside(source: Path, folder: Path) -> Path:
     return folder / "m.onnx"
 
 
-def test_weights_beside_a_file_are_read(graphs: dict[str, Path], tmp_path: Path) -> None:
+def test_external_data_is_read(graphs: dict[str, Path], tmp_path: Path) -> None:
     path = with_weights_beside(graphs["fp32"], tmp_path)
     found, inside = facts(path)["graph"], facts(graphs["fp32"])["graph"]
     assert found["layers"] == inside["layers"] and found["totals"] == inside["totals"]
     assert found["files"] == {name: (tmp_path / name).stat().st_size for name in ("m.onnx", "m.data")}
 
 
-def test_weights_that_are_missing_or_elsewhere_are_refused(graphs: dict[str, Path], tmp_path: Path) -> None:
+def test_external_data_missing_or_outside_the_folder_is_refused(graphs: dict[str, Path], tmp_path: Path) -> None:
     path = with_weights_beside(graphs["fp32"], tmp_path / "folder")
     beside = path.with_name("m.data")
     whole = beside.read_bytes()
@@ -315,7 +317,7 @@ def test_weights_that_are_missing_or_elsewhere_are_refused(graphs: dict[str, Pat
         assert f"are in '{place}', and only plain files in its own folder are read" in str(refusal(path))
 
 
-def test_names_cannot_command_the_terminal(graphs: dict[str, Path], tmp_path: Path) -> None:
+def test_control_characters_in_names_are_not_printed(graphs: dict[str, Path], tmp_path: Path) -> None:
     model = onnx.load(graphs["fp32"])
     convolution = next(node for node in model.graph.node if node.op_type == "Conv")
     model.graph.initializer[0].name, old = "a\x1b[2J[bold].weight", model.graph.initializer[0].name
@@ -328,8 +330,8 @@ def test_names_cannot_command_the_terminal(graphs: dict[str, Path], tmp_path: Pa
     assert result.exit_code == 0 and "\x1b" not in result.stdout and "[red]text[/red]" in result.stdout
 
 
-def test_graphs_of_others_are_described(tmp_path: Path) -> None:
-    """Of a kind that we do not write: a free height, weights without a module's name, a layer that nobody knows."""
+def test_external_graphs_are_described(tmp_path: Path) -> None:
+    """With features that our own graphs do not have: a dynamic height, weights without module names, an unknown operator."""
     x = onnx.helper.make_tensor_value_info("x", 1, ["n", 3, "height", 8])
     y = onnx.helper.make_tensor_value_info("y", 1, ["n", None])
     weight = onnx.numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "123")
@@ -350,7 +352,7 @@ def test_graphs_of_others_are_described(tmp_path: Path) -> None:
     assert "1 layers whose shapes are not known" in run(tmp_path / "m.onnx").stdout
 
 
-def test_a_report_of_an_engine_without_details_is_no_hindrance(tmp_path: Path) -> None:
+def test_engine_layers_without_details_are_accepted(tmp_path: Path) -> None:
     for text, count in (("", 0), ('{"Layers": ["a", "b"]}', 2)):
         (tmp_path / "layers.json").write_text(text)
         found = engine_layers(tmp_path / "layers.json")

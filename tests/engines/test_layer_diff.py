@@ -1,4 +1,4 @@
-"""Layer by layer: errors are those of the values, a layer that is wrong is found, and memory does not change figures."""
+"""Layer comparison: errors are correct, wrong layers are found, and the memory limit does not change the errors."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from ssv2rt.core.errors import UserError
-from ssv2rt.engines.half import to_half
+from ssv2rt.engines.half import convert_to_half
 from ssv2rt.engines.layer_diff import LayerComparison, compare_layers
 from ssv2rt.engines.layer_diff_table import FILES, show_worst, write_layers
 from ssv2rt.engines.verify import OnnxRunner
@@ -26,7 +26,7 @@ def int8(graphs: dict[str, Path]) -> LayerComparison:
     return compare_layers(graphs["fp32"], graphs["int8"], BATCHES)
 
 
-def test_a_graph_does_not_differ_from_itself(graphs: dict[str, Path]) -> None:
+def test_identical_graphs_have_no_error(graphs: dict[str, Path]) -> None:
     same = compare_layers(graphs["fp32"], graphs["fp32"], BATCHES)
     assert len(same.layers) == 29 and not same.unmatched and same.clips == 5
     assert all(layer.relative_error == layer.largest_difference == 0 for layer in same.layers)
@@ -36,7 +36,7 @@ def test_a_graph_does_not_differ_from_itself(graphs: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("name", "least", "most"), [("fp16", 1e-5, 5e-3), ("int8", 1e-3, 0.2), ("int8half", 1e-3, 0.2)]
 )
-def test_all_layers_of_every_precision_are_compared(
+def test_all_layers_are_compared_in_every_precision(
     graphs: dict[str, Path], name: str, least: float, most: float
 ) -> None:
     found = compare_layers(graphs["fp32"], graphs[name], BATCHES)
@@ -46,7 +46,7 @@ def test_all_layers_of_every_precision_are_compared(
     assert {layer.block for layer in found.layers} >= {"stem", "layer1.0", "layer4.1", "head"}
 
 
-def test_the_last_error_is_that_of_the_logits(graphs: dict[str, Path], int8: LayerComparison) -> None:
+def test_error_of_the_last_layer_is_that_of_the_logits(graphs: dict[str, Path], int8: LayerComparison) -> None:
     ours, theirs = (
         np.concatenate([OnnxRunner(graphs[name])(clips(n, seed=s)).numpy() for n, s in ((3, 5), (2, 6))])
         for name in ("fp32", "int8")
@@ -62,7 +62,7 @@ def test_the_last_error_is_that_of_the_logits(graphs: dict[str, Path], int8: Lay
 
 
 @pytest.mark.parametrize("memory", [1, 30_000, 100_000])
-def test_memory_does_not_change_the_figures(graphs: dict[str, Path], int8: LayerComparison, memory: int) -> None:
+def test_memory_limit_does_not_change_the_errors(graphs: dict[str, Path], int8: LayerComparison, memory: int) -> None:
     found = compare_layers(graphs["fp32"], graphs["int8"], np.concatenate(BATCHES)[:, None], memory=memory)
     assert [layer.node for layer in found.layers] == [layer.node for layer in int8.layers]
     for ours, theirs in zip(found.layers, int8.layers, strict=True):
@@ -71,7 +71,7 @@ def test_memory_does_not_change_the_figures(graphs: dict[str, Path], int8: Layer
 
 
 def scaled(source: Path, target: Path, weight: str, factor: float) -> Path:
-    """A copy of a graph in which one weight is larger."""
+    """A copy of a graph with one weight scaled by a factor."""
     model = onnx.load(source)
     tensor = next(t for t in model.graph.initializer if t.name == weight)
     values = onnx.numpy_helper.to_array(tensor)
@@ -80,7 +80,7 @@ def scaled(source: Path, target: Path, weight: str, factor: float) -> Path:
     return target
 
 
-def test_a_layer_that_is_wrong_is_found(graphs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_wrong_layer_is_found(graphs: dict[str, Path], tmp_path: Path) -> None:
     wrong = scaled(graphs["fp32"], tmp_path / "m.onnx", "backbone.layer2.1.conv1.0.weight", 1.5)
     found = compare_layers(graphs["fp32"], wrong, BATCHES)
     number = next(n for n, layer in enumerate(found.layers) if layer.name == "layer2.1.conv1.0")
@@ -90,7 +90,7 @@ def test_a_layer_that_is_wrong_is_found(graphs: dict[str, Path], tmp_path: Path)
     assert all(layer.inherited_error > 0 for layer in after if layer.block != "layer2.1")
 
 
-def test_values_that_overflow_come_first_and_are_written(graphs: dict[str, Path], tmp_path: Path) -> None:
+def test_overflowing_layers_come_first_and_are_written(graphs: dict[str, Path], tmp_path: Path) -> None:
     weight = "backbone.layer2.1.conv1.0.weight"
     large = scaled(graphs["fp16"], tmp_path / "m.onnx", weight, 3e4)
     found = compare_layers(graphs["fp32"], large, BATCHES)
@@ -102,7 +102,7 @@ def test_values_that_overflow_come_first_and_are_written(graphs: dict[str, Path]
     assert rows[worst.node]["relative_error"] is None and rows[worst.node]["finite"] is False
 
 
-def test_layers_are_matched_by_either_name_and_what_is_left_is_told(graphs: dict[str, Path], tmp_path: Path) -> None:
+def test_layers_are_matched_by_node_or_output_name(graphs: dict[str, Path], tmp_path: Path) -> None:
     model = onnx.load(graphs["int8"])
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     convolutions[3].name = "another"
@@ -115,7 +115,7 @@ def test_layers_are_matched_by_either_name_and_what_is_left_is_told(graphs: dict
     assert found.unmatched == (node_before,) and len(found.layers) == 28
 
 
-def test_files_and_table(int8: LayerComparison, tmp_path: Path) -> None:
+def test_json_csv_and_table(int8: LayerComparison, tmp_path: Path) -> None:
     write_layers(int8, tmp_path)
     written = json.loads((tmp_path / "layers-debug.json").read_text())
     rows = list(csv.DictReader(io.StringIO((tmp_path / "layers-debug.csv").read_text())))
@@ -133,10 +133,10 @@ def test_files_and_table(int8: LayerComparison, tmp_path: Path) -> None:
     assert int8.worst(29)[0].relative_error == max(layer.relative_error for layer in int8.layers)
 
 
-def test_what_cannot_be_compared_is_refused(graphs: dict[str, Path], tmp_path: Path) -> None:
+def test_incomparable_graphs_are_refused(graphs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no clips to compare layers on"):
         compare_layers(graphs["fp32"], graphs["fp16"], [])
-    onnx.save(to_half(onnx.load(graphs["fp32"]), bfloat=True), tmp_path / "bf16.onnx")
+    onnx.save(convert_to_half(onnx.load(graphs["fp32"]), bfloat16=True), tmp_path / "bf16.onnx")
     with pytest.raises(UserError, match="ONNX Runtime cannot run"):
         compare_layers(graphs["fp32"], tmp_path / "bf16.onnx", BATCHES)
     x, y = (onnx.helper.make_tensor_value_info(name, 1, ["batch", 2]) for name in "xy")

@@ -1,4 +1,4 @@
-"""Mixed precision: the block that int8 ruins is found, and left as it is."""
+"""Mixed precision: the block that int8 harms most is found, and stays in floating point."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from ssv2rt.core.recipe_files import load_engine_recipe
 from ssv2rt.core.recipes import Clip, Data, Model
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.manifest import Manifest
-from ssv2rt.engines.build import build_of
+from ssv2rt.engines.build import build_engine_from_source
 from ssv2rt.engines.calibration import Clips
 from ssv2rt.engines.node_origin import blocks
 from ssv2rt.engines.source import Source, source_of_model
@@ -25,10 +25,10 @@ def manifest(tiny_set: Path) -> Manifest:
     return open_manifest(tiny_set)
 
 
-def delicate(manifest: Manifest) -> Source:
-    """A network one of whose blocks has a single channel a thousand times as loud as all others, which int8 cannot hold.
+def network_with_a_sensitive_block(manifest: Manifest) -> Source:
+    """A network with one block that int8 cannot represent: a channel is a thousand times as large as all others.
 
-    The next convolution hears it as softly again, so that in floating point nothing changes.
+    The next convolution scales that channel down again, so that nothing changes in floating point.
     """
     torch.manual_seed(0)
     model: ClipModel = build_model(Model(name="resnet3d18", width=8, dropout=0.0), 10).eval()
@@ -41,11 +41,11 @@ def delicate(manifest: Manifest) -> Source:
         second.weight[:, 0] /= 1000
     clip = Clip(frames=4, size=32)
     fit_head(model, manifest, clip)
-    return source_of_model(model, "delicate", manifest.labels, clip)
+    return source_of_model(model, "sensitive", manifest.labels, clip)
 
 
 def fit_head(model: ClipModel, manifest: Manifest, clip: Clip) -> None:
-    """Least squares from features to labels: with more features than clips it knows every training clip by heart."""
+    """Fits the classifier by least squares. There are more features than clips, so it is exact on the training clips."""
     part = manifest.split("train")
     batches = list(Clips(part, np.arange(len(part)), clip, Data()).batches("fitting"))
     with torch.no_grad():
@@ -57,11 +57,11 @@ def fit_head(model: ClipModel, manifest: Manifest, clip: Clip) -> None:
         model.head.bias.copy_(-(mean @ weights))
 
 
-def test_the_delicate_block_is_kept_in_float(manifest: Manifest, tmp_path: Path) -> None:
+def test_the_most_sensitive_block_stays_in_float(manifest: Manifest, tmp_path: Path) -> None:
     settings = ("calibration.clips=40", "gate.clips=10", "gate.max_top1_drop=100")
-    source = delicate(manifest)
+    source = network_with_a_sensitive_block(manifest)
     recipe = load_engine_recipe("int8", (*settings, "calibration.max_drop=0"))
-    bundle, failures = build_of(source, tmp_path, recipe, "openvino", manifest)
+    bundle, failures = build_engine_from_source(source, tmp_path, recipe, "openvino", manifest)
     assert not failures
     found = json.loads((bundle.path / "bundle.json").read_text())["calibration"]
     assert found["kept"][0] == "layer2.0" == max(found["sensitivity"], key=found["sensitivity"].get)

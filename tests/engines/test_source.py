@@ -1,4 +1,4 @@
-"""Graphs that were made elsewhere."""
+"""Engines from external ONNX files."""
 
 import json
 import subprocess
@@ -14,14 +14,14 @@ import torch
 from click.testing import CliRunner, Result
 from torch import nn
 
-from ssv2rt.commands.engines import build_engine
+from ssv2rt.commands.build_engine import build_engine
 from ssv2rt.core.errors import UsageError, UserError
 from ssv2rt.core.recipe_files import load_engine_recipe
 from ssv2rt.dataset.index import open_manifest
-from ssv2rt.engines.build import build_of
-from ssv2rt.engines.half import to_half
+from ssv2rt.engines.build import build_engine_from_source
+from ssv2rt.engines.half import convert_to_half
 from ssv2rt.engines.inspect import list_layers
-from ssv2rt.engines.quantization import quantise
+from ssv2rt.engines.quantization import quantize
 from ssv2rt.engines.source import source_of_onnx
 from ssv2rt.engines.verify import OnnxRunner
 from ssv2rt.models.clip_model import MEAN, STD, ClipModel
@@ -35,7 +35,7 @@ def labels(tmp_path: Path) -> Path:
 
 
 class FromFloats(nn.Module):
-    """A network as others export theirs: normalised floats (N, 3, T, H, W) in."""
+    """A network as other projects export it, with normalized float clips (N, 3, T, H, W) as input."""
 
     def __init__(self, model: ClipModel) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def exported(model: nn.Module, path: Path, *, opset: int = 18, dynamic: bool = T
     return path
 
 
-def test_a_graph_of_floats_is_given_our_normalisation(model: ClipModel, labels: Path, tmp_path: Path) -> None:
+def test_float_input_graphs_get_normalization(model: ClipModel, labels: Path, tmp_path: Path) -> None:
     source = source_of_onnx(exported(FromFloats(model), tmp_path / "theirs.onnx"), labels)
     assert (source.clip.frames, source.clip.size, source.labels, source.name) == (4, 32, LABELS, "theirs")
     source.export(tmp_path / "ours.onnx")
@@ -77,7 +77,7 @@ def test_a_graph_of_floats_is_given_our_normalisation(model: ClipModel, labels: 
             assert error < 1e-4 * expected.abs().max()
 
 
-def test_our_own_graph_is_taken_as_it_is(graphs: dict[str, Path], labels: Path, tmp_path: Path) -> None:
+def test_exported_graph_is_accepted_unchanged(graphs: dict[str, Path], labels: Path, tmp_path: Path) -> None:
     source = source_of_onnx(graphs["fp32"], labels)
     assert source.embedding == 64
     source.export(tmp_path / "again.onnx")
@@ -87,12 +87,14 @@ def test_our_own_graph_is_taken_as_it_is(graphs: dict[str, Path], labels: Path, 
         assert np.array_equal(first, second)
 
 
-def plain(path: Path, *, names: dict[str, str] | None = None, results: tuple[str, ...]) -> Path:
-    """A small graph as older exporters write them: nameless nodes, numbered weights. Pixels, features f, and classes c.
+def external_graph(path: Path, *, names: dict[str, str] | None = None, results: tuple[str, ...]) -> Path:
+    """A small graph in the style of older exporters: nodes without names, and numbered weights.
+
+    Its tensors are the input x, features f, and logits c.
 
     Args:
-        names: other names of tensors.
-        results: which of the tensors are results.
+        names: new names of tensors.
+        results: the tensors that are outputs, in order.
     """
     rng, new = np.random.default_rng(0), names or {}
     weights = {
@@ -102,7 +104,7 @@ def plain(path: Path, *, names: dict[str, str] | None = None, results: tuple[str
     }
     nodes = [
         ("Conv", ["x", "1"], "a"),
-        ("Relu", ["a"], "logits"),  # a name that is to be something else
+        ("Relu", ["a"], "logits"),  # clashes with the name of our output
         ("Conv", ["logits", "2"], "b"),
         ("GlobalAveragePool", ["b"], "p"),
         ("Flatten", ["p"], "f"),
@@ -127,14 +129,14 @@ def plain(path: Path, *, names: dict[str, str] | None = None, results: tuple[str
     return path
 
 
-def test_an_embedding_is_kept_whatever_the_order(
+def test_embedding_output_is_kept_in_any_output_order(
     labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     feed = (clips(3).permute(0, 4, 1, 2, 3).float() - torch.tensor(MEAN).view(3, 1, 1, 1)) / torch.tensor(STD).view(
         3, 1, 1, 1
     )
     for results in (("c", "f"), ("f", "c")):
-        file = plain(tmp_path / "theirs.onnx", names={"f": "embedding"}, results=results)
+        file = external_graph(tmp_path / "theirs.onnx", names={"f": "embedding"}, results=results)
         source = source_of_onnx(file, labels)
         assert source.embedding == 8
         source.export(tmp_path / "ours.onnx")
@@ -148,19 +150,19 @@ def test_an_embedding_is_kept_whatever_the_order(
         ("p", "gives 'embedding' as fp32 [n, 8, 1, 1, 1], and not as float [N, features]; it"),
     ):
         names = {"p": "embedding"} if kept == "p" else {}
-        source = source_of_onnx(plain(tmp_path / "other.onnx", names=names, results=("c", kept)), labels)
+        source = source_of_onnx(external_graph(tmp_path / "other.onnx", names=names, results=("c", kept)), labels)
         source.export(tmp_path / "ours.onnx")
         assert source.embedding == 0 and OnnxRunner(tmp_path / "ours.onnx").start(clips(1))().embedding is None
         assert says in capsys.readouterr().err
 
 
-def test_layers_without_names_are_quantised(labels: Path, tmp_path: Path) -> None:
-    source_of_onnx(plain(tmp_path / "theirs.onnx", results=("c",)), labels).export(tmp_path / "ours.onnx")
-    quantise(tmp_path / "ours.onnx", tmp_path / "int8.onnx", [clips(4).numpy()], method="minmax")
+def test_unnamed_nodes_are_quantized(labels: Path, tmp_path: Path) -> None:
+    source_of_onnx(external_graph(tmp_path / "theirs.onnx", results=("c",)), labels).export(tmp_path / "ours.onnx")
+    quantize(tmp_path / "ours.onnx", tmp_path / "int8.onnx", [clips(4).numpy()], method="minmax")
     layers = {layer.node: layer.precision for layer in list_layers(onnx.load(tmp_path / "int8.onnx"))}
     assert [layers["Conv_0"], layers["Conv_2"], layers["MatMul_5"]] == ["fp32", "int8", "fp32"]
     for name in ("ours", "int8"):
-        onnx.save(to_half(onnx.load(tmp_path / f"{name}.onnx")), tmp_path / "half.onnx")
+        onnx.save(convert_to_half(onnx.load(tmp_path / f"{name}.onnx")), tmp_path / "half.onnx")
         expected = OnnxRunner(tmp_path / "ours.onnx")(clips(3))
         assert (OnnxRunner(tmp_path / "half.onnx")(clips(3)) - expected).norm() < 0.1 * expected.norm()
 
@@ -175,8 +177,8 @@ def test_graphs_for_one_number_of_clips_or_without_convolutions_are_refused(
     with pytest.raises(
         UserError, match="'fixed' does not run on 4 clips and on one: .*; export it with a dynamic batch"
     ):
-        build_of(fixed, tmp_path, few, "openvino", manifest)
-    flat = onnx.load(plain(tmp_path / "flat.onnx", results=("c",)))
+        build_engine_from_source(fixed, tmp_path, few, "openvino", manifest)
+    flat = onnx.load(external_graph(tmp_path / "flat.onnx", results=("c",)))
     del flat.graph.node[:5]
     flat.graph.node.insert(0, onnx.helper.make_node("ReduceMean", ["x", "axes"], ["m"], keepdims=0))
     flat.graph.node.insert(1, onnx.helper.make_node("MatMul", ["m", "2"], ["f"]))
@@ -187,18 +189,20 @@ def test_graphs_for_one_number_of_clips_or_without_convolutions_are_refused(
     for precision in ("fp16", "int8"):
         recipe = load_engine_recipe(precision, ("gate.clips=4", "calibration.clips=4"))
         with pytest.raises(UserError, match="the graph has no convolution, .*; take --fp32"):
-            build_of(
+            build_engine_from_source(
                 source_of_onnx(tmp_path / "flat.onnx", tmp_path / "labels.txt"), tmp_path, recipe, "openvino", manifest
             )
 
 
 @pytest.mark.parametrize("names", [json.dumps(list(LABELS)), json.dumps({n: str(k) for k, n in enumerate(LABELS)})])
-def test_labels_in_the_usual_forms(graphs: dict[str, Path], tmp_path: Path, names: str) -> None:
+def test_label_file_formats(graphs: dict[str, Path], tmp_path: Path, names: str) -> None:
     (tmp_path / "labels").write_text(names)
     assert source_of_onnx(graphs["fp32"], tmp_path / "labels").labels == LABELS
 
 
-def test_what_will_not_do_is_named(model: ClipModel, graphs: dict[str, Path], labels: Path, tmp_path: Path) -> None:
+def test_unsuitable_graphs_and_labels_are_refused(
+    model: ClipModel, graphs: dict[str, Path], labels: Path, tmp_path: Path
+) -> None:
     (tmp_path / "few.txt").write_text("a\nb\n")
     with pytest.raises(UserError, match=r"gives 5 classes, and '.*few.txt' names 2"):
         source_of_onnx(graphs["fp32"], tmp_path / "few.txt")
@@ -224,10 +228,10 @@ def test_what_will_not_do_is_named(model: ClipModel, graphs: dict[str, Path], la
         source_of_onnx(tmp_path / "hostile.onnx", labels)
 
 
-def test_from_the_command_line_to_scores(
+def test_external_onnx_from_build_to_score(
     model: ClipModel, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A network with ten classes, exported by others, becomes an int8 engine that scores."""
+    """An external ONNX file with ten classes becomes an int8 engine that scores clips."""
     torch.manual_seed(0)
     ten = FromFloats(model)
     ten.head = nn.Linear(model.head.in_features, 10)

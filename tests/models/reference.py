@@ -1,4 +1,4 @@
-"""Published ResNets, written out as functions of their weights, without a line of the package."""
+"""Reference implementations of published ResNets as functions of a state dict, independent of the package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def random_state(shapes: Shapes, seed: int = 0) -> State:
-    """Weights that keep the scale of what goes through, and batch norms that are not neutral."""
+    """Random weights that preserve the scale of activations, and batch norms with random statistics."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for name, shape in shapes.items():
@@ -28,7 +28,7 @@ def random_state(shapes: Shapes, seed: int = 0) -> State:
 
 
 def shapes_2d(width: int, depths: tuple[int, ...], *, bottleneck: bool, classes: int) -> Shapes:
-    """torchvision's and timm's resnet18 (width 64, 2 2 2 2), resnet50 (3 4 6 3, bottleneck) and so on."""
+    """Weight shapes of torchvision's and timm's resnet18 (width 64, 2 2 2 2), resnet50 (3 4 6 3, bottleneck) and so on."""
     shapes: Shapes = {"conv1.weight": (width, 3, 7, 7), **_norm("bn1", width)}
     channels = width
     for stage, depth in enumerate(depths):
@@ -49,7 +49,7 @@ def shapes_2d(width: int, depths: tuple[int, ...], *, bottleneck: bool, classes:
 
 
 def features_2d(state: State, x: torch.Tensor) -> torch.Tensor:
-    """Frames (N, 3, H, W) to features (N, D), as in evaluation."""
+    """Frames (N, 3, H, W) to features (N, D), in evaluation mode."""
     x = F.relu(_normed(F.conv2d(x, state["conv1.weight"], stride=2, padding=3), state, "bn1"))
     x = F.max_pool2d(x, 3, 2, 1)
     for stage in (1, 2, 3, 4):
@@ -73,7 +73,7 @@ def features_2d(state: State, x: torch.Tensor) -> torch.Tensor:
 
 
 def shapes_video(name: str, width: int = 64, classes: int = 400) -> Shapes:
-    """torchvision's r3d_18, mc3_18 and r2plus1d_18."""
+    """Weight shapes of torchvision's r3d_18, mc3_18 and r2plus1d_18."""
     if name == "r2plus1d_18":
         middle = 45 * width // 64
         shapes = {"stem.0.weight": (middle, 3, 1, 7, 7), **_norm("stem.1", middle)}
@@ -103,7 +103,7 @@ def shapes_video(name: str, width: int = 64, classes: int = 400) -> Shapes:
 
 
 def features_video(name: str, state: State, x: torch.Tensor) -> torch.Tensor:
-    """Clips (N, 3, T, H, W) to features (N, D), as in evaluation."""
+    """Clips (N, 3, T, H, W) to features (N, D), in evaluation mode."""
     x = F.conv3d(x, state["stem.0.weight"], stride=(1, 2, 2), padding=(int(name != "r2plus1d_18"), 3, 3))
     x = F.relu(_normed(x, state, "stem.1"))
     if name == "r2plus1d_18":

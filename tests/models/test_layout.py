@@ -1,4 +1,4 @@
-"""Channels-last from the clip to the features: no layer turns a tensor into another layout and back."""
+"""Memory format: activations stay channels-last from the clip to the features."""
 
 import pytest
 import torch
@@ -14,20 +14,20 @@ def settings(name: str) -> Model:
     return Model(name=name, width=8 if name != "c3d" else 4, dropout=0.0)
 
 
-def lies_well(tensor: torch.Tensor) -> bool:
+def is_channels_last(tensor: torch.Tensor) -> bool:
     return tensor.ndim not in LAYOUT or tensor.is_contiguous(memory_format=LAYOUT[tensor.ndim])
 
 
 @pytest.mark.parametrize("name", model_names())
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_every_layer_sees_and_makes_channels_last(name: str, precision: torch.dtype) -> None:
+def test_all_layers_keep_channels_last(name: str, precision: torch.dtype) -> None:
     model = build_model(settings(name), 5).channels_last().train()
     seen: dict[str, tuple[bool, bool]] = {}
 
     def watch(path: str):  # type: ignore[no-untyped-def]
         def look(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: object) -> None:
             out = output if isinstance(output, torch.Tensor) else output[0]  # type: ignore[index]
-            seen[path] = (lies_well(inputs[0]), lies_well(out))
+            seen[path] = (is_channels_last(inputs[0]), is_channels_last(out))
 
         return look
 
@@ -40,6 +40,6 @@ def test_every_layer_sees_and_makes_channels_last(name: str, precision: torch.dt
     logits.float().sum().backward()
     assert len(seen) > 10 or name == "c3d"
     assert not {path: how for path, how in seen.items() if how != (True, True)}
-    # The weights stay where they are, so the optimiser works on memory in one piece.
+    # The weights keep their memory format, so that the optimizer works on contiguous memory.
     for path, weight in model.named_parameters():
-        assert lies_well(weight), path
+        assert is_channels_last(weight), path

@@ -1,17 +1,17 @@
-"""All networks: clips of any size, gradients everywhere, the shapes of the papers, and what each knows of time."""
+"""All networks: clips of any size, gradients, the shapes of the papers, and sensitivity to the order of frames."""
 
 import pytest
 import torch
 
 from ssv2rt.core.recipes import Model
-from ssv2rt.models.c3d import _averages
+from ssv2rt.models.c3d import _averaging_matrix
 from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.i3d import SameConv3d, pad_same
 from ssv2rt.models.registry import build_model, model_names
 
 ORDERED = [name for name in model_names() if name.endswith(("-lstm", "-gru", "-latefusion"))]
 DISTINCT = [name for name in model_names() if "50-" not in name and name not in ("resnet3d34", "resnet3d101")]
-"""Without those that are only deeper."""
+"""Models with different structures, without those that are only deeper."""
 
 
 def clips(count: int = 2, frames: int = 4, size: int = 32) -> torch.Tensor:
@@ -19,7 +19,7 @@ def clips(count: int = 2, frames: int = 4, size: int = 32) -> torch.Tensor:
 
 
 def shapes_of(model: ClipModel, names: dict[str, str], clip: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
-    """(C, T, H, W) behind the modules given, computed without any data."""
+    """Output shapes (C, T, H, W) of the given modules, computed without data."""
     found = {}
     for name, path in names.items():
         model.backbone.get_submodule(path).register_forward_hook(
@@ -48,7 +48,7 @@ def test_trains_and_evaluates_clips_of_any_size(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["c3d", "i3d", "r2plus1d_18", "resnet2d18-lstm"])
-def test_every_weight_matters_and_the_layout_does_not(name: str) -> None:
+def test_every_weight_has_a_gradient_and_layout_does_not_matter(name: str) -> None:
     torch.manual_seed(0)
     model = build_model(Model(name=name, width=8, dropout=0), 5)
     model(clips(frames=6)).square().sum().backward()
@@ -73,7 +73,7 @@ def test_trains_in_bf16(name: str) -> None:
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 5])
-def test_bf16_gradients_are_right_with_same_borders(frames: int) -> None:
+def test_bf16_gradients_are_correct_with_same_padding(frames: int) -> None:
     torch.manual_seed(0)
     layer = SameConv3d(3, 16, 7, stride=2, bias=False)
     x, gradients = torch.randn(4, 3, frames, 16, 16), []
@@ -87,7 +87,7 @@ def test_bf16_gradients_are_right_with_same_borders(frames: int) -> None:
 
 
 def test_parameter_counts() -> None:
-    """C3D with UCF101's classes; I3D with Kinetics-400's; a recurrent layer on the published ResNets."""
+    """C3D for UCF101; I3D for Kinetics-400; recurrent layers on the published ResNets."""
     published = {
         ("c3d", 101): 78_409_573,
         ("i3d", 400): 12_287_264 + 1024 * 400 + 400,
@@ -127,10 +127,10 @@ def test_c3d_has_the_shapes_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (4, 9), (7, 7)])
-def test_c3d_averages_other_sizes_to_its_grid(size: tuple[int, int]) -> None:
+def test_c3d_average_pools_other_sizes_to_4x4(size: tuple[int, int]) -> None:
     x = torch.randn(2, 3, *size)
     expected = torch.nn.functional.adaptive_avg_pool2d(x, 4)
-    assert torch.allclose(_averages(size[0], x) @ x @ _averages(size[1], x).T, expected, atol=1e-6)
+    assert torch.allclose(_averaging_matrix(size[0], x) @ x @ _averaging_matrix(size[1], x).T, expected, atol=1e-6)
 
 
 def test_i3d_has_the_shapes_of_the_paper() -> None:
@@ -150,7 +150,7 @@ def test_i3d_has_the_shapes_of_the_paper() -> None:
     }
 
 
-def test_same_borders_are_those_of_tensorflow() -> None:
+def test_same_padding_matches_tensorflow() -> None:
     ones = torch.ones(1, 1, 16, 224, 1)
     padded = pad_same(ones, (7, 7, 1), (2, 2, 1))
     assert padded.shape == (1, 1, 21, 229, 1)
@@ -163,7 +163,7 @@ def test_same_borders_are_those_of_tensorflow() -> None:
 
 
 @pytest.mark.parametrize("head", ["", "-lstm", "-gru", "-latefusion"])
-def test_only_the_mean_cannot_see_which_way_time_goes(head: str) -> None:
+def test_only_the_frame_average_is_blind_to_time_reversal(head: str) -> None:
     torch.manual_seed(0)
     model = build_model(Model(name=f"resnet2d18{head}", width=8), 5).eval()
     raw = clips()
@@ -172,7 +172,7 @@ def test_only_the_mean_cannot_see_which_way_time_goes(head: str) -> None:
     assert difference > 1e-4 if head else difference < 1e-5
 
 
-def test_late_fusion_sees_the_first_and_the_last_frame() -> None:
+def test_late_fusion_depends_only_on_first_and_last_frame() -> None:
     model = build_model(Model(name="resnet2d18-latefusion", width=8), 5).eval()
     raw = clips(frames=8)
     with torch.inference_mode():
@@ -183,7 +183,7 @@ def test_late_fusion_sees_the_first_and_the_last_frame() -> None:
         assert not torch.allclose(model(raw), before, atol=1e-4)
 
 
-def test_recurrent_features_are_no_larger_than_512() -> None:
+def test_recurrent_models_have_at_most_512_features() -> None:
     with torch.device("meta"):
         widths = {name: build_model(Model(name=name), 5).head.in_features for name in ORDERED}
     assert set(widths.values()) == {512} and len(widths) == 6

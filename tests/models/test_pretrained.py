@@ -1,4 +1,4 @@
-"""Weights to start from: every kind of file, inflation, what does not fit, and what is no file of weights."""
+"""Pretrained weights: file formats, inflation, weights that do not fit, and unusable files."""
 
 import os
 import pickle
@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from ssv2rt.core.errors import UsageError, UserError
 from ssv2rt.core.recipes import Model
-from ssv2rt.models.clip_model import ClipModel, Normalise
+from ssv2rt.models.clip_model import ClipModel, Normalize
 from ssv2rt.models.pretrained import How, inflate, initialize_from
 from ssv2rt.models.pretrained_urls import KINETICS_MEAN, KINETICS_STD, URLS
 from ssv2rt.models.registry import build_model
@@ -47,7 +47,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
-def test_a_2d_network_has_the_features_of_its_file(tmp_path: Path, suffix: str) -> None:
+def test_2d_network_reproduces_the_features_of_its_weights_file(tmp_path: Path, suffix: str) -> None:
     for name, state in (("resnet2d18", resnet18()), ("resnet2d50", resnet50())):
         model = model_of(name)
         report = initialize_from(model, saved(state, tmp_path / f"w{suffix}"))
@@ -59,7 +59,7 @@ def test_a_2d_network_has_the_features_of_its_file(tmp_path: Path, suffix: str) 
 
 
 @pytest.mark.parametrize("head", ["-lstm", "-gru", "-latefusion"])
-def test_a_recurrent_network_takes_its_2d_part(tmp_path: Path, head: str) -> None:
+def test_recurrent_network_loads_2d_resnet_weights(tmp_path: Path, head: str) -> None:
     state, model = resnet18(), model_of(f"resnet2d18{head}")
     report = initialize_from(model, saved(state, tmp_path / "w.pth"))
     assert all(name.startswith(("head.", "backbone.recurrent.", "backbone.fusion.")) for name in report.missing)
@@ -70,7 +70,7 @@ def test_a_recurrent_network_takes_its_2d_part(tmp_path: Path, head: str) -> Non
 
 @pytest.mark.parametrize("name", ["resnet3d18-pool", "resnet3d50-pool"])
 @pytest.mark.parametrize("frames", [1, 2, 5])
-def test_a_boring_video_has_the_features_of_its_frame(tmp_path: Path, name: str, frames: int) -> None:
+def test_repeated_frame_has_its_2d_features_after_centre_inflation(tmp_path: Path, name: str, frames: int) -> None:
     state = resnet18() if "18" in name else resnet50()
     model = model_of(name)
     report = initialize_from(model, saved(state, tmp_path / "w.pth"), how="centre")
@@ -81,11 +81,11 @@ def test_a_boring_video_has_the_features_of_its_frame(tmp_path: Path, name: str,
         assert close(features, features_2d(state, frame))
 
 
-def test_the_mean_does_so_only_away_from_the_ends(tmp_path: Path) -> None:
+def test_mean_inflation_matches_2d_features_away_from_the_ends(tmp_path: Path) -> None:
     state = resnet18()
     model = model_of("resnet3d18-pool")
     initialize_from(model, saved(state, tmp_path / "w.pth"))
-    reach = 1 + 2 * 8  # one frame for each convolution in time
+    reach = 1 + 2 * 8  # one frame for each temporal convolution
     frame = torch.randn(1, 3, 32, 32)
     kept = []
     model.backbone.layer4.register_forward_hook(lambda m, i, o: kept.append(o.mean((3, 4))))
@@ -95,7 +95,7 @@ def test_the_mean_does_so_only_away_from_the_ends(tmp_path: Path) -> None:
         assert close(kept[0][:, :, reach], expected) and not close(kept[0][:, :, 0], expected)
 
 
-def test_inflated_kernels() -> None:
+def test_inflate_kernels() -> None:
     kernel = torch.randn(4, 3, 3, 3)
     assert torch.equal(inflate(kernel, 3, "centre")[:, :, 1], kernel)
     assert inflate(kernel, 3, "centre").count_nonzero() == kernel.count_nonzero()
@@ -103,7 +103,7 @@ def test_inflated_kernels() -> None:
     assert torch.equal(inflate(kernel, 1, "mean"), inflate(kernel, 1, "centre"))
 
 
-def test_a_network_without_the_pool_says_so(tmp_path: Path) -> None:
+def test_report_mentions_a_missing_stem_pool(tmp_path: Path) -> None:
     path = saved(resnet18(), tmp_path / "w.pth")
     assert "resnet3d18-pool" in str(initialize_from(model_of("resnet3d18"), path))
     assert "pool" not in str(initialize_from(model_of("resnet3d18-pool"), path))
@@ -111,7 +111,7 @@ def test_a_network_without_the_pool_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["r3d_18", "mc3_18", "r2plus1d_18"])
-def test_a_video_network_has_the_features_of_its_file(tmp_path: Path, name: str) -> None:
+def test_video_network_reproduces_the_features_of_its_weights_file(tmp_path: Path, name: str) -> None:
     state = random_state(shapes_video(name, width=16, classes=5))
     model = model_of(name, width=16)
     report = initialize_from(model, saved(state, tmp_path / "w.pth"))
@@ -125,13 +125,13 @@ def test_a_video_network_has_the_features_of_its_file(tmp_path: Path, name: str)
     assert torch.equal(model.head.weight, state["fc.weight"])
 
 
-def test_imagenet_weights_keep_imagenets_colours(tmp_path: Path) -> None:
+def test_imagenet_weights_keep_imagenet_normalization(tmp_path: Path) -> None:
     model = model_of("resnet3d18-pool")
     initialize_from(model, saved(resnet18(), tmp_path / "w.pth"))
-    assert torch.equal(model.normalise.mean, Normalise().mean)
+    assert torch.equal(model.normalise.mean, Normalize().mean)
 
 
-def test_weights_of_another_run(tmp_path: Path) -> None:
+def test_initialize_from_weights_of_another_run(tmp_path: Path) -> None:
     first = model_of("resnet3d18")
     path = saved(first.state_dict(), tmp_path / "weights.safetensors")
     same, other = model_of("resnet3d18"), model_of("resnet3d18", classes=7)
@@ -146,13 +146,13 @@ def test_weights_of_another_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("nest", ["state_dict", "model", "model_state"])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_weights_beside_other_things(tmp_path: Path, nest: str, prefix: str) -> None:
+def test_state_dict_is_found_in_training_checkpoints(tmp_path: Path, nest: str, prefix: str) -> None:
     state = {prefix + name: value for name, value in resnet18().items()}
     path = saved({nest: state, "epoch": 7, "arch": "resnet18"}, tmp_path / "w.pth")
     assert initialize_from(model_of("resnet2d18"), path).missing == ("head.weight", "head.bias")
 
 
-def test_half_precision_and_layouts(tmp_path: Path) -> None:
+def test_half_precision_weights_are_converted_to_fp32_and_model_layout(tmp_path: Path) -> None:
     state = {k: v.half() if v.is_floating_point() else v for k, v in resnet18().items()}
     model = model_of("resnet3d18-pool").channels_last()
     initialize_from(model, saved(state, tmp_path / "w.pth"))
@@ -160,7 +160,7 @@ def test_half_precision_and_layouts(tmp_path: Path) -> None:
     assert weight.dtype == torch.float32 and weight.is_contiguous(memory_format=torch.channels_last_3d)
 
 
-def test_a_report_is_one_paragraph(tmp_path: Path) -> None:
+def test_load_report_is_one_line(tmp_path: Path) -> None:
     report = initialize_from(model_of("resnet3d18-pool"), saved(resnet18(), tmp_path / "w.pth"))
     text = str(report)
     assert re.fullmatch(
@@ -173,13 +173,15 @@ def test_a_report_is_one_paragraph(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "width", "message"),
     [
-        ("c3d", 8, "has 0% of this network's weights, and 50% are needed: backbone.stem.0.weight has no place here"),
+        ("c3d", 8, "has 0% of this network's weights, and 50% are needed: backbone.stem.0.weight is not in this model"),
         ("resnet2d18", 4, "backbone.stem.0.weight is 8x3x7x7, here 4x3x7x7"),
         ("r2plus1d_18", 8, "backbone.stem.0.weight is 8x3x7x7, here 6x3x1x7x7"),
         ("resnet3d101", 4, "50% are needed"),
     ],
 )
-def test_weights_of_another_network_change_nothing(tmp_path: Path, name: str, width: int, message: str) -> None:
+def test_weights_of_another_network_are_refused_without_changes(
+    tmp_path: Path, name: str, width: int, message: str
+) -> None:
     model = model_of(name, width=width)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(UserError) as caught:
@@ -195,7 +197,9 @@ class Code:
 
 @pytest.mark.parametrize("name", ["w.pth", "w.pt", "w.safetensors"])
 @pytest.mark.parametrize("kind", ["text", "empty", "noise", "truncated", "code", "zipped code", "list", "no tensors"])
-def test_hostile_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str) -> None:
+def test_malicious_and_damaged_files_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / name
     whole = Path(saved(resnet18(), tmp_path / f"whole{path.suffix}")).read_bytes()
@@ -216,7 +220,7 @@ def test_hostile_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: st
     assert not (tmp_path / "ran").exists()
 
 
-def test_other_files_that_will_not_do(tmp_path: Path) -> None:
+def test_other_unusable_files_are_refused(tmp_path: Path) -> None:
     state = resnet18()
     state["layer1.0.conv1.weight"][0, 0, 0, 0] = float("nan")
     model = model_of("resnet2d18")
@@ -240,7 +244,7 @@ def test_other_files_that_will_not_do(tmp_path: Path) -> None:
         initialize_from(model, "resnet18", how=how)
 
 
-def test_published_networks_are_downloaded_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_weights_are_downloaded_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def fetch(url: str, **options: object) -> State:
@@ -257,7 +261,7 @@ def test_published_networks_are_downloaded_by_name(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     "error", [urllib.error.URLError("no route to host"), RuntimeError("invalid hash value"), OSError(28, "No space")]
 )
-def test_without_a_network(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_failed_downloads_are_one_line_errors(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fetch(url: str, **options: object) -> State:
         raise error
 

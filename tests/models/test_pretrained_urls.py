@@ -1,4 +1,4 @@
-"""torchvision's video networks: names, shapes, sizes and features are the published ones."""
+"""torchvision's video networks: weight names, shapes, parameter counts and features match the published ones."""
 
 import pytest
 import torch
@@ -33,14 +33,14 @@ def test_every_weight_has_the_published_name_and_shape(name: str) -> None:
         ("r2plus1d_18", "layer4.0.conv2.0.0.weight", (921, 512, 1, 3, 3)),
     ],
 )
-def test_shapes_that_are_known_by_heart(name: str, key: str, shape: tuple[int, ...]) -> None:
+def test_well_known_weight_shapes(name: str, key: str, shape: tuple[int, ...]) -> None:
     with torch.device("meta"):
         assert build_model(Model(name=name), 400).backbone.state_dict()[key].shape == shape
 
 
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize(("frames", "size"), [(8, 32), (5, 23)])
-def test_features_are_those_of_the_published_definition(name: str, frames: int, size: int) -> None:
+def test_features_match_the_reference_implementation(name: str, frames: int, size: int) -> None:
     state = random_state(shapes_video(name, width=64 if name == "r3d_18" else 16))
     model = build_model(Model(name=name, width=64 if name == "r3d_18" else 16), 400).eval()
     model.backbone.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")}, strict=True)
@@ -50,7 +50,7 @@ def test_features_are_those_of_the_published_definition(name: str, frames: int, 
         assert (model.backbone(x) - expected).abs().max() < 1e-5 * max(1, expected.abs().max())
 
 
-def test_resnet3d18_with_these_strides_is_r3d_18() -> None:
+def test_resnet3d18_with_published_strides_equals_r3d_18() -> None:
     r3d = build_model(Model(name="r3d_18", width=4), 5).eval()
     ours = build_model(Model(name="resnet3d18", width=4, temporal_strides=(1, 2, 2, 2)), 5).eval()
     ours.load_state_dict(r3d.state_dict(), strict=True)
@@ -59,7 +59,7 @@ def test_resnet3d18_with_these_strides_is_r3d_18() -> None:
         assert torch.equal(ours(clips), r3d(clips))
 
 
-def test_mc3_keeps_time() -> None:
+def test_mc3_preserves_the_number_of_frames() -> None:
     model = build_model(Model(name="mc3_18", width=4), 5)
     shapes = []
     model.backbone.layer4.register_forward_hook(lambda m, i, o: shapes.append(tuple(o.shape)))
@@ -67,7 +67,7 @@ def test_mc3_keeps_time() -> None:
     assert shapes == [(2, 32, 7, 2, 2)]
 
 
-def test_two_step_convolutions_by_number_are_one_sequence() -> None:
+def test_factorized_convolutions_index_as_a_flat_sequence() -> None:
     part = build_model(Model(name="r2plus1d_18", width=4), 5).backbone.layer1[0].conv1
     kinds = [nn.Conv3d, nn.BatchNorm3d, nn.ReLU, nn.Conv3d, nn.BatchNorm3d, nn.ReLU]
     assert len(part) == 6 and all(isinstance(part[number], kind) for number, kind in enumerate(kinds))

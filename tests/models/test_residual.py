@@ -1,4 +1,4 @@
-"""Stochastic depth, checkpointed activations, and a frozen backbone."""
+"""Stochastic depth, activation checkpointing, and a frozen backbone."""
 
 import copy
 import weakref
@@ -29,7 +29,7 @@ def blocks(model: ClipModel) -> list[Residual]:
     return [module for module in model.modules() if isinstance(module, Residual)]
 
 
-def test_drop_path_rises_with_depth_and_adds_no_names() -> None:
+def test_drop_path_rate_rises_with_depth_without_new_weights() -> None:
     model = model_of()
     names = list(model.state_dict())
     set_drop_path(model, 0.4)
@@ -39,9 +39,9 @@ def test_drop_path_rises_with_depth_and_adds_no_names() -> None:
     assert not any(block.drop_path for block in blocks(model))
 
 
-def test_drop_path_leaves_out_whole_samples_and_keeps_the_mean() -> None:
+def test_drop_path_skips_whole_samples_and_preserves_the_mean() -> None:
     block = blocks(model_of())[1].train()
-    for part in block.modules():  # a batch norm's own noise is not what is looked at
+    for part in block.modules():  # exclude the noise of batch statistics
         if isinstance(part, torch.nn.BatchNorm3d):
             part.eval()
     block.drop_path = 0.25
@@ -62,7 +62,7 @@ def test_drop_path_leaves_out_whole_samples_and_keeps_the_mean() -> None:
 
 
 @pytest.mark.parametrize("name", RESNETS)
-def test_drop_path_changes_training_and_not_evaluation(name: str) -> None:
+def test_drop_path_affects_only_training(name: str) -> None:
     model = model_of(name)
     other = copy.deepcopy(model)
     set_drop_path(other, 0.9)
@@ -72,13 +72,13 @@ def test_drop_path_changes_training_and_not_evaluation(name: str) -> None:
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.0, 2.0, float("nan")])
-def test_drop_path_out_of_range(p: float) -> None:
+def test_drop_path_out_of_range_is_refused(p: float) -> None:
     with pytest.raises(UsageError, match="less than 1"):
         set_drop_path(model_of(), p)
 
 
 @pytest.mark.parametrize("name", ["c3d", "i3d"])
-def test_networks_without_residual_blocks_say_so(name: str) -> None:
+def test_networks_without_residual_blocks_are_refused(name: str) -> None:
     model = model_of(name)
     with pytest.raises(UsageError, match="no residual blocks"):
         set_drop_path(model, 0.1)
@@ -90,7 +90,7 @@ def test_networks_without_residual_blocks_say_so(name: str) -> None:
 
 @pytest.mark.parametrize("name", RESNETS)
 @pytest.mark.parametrize("p", [0.0, 0.5])
-def test_checkpointing_changes_no_gradient_and_no_statistic(name: str, p: float) -> None:
+def test_checkpointing_preserves_gradients_and_running_statistics(name: str, p: float) -> None:
     plain = model_of(name).train()
     set_drop_path(plain, p)
     spared = copy.deepcopy(plain)
@@ -106,7 +106,7 @@ def test_checkpointing_changes_no_gradient_and_no_statistic(name: str, p: float)
         assert torch.equal(a, b), key
 
 
-def test_checkpointing_keeps_no_activations_inside_blocks() -> None:
+def test_checkpointing_frees_activations_inside_blocks() -> None:
     kept = {}
     for on in (False, True):
         model = model_of().train()
@@ -120,7 +120,7 @@ def test_checkpointing_keeps_no_activations_inside_blocks() -> None:
     assert kept == {False: 8, True: 0}
 
 
-def test_checkpointing_can_be_compiled() -> None:
+def test_checkpointing_works_with_torch_compile() -> None:
     plain = model_of().train()
     compiled = copy.deepcopy(plain)
     set_checkpointing(compiled, True)

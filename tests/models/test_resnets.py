@@ -1,4 +1,4 @@
-"""Networks: published shapes and sizes, layout, and what a frame average cannot see."""
+"""ResNets: published shapes and parameter counts, memory format, and the limits of a frame average."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 
 from ssv2rt.core.errors import UsageError
 from ssv2rt.core.recipes import Clip, Model
-from ssv2rt.models.clip_model import MEAN, STD, ClipModel, Normalise, mean_over_views
+from ssv2rt.models.clip_model import MEAN, STD, ClipModel, Normalize, mean_over_views
 from ssv2rt.models.conv import Conv2d, Conv3d
 from ssv2rt.models.registry import build_model, model_names
 from ssv2rt.pipelines.request_source import evaluation_request
@@ -28,7 +28,7 @@ def clips(count: int = 2, frames: int = 4, size: int = 32) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", THREE_D)
-def test_the_stem_is_the_one_of_the_design(name: str) -> None:
+def test_stem_shape(name: str) -> None:
     with torch.device("meta"):
         stem = build_model(Model(name=name), 174).backbone.stem[0]
     assert stem.weight.numel() == 28_224 and stem.bias is None
@@ -36,7 +36,7 @@ def test_the_stem_is_the_one_of_the_design(name: str) -> None:
 
 
 def test_published_parameter_counts() -> None:
-    """torchvision's r3d_18 (Kinetics-400), resnet18 and resnet50 (ImageNet)."""
+    """The parameter counts of torchvision's r3d_18 (Kinetics-400), resnet18 and resnet50 (ImageNet)."""
     with torch.device("meta"):
         assert parameters(build_model(Model(name="resnet3d18", temporal_strides=(1, 2, 2, 2)), 400)) == 33_371_472
         assert parameters(build_model(Model(name="resnet2d18"), 1000)) == 11_689_512
@@ -46,7 +46,7 @@ def test_published_parameter_counts() -> None:
 @pytest.mark.parametrize(
     ("strides", "frames"), [((1, 1, 1, 1), [8, 8, 8, 8]), ((1, 2, 2, 2), [8, 4, 2, 1]), ((2, 2, 2, 1), [4, 2, 1, 1])]
 )
-def test_time_is_kept_or_halved_as_asked(strides: tuple[int, ...], frames: list[int]) -> None:
+def test_temporal_strides_keep_or_halve_frames(strides: tuple[int, ...], frames: list[int]) -> None:
     model = build_model(Model(width=4, temporal_strides=strides), 10)  # type: ignore[arg-type]
     shapes = []
     for stage in range(1, 5):
@@ -67,15 +67,15 @@ def test_any_width_and_number_of_classes(name: str, classes: int, width: int) ->
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_normalised_clips_are_channels_last_without_a_copy() -> None:
+def test_normalized_clips_are_channels_last_3d() -> None:
     raw = clips()
-    x = Normalise()(raw)
+    x = Normalize()(raw)
     assert x.shape == (2, 3, 4, 32, 32) and x.is_contiguous(memory_format=torch.channels_last_3d)
     expected = (raw[1, 2, 3, 4].double() - torch.tensor(MEAN)) / torch.tensor(STD)
     assert torch.allclose(x[1, :, 2, 3, 4].double(), expected, atol=1e-5)
 
 
-def test_channels_last_changes_no_result() -> None:
+def test_channels_last_does_not_change_logits() -> None:
     model = build_model(Model(width=8), 5).eval()
     raw = clips()
     with torch.inference_mode():
@@ -87,8 +87,8 @@ def test_channels_last_changes_no_result() -> None:
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("kernel", [(3, 3, 3), (3, 7, 7), (3, 1, 1), (1, 1, 1)])
-def test_bf16_gradients_are_right_at_every_length(frames: int, kernel: tuple[int, int, int]) -> None:
-    """With torch's own Conv3d those for 2 frames are unwritten memory on a CPU."""
+def test_bf16_gradients_are_correct_for_every_clip_length(frames: int, kernel: tuple[int, int, int]) -> None:
+    """With torch's own Conv3d, the gradients for 2 frames are uninitialized memory on a CPU."""
     torch.manual_seed(0)
     layer = Conv3d(16, 16, kernel, padding=tuple(k // 2 for k in kernel), bias=False)  # type: ignore[arg-type]
     x = torch.randn(4, 16, frames, 8, 8)
@@ -105,8 +105,8 @@ def test_bf16_gradients_are_right_at_every_length(frames: int, kernel: tuple[int
 
 @pytest.mark.parametrize("channels", [4, 6, 8])
 @pytest.mark.parametrize("size", [7, 8, 28])
-def test_gradients_of_narrow_shortcuts_are_right(channels: int, size: int) -> None:
-    """With torch's own Conv2d those of fewer than 8 channels are wrong on a CPU."""
+def test_gradients_of_narrow_shortcuts_are_correct(channels: int, size: int) -> None:
+    """With torch's own Conv2d, the gradients for fewer than 8 channels are wrong on a CPU."""
     torch.manual_seed(0)
     layer = Conv2d(channels, 2 * channels, 1, stride=2, bias=False)
     x = torch.randn(16, channels, size, size).contiguous(memory_format=torch.channels_last)
@@ -120,15 +120,15 @@ def test_gradients_of_narrow_shortcuts_are_right(channels: int, size: int) -> No
     assert (layer.weight.grad - exact.weight.grad).norm() < 1e-4 * exact.weight.grad.norm()
 
 
-def test_dropout_is_before_the_classifier() -> None:
+def test_dropout_precedes_the_classifier() -> None:
     model = build_model(Model(width=4, dropout=0.999), 5).train()
     with torch.no_grad():
         model.head.bias.zero_()
         assert (model(clips(size=64)) == 0).float().mean() > 0.5
 
 
-def test_a_frame_average_cannot_tell_twins_apart(tiny_set: Path) -> None:
-    """Whatever its weights. A 3D network with any weights can, so that it has something to learn from."""
+def test_frame_average_cannot_distinguish_time_reversed_twins(tiny_set: Path) -> None:
+    """A frame average cannot distinguish them with any weights, but a 3D network can, even with random weights."""
     twins = json.loads((tiny_set / "twins.json").read_text())
     clip = Clip(frames=4, size=32, center_crop=1.0)
 
@@ -136,7 +136,7 @@ def test_a_frame_average_cannot_tell_twins_apart(tiny_set: Path) -> None:
         path = tiny_set / "videos" / f"{name}.webm"
         info = probe(path)
         wanted = evaluation_request(name, path, info, clip=clip)
-        # Centres of segments are symmetric unless one falls between two frames.
+        # Centers of segments are symmetric unless one falls between two frames.
         mirrored = info.frames - 1 - wanted.frames[:, ::-1]
         if not np.array_equal(mirrored, wanted.frames):
             pytest.skip("not symmetric")
@@ -155,7 +155,7 @@ def test_a_frame_average_cannot_tell_twins_apart(tiny_set: Path) -> None:
         assert (deep(first) - deep(second)).abs().max() > 1e-3
 
 
-def test_wrong_names_and_settings() -> None:
+def test_unknown_models_and_unsupported_settings_are_refused() -> None:
     with pytest.raises(UsageError, match="did you mean 'resnet3d18'"):
         build_model(Model(name="resnet3d-18"), 10)
     for name in ("resnet2d18", "resnet2d50-lstm", "r3d_18", "mc3_18", "r2plus1d_18", "c3d", "i3d"):
@@ -163,7 +163,7 @@ def test_wrong_names_and_settings() -> None:
             build_model(Model(name=name, temporal_strides=(1, 2, 2, 2)), 10)
 
 
-def test_the_mean_over_views_is_that_of_probabilities_and_always_finite() -> None:
+def test_mean_over_views_averages_probabilities_and_stays_finite() -> None:
     logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
     mean = mean_over_views(logits, 2)
     assert torch.allclose(mean.exp(), logits.view(2, 3, 5).softmax(-1).mean(1), atol=1e-6)
@@ -172,18 +172,18 @@ def test_the_mean_over_views_is_that_of_probabilities_and_always_finite() -> Non
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
-def test_normalising_at_once_gives_the_same_in_the_layout_of_the_clip(dtype: torch.dtype | None) -> None:
-    normalise, raw = Normalise(), clips()
-    plain, fused = normalise(raw), normalise.at_once(raw, dtype)
+def test_fused_normalization_matches_and_is_channels_last(dtype: torch.dtype | None) -> None:
+    normalize, raw = Normalize(), clips()
+    plain, fused = normalize(raw), normalize.normalize_fused(raw, dtype)
     assert fused.dtype == (dtype or torch.float32) and fused.stride() == plain.stride()
     torch.testing.assert_close(fused, plain.to(fused.dtype), rtol=2**-7, atol=1e-5)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16])
-def test_on_a_gpu_clips_are_normalised_into_what_the_first_convolution_takes(precision: torch.dtype) -> None:
-    normalise, raw = Normalise(), clips()
+def test_gpu_normalization_outputs_the_autocast_dtype(precision: torch.dtype) -> None:
+    normalize, raw = Normalize(), clips()
     with torch.autocast("cuda", precision, enabled=precision != torch.float32):
-        made = normalise.cuda()(raw.cuda())
+        made = normalize.cuda()(raw.cuda())
     assert made.dtype == precision and made.is_contiguous(memory_format=torch.channels_last_3d)
-    torch.testing.assert_close(made.cpu(), Normalise()(raw).to(precision), rtol=2**-7, atol=1e-5)
+    torch.testing.assert_close(made.cpu(), Normalize()(raw).to(precision), rtol=2**-7, atol=1e-5)

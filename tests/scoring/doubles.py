@@ -1,4 +1,4 @@
-"""Scorers that do what hostile videos do to a decoder, when they come to a video that is called so."""
+"""Test doubles of scorers. A video's name tells them how to misbehave, as a decoder does on a hostile video."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ssv2rt.core.errors import UserError
-from ssv2rt.scoring.row import Row, row_of
+from ssv2rt.scoring.row import Row, named_row
 from ssv2rt.scoring.supervisor import Task
 
 
 class Deadly:
-    """Gives a row to each video, but aborts, hangs or takes all memory at one with that in its name."""
+    """Yields a row for each video, but aborts, hangs, etc. on a video whose name says so."""
 
     def __init__(self, *, videos: int = 8, log: str = "") -> None:
         self.videos, self.batches_ahead, self._log = videos, 5, log
@@ -25,7 +25,7 @@ class Deadly:
 
     def score(self, batches: Iterable[list[Task]]) -> Iterator[list[tuple[int, Row]]]:
         waiting: list[list[Task]] = []
-        for batch in batches:  # several under way, as the real one has
+        for batch in batches:  # several in flight, as in the real scorer
             waiting.append(batch)
             if len(waiting) > 3:
                 yield self._rows(waiting.pop(0))
@@ -52,25 +52,25 @@ class Deadly:
                 os._exit(0)
             if "flaky" in name and self._log and Path(self._log).read_text().count("start") < 2:
                 os.abort()
-        return [(number, row_of(video.name, {"status": "ok", "frames": len(video.name)})) for number, video in batch]
+        return [(number, named_row(video.name, {"status": "ok", "frames": len(video.name)})) for number, video in batch]
 
 
 class Refusing:
-    """Cannot be made."""
+    """Raises UserError in its constructor."""
 
     def __init__(self) -> None:
         raise UserError("the engine is for another machine")
 
 
 class Stillborn:
-    """Dies as it is made."""
+    """Aborts in its constructor."""
 
     def __init__(self) -> None:
         os.abort()
 
 
 class Starved(Deadly):
-    """Its process may open no more files from the eighth video on."""
+    """Behaves as if the limit on open files were reached at the eighth video."""
 
     def _rows(self, batch: list[Task]) -> list[tuple[int, Row]]:
         if any(Path(video.name).stem == "8" for _, video in batch):
@@ -79,19 +79,19 @@ class Starved(Deadly):
 
 
 class Slow(Deadly):
-    """Takes its time."""
+    """Sleeps before each batch, and reports missing files."""
 
     def _rows(self, batch: list[Task]) -> list[tuple[int, Row]]:
         time.sleep(0.2)
         lost = {"status": "error: missing"}
         return [
-            (number, row if os.path.exists(row["path"]) else row_of(row["path"], lost))
+            (number, row if os.path.exists(row["path"]) else named_row(row["path"], lost))
             for number, row in super()._rows(batch)
         ]
 
 
 def aborting(*, log: str, **options: object) -> Any:
-    """The real scorer, whose process aborts where DALI is handed a video that is called so, as NVIDIA's parser may have it."""
+    """The real scorer, patched to abort when DALI gets a video with `abort` in its name, as a bug in NVIDIA's parser would."""
     from ssv2rt.pipelines.dali_graph import ClipGraph
     from ssv2rt.pipelines.decoder_trust import DecoderTrust
     from ssv2rt.scoring.worker import make_scorer

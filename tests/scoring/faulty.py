@@ -1,6 +1,6 @@
-"""A scoring run with quick workers in a process of its own, which is killed at a chosen write, or has too little of something.
+"""A program for fault injection: a scoring run with test doubles that is killed at a chosen write, or lacks a resource.
 
-Run as a program: SETTINGS, as JSON.
+Its argument is a JSON object of settings.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Any
 
 from ssv2rt.core.errors import UserError
 from ssv2rt.scoring.row import columns
-from ssv2rt.scoring.run import Output, Videos, score
+from ssv2rt.scoring.run import InputVideos, Output, score
 from ssv2rt.scoring.worker import WorkerSettings
 
 
 class Counter:
-    """Counts what this process does to its output folder, and kills it at one of these moments, with half a write done."""
+    """Counts changes to the output folder, and kills the process at a chosen one; at a write, halfway through it."""
 
     def __init__(self, folder: Path, kill_at: int) -> None:
         self._folder, self._kill_at, self.count = str(folder), kill_at, 0
 
     def moment(self) -> bool:
-        """Whether this is the one."""
+        """Counts a change. Returns whether to kill the process now."""
         self.count += 1
         return self.count == self._kill_at
 
@@ -54,7 +54,7 @@ class Counter:
 
 
 class Counted:
-    """A file."""
+    """Wraps a file, and counts its writes."""
 
     def __init__(self, file: Any, counter: Counter) -> None:
         self._file, self._counter = file, counter
@@ -86,7 +86,7 @@ def main(settings: dict[str, Any]) -> int:
     worker = WorkerSettings(f"tests.scoring.doubles:{settings.get('double', 'Deadly')}", settings.get("options", {}))
     try:
         done = score(
-            Videos(settings["inputs"]),
+            InputVideos(settings["inputs"]),
             Output(out, columns(1), sort=True),
             [worker] * settings.get("workers", 1),
             {"engine": "double"},

@@ -1,4 +1,4 @@
-"""`benchmark score`, with an engine and where none can be built."""
+"""`benchmark score`, with an engine and on machines for which none can be built."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ssv2rt.benchmark import score
-from ssv2rt.benchmark.in_pytorch import InPyTorch, network_of
+from ssv2rt.benchmark.in_pytorch import PyTorchRunner, random_network
 from ssv2rt.core.recipes import Clip, Model
 
 CLIP, MODEL = Clip(frames=4, size=32), Model(width=4)
@@ -19,7 +19,7 @@ CLIP, MODEL = Clip(frames=4, size=32), Model(width=4)
     [(score._choose_engine, "openvino, int8"), (lambda device: None, "PyTorch in place of an engine, bf16")],
     ids=["engine", "none"],
 )
-def test_its_stages_are_measured(
+def test_stages_are_measured(
     choose: Callable[[torch.device], Any], engine: str, tiny_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(score, "_choose_engine", choose)
@@ -33,19 +33,19 @@ def test_its_stages_are_measured(
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_what_stands_for_an_engine_answers_as_the_network(device: str) -> None:
+def test_pytorch_stand_in_for_an_engine_matches_the_network(device: str) -> None:
     where = torch.device(device, 0) if device == "cuda" else torch.device(device)
     generator = torch.Generator().manual_seed(1)
     clips = torch.randint(0, 256, (3, 4, 32, 32, 3), dtype=torch.uint8, generator=generator)
     with torch.inference_mode():
-        expected = network_of(MODEL)(clips)
-    found = InPyTorch(network_of(MODEL), where)(clips.to(where))
+        expected = random_network(MODEL)(clips)
+    found = PyTorchRunner(random_network(MODEL), where)(clips.to(where))
     assert found.device.type == "cpu" and found.dtype == torch.float32
     assert ((found - expected).norm() / expected.norm()).item() < 0.05
 
 
 class Ready:
-    """A backend that is here."""
+    """A backend that is available."""
 
     unavailable_reason = cannot_build_reason = staticmethod(str)
 
@@ -58,7 +58,7 @@ class Ready:
         ("openvino", "openvino", None),
     ],
 )
-def test_on_a_gpu_only_engines_for_it_are_taken(
+def test_on_a_gpu_only_gpu_engines_are_chosen(
     int8: str, fp16: str, chosen: tuple[str, str] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(score, "choose_backend", {"int8": int8, "fp16": fp16}.__getitem__)

@@ -1,4 +1,4 @@
-"""Hundreds of broken and odd inputs: each has exactly one row, in the vocabulary, and changes no other's."""
+"""Hundreds of broken and unusual inputs: each gets exactly one row with a known status, and affects no other row."""
 
 import csv
 import os
@@ -14,7 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from ssv2rt.dataset.listing import as_text
+from ssv2rt.dataset.listing import escape_non_utf8
 from ssv2rt.engines.bundle import Bundle
 from tests.conftest import numbered_video
 from tests.pipelines.test_hostile import broken
@@ -51,7 +51,7 @@ ODD = (
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory, tiny_set: Path) -> tuple[Path, list[bytes]]:
-    """A folder, and the names in it that are to have rows."""
+    """A folder, and the names in it that must get rows."""
     folder = tmp_path_factory.mktemp("corpus")
     names: list[bytes] = []
 
@@ -75,7 +75,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, tiny_set: Path) -> tuple[Pa
         put(f"strange {number}.mp4", content)
     put("video.gif", b"GIF89a")
     put("sound.ogv", b"OggS" + bytes(100))
-    os.truncate(os.path.join(folder, "strange 1.mp4"), 1 << 40)  # a terabyte of nothing
+    os.truncate(os.path.join(folder, "strange 1.mp4"), 1 << 40)  # a sparse file of a terabyte
     for name, make in (
         (b"pipe.webm", os.mkfifo),
         (b"loop.webm", lambda path: os.symlink(path, path)),
@@ -86,11 +86,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, tiny_set: Path) -> tuple[Pa
         names.append(name)
     with socket.socket(socket.AF_UNIX) as listener:
         here = os.getcwd()
-        os.chdir(folder)  # the name of a socket may not be long
+        os.chdir(folder)  # the path of a socket must be short
         listener.bind("socket.webm")
         os.chdir(here)
     names.append(b"socket.webm")
-    (folder / "folder.webm").mkdir()  # looked into, like any other
+    (folder / "folder.webm").mkdir()  # searched like any other folder
     os.symlink(folder, folder / "again")
     return folder, names
 
@@ -100,18 +100,20 @@ def score(bundle: Bundle, folder: Path, *arguments: object) -> int:
     return subprocess.run(command, cwd=folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL).returncode
 
 
-def test_one_row_each(tiny_bundle: Bundle, corpus: tuple[Path, list[bytes]], tmp_path: Path) -> None:
+def test_corpus_has_exactly_one_row_per_file(
+    tiny_bundle: Bundle, corpus: tuple[Path, list[bytes]], tmp_path: Path
+) -> None:
     folder, names = corpus
     assert len(names) >= 500
     assert score(tiny_bundle, tmp_path, folder, "--out", "p.csv", "--logits") == 3
     rows = list(csv.DictReader((tmp_path / "p.csv").open(newline="", encoding="utf-8")))
-    expected = sorted(as_text(os.path.join(str(folder), os.fsdecode(name))) for name in names)
+    expected = sorted(escape_non_utf8(os.path.join(str(folder), os.fsdecode(name))) for name in names)
     assert sorted(row["video"] for row in rows) == expected
     status = {row["video"]: row["status"] for row in rows}
     assert set(status.values()) <= VOCABULARY
     assert 60 < sum(value != "ok" for value in status.values()) < len(names) - 60
     for name in ODD:
-        assert status[as_text(os.path.join(str(folder), os.fsdecode(name)))] == "ok"
+        assert status[escape_non_utf8(os.path.join(str(folder), os.fsdecode(name)))] == "ok"
     for name in (
         "pipe.webm",
         "socket.webm",
@@ -124,7 +126,7 @@ def test_one_row_each(tiny_bundle: Bundle, corpus: tuple[Path, list[bytes]], tmp
         assert re.match("error: (unreadable|missing)$", status[str(folder / name)]), name
     assert status[str(folder / "nowhere.webm")] == "error: missing"
 
-    # The good ones are, to the last bit, what they are without the others.
+    # Rows of good videos are bit-identical to those of a run without the bad ones.
     (tmp_path / "good").mkdir()
     for codec, suffix in CODECS:
         shutil.copy(folder / f"good-{codec}.{suffix}", tmp_path / "good")
@@ -134,14 +136,14 @@ def test_one_row_each(tiny_bundle: Bundle, corpus: tuple[Path, list[bytes]], tmp
     assert len(alone) == 3 and all(among[name] == row for name, row in alone.items())
 
 
-def test_names_survive_what_people_read_them_with(
+def test_names_round_trip_through_common_readers(
     tiny_bundle: Bundle, corpus: tuple[Path, list[bytes]], tmp_path: Path
 ) -> None:
     folder, _ = corpus
     (tmp_path / "in").mkdir()
     for name in ODD:
         shutil.copy(os.path.join(os.fsencode(folder), name), os.path.join(os.fsencode(tmp_path / "in"), name))
-    expected = sorted(as_text(f"in/{os.fsdecode(name)}") for name in ODD)
+    expected = sorted(escape_non_utf8(f"in/{os.fsdecode(name)}") for name in ODD)
     for out in ("p.csv", "p.jsonl", "p.parquet"):
         assert score(tiny_bundle, tmp_path, "in", "--out", out) == 0
     with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:

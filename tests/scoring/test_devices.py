@@ -1,11 +1,11 @@
-"""Broken videos on the GPU's path, from NVDEC to the engine's logits; and by the same test on a CPU."""
+"""Broken videos, from the decoder to the engine's logits, on a CPU and on a GPU with NVDEC."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from ssv2rt.benchmark.in_pytorch import InPyTorch, network_of, without_engine
+from ssv2rt.benchmark.in_pytorch import PyTorchRunner, bundle_without_engine, random_network
 from ssv2rt.core.recipe_files import load_engine_recipe
 from ssv2rt.core.recipes import Data
 from ssv2rt.core.run_folders import Run
@@ -23,12 +23,12 @@ pytestmark = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", mark
 
 @pytest.fixture
 def predictor(device: str, tiny_run: Run, tiny_set: Path) -> Predictor:
-    """An engine for the device, by the backend that is chosen there; PyTorch where none can be built for the GPU."""
+    """An engine for the device, by the default backend; PyTorch if none can be built for the GPU."""
     where, name = torch.device("cuda", 0) if device == "cuda" else None, choose_backend()
     if where and name == "openvino":
         recipe = tiny_run.recipe()
-        bundle = without_engine(recipe.model, recipe.clip, 8, where)
-        return Predictor(bundle, top_k=3, device=where, runner=InPyTorch(network_of(recipe.model), where))
+        bundle = bundle_without_engine(recipe.model, recipe.clip, 8, where)
+        return Predictor(bundle, top_k=3, device=where, runner=PyTorchRunner(random_network(recipe.model), where))
     made, failures = build_engine(
         tiny_run,
         load_engine_recipe("fp16", ("gate.clips=10",)),
@@ -45,12 +45,10 @@ def score(scorer: Scorer, videos: list[Path]) -> dict[str, Row]:
     return {Path(str(row["video"])).name: row for batch in scorer.score(batches) for _, row in batch}
 
 
-def test_what_is_broken_has_an_error_row_and_changes_no_other(
-    tiny_run: Run, predictor: Predictor, tmp_path: Path
-) -> None:
+def test_broken_videos_get_error_rows_and_change_no_others(tiny_run: Run, predictor: Predictor, tmp_path: Path) -> None:
     good = [numbered_video(tmp_path / f"{n}.webm", "libvpx-vp9", frames=9 + n, width=427, height=240) for n in range(6)]
     good.append(numbered_video(tmp_path / "h264.mp4", "libx264", frames=20, width=320, height=180))
-    good.append(numbered_video(tmp_path / "small.webm", "libvpx-vp9", frames=9))  # smaller than NVDEC takes it
+    good.append(numbered_video(tmp_path / "small.webm", "libvpx-vp9", frames=9))  # smaller than NVDEC supports
     data = good[0].read_bytes()
     flipped = bytearray(data)
     flipped[len(data) // 4 : -200] = bytes(len(data) - 200 - len(data) // 4)

@@ -1,4 +1,4 @@
-"""What a network sees in a video, beside its labels: for search, clusters, or a classifier of one's own."""
+"""Embeddings: the network's features as an additional column."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ def score(folder: Path, bundle: Path, *arguments: object) -> subprocess.Complete
 
 
 @pytest.mark.parametrize("views", ["1x1", "2x3"])
-def test_embeddings_are_the_networks_features(
+def test_embeddings_equal_the_network_features(
     tiny_run: Run, tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path, views: str
 ) -> None:
     videos = sorted((tiny_set / "videos").iterdir())[:10]

@@ -1,4 +1,4 @@
-"""Where annotations tell the right labels, their clips are scored, and it is said how often the engine is right."""
+"""With annotations, their clips are scored and top-1 and top-5 accuracy are reported."""
 
 import csv
 import json
@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from ssv2rt.core.errors import UserError
 from ssv2rt.engines.bundle import Bundle
+from ssv2rt.scoring.ground_truth import GroundTruth
 
 
 def score(folder: Path, bundle: Bundle, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -23,7 +25,7 @@ def annotations(tiny_set: Path) -> Path:
     return file
 
 
-def test_top1_and_top5_are_those_of_the_rows(tiny_bundle: Bundle, annotations: Path, tmp_path: Path) -> None:
+def test_top1_and_top5_match_the_rows(tiny_bundle: Bundle, annotations: Path, tmp_path: Path) -> None:
     done = score(tmp_path, tiny_bundle, "--annotations", annotations, "--out", "p.csv", "--top-k", 1)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
@@ -45,7 +47,7 @@ def test_top1_and_top5_are_those_of_the_rows(tiny_bundle: Bundle, annotations: P
     ]
 
 
-def test_a_clip_that_is_not_there_has_a_row_and_is_not_right(
+def test_missing_clip_gets_a_row_and_counts_as_wrong(
     tiny_bundle: Bundle, annotations: Path, tiny_set: Path, tmp_path: Path
 ) -> None:
     entries = json.loads(annotations.read_text())[:5]
@@ -68,12 +70,48 @@ def test_a_clip_that_is_not_there_has_a_row_and_is_not_right(
     assert sum(json.loads(part.stdout)["videos"] for part in parts if part.stdout) == 5
 
 
-def test_annotations_of_something_else_are_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_annotations_with_other_classes_are_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('[{"id": "1", "template": "Juggling [something]"}]')
     (tmp_path / "1.webm").touch()
     done = score(tmp_path, tiny_bundle, ".", "--annotations", "a.json", "--out", "p.csv")
-    assert done.returncode == 1 and "'Juggling something', which is none of the classes" in done.stderr
+    assert done.returncode == 1 and "'Juggling something', which is not among the classes" in done.stderr
     done = score(tmp_path, tiny_bundle, "--annotations", "a.json", "--out", "p.csv")
     assert done.returncode in (1, 2) and len(done.stderr.splitlines()) == 1
     done = score(tmp_path, tiny_bundle, "--out", "p.csv")
     assert done.returncode == 2 and "nothing to score" in done.stderr
+
+
+def test_answers_of_the_test_clips_are_annotations_too(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path) -> None:
+    (file,) = [path for path in tiny_set.rglob("test-answers.csv") if path.is_file()]
+    answers = dict(line.split(";") for line in file.read_text().splitlines())
+    done = score(tmp_path, tiny_bundle, "--annotations", file, "--out", "p.csv")
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((tmp_path / "p.csv").open(newline="")))
+    assert {Path(row["video"]).stem: row["expected"] for row in rows} == answers
+    right = sum(row["label"] == row["expected"] for row in rows)
+    assert json.loads(done.stdout)["top-1"] == pytest.approx(100 * right / len(answers))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("1;Juggling [something]\n", "'Juggling something', which is none of the classes"),
+        ("1,{label}\n", "line 1 is '1,{label}'; expected id;label"),
+        ("1;{label}\n../2;{label}\n", "line 2 is"),
+        ("1;{label}\n1;{label}\n", "clip '1' is named twice"),
+        ("\n", "names no clips"),
+    ],
+)
+def test_answers_that_are_none_are_refused(tiny_bundle: Bundle, tmp_path: Path, text: str, says: str) -> None:
+    label = tiny_bundle.info.labels[0]
+    (tmp_path / "a.csv").write_text(text.replace("{label}", label))
+    with pytest.raises(UserError) as caught:
+        GroundTruth.read(tmp_path / "a.csv", tiny_bundle.info.labels)
+    assert says.replace("{label}", label) in str(caught.value)
+
+
+def test_answers_as_ssv2_has_them_are_read(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """With a byte order mark, spaces, empty lines, and a label that holds brackets."""
+    label = tiny_bundle.info.labels[0]
+    (tmp_path / "a.csv").write_text(f"\ufeff7 ; {label.replace('something', '[something]')}\n\n", encoding="utf-8")
+    assert GroundTruth.read(tmp_path / "a.csv", tiny_bundle.info.labels).labels == {"7": label}

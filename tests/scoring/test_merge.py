@@ -1,4 +1,4 @@
-"""Parts of a job put together again."""
+"""Merging the outputs of shards."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ def ssv2rt(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-def test_two_shards_are_one_run(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path, suffix: str) -> None:
+def test_merged_shards_equal_one_run(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path, suffix: str) -> None:
     inputs = tiny_set / "videos"
     shared = ("score", inputs, "--engine", tiny_bundle.path, "--sort", "--top-k", 2, "--logits", "--json")
     whole = ssv2rt(*shared, "--out", f"whole.{suffix}", cwd=tmp_path)
@@ -46,40 +46,42 @@ def test_two_shards_are_one_run(tiny_bundle: Bundle, tiny_set: Path, tmp_path: P
     assert "in several parts: " in half.stderr and "in no part: " in half.stderr
 
 
-def test_the_good_row_counts(tmp_path: Path) -> None:
+def test_merge_prefers_ok_rows_among_duplicates(tmp_path: Path) -> None:
     good = {"video": "a.webm", "status": "ok", "frames": 3, "label": "x", "probability": 0.5}
     for name, row in (("bad", {"video": "a.webm", "status": "error: timeout"}), ("good", good)):
         with open_writer(tmp_path / f"{name}.csv", columns(1)) as sink:
             sink.write([row])
     for order in (("bad", "good"), ("good", "bad")):
         merged = merge([tmp_path / f"{name}.csv" for name in order], tmp_path / "out.csv")
-        assert (merged.videos, merged.errors, merged.doubled) == (1, 0, 1)
+        assert (merged.videos, merged.errors, merged.duplicates) == (1, 0, 1)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-def test_windows_of_a_long_video_stay_apart(tmp_path: Path, suffix: str) -> None:
+def test_merge_keeps_all_windows_of_a_long_video(tmp_path: Path, suffix: str) -> None:
     starts = [round(number * 0.01, 6) for number in range(8_000_000, 8_000_300)]
     with open_writer(tmp_path / f"a.{suffix}", columns(1, windows=True)) as sink:
         for start in starts:
             sink.write([{"video": "a.webm", "status": "ok", "start": start, "end": start + 1 / 3}])
     merged = merge([tmp_path / f"a.{suffix}"], tmp_path / "out.csv")
-    assert merged.doubled == 0
+    assert merged.duplicates == 0
     lines = (tmp_path / "out.csv").read_text().splitlines()
     assert [float(line.split(",")[2]) for line in lines[1:]] == starts and lines[3].startswith(
         "a.webm,ok,80000.02,80000.353333,"
     )
 
 
-def test_a_part_that_is_cut_short_or_altered_is_refused(tmp_path: Path) -> None:
+def test_truncated_or_altered_part_is_refused(tmp_path: Path) -> None:
     row = {"video": "a.webm", "status": "ok", "frames": 3, "label": "x", "probability": 0.25}
     for suffix in ("csv", "jsonl"):
         with open_writer(tmp_path / f"whole.{suffix}", columns(1)) as sink:
             sink.write([row, row | {"video": "b.webm"}])
         whole = (tmp_path / f"whole.{suffix}").read_bytes()
         for cut in range(1, len(whole) - 1):
-            if whole[cut - 1 : cut] != b"\n" and whole[cut : cut + 1] != b"\n":  # between two lines nothing shows
+            if (
+                whole[cut - 1 : cut] != b"\n" and whole[cut : cut + 1] != b"\n"
+            ):  # truncation between two lines cannot be detected
                 (tmp_path / f"cut.{suffix}").write_bytes(whole[:cut])
-                with pytest.raises(UserError, match=r"is no output of|cannot read"):
+                with pytest.raises(UserError, match=r"is not an output of|cannot read"):
                     merge([tmp_path / f"cut.{suffix}"], tmp_path / "out.csv")
     for name, content in (
         ("short.csv", "video,status\na.webm\n"),
@@ -95,13 +97,13 @@ def test_a_part_that_is_cut_short_or_altered_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("out.*"))
 
 
-def test_what_is_expected_has_to_be_there(tmp_path: Path) -> None:
+def test_missing_expected_videos_are_counted(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("video,status\n")
     done = ssv2rt("merge", "a.csv", "--out", "out.csv", "--expect", "gone", cwd=tmp_path)
     assert done.returncode == 2 and "no file or folder 'gone'" in done.stderr and not (tmp_path / "out.csv").exists()
 
 
-def test_other_files_are_refused(tmp_path: Path) -> None:
+def test_merge_refuses_files_that_are_not_outputs(tmp_path: Path) -> None:
     with open_writer(tmp_path / "a.csv", columns(1)) as sink:
         sink.write([])
     with open_writer(tmp_path / "b.csv", columns(2)) as sink:
@@ -110,5 +112,5 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         merge([tmp_path / "a.csv", tmp_path / "b.csv"], tmp_path / "out.csv")
     for name, content in (("c.csv", b"x,y\n1,2\n"), ("d.parquet", b"junk"), ("e.jsonl", b"{"), ("f.csv", b"\xff\xfe")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=r"is no output of|cannot read"):
+        with pytest.raises(UserError, match=r"is not an output of|cannot read"):
             merge([tmp_path / name], tmp_path / "out.csv")

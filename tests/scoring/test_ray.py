@@ -1,4 +1,4 @@
-"""A run on a Ray cluster gives what a run without one gives, whatever becomes of its machines."""
+"""A run on a Ray cluster gives the same output as a local run, also when nodes and actors die."""
 
 import json
 import os
@@ -23,10 +23,10 @@ from ssv2rt.engines.bundle import Bundle
 from ssv2rt.scoring import parquet_parts as parts
 from ssv2rt.scoring.journal import Journal
 from ssv2rt.scoring.parquet_parts import ParquetParts
-from ssv2rt.scoring.ray_actor import in_order
+from ssv2rt.scoring.ray_actor import rows_in_order
 from ssv2rt.scoring.ray_backend import RayBackend
-from ssv2rt.scoring.ray_nodes import Slot, slot_for
-from ssv2rt.scoring.row import LAST, WINDOW, Row, row_of
+from ssv2rt.scoring.ray_nodes import ActorResources, resources_per_actor
+from ssv2rt.scoring.row import IS_LAST, WINDOW, Row, named_row
 from ssv2rt.scoring.supervisor import Task
 from ssv2rt.scoring.video_sources import Video
 from ssv2rt.scoring.worker import WorkerSettings
@@ -36,7 +36,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A cluster without nodes yet: `add_node(num_cpus=2)` starts the processes of one on this machine."""
+    """A Ray cluster without nodes. `add_node(num_cpus=2)` starts the processes of a node on this machine."""
     cluster_utils = pytest.importorskip("ray.cluster_utils")
     import ray
 
@@ -57,7 +57,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.fixture
 def many(tiny_set: Path, tmp_path: Path) -> Callable[[int], Path]:
-    """A folder with so many videos, some of them broken."""
+    """Makes a folder with the given number of videos, some of them broken."""
 
     def make(count: int) -> Path:
         folder = tmp_path / "in"
@@ -84,7 +84,7 @@ def score(bundle: Bundle, inputs: Path, out: Path, *options: str) -> subprocess.
 
 
 def end(process: subprocess.Popen[str], code: int) -> str:
-    """What it said, when it has ended with this exit code."""
+    """Waits for a process, checks its exit code, and returns its output."""
     try:
         said = "".join(process.communicate(timeout=300))
     finally:
@@ -102,52 +102,57 @@ def until(journal: Path, lines: int, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cores", "gpu", "slot", "count"),
+    ("cores", "gpu", "resources", "count"),
     [
-        ([8, 8], False, Slot(False, 8), 2),
-        ([64, 64], False, Slot(False, 16), 8),
-        ([2, 64, 64], False, Slot(False, 16), 8),  # a small machine at the head
-        ([4, 10], False, Slot(False, 4), 3),
-        ([2, 3], False, Slot(False, 3), 1),
-        ([0, 1], False, Slot(False, 1), 1),
-        ([0, 96, 8], True, Slot(True), 4),
+        ([8, 8], False, ActorResources(False, 8), 2),
+        ([64, 64], False, ActorResources(False, 16), 8),
+        ([2, 64, 64], False, ActorResources(False, 16), 8),  # a small head node
+        ([4, 10], False, ActorResources(False, 4), 3),
+        ([2, 3], False, ActorResources(False, 3), 1),
+        ([0, 1], False, ActorResources(False, 1), 1),
+        ([0, 96, 8], True, ActorResources(True), 4),
     ],
 )
-def test_what_a_process_has_of_the_cluster(cores: list[int], gpu: bool, slot: Slot, count: int) -> None:
+def test_resources_per_actor(cores: list[int], gpu: bool, resources: ActorResources, count: int) -> None:
     ray_nodes = [{"Resources": {"CPU": float(c), "GPU": 4.0 * (c > 8)} if c else {}} for c in cores]
-    assert slot_for("sm90" if gpu else "Some CPU", ray_nodes) == slot and slot.count(ray_nodes) == count
+    assert (
+        resources_per_actor("sm90" if gpu else "Some CPU", ray_nodes) == resources
+        and resources.count(ray_nodes) == count
+    )
     with pytest.raises(UserError, match="the cluster has no GPU, and the engine is for 'sm90'"):
-        slot_for("sm90", [{"Resources": {"CPU": 8.0}}])
+        resources_per_actor("sm90", [{"Resources": {"CPU": 8.0}}])
     with pytest.raises(UserError, match="the cluster has no CPU"):
-        slot_for("Some CPU", [{"Resources": {}}])
+        resources_per_actor("Some CPU", [{"Resources": {}}])
 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 4), max_size=6), st.randoms(use_true_random=False))
-def test_rows_come_in_one_order_whatever_dies(windows: list[int], random: Any) -> None:
-    """A process that dies begins anew with what it had not ended; rows of several videos are mixed."""
-    rows = {number: [{WINDOW: w, LAST: w == count - 1} for w in range(count)] for number, count in enumerate(windows)}
+def test_rows_are_yielded_in_order_despite_crashes(windows: list[int], random: Any) -> None:
+    """Restarted workers repeat the windows of unfinished videos, and rows of several videos are interleaved."""
+    rows = {
+        number: [{WINDOW: w, IS_LAST: w == count - 1} for w in range(count)] for number, count in enumerate(windows)
+    }
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
     left = {number: list(rows[number]) for number in rows}
     while left:
         number = random.choice(sorted(left))
         row = left[number].pop(0)
         answers.put((number, row))
-        if row[LAST]:
+        if row[IS_LAST]:
             del left[number]
         elif random.random() < 0.3:
             left[number] = list(rows[number])
-    assert list(in_order(list(rows), answers)) == [(number, row) for number in rows for row in rows[number]]
+    assert list(rows_in_order(list(rows), answers)) == [(number, row) for number in rows for row in rows[number]]
 
 
-def test_parts_go_on_where_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "SIZE", 10)
+def test_parquet_parts_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "ROWS_PER_PART", 10)
     facts, out = {"engine": "abc"}, tmp_path / "p.csv"
 
     def write(journal: Journal, numbers: range) -> list[str]:
         follower = ParquetParts(out, ["video", "frames"], journal)
         for number in numbers:
-            journal.write([row_of(f"{number}.webm", {"status": "ok", "frames": number})])
+            journal.write([named_row(f"{number}.webm", {"status": "ok", "frames": number})])
             follower.follow()
         if numbers.stop == 37:
             follower.end()
@@ -178,7 +183,7 @@ WITHOUT_RAY = "import sys; sys.modules['ray'] = None; from ssv2rt.cli import mai
         (["--cluster", "auto", "--devices", "0"], 2, "--devices are those of this machine"),
     ],
 )
-def test_what_cannot_be_is_said_in_a_line(
+def test_errors_are_one_line(
     tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path, options: list[str], code: int, says: str
 ) -> None:
     pytest.importorskip("ray")
@@ -186,7 +191,7 @@ def test_what_cannot_be_is_said_in_a_line(
     assert says in said and said.count("\n") == 1 and not os.listdir(tmp_path)
 
 
-def test_ray_is_not_needed_but_for_it(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path) -> None:
+def test_ray_is_only_needed_for_a_cluster(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path) -> None:
     video = next((tiny_set / "videos").iterdir())
     command = [sys.executable, "-c", WITHOUT_RAY, "score", video, "--engine", tiny_bundle.path, "--out"]
     done = subprocess.run([*command, tmp_path / "a.csv", "--cluster", "auto"], capture_output=True, text=True)
@@ -195,7 +200,7 @@ def test_ray_is_not_needed_but_for_it(tiny_bundle: Bundle, tiny_set: Path, tmp_p
     assert subprocess.run([*command, tmp_path / "a.csv"], capture_output=True).returncode == 0
 
 
-def test_it_is_as_a_run_without(
+def test_run_on_a_cluster_equals_a_local_run(
     tiny_bundle: Bundle, many: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray")
@@ -209,13 +214,13 @@ def test_it_is_as_a_run_without(
     kept = pq.read_table(part).to_pylist()
     assert sorted(row["video"] for row in kept) == sorted(row["video"] for row in rows) and len(rows) == 152
     about = [line for line in said.splitlines() if "ray" in line.lower()]
-    assert about == ["no Ray cluster is running; starting one of this machine"]
+    assert about == ["no Ray cluster is running; starting one on this machine"]
     assert not list(Path(os.environ["TMPDIR"]).glob("ssv2rt-ray-*"))
     shutil.rmtree(os.environ["TMPDIR"])
 
 
 def processes_of(node: Any) -> list[int]:
-    """Those of a node that score, by Ray's names for them."""
+    """Process ids of a node's actors, found by the process titles that Ray sets."""
     raylet = next(info.process.pid for name, infos in node.all_processes.items() if name == "raylet" for info in infos)
     found = []
     for folder in Path("/proc").iterdir():
@@ -230,7 +235,7 @@ def processes_of(node: Any) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_machine_that_dies_costs_nothing(
+def test_node_failure_loses_no_rows(
     nodes: Any, tiny_bundle: Bundle, many: Callable[[int], Path], tmp_path: Path
 ) -> None:
     inputs = many(2000)
@@ -252,7 +257,7 @@ def test_a_machine_that_dies_costs_nothing(
 @pytest.mark.parametrize(
     "options", [["--window", "0.4", "--hop", "0.1"], ["--logits", "--embeddings", "--views", "1x3"]]
 )
-def test_whatever_rows_have(
+def test_all_kinds_of_rows_equal_a_local_run(
     tiny_bundle: Bundle, many: Callable[[int], Path], tmp_path: Path, options: list[str]
 ) -> None:
     inputs = many(100)
@@ -264,7 +269,7 @@ def test_whatever_rows_have(
 
 
 @pytest.mark.slow
-def test_a_driver_that_dies_loses_nothing(
+def test_resume_after_the_driver_is_killed(
     nodes: Any, tiny_bundle: Bundle, many: Callable[[int], Path], tmp_path: Path
 ) -> None:
     inputs, out = many(1200), tmp_path / "p.jsonl"
@@ -284,11 +289,13 @@ def test_a_driver_that_dies_loses_nothing(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["Ctrl-C", "kill"])
-def test_it_can_be_interrupted(tiny_bundle: Bundle, many: Callable[[int], Path], tmp_path: Path, how: str) -> None:
+def test_interrupted_run_can_be_resumed(
+    tiny_bundle: Bundle, many: Callable[[int], Path], tmp_path: Path, how: str
+) -> None:
     inputs, out = many(1200), tmp_path / "p.jsonl"
     process = score(tiny_bundle, inputs, out, "--cluster", "auto")
     until(tmp_path / "p.jsonl.journal", 100, process)
-    if how == "Ctrl-C":  # a terminal tells all processes of a command
+    if how == "Ctrl-C":  # a terminal signals the whole process group
         os.killpg(process.pid, signal.SIGINT)
         said = end(process, 130)
     else:
@@ -300,7 +307,7 @@ def test_it_can_be_interrupted(tiny_bundle: Bundle, many: Callable[[int], Path],
 
 
 def deadly(names: list[str], nodes: Any, during: Callable[[int], None] = lambda _: None) -> dict[str, str]:
-    """What becomes of videos in the hands of a scorer that is not safe with them."""
+    """Scores videos with the `Deadly` test double on the cluster. Returns the status of each."""
     settings = WorkerSettings("tests.scoring.doubles:Deadly", {})
     tasks: list[Task] = [(number, Video.at(name)) for number, name in enumerate(names)]
     rows: list[tuple[int, Row]] = []
@@ -313,7 +320,7 @@ def deadly(names: list[str], nodes: Any, during: Callable[[int], None] = lambda 
 
 
 @pytest.mark.slow
-def test_a_video_that_kills_its_process_costs_itself_also_there(nodes: Any) -> None:
+def test_crashing_videos_are_isolated_on_a_cluster(nodes: Any) -> None:
     names = [f"{number}.webm" for number in range(3000)]
     bad = {"abort.webm", "segfault.webm", "kill.webm", "exit.webm"}
     for place, name in enumerate(bad):
@@ -325,7 +332,7 @@ def test_a_video_that_kills_its_process_costs_itself_also_there(nodes: Any) -> N
     def kill(rows: int) -> None:
         if rows > 400 and not gone:
             (actor,) = processes_of(other)
-            os.kill(actor, signal.SIGKILL)  # the process that holds the one that scores
+            os.kill(actor, signal.SIGKILL)  # the parent of the worker
             gone.append(actor)
 
     found = deadly(names, nodes, kill)
@@ -333,7 +340,7 @@ def test_a_video_that_kills_its_process_costs_itself_also_there(nodes: Any) -> N
 
 
 @pytest.mark.slow
-def test_machines_with_another_version_are_refused(
+def test_nodes_with_another_version_are_refused(
     nodes: Any, tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nodes.add_node(num_cpus=2)
@@ -357,7 +364,7 @@ def test_machines_with_another_version_are_refused(
 
 
 @pytest.mark.slow
-def test_what_is_not_a_video_s_fault_ends_the_run(nodes: Any) -> None:
+def test_errors_that_no_video_caused_end_the_run(nodes: Any) -> None:
     nodes.add_node(num_cpus=2)
     for name, says in (("Refusing", "the engine is for another machine"), ("Stillborn", "ends before it has begun")):
         settings = WorkerSettings(f"tests.scoring.doubles:{name}", {})
@@ -371,8 +378,8 @@ def test_what_is_not_a_video_s_fault_ends_the_run(nodes: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_video_that_ends_ray_s_processes_does_not_do_so_for_ever(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssv2rt.scoring.ray_backend._TRIES", 3)
+def test_attempts_at_a_pack_that_kills_actors_are_limited(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssv2rt.scoring.ray_backend._MAX_ATTEMPTS", 3)
     nodes.add_node(num_cpus=2)
     with pytest.raises(UserError, match="the 2 videos from 'a.webm' to 'parent.webm' have ended Ray's process 3 times"):
         deadly(["a.webm", "parent.webm"], nodes)

@@ -1,4 +1,4 @@
-"""A scoring run that is stopped loses nothing, and ends as if nothing had been."""
+"""An interrupted scoring run can be resumed, and then gives the same output as an uninterrupted one."""
 
 import contextlib
 import json
@@ -17,18 +17,18 @@ from hypothesis import strategies as st
 from ssv2rt.core.errors import UserError
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.scoring.journal import Journal, read_rows
-from ssv2rt.scoring.row import row_of
+from ssv2rt.scoring.row import named_row
 
 FACTS = {"engine": "abc", "top_k": 1}
 
 
 def row(number: int) -> dict[str, object]:
-    return row_of(f"{number}.webm", {"status": "ok", "probability": number / 7})
+    return named_row(f"{number}.webm", {"status": "ok", "probability": number / 7})
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 12), st.integers(0, 2000), st.binary(max_size=30))
-def test_a_torn_journal_goes_on_behind_its_last_whole_line(
+def test_truncated_journal_resumes_after_its_last_complete_line(
     tmp_path_factory: pytest.TempPathFactory, rows: int, cut: int, junk: bytes
 ) -> None:
     path = tmp_path_factory.mktemp("j") / "p.csv.journal"
@@ -47,25 +47,25 @@ def test_a_torn_journal_goes_on_behind_its_last_whole_line(
     assert path.read_bytes() == whole and list(read_rows(path)) == [row(number) for number in range(rows)]
 
 
-def test_a_journal_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_journal_of_another_run_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "p.csv.journal"
     Journal(path, FACTS, resume=False).close()
-    with pytest.raises(UserError, match=r'begun with another engine: "abc", and it is "xyz" now'):
+    with pytest.raises(UserError, match=r'started with another engine: "abc", and now it is "xyz"'):
         Journal(path, {**FACTS, "engine": "xyz"}, resume=True)
     for content in (b"text\n", b"\0\xff", b'{"x'):
         path.write_bytes(content)
-        with pytest.raises(UserError, match="is no journal"):
+        with pytest.raises(UserError, match="is not a journal"):
             Journal(path, FACTS, resume=True)
     path.write_text('{"a": 1}\n')
-    with pytest.raises(UserError, match="is no journal of ssv2rt"):
+    with pytest.raises(UserError, match="is not a journal of ssv2rt"):
         Journal(path, FACTS, resume=True)
 
 
-def test_two_calls_do_not_write_one_journal(tmp_path: Path) -> None:
+def test_journal_is_locked(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j", FACTS, resume=False)
     journal.write([row(0)])
     for resume in (False, True):
-        with pytest.raises(UserError, match="another call writes"):
+        with pytest.raises(UserError, match="another process is writing"):
             Journal(tmp_path / "j", FACTS, resume=resume)
     journal.write([row(1)])
     journal.close()
@@ -79,7 +79,7 @@ def score(bundle: Bundle, inputs: Path, out: Path, *options: str) -> subprocess.
 
 
 def kill_at_random_times(bundle: Bundle, inputs: Path, folder: Path, times: int) -> int:
-    """Kills a run, whole process groups at a time, until it has ended; returns how often."""
+    """Kills a run's process group at random times and resumes it, until it finishes. Returns the number of kills."""
     generator = random.Random(1)
     for killed in range(times + 20):
         process = score(bundle, inputs, folder / "p.csv", *(["--resume"] if killed else []))
@@ -101,7 +101,7 @@ def kill_at_random_times(bundle: Bundle, inputs: Path, folder: Path, times: int)
 
 
 @pytest.mark.parametrize("times", [2, pytest.param(30, marks=pytest.mark.slow)])
-def test_killed_and_gone_on_with_it_is_the_same(
+def test_killed_and_resumed_run_gives_the_same_output(
     tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path, times: int
 ) -> None:
     inputs = tmp_path / "in"
@@ -118,12 +118,14 @@ def test_killed_and_gone_on_with_it_is_the_same(
     assert whole.wait() == 0
     folder = tmp_path / "killed"
     folder.mkdir()
-    assert kill_at_random_times(tiny_bundle, inputs, folder, times) >= times // 2  # it may be done before it is killed
+    assert (
+        kill_at_random_times(tiny_bundle, inputs, folder, times) >= times // 2
+    )  # a run may finish before it is killed
     assert (folder / "p.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert os.listdir(folder) == ["p.csv"]
 
 
-def test_killed_between_the_output_and_the_end_of_its_journal(
+def test_resume_after_a_kill_between_output_and_journal_removal(
     tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path
 ) -> None:
     code = (
@@ -147,9 +149,7 @@ def test_killed_between_the_output_and_the_end_of_its_journal(
     assert process.returncode == 0 and json.loads(stdout)["left"] == 0 and b"nothing is left to do" in said
 
 
-def test_what_an_earlier_call_has_left_is_not_lost_by_chance(
-    tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path
-) -> None:
+def test_existing_journal_needs_resume_or_overwrite(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path) -> None:
     (tmp_path / "p.csv.journal").write_text(json.dumps({"ssv2rt": 1}) + "\n")
     process = score(tiny_bundle, tiny_set / "videos", tmp_path / "p.csv")
     _, said = process.communicate()
@@ -159,27 +159,27 @@ def test_what_an_earlier_call_has_left_is_not_lost_by_chance(
     assert process.returncode == 0 and os.listdir(tmp_path) == ["p.csv"]
 
 
-def test_what_has_no_row_leaves_no_journal(tiny_bundle: Bundle, tmp_path: Path) -> None:
-    """It would be in the way of the next call."""
+def test_run_without_rows_leaves_no_journal(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """An empty journal would make the next run fail."""
     command = [sys.executable, "-m", "ssv2rt", "score", "-", "--out", "p.csv", "--engine", str(tiny_bundle.path)]
     done = subprocess.run(command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith("Error: no videos in '-'") and not os.listdir(tmp_path)
 
 
-def test_closed_standard_files(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path) -> None:
-    """No file that is opened takes their place."""
+def test_closed_stdin_stdout_and_stderr(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path) -> None:
+    """Files that are opened must not get the file descriptors 0 to 2."""
     video = min((tiny_set / "videos").iterdir())
     command = f"'{sys.executable}' -m ssv2rt score '{video}' --out p.csv --engine '{tiny_bundle.path}' <&- >&- 2>&-"
     assert subprocess.run(["sh", "-c", command], cwd=tmp_path).returncode == 0
     assert os.listdir(tmp_path) == ["p.csv"] and (tmp_path / "p.csv").read_text().count("\n") == 2
 
 
-def test_gone_on_with_by_other_inputs(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path) -> None:
-    """Rows of the earlier ones are kept, and it is said."""
+def test_resume_with_other_inputs_keeps_old_rows(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path) -> None:
+    """Rows of earlier inputs are kept, with a warning."""
     first, second = sorted((tiny_set / "videos").iterdir())[:2]
     facts = begun_with(tiny_bundle, first, tmp_path)
     journal = Journal(tmp_path / "p.csv.journal", facts, resume=False)
-    journal.write([row_of(str(first), {"status": "ok"}), row_of("gone.webm", {"status": "ok"})])
+    journal.write([named_row(str(first), {"status": "ok"}), named_row("gone.webm", {"status": "ok"})])
     journal.close()
     process = score(tiny_bundle, second, tmp_path / "p.csv", "--resume", str(first))
     _, said = process.communicate()
@@ -188,7 +188,7 @@ def test_gone_on_with_by_other_inputs(tiny_bundle: Bundle, tiny_set: Path, tmp_p
 
 
 def begun_with(bundle: Bundle, video: Path, folder: Path) -> dict[str, object]:
-    """What the journal of a call that was killed says first."""
+    """The first line of the journal of a killed run."""
     code = (
         "import os, sys; from ssv2rt.scoring import run; run._score = lambda *_: os._exit(9);"
         "sys.argv = ['ssv2rt', *sys.argv[1:]]; from ssv2rt.cli import main; main()"
@@ -200,8 +200,8 @@ def begun_with(bundle: Bundle, video: Path, folder: Path) -> dict[str, object]:
     return facts
 
 
-def test_a_full_disk_keeps_what_was_scored(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path) -> None:
-    """By a limit on the size of files."""
+def test_full_disk_keeps_scored_rows(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path) -> None:
+    """The full disk is simulated by a limit on file sizes."""
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, resource.RLIM_INFINITY));"

@@ -1,4 +1,4 @@
-"""Scoring: one row for every video, in every format, whatever the videos are."""
+"""Scoring gives one row per video, for all kinds of videos and output formats."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ from tests.conftest import numbered_video
 
 
 def score(bundle: Bundle, videos: list[Path] | list[Video], top_k: int = 3, threads: int = 2) -> list[Row]:
-    """The rows as they go into a file."""
+    """The rows as they are written to an output."""
     scorer = Scorer(Predictor(bundle, top_k=top_k), data=Data(threads=threads), clip=bundle.info.clip)
     tasks = list(enumerate(video if isinstance(video, Video) else Video(str(video), video) for video in videos))
     batches = [tasks[at : at + scorer.videos] for at in range(0, len(tasks), scorer.videos)]
@@ -39,7 +39,7 @@ def videos(tiny_set: Path) -> list[Path]:
     return sorted((tiny_set / "videos").iterdir())[:11]
 
 
-def test_one_row_each_in_order(tiny_bundle: Bundle, videos: list[Path]) -> None:
+def test_one_row_per_video_in_order(tiny_bundle: Bundle, videos: list[Path]) -> None:
     rows = score(tiny_bundle, videos)
     assert [row["video"] for row in rows] == [str(path) for path in videos]
     for row in rows:
@@ -48,7 +48,7 @@ def test_one_row_each_in_order(tiny_bundle: Bundle, videos: list[Path]) -> None:
         assert 1 >= row["probability"] >= row["probability_2"] >= row["probability_3"] >= 0
 
 
-def test_broken_videos_have_error_rows_and_change_no_others(
+def test_broken_videos_get_error_rows_and_change_no_others(
     tiny_bundle: Bundle, videos: list[Path], tmp_path: Path
 ) -> None:
     alone = {row["video"]: row for row in score(tiny_bundle, videos)}
@@ -71,11 +71,11 @@ def test_broken_videos_have_error_rows_and_change_no_others(
         assert rows[str(tmp_path / name)] == {"video": str(tmp_path / name), "status": status}
     assert rows[str(tmp_path / "folder.webm")]["status"] == "error: unreadable"
     assert rows[str(tmp_path / "gone.webm")]["status"] == "error: missing"
-    assert all(rows[name] == row for name, row in alone.items())  # to the last bit
+    assert all(rows[name] == row for name, row in alone.items())  # bit-identical
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
-def test_odd_files_and_names(tiny_bundle: Bundle, videos: list[Path], tmp_path: Path, suffix: str) -> None:
+def test_special_files_and_names(tiny_bundle: Bundle, videos: list[Path], tmp_path: Path, suffix: str) -> None:
     place = tmp_path / "in"
     place.mkdir()
     os.mkfifo(place / "pipe.webm")
@@ -104,7 +104,7 @@ def test_odd_files_and_names(tiny_bundle: Bundle, videos: list[Path], tmp_path: 
     assert status == expected | {"pipe.webm": "error: unreadable", "broken.webm": "error: missing"}
 
 
-def test_scores_do_not_depend_on_how_many_are_scored(tiny_bundle: Bundle, videos: list[Path]) -> None:
+def test_scores_do_not_depend_on_the_number_of_videos(tiny_bundle: Bundle, videos: list[Path]) -> None:
     together = score(tiny_bundle, videos)
     assert [score(tiny_bundle, [path])[0] for path in videos[:3]] == together[:3]
 
@@ -119,9 +119,7 @@ def test_other_codecs(tiny_bundle: Bundle, tmp_path: Path) -> None:
     assert [(row["status"], row["frames"]) for row in rows] == [("ok", 20), ("ok", 1), ("ok", 3)]
 
 
-def test_an_engine_that_gives_nan_is_an_error_row(
-    tiny_bundle: Bundle, videos: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nan_logits_give_an_error_row(tiny_bundle: Bundle, videos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = Predictor(tiny_bundle, top_k=1)
     scorer = Scorer(predictor, data=Data(threads=1), clip=tiny_bundle.info.clip)
     start = predictor._runner.start
@@ -143,7 +141,7 @@ ROWS: list[Row] = [
 
 
 @pytest.mark.parametrize("name", ["p.csv", "p.jsonl", "p.parquet"])
-def test_every_format_reads_back(tmp_path: Path, name: str) -> None:
+def test_every_output_format_round_trips(tmp_path: Path, name: str) -> None:
     with open_writer(tmp_path / name, columns(1)) as sink:
         sink.write(ROWS[:1])
         sink.write(ROWS[1:])
@@ -174,7 +172,7 @@ def test_an_interrupted_output_does_not_appear(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_outputs_that_cannot_be(tmp_path: Path) -> None:
+def test_invalid_outputs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "there.csv").touch()
     for out, says in [
         (tmp_path / "p.txt", "the extension '.txt' is no format; take .csv, .jsonl, .parquet"),
@@ -191,7 +189,7 @@ def test_outputs_that_cannot_be(tmp_path: Path) -> None:
         check_output(tmp_path / "dangling.csv", overwrite=True)
 
 
-def test_folders_are_searched_and_files_taken_as_named(tmp_path: Path) -> None:
+def test_folders_are_searched_by_extension_and_named_files_are_taken(tmp_path: Path) -> None:
     for name in ("b/2.webm", "b/1.MP4", "a.avi", "b/notes.txt", ".hidden.webm", ".git/x.webm", "odd.bin"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -200,8 +198,8 @@ def test_folders_are_searched_and_files_taken_as_named(tmp_path: Path) -> None:
     os.symlink("self.webm", tmp_path / "self.webm")
     names = [str(Path(video.name).relative_to(tmp_path)) for video in discover([str(tmp_path)])]
     assert names == ["a.avi", "self.webm", "b/1.MP4", "b/2.webm"]
-    row_of = list(discover([str(tmp_path / "odd.bin"), str(tmp_path / "odd.bin"), str(tmp_path / ".hidden.webm")]))
-    assert [Path(video.name).name for video in row_of] == ["odd.bin", ".hidden.webm"]
+    named_row = list(discover([str(tmp_path / "odd.bin"), str(tmp_path / "odd.bin"), str(tmp_path / ".hidden.webm")]))
+    assert [Path(video.name).name for video in named_row] == ["odd.bin", ".hidden.webm"]
 
 
 def test_patterns_lists_and_names_on_stdin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +221,7 @@ def test_patterns_lists_and_names_on_stdin(tmp_path: Path, monkeypatch: pytest.M
         list(discover(["@gone.txt"]))
 
 
-def test_shares_are_disjoint_and_whole(tmp_path: Path) -> None:
+def test_shards_are_disjoint_and_complete(tmp_path: Path) -> None:
     names = [f"clips/{number}.webm" for number in range(500)]
     shares = [[name for name in names if name in Shard(index, 3)] for index in (1, 2, 3)]
     assert sorted(name for share in shares for name in share) == sorted(names)
@@ -234,8 +232,8 @@ def test_shares_are_disjoint_and_whole(tmp_path: Path) -> None:
     assert Shard.parse("3/16") == Shard(3, 16)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may look into everything")
-def test_a_folder_that_cannot_be_looked_into_has_a_row(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+def test_unreadable_folder_gets_a_row(tmp_path: Path) -> None:
     (tmp_path / "shut").mkdir(mode=0)
     (tmp_path / "a.webm").touch()
     assert [Path(video.name).name for video in discover([str(tmp_path)])] == ["a.webm", "shut"]

@@ -1,4 +1,4 @@
-"""Whatever a video does to the process that decodes it, it costs itself only."""
+"""A video that makes its worker crash or hang gets an error row, and all others are scored."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ def deadly(**options: object) -> WorkerSettings:
 
 
 def statuses(workers: list[WorkerSettings], names: list[str], timeout: float = 60.0) -> tuple[dict[str, str], int]:
-    """What became of each video, and how often a worker was started anew."""
+    """The status of each video, and the number of restarts."""
     found: dict[int, str] = {}
     with Supervisor(workers, timeout=timeout) as supervisor:
         for rows in supervisor.score(iter(tasks(names))):
@@ -46,12 +46,12 @@ def many(count: int, *bad: str) -> list[str]:
     return names
 
 
-def test_nothing_happens_to_good_videos() -> None:
+def test_good_videos_need_no_restart() -> None:
     found, restarts = statuses([deadly()], many(100))
     assert set(found.values()) == {"ok"} and restarts == 0
 
 
-def test_workers_go_on_with_the_next_videos() -> None:
+def test_workers_can_score_again() -> None:
     with Supervisor([deadly()], timeout=60) as supervisor:
         for _ in range(3):
             rows = [row for part in supervisor.score(iter(tasks(many(50)))) for row in part]
@@ -64,38 +64,38 @@ def test_any_number_of_videos(count: int) -> None:
 
 
 @pytest.mark.parametrize("what", ["abort", "segfault", "kill", "exit"])
-def test_a_video_that_kills_the_process_costs_itself(what: str) -> None:
+def test_crashing_video_is_isolated(what: str) -> None:
     found, restarts = statuses([deadly()], many(60, f"{what}.webm"))
     assert found.pop(f"{what}.webm") == "error: decoder crashed"
-    assert set(found.values()) == {"ok"} and restarts <= 5  # halving a batch of eight
+    assert set(found.values()) == {"ok"} and restarts <= 5  # bisecting a batch of eight
 
 
-def test_a_video_that_hangs_costs_itself() -> None:
+def test_hanging_video_is_isolated() -> None:
     found, _ = statuses([deadly(videos=2)], many(20, "hang.webm"), timeout=5)
     assert found.pop("hang.webm") == "error: timeout"
     assert set(found.values()) == {"ok"}
 
 
-def test_several_of_them_and_several_workers() -> None:
+def test_several_crashing_videos_and_workers() -> None:
     bad = ["abort-1.webm", "abort-2.webm", "kill.webm", "segfault.webm"]
     found, _ = statuses([deadly(), deadly(), deadly()], many(80, *bad))
     assert {found.pop(name) for name in bad} == {"error: decoder crashed"}
     assert set(found.values()) == {"ok"}
 
 
-def test_nothing_but_bad_videos() -> None:
+def test_only_crashing_videos() -> None:
     found, _ = statuses([deadly(videos=4)], [f"abort{n}.webm" for n in range(6)])
     assert set(found.values()) == {"error: decoder crashed"}
 
 
-def test_a_crash_that_does_not_come_again_costs_nothing(tmp_path: Path) -> None:
+def test_crash_that_does_not_recur_costs_no_video(tmp_path: Path) -> None:
     found, restarts = statuses([deadly(log=str(tmp_path / "log"))], many(30, "flaky.webm"))
     assert set(found.values()) == {"ok"} and restarts == 1
 
 
 @settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.booleans(), max_size=30), st.integers(1, 5))
-def test_one_row_each_whatever_dies(bad: list[bool], size: int) -> None:
+def test_one_row_per_video_despite_crashes(bad: list[bool], size: int) -> None:
     names = [f"{'abort' if one else 'fine'}{number}.webm" for number, one in enumerate(bad[:30])]
     found, _ = statuses([deadly(videos=size)], names)
     for name, status in found.items():
@@ -109,8 +109,8 @@ def test_an_engine_that_cannot_be_loaded_ends_the_run() -> None:
         statuses([WorkerSettings("tests.scoring.doubles:Stillborn", {})], many(3))
 
 
-def test_videos_are_taken_as_they_are_needed() -> None:
-    """A source without end is not read to its end."""
+def test_videos_are_consumed_lazily() -> None:
+    """An endless source works."""
     taken = 0
 
     def endless() -> Iterator[Task]:
@@ -126,8 +126,8 @@ def test_videos_are_taken_as_they_are_needed() -> None:
     assert taken < 8 * (21 + 2 * 5)
 
 
-def test_what_crashes_dali_is_decoded_by_pyav(tiny_bundle: Bundle, tmp_path: Path) -> None:
-    """And a process that is started anew need not find out once more which videos DALI is trusted with."""
+def test_video_that_crashes_dali_is_decoded_by_pyav(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """Also, a restarted worker is told which kinds of videos DALI is trusted with."""
     spec = Synthetic(clips=240, width=64, height=48, frames=(16, 20))
     synthesize(tmp_path / "set", spec, key_frames="first", workers=1)
     paths = sorted((tmp_path / "set" / "videos").iterdir())
@@ -142,7 +142,7 @@ def test_what_crashes_dali_is_decoded_by_pyav(tiny_bundle: Bundle, tmp_path: Pat
     assert {row["status"] for row in rows.values()} == {"ok"} and rows.keys() == plain.keys()
     for name in map(str, bad):
         assert rows[name] == plain[name]
-    assert any(rows[name] != plain[name] for name in rows)  # DALI rounds otherwise
+    assert any(rows[name] != plain[name] for name in rows)  # DALI rounds differently
     assert not none and {decision.counting for decision in trusted.values()} == {"shown"}
     assert len((tmp_path / "log").read_text().splitlines()) == 2 * len(trusted)
 

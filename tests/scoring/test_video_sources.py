@@ -1,4 +1,4 @@
-"""Videos in tar files and at addresses are scored as files are."""
+"""Videos in tar files and at URLs score like files."""
 
 import io
 import os
@@ -20,7 +20,7 @@ from ssv2rt.pipelines import prefetch as readahead
 from ssv2rt.scoring.discover import check_inputs, discover
 from ssv2rt.scoring.predictor import Predictor
 from ssv2rt.scoring.row import Row
-from ssv2rt.scoring.run import Videos
+from ssv2rt.scoring.run import InputVideos
 from ssv2rt.scoring.scorer import Scorer
 from ssv2rt.scoring.video_sources import Video
 from ssv2rt.video.container import BadVideo, open_video
@@ -38,7 +38,7 @@ def tar_of(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def rows_of(bundle: Bundle, videos: list[Video]) -> list[Row]:
-    """Without names, which tell where a video is."""
+    """Rows without the names, which differ between sources."""
     scorer = Scorer(Predictor(bundle, top_k=2), data=Data(threads=2), clip=bundle.info.clip)
     tasks = list(enumerate(videos))
     batches = [tasks[at : at + scorer.videos] for at in range(0, len(tasks), scorer.videos)]
@@ -53,7 +53,7 @@ def clips(tiny_set: Path) -> list[Path]:
 
 @pytest.fixture
 def bucket(clips: list[Path]) -> str:
-    """The clips at an address."""
+    """The URL of a folder with the clips."""
     system = fsspec.filesystem("memory")
     for clip in clips:
         system.pipe(f"/bucket/in/{clip.name}", clip.read_bytes())
@@ -63,7 +63,7 @@ def bucket(clips: list[Path]) -> str:
     system.rm("/bucket", recursive=True)
 
 
-def test_members_of_a_tar_are_scored_as_the_files_are(tiny_bundle: Bundle, clips: list[Path], tmp_path: Path) -> None:
+def test_tar_members_score_like_files(tiny_bundle: Bundle, clips: list[Path], tmp_path: Path) -> None:
     members = {f"part/{clip.name}": clip.read_bytes() for clip in clips}
     tar_of(tmp_path / "a.tar", members | {"part/._x.webm": b"", "part/1.json": b"{}"})
     found = list(discover([str(tmp_path)]))
@@ -73,7 +73,7 @@ def test_members_of_a_tar_are_scored_as_the_files_are(tiny_bundle: Bundle, clips
     assert len(list(discover([str(tmp_path), str(tmp_path / "b.tar")]))) == len(clips), "the same tar is read once"
 
 
-def test_a_damaged_tar_has_a_row_after_its_whole_members(
+def test_damaged_tar_gets_a_row_after_its_intact_members(
     tiny_bundle: Bundle, clips: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = tar_of(tmp_path / "a.tar", {clip.name: clip.read_bytes() for clip in clips[:3]}).read_bytes()
@@ -98,22 +98,24 @@ def named_in(tar: Path) -> list[str]:
 
 
 def header(name: str, size: bytes, kind: bytes = tarfile.REGTYPE) -> bytes:
-    """Of a member whose size is these twelve bytes."""
+    """A tar header with these twelve bytes as the size."""
     block = bytearray(tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT))
     block[124:136], block[156:157], block[148:156] = size, kind, b" " * 8
     block[148:156] = b"%06o\0 " % sum(block)
     return bytes(block)
 
 
-def test_a_tar_that_is_damaged_anywhere_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Also where tarfile ends without a word, raises something of its own, or goes round in circles."""
+def test_tar_damage_anywhere_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where tarfile stops silently, raises another error, or loops forever."""
     names = ["a.webm", "b.webm", "c.webm"]
     whole = tar_of(tmp_path / "whole.tar", dict.fromkeys(names, b"x" * 700)).read_bytes()
     end = 3 * 3 * 512
     for cut in [*range(300, end, 512), *range(512, end, 512)]:
         path = tmp_path / f"{cut}.tar"
         path.write_bytes(whole[:cut])
-        assert str(path) in named_in(path) or (cut % 1536 == 0 and f"'{path}' has no mark" in capsys.readouterr().err)
+        assert str(path) in named_in(path) or (
+            cut % 1536 == 0 and f"'{path}' has no end-of-archive mark" in capsys.readouterr().err
+        )
     huge, negative = b"\x80" + b"\x7f" * 11, b"\xff" * 10 + (-1536 & 0xFFFF).to_bytes(2, "big")
     for at, (size, kind) in enumerate(((huge, b"0"), (huge, tarfile.XHDTYPE), (negative, b"0"), (b"junk" * 3, b"0"))):
         path = tmp_path / f"odd{at}.tar"
@@ -122,7 +124,9 @@ def test_a_tar_that_is_damaged_anywhere_says_so(tmp_path: Path, capsys: pytest.C
         assert found[0] == "a.webm" and found[-1] == str(path), found
 
 
-def test_what_a_tar_hides_and_links(clips: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hidden_files_and_links_in_a_tar_are_skipped(
+    clips: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         archive.add(clips[0], "./a.webm")
         archive.add(clips[0], ".cache/b.webm")
@@ -135,7 +139,7 @@ def test_what_a_tar_hides_and_links(clips: list[Path], tmp_path: Path, capsys: p
     assert said.count("has 2 links in place of videos") == 1, said
 
 
-def test_names_that_mean_something_in_addresses(clips: list[Path], tmp_path: Path) -> None:
+def test_special_characters_in_urls(clips: list[Path], tmp_path: Path) -> None:
     folder = tmp_path / "in"
     names = ["a b.webm", "%20.webm", "#.webm", "q?.webm", "[1].webm", "a::b.webm", "non\udcffutf.webm", "s [2]/x.webm"]
     for name in names:
@@ -148,11 +152,11 @@ def test_names_that_mean_something_in_addresses(clips: list[Path], tmp_path: Pat
     for inputs in ([f"file://{folder}"], [f"file://{folder}/{name}" for name in names], [f"@{tmp_path}/list.txt"]):
         found = list(discover(inputs))
         assert sorted(video.name for video in found) == sorted(f"file://{folder}/{name}" for name in names)
-        assert all(probe(video.place) == probe(clips[0]) for video in found)
+        assert all(probe(video.location) == probe(clips[0]) for video in found)
     assert len(list(discover([f"file://{folder}", str(folder)]))) == len(names), "the same file is scored once"
     os.mkfifo(tmp_path / "pipe.webm")
     with pytest.raises(BadVideo, match="unreadable"):
-        open_video(next(discover([f"file://{tmp_path}/pipe.webm"])).place)
+        open_video(next(discover([f"file://{tmp_path}/pipe.webm"])).location)
     system = fsspec.filesystem("memory")
     for name in ("a[1].webm", "s[2]/x.webm", ".hidden/x.webm"):
         system.pipe(f"/odd/{name}", clips[0].read_bytes())
@@ -164,17 +168,17 @@ def test_names_that_mean_something_in_addresses(clips: list[Path], tmp_path: Pat
     system.rm("/odd", recursive=True)
 
 
-def test_an_archive_at_an_address(clips: list[Path], tmp_path: Path) -> None:
-    """Its file system closes it as soon as nothing holds it."""
+def test_archive_behind_a_chained_url(clips: list[Path], tmp_path: Path) -> None:
+    """fsspec closes the archive when its file system is garbage-collected."""
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
         archive.write(clips[0], "in/a.webm")
     for inner in ("", "in", "in/a.webm", "in/*.webm"):
         (video,) = discover([f"zip://{inner}::file://{tmp_path}/z.zip"])
-        assert video.name == f"zip://in/a.webm::file://{tmp_path}/z.zip" and probe(video.place) == probe(clips[0])
+        assert video.name == f"zip://in/a.webm::file://{tmp_path}/z.zip" and probe(video.location) == probe(clips[0])
 
 
-def test_storage_that_fails_is_said(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its errors are of its own kinds, and no folder is left out without a word."""
+def test_storage_errors_are_reported(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Storage raises its own error types, and no folder may be skipped silently."""
     system = fsspec.filesystem("memory")
     system.pipe("/bucket/in/locked/a.webm", b"")
     look = type(system).ls
@@ -195,7 +199,7 @@ def test_storage_that_fails_is_said(bucket: str, tmp_path: Path, monkeypatch: py
         check_inputs([f"@{tmp_path}/list.txt"])
 
 
-def test_addresses_are_scored_as_files_are(tiny_bundle: Bundle, clips: list[Path], bucket: str, tmp_path: Path) -> None:
+def test_urls_score_like_files(tiny_bundle: Bundle, clips: list[Path], bucket: str, tmp_path: Path) -> None:
     expected = rows_of(tiny_bundle, list(discover([str(clip) for clip in clips])))
     names = [f"{bucket}/{clip.name}" for clip in clips]
     found = list(discover([bucket]))
@@ -211,7 +215,7 @@ def test_addresses_are_scored_as_files_are(tiny_bundle: Bundle, clips: list[Path
     assert rows_of(tiny_bundle, list(discover(["memory://bucket/tars"]))) == expected
 
 
-def test_what_is_not_at_an_address() -> None:
+def test_missing_urls_are_errors() -> None:
     with pytest.raises(UsageError, match="nothing at 'memory://nowhere'"):
         check_inputs(["memory://nowhere"])
     with pytest.raises(UserError, match="fsspec knows no 'memry://'; did you mean 'memory'"):
@@ -220,7 +224,7 @@ def test_what_is_not_at_an_address() -> None:
         check_inputs(["s3://bucket/a.webm"])
 
 
-def test_large_files_are_read_as_they_are_needed(
+def test_large_files_are_read_lazily(
     tiny_bundle: Bundle, clips: list[Path], bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tar = tar_of(tmp_path / "a.tar", {clip.name: clip.read_bytes() for clip in clips})
@@ -230,7 +234,7 @@ def test_large_files_are_read_as_they_are_needed(
     assert rows_of(tiny_bundle, list(discover([bucket]))) == expected
 
 
-def test_a_file_at_an_address_is_scored_by_the_command(tiny_bundle: Bundle, clips: list[Path], tmp_path: Path) -> None:
+def test_score_command_accepts_a_url(tiny_bundle: Bundle, clips: list[Path], tmp_path: Path) -> None:
     tar = tar_of(tmp_path / "a.tar", {clip.name: clip.read_bytes() for clip in clips})
     command = [sys.executable, "-m", "ssv2rt", "score", f"file://{clips[0].parent}", str(tar), "--out", "p.csv"]
     done = subprocess.run([*command, "--engine", str(tiny_bundle.path)], cwd=tmp_path, capture_output=True, text=True)
@@ -240,7 +244,7 @@ def test_a_file_at_an_address_is_scored_by_the_command(tiny_bundle: Bundle, clip
 
 @settings(max_examples=100, deadline=None)
 @given(st.data())
-def test_a_stretch_of_a_file_is_a_file(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_byte_range_behaves_like_a_file(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     content = data.draw(st.binary(max_size=200))
     path = tmp_path_factory.mktemp("s") / "f"
     path.write_bytes(content)
@@ -258,7 +262,7 @@ def test_a_stretch_of_a_file_is_a_file(tmp_path_factory: pytest.TempPathFactory,
                 assert file.seek(to, whence) == plain.seek(to, whence)
 
 
-def test_a_stretch_is_a_video(clips: list[Path], tmp_path: Path) -> None:
+def test_byte_range_can_be_decoded(clips: list[Path], tmp_path: Path) -> None:
     content = clips[0].read_bytes()
     (tmp_path / "f").write_bytes(b"x" * 77 + content + b"y" * 999)
     stretch = ByteRange(str(tmp_path / "f"), 77, len(content))
@@ -267,11 +271,11 @@ def test_a_stretch_is_a_video(clips: list[Path], tmp_path: Path) -> None:
         open_video(ByteRange(str(tmp_path / "gone"), 5, 5))
 
 
-def test_an_address_that_cannot_be_reached_any_more_ends_the_run(clips: list[Path]) -> None:
+def test_url_that_goes_offline_ends_the_run(clips: list[Path]) -> None:
     system = fsspec.filesystem("memory")
     system.pipe("/gone/a.webm", clips[0].read_bytes())
-    videos = Videos(["memory://gone"])
-    videos.check_still_there()
+    videos = InputVideos(["memory://gone"])
+    videos.check_storage()
     system.rm("/gone", recursive=True)
     with pytest.raises(UserError, match="'memory://gone' cannot be reached any more"):
-        videos.check_still_there()
+        videos.check_storage()

@@ -1,4 +1,4 @@
-"""Windows slide over videos of any length, with a row for each; neighbours of one label make segments."""
+"""Sliding windows have a row each; consecutive windows with the same label are merged into segments."""
 
 import csv
 import os
@@ -20,7 +20,7 @@ from ssv2rt.engines.bundle import Bundle
 from ssv2rt.scoring import window_scorer as slider
 from ssv2rt.scoring.journal import Journal, read_rows
 from ssv2rt.scoring.predictor import Predictor
-from ssv2rt.scoring.row import Row, row_of
+from ssv2rt.scoring.row import Row, named_row
 from ssv2rt.scoring.segments import Windows, segments
 from ssv2rt.scoring.video_sources import Video
 from ssv2rt.scoring.window_scorer import WindowScorer
@@ -46,7 +46,7 @@ def ssv2rt(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Of 10, 1 and 5 seconds, at 12 frames a second."""
+    """Videos of 10, 1 and 5 seconds at 12 frames per second."""
     folder = tmp_path_factory.mktemp("long")
     return [
         numbered_video(folder / "a.webm", "libvpx-vp9", frames=120),
@@ -55,7 +55,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     ]
 
 
-def test_a_row_for_each_window(tiny_bundle: Bundle, videos: list[Path]) -> None:
+def test_one_row_per_window(tiny_bundle: Bundle, videos: list[Path]) -> None:
     rows = rows_of(tiny_bundle, videos)
     times = {
         path: [(row["start"], row["end"], row["frames"]) for row in rows if row["path"] == str(path)] for path in videos
@@ -66,7 +66,7 @@ def test_a_row_for_each_window(tiny_bundle: Bundle, videos: list[Path]) -> None:
     assert [row["path"] for row in rows if row["last"]] == [str(path) for path in videos]
 
 
-def test_each_row_is_what_the_engine_says_of_its_window(tiny_bundle: Bundle, videos: list[Path]) -> None:
+def test_rows_match_the_engine_on_each_window(tiny_bundle: Bundle, videos: list[Path]) -> None:
     import torch
 
     predictor = Predictor(tiny_bundle, top_k=2)
@@ -77,8 +77,10 @@ def test_each_row_is_what_the_engine_says_of_its_window(tiny_bundle: Bundle, vid
     assert rows_of(tiny_bundle, videos[:1], threads=8) == rows
 
 
-def test_slow_windows_are_no_silence(tiny_bundle: Bundle, videos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sign comes while a group of them is waited for."""
+def test_heartbeat_while_windows_are_slow(
+    tiny_bundle: Bundle, videos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heartbeats are yielded while a batch of windows is decoded."""
 
     def slowly(*arguments: Any, **options: Any) -> Iterator[TimeWindow]:
         for window in slide(*arguments, **options):
@@ -86,7 +88,7 @@ def test_slow_windows_are_no_silence(tiny_bundle: Bundle, videos: list[Path], mo
             yield window
 
     monkeypatch.setattr(slider, "slide", slowly)
-    monkeypatch.setattr(slider, "_SIGN", 0.3)
+    monkeypatch.setattr(slider, "_HEARTBEAT_INTERVAL", 0.3)
     made = WindowScorer(
         Predictor(tiny_bundle, top_k=1), data=Data(threads=2), clip=tiny_bundle.info.clip, windows=WINDOWS
     )
@@ -94,7 +96,7 @@ def test_slow_windows_are_no_silence(tiny_bundle: Bundle, videos: list[Path], mo
     assert [] in parts[: [bool(part) for part in parts].index(True)] and sum(map(len, parts)) == 9
 
 
-def test_a_video_that_breaks_off_has_its_windows_and_then_an_error(
+def test_truncated_video_gets_its_windows_and_an_error_row(
     tiny_bundle: Bundle, videos: list[Path], tmp_path: Path
 ) -> None:
     content = videos[0].read_bytes()
@@ -129,21 +131,21 @@ def test_the_command_writes_windows_and_segments(tiny_bundle: Bundle, videos: li
         (("--window", 0), "--window 0: give seconds"),
         (("--window", 2, "--hop", 0), "--hop 0: give seconds"),
         (("--window", "nan"), "--window nan: give seconds"),
-        (("--window", 2, "--hop", 3, "--merge"), "there is time between windows"),
+        (("--window", 2, "--hop", 3, "--merge"), "leaves gaps between windows"),
         (("--window", 2, "--merge", "--top-k", 2), "leaves one label"),
     ):
         done = ssv2rt("score", *videos, "--engine", tiny_bundle.path, "--out", "x.csv", *wrong, cwd=tmp_path)
         assert done.returncode == 2 and said in done.stderr, done.stderr
 
 
-def test_the_shortest_window_has_a_hop() -> None:
+def test_shortest_window_has_a_valid_default_hop() -> None:
     assert Windows.of(0.01, None, False).hop == 0.01 and Windows.of(3.0, None, False).hop == 1.5
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from("abc")), max_size=40), st.integers(1, 4))
-def test_segments_tile_each_video(windows: list[tuple[int, str]], overlap: int) -> None:
-    """Of videos whose windows come mixed: each moment that a window covers is in exactly one segment of its label's run."""
+def test_segments_cover_each_video_without_overlap(windows: list[tuple[int, str]], overlap: int) -> None:
+    """Each moment that a window covers is in exactly one segment, also if windows of several videos are interleaved."""
     rows: list[Row] = []
     counts = [sum(video == number for video, _ in windows) for number in range(3)]
     at = [0, 0, 0]
@@ -158,7 +160,7 @@ def test_segments_tile_each_video(windows: list[tuple[int, str]], overlap: int) 
             "probability": 0.5,
             "window": at[video] - 1,
         }
-        rows.append(row_of(f"{video}", facts | {"last": at[video] == counts[video]}))
+        rows.append(named_row(f"{video}", facts | {"last": at[video] == counts[video]}))
     made = list(segments(iter(rows)))
     for video in range(3):
         labels = [label for other, label in windows if other == video]
@@ -173,28 +175,28 @@ def test_segments_tile_each_video(windows: list[tuple[int, str]], overlap: int) 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=5), st.data())
-def test_a_journal_takes_windows_once(
+def test_journal_skips_repeated_windows(
     tmp_path_factory: pytest.TempPathFactory, videos: list[int], data: st.DataObject
 ) -> None:
-    """Videos that are begun again, after a crash or by another call, have each window once."""
+    """Videos that are restarted after a crash, or resumed, have each window once."""
     path = tmp_path_factory.mktemp("j") / "j"
     journal = Journal(path, {}, resume=False, windows=True)
     for video, count in enumerate(videos):
         row = {"status": "ok"}
         for _ in range(data.draw(st.integers(0, 3))):
             until = data.draw(st.integers(0, count - 1))
-            journal.write([row_of(str(video), row | {"window": n, "last": False}) for n in range(until)])
+            journal.write([named_row(str(video), row | {"window": n, "last": False}) for n in range(until)])
             if data.draw(st.booleans()):
                 journal.close()
                 journal = Journal(path, {}, resume=True, windows=True)
-        journal.write([row_of(str(video), row | {"window": n, "last": n == count - 1}) for n in range(count)])
+        journal.write([named_row(str(video), row | {"window": n, "last": n == count - 1}) for n in range(count)])
     journal.close()
     found = [(row["path"], row["window"]) for row in read_rows(path)]
     assert found == [(str(video), n) for video, count in enumerate(videos) for n in range(count)]
     assert Journal(path, {}, resume=True, windows=True).videos == len(videos)
 
 
-def test_killed_within_a_long_video_and_gone_on_with(tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_resume_after_a_kill_within_a_long_video(tiny_bundle: Bundle, tmp_path: Path) -> None:
     long = numbered_video(tmp_path / "long.webm", "libvpx-vp9", frames=3000, gop=50)
     shared = ["score", str(long), "--engine", str(tiny_bundle.path), "--window", "1", "--hop", "0.1"]
     assert ssv2rt(*shared, "--out", "whole.csv", cwd=tmp_path).returncode == 0

@@ -1,4 +1,4 @@
-"""How training begins: with given weights, and with parts that stay as they are."""
+"""Start of training: initial weights, a frozen backbone, and activation checkpointing."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def trainer(manifest: Manifest, *overrides: str) -> Trainer:
     return Trainer(load_recipe("ssv2-resnet3d18", (*TINY_SETTINGS, *overrides)), manifest)
 
 
-def test_a_run_begins_with_the_weights_of_another(
+def test_training_starts_from_the_weights_of_another_run(
     tiny_run: Run, manifest: Manifest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work = trainer(manifest, f"model.init='{tiny_run.checkpoints / 'best' / WEIGHTS}'")
@@ -33,7 +33,7 @@ def test_a_run_begins_with_the_weights_of_another(
     assert capsys.readouterr().err
 
 
-def test_a_frozen_backbone_stays_as_it_is(manifest: Manifest, tmp_path: Path) -> None:
+def test_a_frozen_backbone_does_not_change(manifest: Manifest, tmp_path: Path) -> None:
     work = trainer(manifest, "train.freeze_backbone=true", "train.learning_rate=0.01")
     before = {name: tensor.clone() for name, tensor in work.model.state_dict().items()}
     work.fit(create_run("t", root=tmp_path))
@@ -42,7 +42,7 @@ def test_a_frozen_backbone_stays_as_it_is(manifest: Manifest, tmp_path: Path) ->
     assert not torch.equal(before["head.weight"], after["head.weight"])
 
 
-def test_less_memory_gives_the_same_weights(manifest: Manifest, tmp_path: Path) -> None:
+def test_activation_checkpointing_gives_the_same_weights(manifest: Manifest, tmp_path: Path) -> None:
     runs = []
     for number, setting in enumerate(("false", "true")):
         run = create_run(f"t{number}", root=tmp_path)
@@ -52,7 +52,7 @@ def test_less_memory_gives_the_same_weights(manifest: Manifest, tmp_path: Path) 
         assert torch.allclose(tensor.double(), runs[1][name].double(), rtol=1e-3, atol=1e-4), name
 
 
-def test_weights_that_are_none(manifest: Manifest, tmp_path: Path) -> None:
+def test_an_invalid_weights_file_is_rejected(manifest: Manifest, tmp_path: Path) -> None:
     (tmp_path / "x.pth").write_text("hello")
     with pytest.raises(UserError) as error:
         trainer(manifest, f"model.init='{tmp_path / 'x.pth'}'")

@@ -1,4 +1,4 @@
-"""Networks beside each other: what is measured of them, and how it is shown."""
+"""Comparison of networks: scores for the order of frames, costs, and reports."""
 
 import json
 import subprocess
@@ -13,9 +13,9 @@ from ssv2rt.core.recipes import Clip, Model
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.models.registry import build_model
-from ssv2rt.training.compare import at_published_size, compare
+from ssv2rt.training.compare import compare, published_sizes
 from ssv2rt.training.model_cost import measure_cost
-from ssv2rt.training.temporal_order import measure_order
+from ssv2rt.training.temporal_order import measure_temporal_order
 from tests.conftest import TINY_SETTINGS
 
 CPU = torch.device("cpu")
@@ -31,22 +31,22 @@ def network(name: str) -> torch.nn.Module:
     return build_model(Model(name=name, width=8, dropout=0.0), 10).channels_last()
 
 
-def test_a_frame_average_sees_no_order(manifest: Manifest) -> None:
-    """Its twins are exactly alike, so it stands at chance in pairs, and reversing changes nothing."""
+def test_a_network_that_averages_frames_is_blind_to_their_order(manifest: Manifest) -> None:
+    """Both twins give the same logits, so pairs are at chance, and reordering frames changes nothing."""
     recipe = load_recipe("compare", TINY_SETTINGS)
-    order = measure_order(network("resnet2d18"), manifest.split("test"), recipe, CPU)  # type: ignore[arg-type]
+    order = measure_temporal_order(network("resnet2d18"), manifest.split("test"), recipe, CPU)  # type: ignore[arg-type]
     assert order.pairs == 5
     assert order.told_apart == 50 and order.both_right == 0
     assert order.top1 == order.top1_reversed == order.top1_shuffled <= 50
 
 
-def test_order_is_measured_by_labels_and_pairs(manifest: Manifest) -> None:
-    """By a network that knows: whatever it sees first in a clip, it gives that clip's label, of each pair or of one."""
+def test_a_network_that_knows_all_clips_gets_full_scores(manifest: Manifest) -> None:
+    """All scores are 100, except those for reordered frames."""
     split = manifest.split("test")
     recipe = load_recipe("compare", TINY_SETTINGS)
 
     class Oracle(torch.nn.Module):
-        """Knows each clip by its frames in their order, once it has been shown them."""
+        """Looks up the label of a clip by the bytes of its frames."""
 
         known: dict[bytes, int]
 
@@ -65,43 +65,45 @@ def test_order_is_measured_by_labels_and_pairs(manifest: Manifest) -> None:
     for batch in loader.batches(evaluation_batches(split, recipe.clip, batch=8)):
         for clip, label in zip(batch.clips, batch.labels.tolist(), strict=True):
             oracle.known[clip.numpy().tobytes()] = label
-    order = measure_order(oracle, split, recipe, CPU)  # type: ignore[arg-type]
+    order = measure_temporal_order(oracle, split, recipe, CPU)  # type: ignore[arg-type]
     assert (order.top1, order.both_right, order.told_apart) == (100, 100, 100)
-    # A clip in reverse is its twin, exactly, and so has the twin's label.
+    # A reversed clip is identical to its twin, and so gets the label of the twin.
     assert order.top1_reversed == 0 and order.top1_shuffled < 100
 
 
-def test_costs_are_those_that_can_be_counted_by_hand() -> None:
+def test_costs_match_manual_calculation() -> None:
     model = network("resnet3d18")
     costs = measure_cost(model, Clip(frames=4, size=32), batch=2, device=CPU, steps=1)  # type: ignore[arg-type]
     assert costs.parameters == sum(p.numel() for p in model.parameters())
     assert costs.stem_parameters == 8 * 3 * 3 * 7 * 7 and costs.input_bytes == 2 * 3 * 4 * 32 * 32 * 4
     stem = 2 * costs.stem_parameters * 4 * 16 * 16 / 1e9
     assert stem < costs.gflops < 20 * stem
-    assert costs.memory_mb > 8 * 2 * 4 * 16 * 16 * 4 / 1e6  # at least what the stem gives
+    assert costs.memory_mb > 8 * 2 * 4 * 16 * 16 * 4 / 1e6  # at least the output of the stem
     assert costs.clips_per_second == pytest.approx(2 / costs.step_seconds)
     assert all(p.grad is None for p in model.parameters())
     flat = measure_cost(network("resnet2d18"), Clip(frames=4, size=32), batch=2, device=CPU, steps=1)  # type: ignore[arg-type]
     assert flat.input_bytes * 4 == costs.input_bytes and flat.gflops < costs.gflops
 
 
-def test_the_founding_figures() -> None:
-    """Stem weights and input of a batch of eight, as published for 224 x 224."""
-    sizes = at_published_size(["resnet2d18", "resnet3d18"])
+def test_published_sizes_match_the_literature() -> None:
+    """Stem weights and input size of a batch of eight, as published for 224 x 224."""
+    sizes = published_sizes(["resnet2d18", "resnet3d18"])
     assert sizes["resnet2d18"]["stem_parameters"] == 9_408 and sizes["resnet3d18"]["stem_parameters"] == 28_224
     assert round(sizes["resnet2d18"]["input_bytes_of_8"] / 1e6, 1) == 4.8
     assert round(sizes["resnet3d18"]["input_bytes_of_8"] / 1e6) == 77
 
 
-def test_a_comparison_is_gone_on_with(manifest: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupted_comparison_reuses_its_results(
+    manifest: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = load_recipe("compare", TINY_SETTINGS)
     (first,) = compare(recipe, ["resnet2d18"], manifest, tmp_path)
     both = compare(recipe, ["resnet2d18", "resnet3d18"], manifest, tmp_path)
-    assert both[0] == first and [system.name for system in both] == ["resnet2d18", "resnet3d18"]
-    assert "resnet2d18: taken from" in capsys.readouterr().err
+    assert both[0] == first and [result.name for result in both] == ["resnet2d18", "resnet3d18"]
+    assert "resnet2d18: using the result in" in capsys.readouterr().err
 
 
-def test_the_command_leaves_page_figures_and_pictures(tiny_set: Path, tmp_path: Path) -> None:
+def test_the_command_writes_markdown_json_and_figures(tiny_set: Path, tmp_path: Path) -> None:
     settings = [word for setting in TINY_SETTINGS for word in ("--set", setting)]
     command = [sys.executable, "-m", "ssv2rt", "compare", "resnet2d18", "resnet2d18-gru", "--data", str(tiny_set)]
     done = subprocess.run([*command, *settings], cwd=tmp_path, capture_output=True, text=True)

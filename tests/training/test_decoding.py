@@ -1,4 +1,4 @@
-"""What a run keeps of its decoders: trusted kinds, and clips that have crashed a process."""
+"""The decoding record of a run: trusted kinds of video, and clips that crashed a process."""
 
 import json
 import os
@@ -58,7 +58,9 @@ def decoder_facts(run: Run) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(("how", "code"), [("os.abort()", -6), ("ctypes.string_at(0)", -11)])
-def test_after_a_crash_pyav_decodes_what_was_in_hand(data: Path, tmp_path: Path, how: str, code: int) -> None:
+def test_after_a_crash_pyav_decodes_the_clips_that_were_in_flight(
+    data: Path, tmp_path: Path, how: str, code: int
+) -> None:
     run = Run(tmp_path / "runs" / "r")
     died = train(
         tmp_path, "--data", str(data), "--name", "r", "--set", "train.checkpoint_minutes=0.0001", *SETTINGS, how=how
@@ -77,9 +79,7 @@ def test_after_a_crash_pyav_decodes_what_was_in_hand(data: Path, tmp_path: Path,
     assert not (run.path / "decoding").exists()
 
 
-def test_a_killed_process_leaves_nothing_against_its_clips_but_keeps_what_is_trusted(
-    data: Path, tmp_path: Path
-) -> None:
+def test_a_killed_process_does_not_blame_its_clips_and_keeps_trusted_kinds(data: Path, tmp_path: Path) -> None:
     run = Run(tmp_path / "runs" / "r")
     died = train(
         tmp_path,
@@ -95,7 +95,7 @@ def test_a_killed_process_leaves_nothing_against_its_clips_but_keeps_what_is_tru
     assert after["kinds"] == before["kinds"] and not after["by_pyav"]
 
 
-def test_names_are_on_disk_while_their_batch_is_under_way(tmp_path: Path) -> None:
+def test_names_are_on_disk_while_their_batch_is_in_flight(tmp_path: Path) -> None:
     names = InFlight(tmp_path / "names.json")
     names.add(["a", "ü\udcff"])
     names.add(["c"])

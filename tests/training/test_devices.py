@@ -1,4 +1,4 @@
-"""Training on a GPU: precisions, the same bits every time, and going on; by the same tests on a CPU."""
+"""Training on a GPU and on a CPU: precisions, EMA weights, synchronization, and deterministic resume."""
 
 from pathlib import Path
 
@@ -58,16 +58,16 @@ def batch(device: str) -> tuple[torch.Tensor, torch.Tensor]:
         pytest.param("cuda", "fp16", marks=ON_GPU),
     ],
 )
-def test_steps_in_each_precision_learn_a_batch_by_heart(device: str, precision: Precision) -> None:
+def test_each_precision_overfits_one_batch(device: str, precision: Precision) -> None:
     work = training_step(device, precision, optimizer="adamw", learning_rate=0.003, clip_norm=5.0)
     clips, labels = batch(device)
     losses = []
     for step in range(30):
         work.backward(clips, labels, epoch=1, step=step, last=True)
-        work.update(0.003, "here")
+        work.optimizer_step(0.003, "here")
         losses.append(work.metrics.read()[0])
         work.metrics.values.zero_()
-    work.settle()
+    work.check_pending()
     assert losses[-1] < 0.3 * losses[0], losses
     assert all(p.dtype == torch.float32 and p.grad is None for p in work.model.parameters())
     weight = work.model.backbone.layer1[0].conv1[0].weight
@@ -75,86 +75,88 @@ def test_steps_in_each_precision_learn_a_batch_by_heart(device: str, precision: 
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_the_running_average_is_that_of_pytorch(device: str) -> None:
+def test_ema_weights_equal_those_of_averaged_model(device: str) -> None:
     work = training_step(device, "fp32", ema=0.9)
     reference = AveragedModel(work.model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
     clips, labels = batch(device)
     for step in range(4):
         work.backward(clips, labels, epoch=1, step=step, last=True)
-        work.update(0.05, "here")
+        work.optimizer_step(0.05, "here")
         reference.update_parameters(work.model)
-    assert work.average is not None and int(work.average.n_averaged) == 4
-    for ours, theirs in zip(work.average.state_dict().values(), reference.state_dict().values(), strict=True):
+    assert work.ema_model is not None and int(work.ema_model.n_averaged) == 4
+    for ours, theirs in zip(work.ema_model.state_dict().values(), reference.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
 
 
 @pytest.mark.gpu
-def test_an_infinite_gradient_in_fp16_costs_a_step_and_lowers_the_scale() -> None:
+def test_an_infinite_gradient_in_fp16_skips_the_step_and_lowers_the_scale() -> None:
     work = training_step("cuda", "fp16")
     clips, labels = batch("cuda")
     work.backward(clips, labels, epoch=1, step=0, last=True)
-    work.update(0.0, "here")
-    work.scaler.update(2.0**40)  # so that the next gradients do not fit into fp16
+    work.optimizer_step(0.0, "here")
+    work.scaler.update(2.0**40)  # so that the next gradients overflow in fp16
     before = [p.detach().clone() for p in work.model.parameters()]
     work.backward(clips, labels, epoch=1, step=1, last=True)
-    work.update(0.1, "here")
+    work.optimizer_step(0.1, "here")
     assert all(torch.equal(a, b) for a, b in zip(before, work.model.parameters(), strict=True))
     assert work.scaler.get_scale() < 2.0**40
 
 
 @pytest.mark.gpu
-def test_a_step_does_not_wait_for_the_gpu() -> None:
+def test_a_step_does_not_synchronize_with_the_gpu() -> None:
     work = training_step("cuda", "bf16", clip_norm=5.0, ema=0.9, mixup=0.4)
     clips, labels = batch("cuda")
     for step in range(6):
         if step == 3:
             torch.cuda.synchronize()
-            torch.cuda.set_sync_debug_mode("error")  # PyTorch raises where it would wait
+            torch.cuda.set_sync_debug_mode("error")  # PyTorch then raises an error at each synchronization
         try:
             work.backward(clips, labels, epoch=1, step=step, last=True)
-            work.update(0.01, "here")
+            work.optimizer_step(0.01, "here")
         except RuntimeError:
             torch.cuda.set_sync_debug_mode("default")
             raise
     torch.cuda.set_sync_debug_mode("default")
-    work.settle()
+    work.check_pending()
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_deterministic_run_that_goes_on_is_that_of_an_uninterrupted_one(
+def test_a_resumed_deterministic_run_equals_an_uninterrupted_one(
     device: str, manifest: Manifest, tmp_path: Path
 ) -> None:
-    whole, parts = create_run("whole", root=tmp_path), create_run("parts", root=tmp_path)
-    Trainer(recipe(), manifest, group(device)).fit(whole)
+    uninterrupted, resumed_run = create_run("whole", root=tmp_path), create_run("parts", root=tmp_path)
+    Trainer(recipe(), manifest, group(device)).fit(uninterrupted)
     first = Trainer(recipe(), manifest, group(device))
-    stop_after_an_epoch(first, parts)
+    stop_after_an_epoch(first, resumed_run)
     again = Trainer(recipe(), manifest, group(device))
-    again.resume(parts)
+    again.resume(resumed_run)
     assert again.epoch == 1
-    again.fit(parts)
-    ours, theirs = (torch.load(run.checkpoints / "last" / "state.pt", weights_only=True) for run in (whole, parts))
+    again.fit(resumed_run)
+    ours, theirs = (
+        torch.load(run.checkpoints / "last" / "state.pt", weights_only=True) for run in (uninterrupted, resumed_run)
+    )
     for name in ("model", "average"):
         for key, value in ours[name].items():
             assert torch.equal(value, theirs[name][key]), key
 
 
 def stop_after_an_epoch(work: Trainer, run: Run) -> None:
-    class Enough(Exception):
+    class StopTraining(Exception):
         pass
 
     save = work._save
 
-    def once(run: Run, *, best: bool) -> None:
+    def save_and_stop(run: Run, *, best: bool) -> None:
         save(run, best=best)
-        raise Enough
+        raise StopTraining
 
-    work._save = once  # type: ignore[method-assign]
-    with pytest.raises(Enough):
+    work._save = save_and_stop  # type: ignore[method-assign]
+    with pytest.raises(StopTraining):
         work.fit(run)
 
 
 @pytest.mark.gpu
-def test_deterministic_training_measures_no_decoders(manifest: Manifest) -> None:
+def test_deterministic_training_does_not_time_decoders(manifest: Manifest) -> None:
     assert Trainer(recipe(), manifest, group("cuda")).loader._tell is None
     plain = Trainer(recipe("train.deterministic=false"), manifest, group("cuda"))
     assert plain.loader._tell is not None and plain.validation_loader._tell is None

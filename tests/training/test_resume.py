@@ -1,4 +1,4 @@
-"""Going on with a run: to the last bit, after a kill, a signal, or in the middle of an evaluation."""
+"""Resume: bit-identical results after a kill, a signal, or a stop during evaluation."""
 
 import json
 import os
@@ -49,8 +49,8 @@ def manifest(tiny_set: Path) -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def whole(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run that nothing interrupted: 2 epochs of 16 steps."""
+def uninterrupted(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """An uninterrupted run: 2 epochs of 16 steps."""
     run = create_run("whole", root=tmp_path_factory.mktemp("runs"))
     Trainer(recipe(), manifest).fit(run)
     return run
@@ -67,10 +67,10 @@ def equal(a: object, b: object) -> bool:
 
 
 def assert_same(a: Run, b: Run) -> None:
-    """Weights, averages, optimiser, random state and metrics, to the last bit."""
+    """Asserts that weights, EMA weights, optimizer, random state and metrics are bit-identical."""
     states = [torch.load(run.checkpoints / "last" / STATE, weights_only=True) for run in (a, b)]
     for key in states[0]:
-        if key != "recipe":  # names the data's folder
+        if key != "recipe":  # contains the folder of the data, which differs
             assert equal(states[0][key], states[1][key]), key
     for which in ("best", "last"):
         files = [(run.checkpoints / which).resolve() / "weights.safetensors" for run in (a, b)]
@@ -79,38 +79,38 @@ def assert_same(a: Run, b: Run) -> None:
 
 
 def stop_at(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, *, updates: int) -> None:
-    """Sends this process a SIGTERM after so many changes of the weights."""
-    change = trainer._optimizer_step
+    """Sends this process a SIGTERM after a number of optimizer steps."""
+    optimizer_step = trainer._optimizer_step
 
-    def counted() -> None:
-        change()
-        if trainer.update == updates:
+    def step_and_signal() -> None:
+        optimizer_step()
+        if trainer.optimizer_steps == updates:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(trainer, "_optimizer_step", counted)
+    monkeypatch.setattr(trainer, "_optimizer_step", step_and_signal)
 
 
 @pytest.mark.parametrize("updates", [3, 8, 13])
-def test_stopped_and_resumed_is_as_never_stopped(
-    manifest: Manifest, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, updates: int
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
+    manifest: Manifest, uninterrupted: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, updates: int
 ) -> None:
     """Within the first epoch, at its end, and within the second."""
     run = create_run("t", root=tmp_path)
     first = Trainer(recipe(), manifest)
     stop_at(first, monkeypatch, updates=updates)
-    with pytest.raises(Stopped, match=r"by SIGTERM after epoch \d, step \d+; go on with .*resume t-") as stopped:
+    with pytest.raises(Stopped, match=r"by SIGTERM after epoch \d, step \d+; continue with .*resume t-") as stopped:
         first.fit(run)
     assert stopped.value.exit_code == 143
     torch.manual_seed(99)
     second = Trainer(recipe(), manifest)
     second.resume(run)
-    assert second.update == updates
+    assert second.optimizer_steps == updates
     second.fit(run)
-    assert_same(whole, run)
+    assert_same(uninterrupted, run)
 
 
-def test_stopped_while_evaluating(
-    manifest: Manifest, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_stopped_during_evaluation_can_be_resumed(
+    manifest: Manifest, uninterrupted: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ssv2rt.training import trainer as module
 
@@ -128,13 +128,13 @@ def test_stopped_while_evaluating(
     monkeypatch.setattr(module, "evaluate", evaluate)
     second = Trainer(recipe(), manifest)
     second.resume(run)
-    assert (second.epoch, second.step) == (0, second.steps)
+    assert (second.epoch, second.step) == (0, second.steps_per_epoch)
     second.fit(run)
-    assert_same(whole, run)
+    assert_same(uninterrupted, run)
 
 
 @pytest.fixture
-def at_home(tmp_path: Path, tiny_set: Path) -> Path:
+def folder_with_data(tmp_path: Path, tiny_set: Path) -> Path:
     shutil.copytree(tiny_set, tmp_path / "data")
     return tmp_path
 
@@ -151,75 +151,75 @@ def command(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_killed_between_two_steps(at_home: Path, whole: Run) -> None:
-    """A real kill -9, in the second epoch, and the run gone on with by the command line."""
-    process = command("--data", "data", "--name", "t", "--set", "train.checkpoint_minutes=0.0001", cwd=at_home)
-    run = Run(at_home / "runs" / "t")
+def test_a_run_killed_between_two_steps_can_be_resumed(folder_with_data: Path, uninterrupted: Run) -> None:
+    """SIGKILL in the second epoch, then resume by the command line."""
+    process = command("--data", "data", "--name", "t", "--set", "train.checkpoint_minutes=0.0001", cwd=folder_with_data)
+    run = Run(folder_with_data / "runs" / "t")
     until = time.monotonic() + 120
     while not list(run.checkpoints.glob("epoch-0002-step-*")) and time.monotonic() < until:
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)
     process.kill()
     process.communicate()
-    assert (run.checkpoints / "last").resolve().name != "epoch-0002"  # it was not at its end
-    again = command("--resume", cwd=at_home)
+    assert (run.checkpoints / "last").resolve().name != "epoch-0002"  # killed within the epoch
+    again = command("--resume", cwd=folder_with_data)
     out, err = again.communicate()
     assert again.returncode == 0, err
-    assert_same(whole, run)
-    finished = command("--resume", "t", "--json", cwd=at_home)
+    assert_same(uninterrupted, run)
+    finished = command("--resume", "t", "--json", cwd=folder_with_data)
     out, err = finished.communicate()
     assert finished.returncode == 0 and json.loads(out)["clips"] == 10
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_save_and_end_with_their_code(at_home: Path, number: int, code: int) -> None:
-    process = command("--data", "data", "--name", "t", "--set", "train.epochs=200", cwd=at_home)
-    run = Run(at_home / "runs" / "t")
+def test_signals_save_a_checkpoint_and_set_the_exit_code(folder_with_data: Path, number: int, code: int) -> None:
+    process = command("--data", "data", "--name", "t", "--set", "train.epochs=200", cwd=folder_with_data)
+    run = Run(folder_with_data / "runs" / "t")
     while not (run.checkpoints / "best").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(number)
     _, err = process.communicate()
     assert process.returncode == code
-    assert "Traceback" not in err and "go on with `ssv2rt train --resume t`" in err.splitlines()[-1]
+    assert "Traceback" not in err and "continue with `ssv2rt train --resume t`" in err.splitlines()[-1]
     state = torch.load(run.checkpoints / "last" / STATE, weights_only=True)
     assert state["update"] > 0
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         (("train.learning_rate=0.5",), "train.learning_rate was 0.02, and is 0.5"),
         (("model.width=8",), "model.width was 4, and is 8"),
         (("clip.frames=5", "augment.erase=0.1"), "clip.frames was 4, and is 5; augment.erase was 0.3, and is 0.1"),
     ],
 )
-def test_a_changed_recipe_is_refused_with_the_difference(
-    manifest: Manifest, whole: Run, changes: tuple[str, ...], says: str
+def test_a_changed_recipe_is_rejected_with_the_difference(
+    manifest: Manifest, uninterrupted: Run, changes: tuple[str, ...], message: str
 ) -> None:
-    with pytest.raises(UserError, match=says):
-        Trainer(recipe(*changes), manifest).resume(whole)
+    with pytest.raises(UserError, match=message):
+        Trainer(recipe(*changes), manifest).resume(uninterrupted)
 
 
-def test_other_classes_are_refused(manifest: Manifest, whole: Run) -> None:
+def test_other_classes_are_rejected(manifest: Manifest, uninterrupted: Run) -> None:
     labels = list(manifest.labels)
     other = replace(manifest, labels=(*labels[:3], "Folding", *labels[4:]))
     with pytest.raises(UserError, match=f"are not those of run .*: class 3 is 'Folding' here, and '{labels[3]}' there"):
-        Trainer(recipe(), other).resume(whole)
+        Trainer(recipe(), other).resume(uninterrupted)
     with pytest.raises(UserError, match="there are 11 here, and 10 there"):
-        Trainer(recipe(), replace(manifest, labels=(*labels, "Folding"))).resume(whole)
+        Trainer(recipe(), replace(manifest, labels=(*labels, "Folding"))).resume(uninterrupted)
 
 
-def test_what_changes_no_result_may_be_changed(manifest: Manifest, whole: Run) -> None:
-    Trainer(recipe("data.threads=3", "train.checkpoint_minutes=1"), manifest).resume(whole)
+def test_settings_that_do_not_affect_the_result_may_change(manifest: Manifest, uninterrupted: Run) -> None:
+    Trainer(recipe("data.threads=3", "train.checkpoint_minutes=1"), manifest).resume(uninterrupted)
 
 
-def test_damaged_and_missing_checkpoints_are_refused(manifest: Manifest, whole: Run, tmp_path: Path) -> None:
+def test_damaged_and_missing_checkpoints_are_rejected(manifest: Manifest, uninterrupted: Run, tmp_path: Path) -> None:
     trainer = Trainer(recipe(), manifest)
-    with pytest.raises(UserError, match="has no checkpoint to go on from"):
+    with pytest.raises(UserError, match="has no checkpoint to resume from"):
         trainer.resume(create_run("new", root=tmp_path))
     copy = Run(tmp_path / "copy")
-    shutil.copytree(whole.path, copy.path, symlinks=True)
+    shutil.copytree(uninterrupted.path, copy.path, symlinks=True)
     state = copy.checkpoints / "last" / STATE
     content = state.read_bytes()
     for damaged in (b"", content[:1000], b"\x80\x04junk", content[: len(content) // 2]):

@@ -1,4 +1,4 @@
-"""What a step does: mixing, averaging, counting, and several processes at once."""
+"""The training step: mixup, EMA weights, metrics, fp16 overflows, and several processes."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ from ssv2rt.models.weights import load_trained
 from ssv2rt.training.confusion import read_confusion
 from ssv2rt.training.metrics_log import read_metrics
 from ssv2rt.training.mixup import mix
-from ssv2rt.training.optimizer import scaled_rate
+from ssv2rt.training.optimizer import scaled_learning_rate
 from ssv2rt.training.step import RunningMetrics, TrainingStep
 from ssv2rt.training.trainer import Trainer
 from tests.conftest import TINY_SETTINGS
@@ -44,56 +44,56 @@ def random_clips(count: int, seed: int = 0) -> torch.Tensor:
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(2, 6), st.floats(0.1, 5), st.integers(1, 50), st.integers(0, 99))
-def test_mixup_blends_and_says_how_much(count: int, alpha: float, epoch: int, step: int) -> None:
+def test_mixup_blends_clips_with_the_returned_weight(count: int, alpha: float, epoch: int, step: int) -> None:
     clips, labels = random_clips(count), torch.arange(count)
     mixed = mix(clips, labels, Train(mixup=alpha), epoch=epoch, step=step)
-    expected = mixed.share * clips.double() + (1 - mixed.share) * clips.flip(0).double()
-    assert mixed.clips.dtype == torch.uint8 and 0 <= mixed.share <= 1
+    expected = mixed.own_weight * clips.double() + (1 - mixed.own_weight) * clips.flip(0).double()
+    assert mixed.clips.dtype == torch.uint8 and 0 <= mixed.own_weight <= 1
     assert (mixed.clips.double() - expected).abs().max() <= 0.5 + 1e-9
-    assert torch.equal(mixed.labels, labels) and torch.equal(mixed.others, labels.flip(0))
+    assert torch.equal(mixed.labels, labels) and torch.equal(mixed.other_labels, labels.flip(0))
     again = mix(clips, labels, Train(mixup=alpha), epoch=epoch, step=step)
-    assert torch.equal(again.clips, mixed.clips) and again.share == mixed.share
+    assert torch.equal(again.clips, mixed.clips) and again.own_weight == mixed.own_weight
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(2, 6), st.floats(0.1, 5), st.integers(0, 99))
-def test_cutmix_pastes_a_rectangle_and_says_how_large(count: int, alpha: float, step: int) -> None:
+def test_cutmix_pastes_a_rectangle_of_the_returned_size(count: int, alpha: float, step: int) -> None:
     clips = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1, 1).expand(count, 3, 10, 12, 3)
     mixed = mix(clips, torch.arange(count), Train(cutmix=alpha), epoch=1, step=step)
     for number in range(count):
         own = (mixed.clips[number] == number).double().mean().item()
         other = (mixed.clips[number] == count - 1 - number).double().mean().item()
-        assert own == pytest.approx(1.0 if number == count - 1 - number else mixed.share)
+        assert own == pytest.approx(1.0 if number == count - 1 - number else mixed.own_weight)
         assert own == other == 1 or own + other == pytest.approx(1)
 
 
-def test_nothing_is_mixed_unless_asked_for() -> None:
+def test_nothing_is_mixed_without_the_settings_or_with_one_clip() -> None:
     clips, labels = random_clips(4), torch.arange(4)
     for unmixed in (
         mix(clips, labels, Train(), epoch=1, step=0),
         mix(clips[:1], labels[:1], Train(mixup=1.0), epoch=1, step=0),
     ):
-        assert unmixed.share == 1 and torch.equal(unmixed.clips, clips[: len(unmixed.clips)])
+        assert unmixed.own_weight == 1 and torch.equal(unmixed.clips, clips[: len(unmixed.clips)])
 
 
-def test_tally_is_the_mean_over_clips() -> None:
+def test_running_metrics_are_means_over_clips() -> None:
     metrics = RunningMetrics(torch.device("cpu"))
     metrics.add(torch.tensor(2.0), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0]))
     metrics.add(torch.tensor(5.0), torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
     assert metrics.read() == (3.0, pytest.approx(200 / 3)) and metrics.values[0, 2] == 3
 
 
-def test_the_average_is_what_is_evaluated_and_kept(manifest: Manifest, tmp_path: Path) -> None:
+def test_ema_weights_are_evaluated_and_saved(manifest: Manifest, tmp_path: Path) -> None:
     work = Trainer(recipe("train.ema=0.5", "train.learning_rate=0.01"), manifest)
     start = {name: p.detach().clone() for name, p in work.training_step.model.named_parameters()}
     seen: list[dict[str, torch.Tensor]] = []
-    update = work.training_step.update
+    optimizer_step = work.training_step.optimizer_step
 
-    def watched(rate: float, where: str) -> None:
-        update(rate, where)
+    def step_and_record(learning_rate: float, where: str) -> None:
+        optimizer_step(learning_rate, where)
         seen.append({name: p.detach().clone() for name, p in work.training_step.model.named_parameters()})
 
-    work.training_step.update = watched  # type: ignore[method-assign]
+    work.training_step.optimizer_step = step_and_record  # type: ignore[method-assign]
     run = create_run("t", root=tmp_path)
     work.fit(run)
     average = seen[0]
@@ -106,33 +106,33 @@ def test_the_average_is_what_is_evaluated_and_kept(manifest: Manifest, tmp_path:
 
 
 def after_overflows(count: int, optimizer: str) -> TrainingStep:
-    """Training in fp16: first so many updates whose gradients are infinite, then three whose gradients are not."""
+    """Trains in fp16: `count` optimizer steps with infinite gradients, then three with finite ones."""
     work = devices.training_step("cpu", "fp16", optimizer=optimizer)
     parameters = list(work.model.parameters())
 
-    def spoil(*_: object) -> None:
-        """Leaves NaN in the free memory from which an optimiser takes its own."""
+    def fill_free_memory_with_nan(*_: object) -> None:
+        """Leaves NaN in freed memory, from which the optimizer allocates its state."""
         blocks = [torch.full_like(p, torch.nan) for p in parameters for _ in range(2)]
         del blocks
 
-    work.optimizer.register_step_pre_hook(spoil)
+    work.optimizer.register_step_pre_hook(fill_free_memory_with_nan)
     clips, labels = devices.batch("cpu")
-    work.scaler.scale(torch.zeros(()))  # without which it has no scale to be changed
+    work.scaler.scale(torch.zeros(()))  # the first call initializes the scale
     for step in range(count + 3):
         work.scaler.update(2.0**40 if step < count else 2.0**10)
         work.backward(clips, labels, epoch=1, step=step, last=True)
         infinite = not all(p.grad is not None and p.grad.isfinite().all() for p in parameters)
         before = [p.detach().clone() for p in parameters]
-        work.update(0.01, "here")
+        work.optimizer_step(0.01, "here")
         changed = any(not torch.equal(a, b) for a, b in zip(before, parameters, strict=True))
         assert infinite == (step < count) and changed != infinite
     return work
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_first_steps_that_overflow_in_fp16_leave_nothing_behind(optimizer: str) -> None:
+def test_first_steps_that_overflow_in_fp16_do_not_affect_the_optimizer_state(optimizer: str) -> None:
     work, reference = after_overflows(3, optimizer), after_overflows(0, optimizer)
-    assert work.optimizer.defaults["fused"] is True  # else the scaler waits for the GPU at each step
+    assert work.optimizer.defaults["fused"] is True  # otherwise the scaler would synchronize with the GPU at each step
     pairs = list(zip(work.model.parameters(), reference.model.parameters(), strict=True))
     for ours, theirs in pairs:
         assert ours.isfinite().all() and torch.equal(ours, theirs)
@@ -144,8 +144,10 @@ def test_first_steps_that_overflow_in_fp16_leave_nothing_behind(optimizer: str) 
     assert names == ({"momentum_buffer"} if optimizer == "sgd" else {"step", "exp_avg", "exp_avg_sq"})
 
 
-def test_the_rate_grows_with_the_processes_as_the_recipe_says() -> None:
-    rates = {rule: scaled_rate(Train(learning_rate=0.1, scale_rate=rule), 4) for rule in ("linear", "sqrt", "none")}  # type: ignore[arg-type]
+def test_the_learning_rate_is_scaled_with_the_world_size() -> None:
+    rates = {
+        rule: scaled_learning_rate(Train(learning_rate=0.1, scale_rate=rule), 4) for rule in ("linear", "sqrt", "none")
+    }  # type: ignore[arg-type]
     assert rates == {"linear": pytest.approx(0.4), "sqrt": pytest.approx(0.2), "none": 0.1}
 
 
@@ -169,8 +171,8 @@ def torchrun(processes: int, *arguments: str, cwd: Path) -> subprocess.Completed
     )
 
 
-def test_two_processes_train_and_evaluate_as_one(manifest: Manifest, tiny_set: Path, tmp_path: Path) -> None:
-    """With batch norm over both and half the batch each, every loss agrees, and evaluation has every clip once."""
+def test_two_processes_train_and_evaluate_like_one(manifest: Manifest, tiny_set: Path, tmp_path: Path) -> None:
+    """With SyncBatchNorm and half the batch each, every loss agrees, and evaluation counts every clip once."""
     shared = [word for setting in (*TINY_SETTINGS, *DISTRIBUTED) for word in ("--set", setting)]
     done = torchrun(
         2,
@@ -180,7 +182,7 @@ def test_two_processes_train_and_evaluate_as_one(manifest: Manifest, tiny_set: P
     )
     assert done.returncode == 0, done.stderr
     two = Run(tmp_path / "runs" / "two")
-    assert done.stderr.count("epoch 1/2: loss") == 1  # one process talks
+    assert done.stderr.count("epoch 1/2: loss") == 1  # only rank 0 logs
     lines = read_metrics(two.metrics_file)
     epochs = [line for line in lines if "validation" in line]
     assert [line["validation"]["clips"] for line in epochs] == [10, 10]
@@ -190,11 +192,11 @@ def test_two_processes_train_and_evaluate_as_one(manifest: Manifest, tiny_set: P
     alone = read_metrics(one.metrics_file)
     assert len(lines) == len(alone) > 10
     for theirs, mine in zip(lines, alone, strict=True):
-        # So small a network magnifies rounding a hundredfold from one update to the next, in one process as well.
-        near = 1e-5 if mine["update"] <= 4 else 0.05
+        # In such a small network, rounding errors grow a hundredfold with each optimizer step, even in one process.
+        tolerance = 1e-5 if mine["update"] <= 4 else 0.05
         for name in {"loss", "learning_rate", "train_loss"} & mine.keys():
-            assert theirs[name] == pytest.approx(mine[name], rel=near), (theirs, mine)
-    # The same weights evaluated by one process.
+            assert theirs[name] == pytest.approx(mine[name], rel=tolerance), (theirs, mine)
+    # Evaluate the same weights in one process.
     from ssv2rt.training.evaluate import evaluate
 
     trained = load_trained(two, "last")
@@ -212,7 +214,7 @@ def test_two_processes_train_and_evaluate_as_one(manifest: Manifest, tiny_set: P
     assert resumed.returncode != 0 and "was trained with 2 processes, and there are 1 now" in resumed.stderr
 
 
-def test_shards_of_an_update_are_the_single_process_update(manifest: Manifest) -> None:
+def test_gradients_of_two_shards_equal_those_of_the_whole_batch(manifest: Manifest) -> None:
     """The mean gradient of two shards is that of the whole batch, without batch statistics."""
     from ssv2rt.pipelines.samplers import Shard, train_batches
 
@@ -221,7 +223,9 @@ def test_shards_of_an_update_are_the_single_process_update(manifest: Manifest) -
         work = Trainer(recipe(f"train.batch_size={batch}"), manifest)
         work.training_step.model.eval()
         for index in range(shards):
-            batches = work.loader.batches(train_batches(work.train, work.recipe, epoch=1, shard=Shard(index, shards)))
+            batches = work.loader.batches(
+                train_batches(work.train_split, work.recipe, epoch=1, shard=Shard(index, shards))
+            )
             made = next(batches)
             work.training_step.backward(made.clips, made.labels, epoch=1, step=0, last=True)
         gradients.append(

@@ -1,4 +1,4 @@
-"""What a run tells: its journal, its confusion matrix, its pictures."""
+"""Reports of a run: metrics.jsonl, TensorBoard, confusion matrix and figures."""
 
 import json
 import subprocess
@@ -14,9 +14,9 @@ from hypothesis.extra.numpy import arrays
 
 from ssv2rt.core.run_folders import Run, create_run
 from ssv2rt.dataset.index import open_manifest
-from ssv2rt.report.plots import draw_confusion, draw_curves, draw_worst
+from ssv2rt.report.plots import draw_confusion, draw_curves, draw_worst_classes
 from ssv2rt.report.run_summary import summarize
-from ssv2rt.training.confusion import class_figures, confused_pairs, read_confusion, write_confusion
+from ssv2rt.training.confusion import confused_pairs, per_class_results, read_confusion, write_confusion
 from ssv2rt.training.metrics_log import MetricsLog, read_metrics
 from ssv2rt.training.trainer import Trainer
 from tests.training.test_trainer import recipe
@@ -25,22 +25,22 @@ LABELS = ['Pushing, "something"', "NA", "Dropping [something]", "up ↑"]
 MATRIX = np.array([[8, 2, 0, 0], [5, 5, 0, 0], [0, 1, 3, 0], [0, 0, 0, 0]])
 
 
-def test_the_worst_class_comes_first_with_what_it_is_taken_for() -> None:
-    figures = class_figures(MATRIX, LABELS)
-    assert [(f.label, f.recall, f.mistaken_for, f.mistaken) for f in figures] == [
+def test_classes_are_sorted_by_recall_with_their_most_frequent_error() -> None:
+    figures = per_class_results(MATRIX, LABELS)
+    assert [(f.label, f.recall, f.confused_with, f.confused_clips) for f in figures] == [
         ("NA", 50.0, LABELS[0], 5),
         (LABELS[2], 75.0, "NA", 1),
         (LABELS[0], 80.0, "NA", 2),
     ]
     (first, second) = confused_pairs(MATRIX, LABELS)
     assert (first.first, first.second) == (LABELS[0], "NA")
-    assert (first.first_for_second, first.second_for_first, first.share) == (2, 5, pytest.approx(35))
+    assert (first.first_predicted_as_second, first.second_predicted_as_first, first.share) == (2, 5, pytest.approx(35))
     assert (second.first, second.second, second.share) == ("NA", LABELS[2], pytest.approx(100 / 14))
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(2, 6).flatmap(lambda k: arrays(np.int64, (k, k), elements=st.integers(0, 1000))))
-def test_a_matrix_survives_its_file(tmp_path_factory: pytest.TempPathFactory, matrix: np.ndarray) -> None:
+def test_a_confusion_matrix_reads_back_the_same(tmp_path_factory: pytest.TempPathFactory, matrix: np.ndarray) -> None:
     labels = [*LABELS, "a\nb", "c,d"][: len(matrix)]
     path = tmp_path_factory.getbasetemp() / "confusion.csv"
     write_confusion(path, matrix, labels)
@@ -53,20 +53,22 @@ def _refuse() -> None:
     raise ValueError("not the confusion matrix of these classes")
 
 
-def test_a_journal_forgets_what_its_checkpoint_does_not_know(tmp_path: Path) -> None:
+def test_metrics_newer_than_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     run = create_run("t", root=tmp_path)
-    journal = MetricsLog(run, epoch=0, update=0, tensorboard=False)
+    log = MetricsLog(run, epoch=0, update=0, tensorboard=False)
     for update in range(1, 6):
-        journal.write(epoch=update / 4, update=update, loss=float(update), learning_rate=0.1)
-    journal.write(epoch=1, update=4, validation={"loss": 1.0})
+        log.write(epoch=update / 4, update=update, loss=float(update), learning_rate=0.1)
+    log.write(epoch=1, update=4, validation={"loss": 1.0})
     with run.metrics_file.open("a") as file:
         file.write('{"epoch": 3, "upd')
     MetricsLog(run, epoch=0, update=4, tensorboard=False)
-    assert [line["update"] for line in read_metrics(run.metrics_file)] == [1, 2, 3, 4], "the epoch was not kept"
+    assert [line["update"] for line in read_metrics(run.metrics_file)] == [1, 2, 3, 4], (
+        "the epoch is not in the checkpoint"
+    )
     assert all(json.loads(line) for line in run.metrics_file.read_text().splitlines())
 
 
-def test_tensorboard_gets_the_same_figures(tiny_set: Path, tmp_path: Path) -> None:
+def test_tensorboard_gets_the_same_metrics(tiny_set: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = create_run("t", root=tmp_path)
@@ -79,7 +81,7 @@ def test_tensorboard_gets_the_same_figures(tiny_set: Path, tmp_path: Path) -> No
     assert board.Scalars("validation/top1")[0].value == pytest.approx(lines[-1]["validation"]["top1"])
 
 
-def test_a_run_is_summed_up(tiny_run: Run, tiny_set: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_summarize_draws_all_figures_of_a_run(tiny_run: Run, tiny_set: Path, capfd: pytest.CaptureFixture[str]) -> None:
     labels = open_manifest(tiny_set).labels
     matrix = read_confusion(tiny_run.confusion_file, labels)
     line = read_metrics(tiny_run.metrics_file)[-1]["validation"]
@@ -87,25 +89,25 @@ def test_a_run_is_summed_up(tiny_run: Run, tiny_set: Path, capfd: pytest.Capture
     folder = summarize(tiny_run, labels)
     assert "worst classes" in capfd.readouterr().err
     for name in ("curves", "confusion", "worst-classes"):
-        assert _ink(folder / f"{name}.png") > 0.005
+        assert _share_of_ink(folder / f"{name}.png") > 0.005
         assert (folder / f"{name}.svg").read_text().lstrip().startswith("<?xml")
 
 
 @pytest.mark.parametrize("classes", [2, 40, 41, 174])
-def test_pictures_of_any_number_of_classes(tmp_path: Path, classes: int) -> None:
+def test_figures_of_any_number_of_classes(tmp_path: Path, classes: int) -> None:
     matrix = np.random.default_rng(0).integers(0, 9, (classes, classes))
     matrix[1] = 0  # a class without clips
     labels = [
         f"Pretending to put something number {n} onto something else, which is far too long" for n in range(classes)
     ]
     draw_confusion(matrix, labels, tmp_path / "confusion")
-    draw_worst(matrix, labels, tmp_path / "worst")
+    draw_worst_classes(matrix, labels, tmp_path / "worst")
     draw_curves([], tmp_path / "curves")
     for name in ("confusion", "worst", "curves"):
-        assert _ink(tmp_path / f"{name}.png") > 0.005
+        assert _share_of_ink(tmp_path / f"{name}.png") > 0.005
 
 
-def test_an_evaluation_is_written_out(tiny_run: Run, tmp_path: Path) -> None:
+def test_evaluate_writes_its_results_to_a_folder(tiny_run: Run, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ssv2rt", "evaluate", str(tiny_run.path), "--split", "test", "--out", "out"]
     done = subprocess.run([*command, "--json"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and "worst classes" in done.stderr, done.stderr
@@ -118,8 +120,8 @@ def test_an_evaluation_is_written_out(tiny_run: Run, tmp_path: Path) -> None:
     assert done.returncode == 1 and "cannot write to 'file'" in done.stderr and "Traceback" not in done.stderr
 
 
-def _ink(path: Path) -> float:
-    """Share of a picture that is not white."""
+def _share_of_ink(path: Path) -> float:
+    """Share of the pixels of a picture that are not white."""
     with av.open(str(path)) as container:
         picture = next(container.decode(video=0)).to_ndarray(format="rgb24")
     return float((picture < 250).any(-1).mean())

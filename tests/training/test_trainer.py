@@ -1,4 +1,4 @@
-"""Training: schedules, accumulation, checkpoints, and stopping before anything is spoilt."""
+"""Training: learning rate schedule, gradient accumulation, checkpoints, bad data, and invalid settings."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.models.weights import WEIGHTS, load_trained
 from ssv2rt.pipelines.samplers import train_batches
-from ssv2rt.training.determinism import plain_errors
+from ssv2rt.training.determinism import explain_determinism_errors
 from ssv2rt.training.evaluate import evaluate
 from ssv2rt.training.metrics_log import read_metrics
 from ssv2rt.training.optimizer import build_optimizer, learning_rate
@@ -42,7 +42,7 @@ def trainer(manifest: Manifest, *overrides: str) -> Trainer:
 
 
 @given(st.integers(1, 10_000), st.integers(0, 10_000), st.floats(1e-6, 10))
-def test_the_rate_rises_to_its_peak_and_falls_to_zero(steps: int, warmup: int, peak: float) -> None:
+def test_the_learning_rate_warms_up_to_its_peak_and_decays(steps: int, warmup: int, peak: float) -> None:
     warmup = min(warmup, steps)
     rates = [learning_rate(step, steps=steps, warmup=warmup, peak=peak) for step in range(steps)]
     assert all(0 <= rate <= peak * (1 + 1e-9) for rate in rates)
@@ -52,7 +52,7 @@ def test_the_rate_rises_to_its_peak_and_falls_to_zero(steps: int, warmup: int, p
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_only_weights_of_layers_decay(name: str, manifest: Manifest, tmp_path: Path) -> None:
+def test_biases_and_norms_get_no_weight_decay(name: str, manifest: Manifest, tmp_path: Path) -> None:
     model = trainer(manifest).model
     optimizer = build_optimizer(model, Train(optimizer=name, weight_decay=0.3))  # type: ignore[arg-type]
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
@@ -60,7 +60,7 @@ def test_only_weights_of_layers_decay(name: str, manifest: Manifest, tmp_path: P
         assert decay[id(parameter)] == (0.3 if parameter.ndim > 1 else 0.0), name_of
 
 
-def test_a_run_has_everything_the_contract_names(tiny_run: Run) -> None:
+def test_a_run_has_all_documented_files(tiny_run: Run) -> None:
     files = {str(p.relative_to(tiny_run.path)) for p in tiny_run.path.rglob("*")}
     assert {"recipe.toml", "environment.json", "metrics.jsonl", "checkpoints/last", "checkpoints/best"} <= files
     line = json.loads(tiny_run.metrics_file.read_text().splitlines()[0])
@@ -72,7 +72,7 @@ def test_a_run_has_everything_the_contract_names(tiny_run: Run) -> None:
     torch.load(tiny_run.checkpoints / "last" / "state.pt", weights_only=True)
 
 
-def test_a_checkpoint_gives_back_the_model_that_was_evaluated(tiny_run: Run, manifest: Manifest) -> None:
+def test_a_checkpoint_restores_the_evaluated_model(tiny_run: Run, manifest: Manifest) -> None:
     trained = load_trained(tiny_run)
     again = evaluate(
         trained.model.channels_last(), manifest.split("validation"), trained.recipe, device=CPU, precision="fp32"
@@ -82,7 +82,7 @@ def test_a_checkpoint_gives_back_the_model_that_was_evaluated(tiny_run: Run, man
     assert again.clips == 10 and again.bad == 0
 
 
-def test_best_and_last_are_kept_and_no_more(manifest: Manifest, tmp_path: Path) -> None:
+def test_only_the_best_and_last_checkpoints_are_kept(manifest: Manifest, tmp_path: Path) -> None:
     work = trainer(manifest, "train.epochs=3")
     run = create_run("t", root=tmp_path)
     work.fit(run)
@@ -92,7 +92,9 @@ def test_best_and_last_are_kept_and_no_more(manifest: Manifest, tmp_path: Path) 
     assert sum("validation" in line for line in read_metrics(run.metrics_file)) == 3
 
 
-def test_a_recipe_of_a_run_trains_the_same_weights_again(tiny_run: Run, manifest: Manifest, tmp_path: Path) -> None:
+def test_training_with_the_recipe_of_a_run_reproduces_its_weights(
+    tiny_run: Run, manifest: Manifest, tmp_path: Path
+) -> None:
     again = create_run("again", root=tmp_path)
     Trainer(tiny_run.recipe(), manifest).fit(again)
     first, second = load_trained(tiny_run, "last"), load_trained(again, "last")
@@ -100,13 +102,13 @@ def test_a_recipe_of_a_run_trains_the_same_weights_again(tiny_run: Run, manifest
         assert torch.equal(a, b), name
 
 
-def test_accumulated_gradients_are_those_of_the_large_batch(manifest: Manifest, tmp_path: Path) -> None:
-    """Without batch statistics, which see the small batches."""
+def test_accumulated_gradients_equal_those_of_the_large_batch(manifest: Manifest, tmp_path: Path) -> None:
+    """In eval mode, since batch norm statistics depend on the batch size."""
     gradients = []
     for size, steps in [(8, 1), (4, 2), (2, 4)]:
         work = trainer(manifest, f"train.batch_size={size}", f"train.accumulate={steps}")
         work.model.eval()
-        batches = work.loader.batches(train_batches(work.train, work.recipe, epoch=1))
+        batches = work.loader.batches(train_batches(work.train_split, work.recipe, epoch=1))
         for step, batch in zip(range(steps), batches, strict=False):
             work.training_step.backward(batch.clips, batch.labels, epoch=1, step=step, last=step == steps - 1)
         gradients.append(torch.cat([p.grad.flatten() for p in work.model.parameters() if p.grad is not None]))
@@ -114,7 +116,7 @@ def test_accumulated_gradients_are_those_of_the_large_batch(manifest: Manifest, 
         assert torch.allclose(gradients[0], other, atol=1e-4 * gradients[0].abs().max().item())
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_weights_change(manifest: Manifest, tmp_path: Path) -> None:
+def test_a_nan_loss_stops_before_the_weights_change(manifest: Manifest, tmp_path: Path) -> None:
     work = trainer(manifest)
     run = create_run("t", root=tmp_path)
     with torch.no_grad():
@@ -127,36 +129,38 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(manifest: Man
     assert not run.checkpoints.exists()
 
 
-def test_a_rate_that_explodes_ends_with_one_line(manifest: Manifest, tmp_path: Path) -> None:
+def test_divergence_ends_with_a_one_line_error(manifest: Manifest, tmp_path: Path) -> None:
     work = trainer(manifest, "train.learning_rate=1e30", "train.epochs=3", "train.optimizer=sgd")
     with pytest.raises(UserError, match=r"lower train.learning_rate"):
         work.fit(create_run("t", root=tmp_path))
 
 
-def test_a_run_that_fails_is_not_the_latest(manifest: Manifest, tmp_path: Path) -> None:
+def test_a_failed_run_does_not_become_the_latest(manifest: Manifest, tmp_path: Path) -> None:
     good = create_run("good", root=tmp_path)
     trainer(manifest).fit(good)
-    with pytest.raises(UserError, match="nothing of it is kept"):
+    with pytest.raises(UserError, match="training stopped without saving this step"):
         trainer(manifest, "train.learning_rate=1e30", "train.epochs=3").fit(create_run("bad", root=tmp_path))
     assert find_run(root=tmp_path).path == good.path
 
 
-def test_data_that_cannot_be_learnt_from(manifest: Manifest) -> None:
+def test_data_without_labels_or_with_one_class_is_rejected(manifest: Manifest) -> None:
     from dataclasses import replace
 
-    with pytest.raises(UserError, match="nothing to tell apart"):
+    with pytest.raises(UserError, match="training needs at least two"):
         Trainer(recipe(), replace(manifest, labels=("one",)))
     table = manifest.table.set_column(3, "label", [np.full(len(manifest.table), -1, np.int32)])
     with pytest.raises(UserError, match="have no label"):
         Trainer(recipe(), replace(manifest, table=table))
 
 
-def test_too_few_clips_for_an_update(manifest: Manifest, tmp_path: Path) -> None:
+def test_too_few_clips_for_an_optimizer_step_are_rejected(manifest: Manifest, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"60 training clips do not fill one update of 8 x 8"):
         trainer(manifest, "train.accumulate=8")
 
 
-def test_bad_clips_are_skipped_to_a_point(tmp_path: Path, tiny_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_clips_are_skipped_up_to_the_limit(
+    tmp_path: Path, tiny_set: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import shutil
 
     data = tmp_path / "data"
@@ -176,18 +180,18 @@ def test_bad_clips_are_skipped_to_a_point(tmp_path: Path, tiny_set: Path, capsys
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_precisions_train(precision: str, manifest: Manifest, tmp_path: Path) -> None:
+def test_training_works_in_each_precision(precision: str, manifest: Manifest, tmp_path: Path) -> None:
     result = trainer(manifest, f"train.precision={precision}").fit(create_run("t", root=tmp_path))
     assert result.clips == 10
 
 
 @pytest.mark.gpu
-def test_fp16_trains_on_a_gpu(manifest: Manifest, tmp_path: Path) -> None:
+def test_training_works_in_fp16_on_a_gpu(manifest: Manifest, tmp_path: Path) -> None:
     assert trainer(manifest, "train.precision=fp16").fit(create_run("t", root=tmp_path)).clips == 10
 
 
 @pytest.mark.gpu
-def test_a_deterministic_run_on_a_gpu_is_the_same_every_time(manifest: Manifest, tmp_path: Path) -> None:
+def test_deterministic_training_on_a_gpu_is_reproducible(manifest: Manifest, tmp_path: Path) -> None:
     runs = []
     for name in ("a", "b"):
         work = trainer(manifest, "train.deterministic=true")
@@ -196,24 +200,27 @@ def test_a_deterministic_run_on_a_gpu_is_the_same_every_time(manifest: Manifest,
     assert all(torch.equal(a, b) for a, b in zip(runs[0].values(), runs[1].values(), strict=True))
 
 
-def test_deterministic_is_passed_on_and_taken_back(manifest: Manifest) -> None:
+def test_deterministic_mode_is_switched_on_and_off(manifest: Manifest) -> None:
     trainer(manifest, "train.deterministic=true")
     assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
     trainer(manifest)
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_a_layer_that_cannot_be_deterministic_is_named(manifest: Manifest) -> None:
+def test_a_layer_without_a_deterministic_algorithm_is_named(manifest: Manifest) -> None:
     trainer(manifest, "train.deterministic=true")
-    with pytest.raises(UserError, match="'put_', which i3d needs, has no deterministic algorithm"), plain_errors("i3d"):
+    with (
+        pytest.raises(UserError, match="'put_', which i3d needs, has no deterministic algorithm"),
+        explain_determinism_errors("i3d"),
+    ):
         torch.zeros(2).put_(torch.tensor([0]), torch.tensor([1.0]), accumulate=False)
     trainer(manifest)
-    with pytest.raises(RuntimeError, match="size mismatch"), plain_errors("i3d"):
+    with pytest.raises(RuntimeError, match="size mismatch"), explain_determinism_errors("i3d"):
         torch.zeros(2, 2) @ torch.zeros(3)
 
 
 @pytest.mark.slow
-def test_a_compiled_network_trains_as_the_other(manifest: Manifest, tmp_path: Path) -> None:
+def test_a_compiled_network_trains_like_the_eager_one(manifest: Manifest, tmp_path: Path) -> None:
     losses = []
     for name in ("false", "true"):
         run = create_run(name, root=tmp_path)
@@ -223,14 +230,14 @@ def test_a_compiled_network_trains_as_the_other(manifest: Manifest, tmp_path: Pa
     assert load_trained(find_run(str(run.path))).labels == manifest.labels
 
 
-def test_compiling_needs_a_compiler(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compile_without_a_compiler_is_rejected(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(UserError, match=r"train\.compile = true needs a C\+\+ compiler"):
         trainer(manifest, "train.compile=true")
 
 
-def test_damaged_and_foreign_checkpoints_are_refused(tiny_run: Run, tmp_path: Path) -> None:
+def test_damaged_and_foreign_checkpoints_are_rejected(tiny_run: Run, tmp_path: Path) -> None:
     import shutil
 
     run = Run(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""AOTInductor: the network as PyTorch compiles it ahead of time, for the GPU that is here, or else for the CPU.
+"""AOTInductor backend: compiles the network ahead of time with PyTorch, for this machine's GPU, or for its CPU.
 
 The engine file is one package of machine code and weights, which loads without the network's Python code and without a
 compiler. Letters: N clips, T frames, S size, D features, K classes.
@@ -25,7 +25,7 @@ from torch import nn
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.hardware import DTYPES, cpu_name, gpu_architecture, native_bf16
 from ssv2rt.core.recipes import Engine
-from ssv2rt.engines.base import Built, Graph, Outputs, Runner
+from ssv2rt.engines.base import BuiltEngine, Graph, Outputs, Runner
 from ssv2rt.engines.bundle import Bundle, BundleInfo
 from ssv2rt.engines.export import EngineModel
 
@@ -35,13 +35,13 @@ logger = logging.getLogger(__name__)
 WANTS_HALF = False
 PRECISIONS: tuple[str, ...] = ("fp32", "bf16", "fp16")
 
-_ALGORITHMS = {"enabled": True, "benchmark": True, "deterministic": True, "allow_tf32": False}
-"""cuDNN's fastest among those that give the same bits each time, and fp32 that is not TF32."""
+_CUDNN_FLAGS = {"enabled": True, "benchmark": True, "deterministic": True, "allow_tf32": False}
+"""cuDNN picks the fastest deterministic algorithm, and computes fp32 without TF32."""
 
 
 def unavailable_reason() -> str:
-    new = hasattr(torch.cpu, "get_capabilities")
-    return "" if new else f"PyTorch {version()} is too old (2.13 is known to work); run `pip install -U torch`"
+    supported = hasattr(torch.cpu, "get_capabilities")
+    return "" if supported else f"PyTorch {version()} is too old (2.13 is known to work); run `pip install -U torch`"
 
 
 def cannot_build_reason() -> str:
@@ -62,9 +62,10 @@ def version() -> str:
 
 
 def target() -> str:
-    """The GPU's architecture, or the CPU's name and a fingerprint of its instruction sets.
+    """The GPU's architecture, or the CPU's name and a hash of its instruction sets.
 
-    A hypervisor may give several CPUs one name, and hide instructions that the compiler would use.
+    The name alone is not enough: under a hypervisor, different CPUs may have the same name, and instruction sets that the
+    compiler would use may be hidden.
     """
     if (device := _device()).type == "cuda":
         return gpu_architecture(device)
@@ -78,14 +79,15 @@ def incompatible_reason(info: BundleInfo) -> str:
     return "" if info.target == target() else f"was built for {info.target}, and this machine has {target()}"
 
 
-def build(graph: Graph, settings: Engine) -> Built:
+def build(graph: Graph, settings: Engine) -> BuiltEngine:
     """Compiles the graph's network into `engine.pt2` beside the ONNX file, for batches of 1 to `settings.batch.max`.
 
-    fp16 on a CPU, which gains nothing from it, becomes what is faster here of bf16, where the CPU has it, and fp32:
-    `settings["arithmetic"]` of the result tells.
+    A CPU gains nothing from fp16. There, an fp16 engine computes in the faster of fp32 and, if the CPU supports it, bf16.
+    `settings["arithmetic"]` of the result says which.
 
     Raises:
-        UserError: the precision is int8, only the graph is known, or PyTorch cannot compile the network, or not rightly.
+        UserError: the precision is int8, the network is only known as an ONNX graph, PyTorch cannot compile it, or the
+            compiled code gives wrong results.
     """
     if settings.precision == "int8":
         raise UserError("engine.precision = 'int8': aotinductor takes fp32, bf16 and fp16; take openvino or tensorrt")
@@ -96,9 +98,9 @@ def build(graph: Graph, settings: Engine) -> Built:
     if settings.precision == "fp16" and device.type == "cpu":
         choices = ["bf16", "fp32"] if native_bf16(device) else ["fp32"]
     clip = [size.dim_value for size in onnx.load(graph.onnx_file).graph.input[0].type.tensor_type.shape.dim[1:]]
-    facts = _facts(clip, model.head.out_features, model.head.in_features, settings.batch.max)
+    facts = _package_metadata(clip, model.head.out_features, model.head.in_features, settings.batch.max)
     torch.set_num_threads(settings.threads or torch.get_num_threads())
-    networks = {name: _InPrecision(model, DTYPES[name]).to(device) for name in ("fp32", *choices)}
+    networks = {name: _CastModel(model, DTYPES[name]).to(device) for name in ("fp32", *choices)}
     file = graph.onnx_file.with_name("engine.pt2")
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         packages = {name: Path(folder, f"{name}.pt2") for name in choices}
@@ -106,49 +108,49 @@ def build(graph: Graph, settings: Engine) -> Built:
             for name, package in packages.items():
                 logger.info(f"compiling for {target()} in {name}, which can take a minute")
                 _compile(networks[name], package, clip, settings, facts)
-            opened = {name: _open(package) for name, package in packages.items()}
+            opened = {name: _load_package(package) for name, package in packages.items()}
             for count in sorted({1, settings.batch.best}):
-                rates = _try(opened, networks, _noise(count, clip).to(device))
+                rates = _measure_and_check(opened, networks, _random_clips(count, clip).to(device))
         except (RuntimeError, OSError) as error:
             raise UserError(f"PyTorch cannot compile it ({_reason(error)}); take openvino or tensorrt") from error
         fastest = max(rates, key=lambda name: rates[name])
         os.replace(packages[fastest], file)
     kept = {"arithmetic": fastest, "threads": settings.threads, "clips_per_second": rates}
-    return Built(file.name, target(), settings=kept)
+    return BuiltEngine(file.name, target(), settings=kept)
 
 
 class AotRunner(Runner):
-    """A loaded package. On a CPU, PyTorch holds Python's lock while it computes: other threads wait for the batch."""
+    """A loaded package. On a CPU, PyTorch holds the GIL while the package runs, which blocks other Python threads."""
 
     def __init__(self, bundle: Bundle) -> None:
         info = bundle.info
         self._file, self._rebuild = bundle.engine_file, f"rebuild it with `{info.rebuild}`"
         self._shape, self._largest, self._embeds = info.input_shape[1:], info.batch.max, bool(info.embedding)
         try:
-            self._package = _open(self._file)
+            self._package = _load_package(self._file)
             facts: dict[str, str] = self._package.get_metadata()
             torch.set_num_threads(int(info.settings.get("threads", 0)) or torch.get_num_threads())
         except (RuntimeError, ValueError, TypeError) as error:
             raise UserError(f"PyTorch cannot load {self._file} ({_reason(error)}); {self._rebuild}") from None
-        for name, value in _facts(self._shape, len(info.labels), info.embedding, self._largest).items():
+        for name, value in _package_metadata(self._shape, len(info.labels), info.embedding, self._largest).items():
             if facts.get(name) != value:
                 raise UserError(f"{self._file}: {name} {facts.get(name)}, but {value} in bundle.json; {self._rebuild}")
         self._device = _device() if facts["AOTI_DEVICE_KEY"] == "cuda" else torch.device("cpu")
         self.in_flight = 2 if self._device.type == "cuda" else 1
 
     def start(self, clips: torch.Tensor) -> Callable[[], Outputs]:
-        # The package does not look at what it is given, and would read past the end of anything smaller.
+        # The package does not check its input, and would read beyond the end of a smaller tensor.
         if clips.dtype != torch.uint8 or clips.shape[1:] != self._shape or not 1 <= len(clips) <= self._largest:
             raise UserError(
                 f"clips of {clips.dtype} {tuple(clips.shape)}: {self._file} takes 1 to {self._largest} of torch.uint8 "
                 f"{self._shape}; set engine.batch.max, and {self._rebuild}"
             )
         try:
-            with torch.backends.cudnn.flags(**_ALGORITHMS):
+            with torch.backends.cudnn.flags(**_CUDNN_FLAGS):
                 found: list[torch.Tensor] = self._package.run([clips.to(self._device).contiguous()])
         except RuntimeError as error:
             raise UserError(f"{self._file} failed on {len(clips)} clips ({_reason(error)}); {self._rebuild}") from None
-        # Bringing them to the CPU waits for the GPU.
+        # The copy to the CPU waits for the GPU.
         return lambda: Outputs(found[0].cpu(), found[1].cpu() if self._embeds else None)
 
 
@@ -156,8 +158,8 @@ def load(bundle: Bundle) -> AotRunner:
     return AotRunner(bundle)
 
 
-class _InPrecision(nn.Module):
-    """A copy of a network, of another arithmetic between fp32 pixels and fp32 results, in the layout that clips come in."""
+class _CastModel(nn.Module):
+    """A copy of a network that computes in `dtype`, with fp32 normalization and fp32 outputs, in channels-last."""
 
     def __init__(self, model: EngineModel, dtype: torch.dtype) -> None:
         super().__init__()
@@ -175,26 +177,28 @@ class _InPrecision(nn.Module):
 
 
 def _compile(model: nn.Module, file: Path, clip: Sequence[int], settings: Engine, facts: Mapping[str, str]) -> None:
-    """Without what PyTorch tells its own developers, and with caches that are gone afterwards."""
+    """Compiles a network into a package, without PyTorch's warnings, and with caches that are deleted afterwards."""
     from torch._inductor.utils import fresh_cache
 
     device, largest = next(model.parameters()).device, settings.batch.max
-    example = _noise(min(largest, max(2, settings.batch.best)), clip).to(device)  # 1 would be taken for a constant
+    example = _random_clips(min(largest, max(2, settings.batch.best)), clip).to(
+        device
+    )  # torch.export would specialize on a batch of 1
     batch = {0: torch.export.Dim("batch", min=1, max=largest)} if largest > 1 else None
     options: dict[str, Any] = {
         "aot_inductor.metadata": facts,
-        "aot_inductor.precompile_headers": False,  # 280 MB that would be kept in a folder which is not ours to clear
-        "compile_threads": 1,  # no helpers that outlive an interrupted build
+        "aot_inductor.precompile_headers": False,  # they would leave 280 MB in a shared folder
+        "compile_threads": 1,  # no worker processes that survive an interrupted build
     }
     if device.type == "cpu":
-        # Where weights are constants, oneDNN does ReLU and the shortcut's sum within the convolution.
+        # With constant weights, oneDNN fuses the ReLU and the addition of the shortcut into the convolution.
         options |= {"freezing": True, "cpp.dynamic_threads": True}
     disabled, place = logging.root.manager.disable, os.environ.get("TMPDIR")
     logging.disable(logging.ERROR)
     try:
         with tempfile.TemporaryDirectory(prefix="ssv2rt-") as folder, warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            os.environ["TMPDIR"] = folder  # for the C++ compiler, which clears nothing if it is killed
+            os.environ["TMPDIR"] = folder  # the C++ compiler leaves its temporary files here if it is killed
             with fresh_cache(dir=folder):
                 program = torch.export.export(model, (example,), dynamic_shapes=(batch,))
                 torch._inductor.aoti_compile_and_package(program, package_path=str(file), inductor_configs=options)
@@ -205,13 +209,19 @@ def _compile(model: nn.Module, file: Path, clip: Sequence[int], settings: Engine
 
 
 @torch.no_grad()
-def _try(packages: Mapping[str, Any], networks: Mapping[str, nn.Module], clips: torch.Tensor) -> dict[str, float]:
-    """Clips per second of packages that take turns. One further from fp32 than its arithmetic explains is refused.
+def _measure_and_check(
+    packages: Mapping[str, Any], networks: Mapping[str, nn.Module], clips: torch.Tensor
+) -> dict[str, float]:
+    """Clips per second of each package, measured in turns. Checks the outputs of each package against eager PyTorch.
 
-    PyTorch may take one layout of a tensor for another, and compute nonsense: 2.13 on a CPU, behind a one-channel layer.
+    The check is needed because PyTorch may confuse the memory formats of a tensor and silently compute wrong values, as
+    2.13 does on a CPU after a layer of one channel.
+
+    Raises:
+        UserError: a package differs from eager fp32 by more than its arithmetic explains.
     """
     rates = dict.fromkeys(packages, 0.0)
-    with torch.backends.cudnn.flags(**_ALGORITHMS):
+    with torch.backends.cudnn.flags(**_CUDNN_FLAGS):
         eager = {name: [part.cpu() for part in network(clips)] for name, network in networks.items()}
         for name, package in 4 * list(packages.items()):
             start = time.perf_counter()
@@ -227,8 +237,8 @@ def _try(packages: Mapping[str, Any], networks: Mapping[str, nn.Module], clips: 
     return rates
 
 
-def _open(file: Path) -> Any:
-    # Not by `aoti_load_package`, which looks for a C++ compiler and tries it. -1: the GPU that is current.
+def _load_package(file: Path) -> Any:
+    # `aoti_load_package` is not used because it runs the C++ compiler. -1 means the current GPU.
     return torch._C._aoti.AOTIModelPackageLoader(str(file), "model", False, 1, -1)
 
 
@@ -236,18 +246,18 @@ def _device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def _noise(count: int, clip: Sequence[int]) -> torch.Tensor:
+def _random_clips(count: int, clip: Sequence[int]) -> torch.Tensor:
     return torch.randint(0, 256, (count, *clip), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def _facts(clip: Sequence[object], classes: int, features: int, largest: int) -> dict[str, str]:
-    """What a package says of itself. One of earlier times gives no features, and says nothing of them."""
+def _package_metadata(clip: Sequence[object], classes: int, features: int, largest: int) -> dict[str, str]:
+    """The metadata of a package. Packages without an embedding output, from older versions, have no entry 'features'."""
     sizes = "x".join(str(size) for size in clip)
     facts = {"clips": sizes, "classes": str(classes), "largest batch": str(largest)}
     return facts | ({"features": str(features)} if features else {})
 
 
 def _reason(error: BaseException) -> str:
-    """One line of PyTorch's many: the C++ compiler's first error, or else the first."""
+    """One line of PyTorch's error message: the first error of the C++ compiler, or else the first line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return next((line for line in lines if "error: " in line), lines[0] if lines else type(error).__name__)

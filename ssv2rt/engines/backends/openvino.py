@@ -1,7 +1,7 @@
-"""OpenVINO: engines for CPUs.
+"""OpenVINO backend: engines for CPUs.
 
-The engine file is OpenVINO's own form of the graph, which fits every CPU. The arithmetic of what is not int8 is a hint
-to the plugin, and which one is fastest depends on the network and the CPU: it is measured when the engine is built.
+The engine file is OpenVINO IR, which runs on every CPU. The precision of all that is not int8 is a hint to the CPU plugin.
+Which hint is fastest depends on the network and the CPU, so it is measured when the engine is built.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ssv2rt.core.errors import UserError
 from ssv2rt.core.hardware import cpu_name
 from ssv2rt.core.recipes import Engine
 from ssv2rt.core.run_folders import cache_folder
-from ssv2rt.engines.base import Built, Graph, Outputs, Runner
+from ssv2rt.engines.base import BuiltEngine, Graph, Outputs, Runner
 from ssv2rt.engines.bundle import Bundle, BundleInfo
 from ssv2rt.engines.export import EMBEDDING, INPUT, OUTPUT
 
@@ -27,13 +27,13 @@ WANTS_HALF = False
 PRECISIONS: tuple[str, ...] = ("fp32", "bf16", "fp16", "int8")
 
 _CAPABILITY = {"f32": "FP32", "f16": "FP16", "bf16": "BF16"}
-_ALLOWED = {
+_ALLOWED_ARITHMETIC = {
     "fp32": ("f32",),
     "bf16": ("bf16", "f32"),
     "fp16": ("f16", "bf16", "f32"),
     "int8": ("f32", "f16", "bf16"),
 }
-"""Arithmetic that an engine of a precision may use where the graph says float."""
+"""For each engine precision: the arithmetic that may be used for the floating-point part of the graph."""
 _HINTS = {"latency": "LATENCY", "throughput": "THROUGHPUT"}
 _ROUNDS = 3
 
@@ -61,20 +61,20 @@ def target() -> str:
 
 
 def incompatible_reason(info: BundleInfo) -> str:
-    return ""  # OpenVINO's form of a graph fits every version and every CPU
+    return ""  # OpenVINO IR runs in every version and on every CPU
 
 
-def build(graph: Graph, settings: Engine) -> Built:
+def build(graph: Graph, settings: Engine) -> BuiltEngine:
     import openvino as ov
 
     core = _core()
     native = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    choices = [name for name in _ALLOWED[settings.precision] if _CAPABILITY[name] in native]
+    choices = [name for name in _ALLOWED_ARITHMETIC[settings.precision] if _CAPABILITY[name] in native]
     file = graph.onnx_file.with_name("engine.xml")
     try:
         model = core.read_model(graph.onnx_file)
-        ov.save_model(model, file, compress_to_fp16=False)  # the graph's precision is already what was asked for
-        rates = _rates(core, model, choices, settings) if len(choices) > 1 else {}
+        ov.save_model(model, file, compress_to_fp16=False)  # the graph already has the requested precision
+        rates = _measure_rates(core, model, choices, settings) if len(choices) > 1 else {}
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()]
         reason = next((line for line in lines if line and not line.startswith("Exception from")), "it gave no reason")
@@ -86,7 +86,7 @@ def build(graph: Graph, settings: Engine) -> Built:
         "threads": settings.threads,
         "clips_per_second": {name: round(rate, 2) for name, rate in rates.items()},
     }
-    return Built(file.name, target(), ("engine.bin",), kept)
+    return BuiltEngine(file.name, target(), ("engine.bin",), kept)
 
 
 class OpenVinoRunner(Runner):
@@ -100,7 +100,7 @@ class OpenVinoRunner(Runner):
                 f"{bundle.path}: arithmetic '{arithmetic}' is none of OpenVINO's; rebuild it with `{info.rebuild}`"
             )
         config = _config(arithmetic, info.settings)
-        # A compiled model is kept for the next start, by OpenVINO, under what it was made of.
+        # OpenVINO caches the compiled model here for the next start.
         config["CACHE_DIR"] = str(cache_folder() / "openvino")
         try:
             model = _core().read_model(bundle.engine_file)
@@ -119,28 +119,28 @@ class OpenVinoRunner(Runner):
                 f"{gives.get(EMBEDDING, 'no')} features, which is not what bundle.json says; rebuild it with `{info.rebuild}`"
             )
         self._names = tuple(wanted)
-        # One more than compute at the same time: the next batch waits in the plugin, not here.
+        # One more than run in parallel, so that the next batch is already queued in the plugin.
         self.in_flight = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) + 1
         self._free = deque(self._compiled.create_infer_request() for _ in range(self.in_flight))
-        self._running: deque[_Pending] = deque()
+        self._running: deque[_PendingBatch] = deque()
 
     def start(self, clips: torch.Tensor) -> Callable[[], Outputs]:
         if not self._free:
             self._running[0]()
-        pending = _Pending(self._free.popleft(), clips, self._names, self._done)
+        pending = _PendingBatch(self._free.popleft(), clips, self._names, self._done)
         self._running.append(pending)
         return pending
 
-    def _done(self, pending: _Pending) -> None:
+    def _done(self, pending: _PendingBatch) -> None:
         self._running.remove(pending)
         self._free.append(pending.request)
 
 
-class _Pending:
-    """A batch under way. Called, it waits for what comes of it."""
+class _PendingBatch:
+    """A batch in flight. Calling it waits for the batch and returns its outputs."""
 
     def __init__(
-        self, request: Any, clips: torch.Tensor, names: tuple[str, ...], done: Callable[[_Pending], None]
+        self, request: Any, clips: torch.Tensor, names: tuple[str, ...], done: Callable[[_PendingBatch], None]
     ) -> None:
         self.request, self._names, self._done = request, names, done
         self._clips: np.ndarray | None = clips.contiguous().numpy()  # the plugin reads it in place
@@ -157,8 +157,8 @@ class _Pending:
         return self._outputs
 
 
-def by_hand(bundle: Bundle, clips: torch.Tensor) -> Callable[[], torch.Tensor]:
-    """The same engine as somebody would call it who had nothing but OpenVINO, to measure what `OpenVinoRunner` costs."""
+def call_openvino_directly(bundle: Bundle, clips: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """Returns a function that runs the engine with plain OpenVINO calls, to measure the overhead of `OpenVinoRunner`."""
     core = _core()
     config = _config(str(bundle.info.settings["arithmetic"]), bundle.info.settings)
     request = core.compile_model(core.read_model(bundle.engine_file), "CPU", config).create_infer_request()
@@ -172,10 +172,10 @@ def load(bundle: Bundle) -> OpenVinoRunner:
 
 @functools.cache
 def _core() -> Any:
-    """One for the whole process.
+    """The OpenVINO core of this process, of which there must be only one.
 
-    Each sets up a stack for signals, and brings the one before back when it goes: of two that end in the order of their
-    beginning, the second brings back one that is gone, and the next Ctrl-C crashes.
+    Each core installs an alternate signal stack, and restores the previous one when it is destroyed. If two cores are
+    destroyed in the order of their creation, the second restores a stack that is already freed, and the next Ctrl-C crashes.
     """
     import openvino as ov
 
@@ -191,8 +191,8 @@ def _config(arithmetic: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return config | ({"INFERENCE_NUM_THREADS": int(threads)} if threads else {})
 
 
-def _rates(core: Any, model: Any, choices: Sequence[str], settings: Engine) -> dict[str, float]:
-    """Clips per second of a model in each arithmetic: the best of some rounds in which they take turns."""
+def _measure_rates(core: Any, model: Any, choices: Sequence[str], settings: Engine) -> dict[str, float]:
+    """Clips per second of a model in each arithmetic: the best of several rounds in which they take turns."""
     batch = settings.batch.best
     ours = {"hint": settings.hint, "threads": settings.threads}
     requests = {name: core.compile_model(model, "CPU", _config(name, ours)).create_infer_request() for name in choices}
@@ -203,6 +203,6 @@ def _rates(core: Any, model: Any, choices: Sequence[str], settings: Engine) -> d
         for name, request in requests.items():
             start = time.perf_counter()
             request.infer({INPUT: clips}, share_inputs=True)
-            if number:  # the first one also sets up
+            if number:  # round 0 is a warm-up
                 best[name] = max(best[name], batch / (time.perf_counter() - start))
     return best

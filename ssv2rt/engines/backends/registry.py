@@ -1,4 +1,4 @@
-"""The programs that run engines by name, and which of them this machine can use."""
+"""Finds backends by name, chooses one for this machine, and loads engines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAMES = ("tensorrt", "tensorrt-rtx", "openvino", "aotinductor")
 
 
 def backend(name: str) -> Backend:
-    """The backend's module. Nothing heavy is imported before it is used.
+    """The backend with this name. TensorRT and OpenVINO themselves are imported only when they are used.
 
     Raises:
         UserError: no such backend.
@@ -34,8 +34,11 @@ def backend(name: str) -> Backend:
 
 
 def choose_backend(precision: str = "fp16") -> str:
-    """TensorRT, or TensorRT for RTX, where one and its GPU are present; on another GPU AOTInductor, which has no int8; else
-    OpenVINO."""
+    """The best backend on this machine.
+
+    That is TensorRT, or TensorRT for RTX, if it is installed and there is a GPU for it; else AOTInductor if there is a GPU
+    and it can build `precision`; else OpenVINO.
+    """
     for name in ("tensorrt", "tensorrt-rtx"):
         if not backend(name).unavailable_reason():
             return name
@@ -49,15 +52,15 @@ def choose_backend(precision: str = "fp16") -> str:
 
 
 def load_runner(bundle: Bundle) -> Runner:
-    """Loads a bundle's engine, if it fits this machine.
+    """Loads the engine of a bundle.
 
     Raises:
-        UserError: it was built for another backend version or another GPU, or its backend is not here.
+        UserError: the engine was built for another backend version or another machine, or its backend is not installed.
     """
     info = bundle.info
-    program = backend(info.backend)
-    if reason := program.unavailable_reason():
+    engine_backend = backend(info.backend)
+    if reason := engine_backend.unavailable_reason():
         raise UserError(f"{bundle.path} needs {info.backend}: {reason}; it was built with `{info.rebuild}`")
-    if reason := program.incompatible_reason(info):
+    if reason := engine_backend.incompatible_reason(info):
         raise UserError(f"{bundle.path} {reason}; rebuild it with `{info.rebuild}`")
-    return program.load(bundle)
+    return engine_backend.load(bundle)

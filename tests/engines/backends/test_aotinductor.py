@@ -1,4 +1,4 @@
-"""AOTInductor: packages agree with PyTorch, refuse what does not fit them, and leave nothing behind."""
+"""AOTInductor: packages match PyTorch, refuse unsupported inputs, and leave no temporary files."""
 
 import json
 import os
@@ -23,11 +23,11 @@ from ssv2rt.engines.bundle import Bundle, BundleInfo
 from ssv2rt.engines.export import INPUT, EngineModel, export_onnx
 from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.registry import model_names
-from tests.engines.conftest import CLIP, LABELS, clips, features, lively_model
+from tests.engines.conftest import CLIP, LABELS, clips, features, model_with_random_statistics
 
 BATCH = BatchProfile(min=1, best=4, max=6)
 BOUNDS = {"fp32": 1e-4, "bf16": 0.04, "fp16": 0.04}
-"""Largest difference from the fp32 network, as a share of its largest logit."""
+"""Allowed difference from the fp32 network, relative to its largest logit."""
 CPU = torch.device("cpu")
 on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="where there is a GPU, engines are built for it")
 
@@ -39,16 +39,17 @@ from ssv2rt.engines.base import Graph
 from ssv2rt.engines.export import EngineModel
 from ssv2rt.core.recipes import BatchProfile, Engine
 from ssv2rt.core.atomic_files import scratch_folder
-from tests.engines.conftest import lively_model
+from tests.engines.conftest import model_with_random_statistics
 with scratch_folder(Path("bundles")) as folder:
     file = folder / "model.onnx"
     file.write_bytes(Path(sys.argv[1]).read_bytes())
-    aotinductor.build(Graph(file, EngineModel(lively_model()).eval()), Engine(precision="fp32", batch=BatchProfile()))
+    model = EngineModel(model_with_random_statistics()).eval()
+    aotinductor.build(Graph(file, model), Engine(precision="fp32", batch=BatchProfile()))
 """
 
 
 def build(folder: Path, model: ClipModel, precision: str, batch: BatchProfile = BATCH, threads: int = 0) -> Bundle:
-    """An engine of a model, in a folder of its own."""
+    """Builds an engine of a model in a new folder."""
     settings = Engine(precision=precision, batch=batch, threads=threads)  # type: ignore[arg-type]
     export_onnx(model, folder / "model.onnx", clip=CLIP, labels=LABELS)
     built = aotinductor.build(Graph(folder / "model.onnx", EngineModel(model).eval()), settings)
@@ -75,7 +76,7 @@ def build(folder: Path, model: ClipModel, precision: str, batch: BatchProfile = 
 
 
 def error(runner: Callable[[torch.Tensor], torch.Tensor], model: ClipModel, count: int) -> float:
-    """Largest difference of two logits, as a share of the largest logit."""
+    """Largest difference of two logits, relative to the largest logit."""
     with torch.inference_mode():
         logits, expected = runner(clips(count, seed=9)), model(clips(count, seed=9))
     assert logits.shape == expected.shape == (count, len(LABELS))
@@ -84,28 +85,29 @@ def error(runner: Callable[[torch.Tensor], torch.Tensor], model: ClipModel, coun
 
 
 def files_in(folder: Path) -> list[Path]:
-    """All but folders: when its compiler is imported, PyTorch makes an empty one for it."""
+    """All files, without folders: PyTorch creates an empty one when its compiler is imported."""
     return [path for path in folder.rglob("*") if not path.is_dir()]
 
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
-    """fp32 and bf16, built in a folder where nothing else may appear."""
+    """Engines in fp32 and bf16, built in a folder in which no other files may appear."""
     place, temporary = tmp_path_factory.mktemp("place"), tmp_path_factory.mktemp("temporary")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         patch.setattr(tempfile, "tempdir", str(temporary))
         patch.setenv("TMPDIR", str(temporary))
-        made = {name: build(tmp_path_factory.mktemp(name), lively_model(), name) for name in ("fp32", "bf16")}
+        made = {
+            name: build(tmp_path_factory.mktemp(name), model_with_random_statistics(), name)
+            for name in ("fp32", "bf16")
+        }
         assert os.environ["TMPDIR"] == str(temporary)
     assert not list(place.iterdir()) and not files_in(temporary)
     return made
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_packages_agree_with_pytorch_and_repeat_themselves(
-    bundles: dict[str, Bundle], model: ClipModel, precision: str
-) -> None:
+def test_packages_match_pytorch_deterministically(bundles: dict[str, Bundle], model: ClipModel, precision: str) -> None:
     runner = aotinductor.load(bundles[precision])
     for count in (1, 3, BATCH.max):
         assert error(runner, model, count) < BOUNDS[precision]
@@ -122,7 +124,7 @@ def test_packages_agree_with_pytorch_and_repeat_themselves(
 
 
 @on_cpu
-def test_bundles_hold_a_package_and_what_it_was_built_for(bundles: dict[str, Bundle]) -> None:
+def test_bundle_contents(bundles: dict[str, Bundle]) -> None:
     for precision, bundle in bundles.items():
         assert {file.name for file in bundle.path.iterdir()} == {"model.onnx", "engine.pt2"}
         assert bundle.info.settings["arithmetic"] == precision
@@ -132,7 +134,7 @@ def test_bundles_hold_a_package_and_what_it_was_built_for(bundles: dict[str, Bun
     assert sizes["bf16"] < 0.8 * sizes["fp32"]
 
 
-def test_clips_may_lie_anyhow_in_memory(bundles: dict[str, Bundle]) -> None:
+def test_clips_in_any_memory_layout_are_accepted(bundles: dict[str, Bundle]) -> None:
     runner = aotinductor.load(bundles["fp32"])
     many = clips(6)
     assert torch.equal(runner(many[::2]), runner(many[::2].contiguous()))
@@ -143,9 +145,9 @@ def test_clips_may_lie_anyhow_in_memory(bundles: dict[str, Bundle]) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [clips(0), clips(BATCH.max + 1), clips(2).float(), clips(2)[:, :3], clips(2)[..., :2]],
-    ids=["none", "too many", "float", "too short", "two colours"],
+    ids=["none", "too many", "float", "too short", "two colors"],
 )
-def test_what_a_package_was_not_compiled_for_is_refused(bundles: dict[str, Bundle], wrong: torch.Tensor) -> None:
+def test_unsupported_clips_are_refused(bundles: dict[str, Bundle], wrong: torch.Tensor) -> None:
     runner = aotinductor.load(bundles["fp32"])
     with pytest.raises(
         UserError, match="takes 1 to 6 of torch.uint8 .4, 32, 32, 3.; .*rebuild it with `ssv2rt"
@@ -154,7 +156,7 @@ def test_what_a_package_was_not_compiled_for_is_refused(bundles: dict[str, Bundl
     assert "\n" not in str(refusal.value)
 
 
-def test_int8_and_foreign_graphs_are_refused(tmp_path: Path, model: ClipModel) -> None:
+def test_int8_and_onnx_only_networks_are_refused(tmp_path: Path, model: ClipModel) -> None:
     file = tmp_path / "model.onnx"
     with pytest.raises(UserError, match="'int8': aotinductor takes fp32, bf16 and fp16; take openvino or tensorrt"):
         aotinductor.build(Graph(file, EngineModel(model)), Engine(precision="int8"))
@@ -163,13 +165,13 @@ def test_int8_and_foreign_graphs_are_refused(tmp_path: Path, model: ClipModel) -
 
 
 def changed(bundle: Bundle, folder: Path, content: bytes | None = None, **entries: object) -> Bundle:
-    """A copy of a bundle with another engine file, or other entries in its description."""
+    """A copy of a bundle with another engine file or other entries in bundle.json."""
     (folder / "engine.pt2").write_bytes(bundle.engine_file.read_bytes() if content is None else content)
     return Bundle(folder, bundle.info.model_copy(update=entries))
 
 
 @pytest.mark.parametrize("damage", ["empty", "short", "text"])
-def test_damaged_packages_are_refused_in_one_line(
+def test_damaged_packages_are_one_line_errors(
     bundles: dict[str, Bundle], tmp_path: Path, damage: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     whole = bundles["fp32"].engine_file.read_bytes()
@@ -191,16 +193,14 @@ def test_damaged_packages_are_refused_in_one_line(
         ({"settings": {"threads": -1}}, "expects a positive integer"),
     ],
 )
-def test_descriptions_that_do_not_fit_the_package_are_refused(
+def test_bundles_that_do_not_match_the_package_are_refused(
     bundles: dict[str, Bundle], tmp_path: Path, entries: dict[str, object], says: str
 ) -> None:
     with pytest.raises(UserError, match=f"{says}.*; rebuild it with `ssv2rt"):
         aotinductor.load(changed(bundles["fp32"], tmp_path, **entries))
 
 
-def test_an_engine_is_loaded_where_it_fits_and_refused_elsewhere(
-    bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_engines_are_refused_on_other_targets(bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = bundles["fp32"]
     monkeypatch.setattr(backends, "backend", lambda name: aotinductor)
     assert backends.load_runner(bundle)(clips(1)).shape == (1, len(LABELS))
@@ -214,7 +214,7 @@ def test_an_engine_is_loaded_where_it_fits_and_refused_elsewhere(
         backends.load_runner(bundle)
 
 
-def test_what_a_build_needs_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_build_requirements_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert not aotinductor.unavailable_reason()
     assert "no C++ compiler 'g++'; run `apt-get install g++`" in aotinductor.cannot_build_reason()
@@ -222,7 +222,7 @@ def test_what_a_build_needs_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert "too old" in aotinductor.unavailable_reason() and "too old" in aotinductor.cannot_build_reason()
 
 
-def test_errors_of_the_compiler_are_one_line_and_leave_nothing(
+def test_compiler_errors_are_one_line_and_leave_no_files(
     tmp_path: Path, model: ClipModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -237,7 +237,7 @@ def test_errors_of_the_compiler_are_one_line_and_leave_nothing(
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_code_that_computes_something_else_is_refused(model: ClipModel) -> None:
+def test_packages_with_wrong_outputs_are_refused(model: ClipModel) -> None:
     class Wrong:
         def __init__(self, which: str) -> None:
             self.which = which == "logits"
@@ -247,10 +247,10 @@ def test_code_that_computes_something_else_is_refused(model: ClipModel) -> None:
             return [logits.flip(1), embedding] if self.which else [logits, embedding.flip(1)]
 
     network = EngineModel(model).eval()
-    networks = {name: aotinductor._InPrecision(network, DTYPES[name]) for name in ("fp32", "bf16")}
+    networks = {name: aotinductor._CastModel(network, DTYPES[name]) for name in ("fp32", "bf16")}
     for which in ("logits", "embedding"):
         with pytest.raises(UserError, match=r"what PyTorch compiled in bf16 is wrong by \d+.\d% on 2 clips"):
-            aotinductor._try({"bf16": Wrong(which)}, networks, clips(2))
+            aotinductor._measure_and_check({"bf16": Wrong(which)}, networks, clips(2))
 
 
 @on_cpu
@@ -271,7 +271,7 @@ def test_loading_needs_neither_the_network_nor_a_compiler(bundles: dict[str, Bun
 
 
 @on_cpu
-def test_threads_are_those_of_the_bundle(bundles: dict[str, Bundle], tmp_path: Path) -> None:
+def test_thread_count_comes_from_the_bundle(bundles: dict[str, Bundle], tmp_path: Path) -> None:
     before = torch.get_num_threads()
     try:
         runner = aotinductor.load(changed(bundles["fp32"], tmp_path, settings={"threads": 1}))
@@ -285,7 +285,7 @@ def test_threads_are_those_of_the_bundle(bundles: dict[str, Bundle], tmp_path: P
 
 @on_cpu
 @pytest.mark.slow
-def test_fp16_on_a_cpu_becomes_what_is_fastest_and_says_so(tmp_path: Path, model: ClipModel) -> None:
+def test_fp16_on_a_cpu_uses_the_fastest_arithmetic(tmp_path: Path, model: ClipModel) -> None:
     settings = build(tmp_path, model, "fp16").info.settings
     rates = settings["clips_per_second"]
     assert set(rates) == ({"bf16", "fp32"} if native_bf16(CPU) else {"fp32"})
@@ -293,7 +293,7 @@ def test_fp16_on_a_cpu_becomes_what_is_fastest_and_says_so(tmp_path: Path, model
 
 
 @pytest.mark.slow
-def test_an_engine_may_take_single_clips_only(tmp_path: Path, model: ClipModel) -> None:
+def test_engine_with_a_maximum_batch_of_one(tmp_path: Path, model: ClipModel) -> None:
     runner = aotinductor.load(build(tmp_path, model, "fp32", BatchProfile(min=1, best=1, max=1)))
     assert error(runner, model, 1) < BOUNDS["fp32"]
     with pytest.raises(UserError, match="takes 1 to 1 of"):
@@ -302,34 +302,34 @@ def test_an_engine_may_take_single_clips_only(tmp_path: Path, model: ClipModel) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", model_names())
-def test_every_model_compiles_and_agrees(name: str, tmp_path: Path) -> None:
-    model = lively_model(name)
+def test_every_model_compiles_and_matches_pytorch(name: str, tmp_path: Path) -> None:
+    model = model_with_random_statistics(name)
     for precision in ("fp32", "bf16"):
         folder = tmp_path / precision
         folder.mkdir()
         runner = aotinductor.load(build(folder, model, precision))
-        network = aotinductor._InPrecision(EngineModel(model), DTYPES[precision])
+        network = aotinductor._CastModel(EngineModel(model), DTYPES[precision])
 
         def eager(batch: torch.Tensor, network: torch.nn.Module = network) -> torch.Tensor:
             logits: torch.Tensor = network(batch)[0]
             return logits
 
         for count in (1, 3, BATCH.max):
-            # A narrow LSTM loses 10% of its logits to bf16, compiled or not.
+            # A narrow LSTM has an error of 10% in bf16, compiled or not.
             assert error(runner, model, count) < max(BOUNDS[precision], 2 * error(eager, model, count))
 
 
 @on_cpu
 @pytest.mark.slow
-def test_the_layout_that_pytorch_mistakes_is_noticed(tmp_path: Path) -> None:
-    """As of 2.13, behind a convolution of one channel. If this fails, `_try` may no longer be needed."""
+def test_wrong_memory_format_of_pytorch_is_detected(tmp_path: Path) -> None:
+    """PyTorch 2.13 fails after a convolution of one channel. If this test fails, the check may no longer be needed."""
     with pytest.raises(UserError, match="what PyTorch compiled in fp32 is wrong"):
-        build(tmp_path, lively_model("i3d", width=4), "fp32")
+        build(tmp_path, model_with_random_statistics("i3d", width=4), "fp32")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [None, 7, 11])
-def test_a_build_says_one_line_and_leaves_nothing_even_if_interrupted(
+def test_builds_log_one_line_and_leave_no_files_when_interrupted(
     bundles: dict[str, Bundle], tmp_path: Path, seconds: float | None
 ) -> None:
     temporary = tmp_path / "tmp"
@@ -353,7 +353,7 @@ def test_a_build_says_one_line_and_leaves_nothing_even_if_interrupted(
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_packages_for_a_gpu_agree_with_pytorch(tmp_path: Path, model: ClipModel, precision: str) -> None:
+def test_gpu_packages_match_pytorch(tmp_path: Path, model: ClipModel, precision: str) -> None:
     if reason := aotinductor.cannot_build_reason():
         pytest.skip(reason)
     bundle = build(tmp_path, model, precision)

@@ -1,4 +1,4 @@
-"""OpenVINO: several batches in flight, settings that reach the plugin, and a cache for the next start."""
+"""OpenVINO: several batches in flight, settings of the plugin, and the cache of compiled models."""
 
 import json
 import os
@@ -24,10 +24,12 @@ def loaded(tiny_bundle: Bundle) -> openvino.OpenVinoRunner:
     return openvino.load(tiny_bundle)
 
 
-def test_batches_in_flight_come_back_as_they_were_started(loaded: openvino.OpenVinoRunner) -> None:
+def test_batches_in_flight_return_their_own_logits(loaded: openvino.OpenVinoRunner) -> None:
     batches = [clips(1 + seed % 4, seed) for seed in range(4 * loaded.in_flight)]
     alone = [loaded(batch) for batch in batches]
-    waits = [loaded.start(batch) for batch in batches]  # more than there are requests: the oldest are waited for
+    waits = [
+        loaded.start(batch) for batch in batches
+    ]  # more than there are requests, so starting one waits for the oldest
     together = [wait().logits for wait in waits]
     backwards = [wait().logits for wait in reversed([loaded.start(batch) for batch in batches])][::-1]
     for a, b, c in zip(alone, together, backwards, strict=True):
@@ -35,7 +37,7 @@ def test_batches_in_flight_come_back_as_they_were_started(loaded: openvino.OpenV
     assert loaded.in_flight >= 2
 
 
-def test_embeddings_come_with_their_logits(loaded: openvino.OpenVinoRunner) -> None:
+def test_logits_and_embeddings_of_batches_in_flight_stay_together(loaded: openvino.OpenVinoRunner) -> None:
     batches = [clips(1 + seed % 4, seed) for seed in range(2 * loaded.in_flight)]
     alone = [loaded.start(batch)() for batch in batches]
     for wait, expected in zip([loaded.start(batch) for batch in batches], alone, strict=True):
@@ -45,7 +47,7 @@ def test_embeddings_come_with_their_logits(loaded: openvino.OpenVinoRunner) -> N
         assert torch.equal(found.logits, expected.logits) and torch.equal(found.embedding, expected.embedding)
 
 
-def test_an_engine_of_before_there_were_embeddings_is_opened(tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_engine_without_embedding_output_is_loaded(tiny_bundle: Bundle, tmp_path: Path) -> None:
     graph = onnx.load(tiny_bundle.onnx_file)
     del graph.graph.output[1]
     onnx.save(graph, tmp_path / "model.onnx")
@@ -58,11 +60,11 @@ def test_an_engine_of_before_there_were_embeddings_is_opened(tiny_bundle: Bundle
     outputs = load_runner(old).start(clips(3))()
     assert old.info.embedding == 0 and outputs.embedding is None
     expected = openvino.load(tiny_bundle)(clips(3))
-    assert (outputs.logits - expected).norm() < 0.03 * expected.norm()  # kernels, and so their rounding, may be others
+    assert (outputs.logits - expected).norm() < 0.03 * expected.norm()  # other kernels may round differently
 
 
-def test_answers_stay_what_they_are(loaded: openvino.OpenVinoRunner) -> None:
-    """They are not the plugin's memory, which the next batch is written to."""
+def test_outputs_are_not_overwritten_by_later_batches(loaded: openvino.OpenVinoRunner) -> None:
+    """Outputs must be copies: the plugin writes the next batch to the same memory."""
     first = loaded(clips(4, 0))
     kept = first.clone()
     for seed in range(5):
@@ -70,7 +72,7 @@ def test_answers_stay_what_they_are(loaded: openvino.OpenVinoRunner) -> None:
     assert torch.equal(first, kept)
 
 
-def test_clips_in_any_layout(loaded: openvino.OpenVinoRunner) -> None:
+def test_clips_in_any_memory_layout(loaded: openvino.OpenVinoRunner) -> None:
     batch = clips(4, 3)
     turned = batch.permute(0, 4, 1, 2, 3).contiguous().permute(0, 2, 3, 4, 1)
     assert not turned.is_contiguous() and torch.equal(loaded(batch), loaded(turned))
@@ -78,7 +80,7 @@ def test_clips_in_any_layout(loaded: openvino.OpenVinoRunner) -> None:
 
 @pytest.mark.parametrize("hint", ["latency", "throughput"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_settings_are_kept_with_the_engine_and_reach_the_plugin(
+def test_settings_are_stored_and_passed_to_the_plugin(
     graphs: dict[str, Path], tiny_bundle: Bundle, tmp_path: Path, hint: str, precision: str
 ) -> None:
     (tmp_path / "model.onnx").write_bytes(graphs["fp32"].read_bytes())
@@ -95,7 +97,7 @@ def test_settings_are_kept_with_the_engine_and_reach_the_plugin(
     assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == built.settings["arithmetic"]
 
 
-def test_a_compiled_engine_is_kept_for_the_next_start(tiny_bundle: Bundle) -> None:
+def test_compiled_engines_are_cached(tiny_bundle: Bundle) -> None:
     openvino.load(tiny_bundle)
     cache = Path(os.environ["SSV2RT_CACHE"]) / "openvino"
     before = {path.name: path.stat().st_mtime_ns for path in cache.glob("*.blob")}
@@ -104,7 +106,7 @@ def test_a_compiled_engine_is_kept_for_the_next_start(tiny_bundle: Bundle) -> No
     assert {path.name: path.stat().st_mtime_ns for path in cache.glob("*.blob")} == before
 
 
-def test_an_interrupt_is_taken_after_engines_have_come_and_gone(tiny_bundle: Bundle) -> None:
+def test_ctrl_c_works_after_engines_were_destroyed(tiny_bundle: Bundle) -> None:
     script = (
         "import gc, pathlib, signal, sys\n"
         "from ssv2rt.engines.backends import openvino\n"
@@ -122,14 +124,14 @@ def test_an_interrupt_is_taken_after_engines_have_come_and_gone(tiny_bundle: Bun
     assert done.returncode == 7, done.stderr
 
 
-def test_a_damaged_cache_costs_nothing_but_time(tiny_bundle: Bundle) -> None:
+def test_damaged_compile_cache_is_ignored(tiny_bundle: Bundle) -> None:
     expected = openvino.load(tiny_bundle)(clips(2))
     for path in (Path(os.environ["SSV2RT_CACHE"]) / "openvino").glob("*.blob"):
         path.write_bytes(b"junk")
     assert torch.equal(openvino.load(tiny_bundle)(clips(2)), expected)
 
 
-def test_arithmetic_that_openvino_does_not_know_is_refused(tiny_bundle: Bundle) -> None:
+def test_unknown_arithmetic_is_refused(tiny_bundle: Bundle) -> None:
     info = tiny_bundle.info.model_copy(update={"settings": {"arithmetic": "f8"}})
     with pytest.raises(UserError, match="arithmetic 'f8' is none of OpenVINO's; rebuild it with"):
         openvino.load(Bundle(tiny_bundle.path, info))

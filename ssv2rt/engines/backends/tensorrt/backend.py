@@ -1,7 +1,7 @@
-"""TensorRT 10 and 11, and TensorRT for RTX: engines for NVIDIA GPUs, by one code path.
+"""TensorRT backends: TensorRT 10 and 11, and TensorRT for RTX, build engines for NVIDIA GPUs with the same code.
 
-The two packages differ in their module's name, and in that TensorRT for RTX is told which GPUs to build for, builds
-where there is none, and compiles its kernels when an engine is loaded.
+TensorRT for RTX differs in three ways: it is told which GPU architectures to build for, it can build without a GPU, and it
+compiles its kernels when an engine is loaded.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import torch
 from ssv2rt.core.errors import UsageError, UserError
 from ssv2rt.core.hardware import gpu_architecture
 from ssv2rt.core.recipes import Engine
-from ssv2rt.engines.backends.tensorrt.build import build_plan, started
-from ssv2rt.engines.backends.tensorrt.layers import Layer, inspect, layers_in_log, summary, write_layers
+from ssv2rt.engines.backends.tensorrt.build import build_plan, create_trt_object
+from ssv2rt.engines.backends.tensorrt.layers import Layer, convolution_counts, inspect, layers_in_log, write_layers
 from ssv2rt.engines.backends.tensorrt.log import Log
-from ssv2rt.engines.base import Built, Graph
+from ssv2rt.engines.base import BuiltEngine, Graph
 from ssv2rt.engines.bundle import Bundle, BundleInfo
 
 if TYPE_CHECKING:
@@ -29,15 +29,15 @@ logger = logging.getLogger(__name__)
 
 
 AMPERE_PLUS = "sm80+"
-"""The target of engines that all GPUs since Ampere load."""
+"""Target of hardware-compatible engines, which run on Ampere and all newer GPUs."""
 
 
 class TensorRtBackend:
-    """One of the two packages.
+    """The backend for one of the two Python packages, TensorRT or TensorRT for RTX.
 
     Args:
         module: name of the Python module.
-        extra: the extra of this package that installs it.
+        extra: the extra of ssv2rt that installs it.
     """
 
     WANTS_HALF = True
@@ -51,7 +51,7 @@ class TensorRtBackend:
         return self._module == "tensorrt_rtx"
 
     def unavailable_reason(self) -> str:
-        """Why engines cannot be run here; empty if they can."""
+        """Why engines cannot run on this machine; empty if they can."""
         if reason := self.cannot_build_reason():
             return reason
         if not torch.cuda.is_available():
@@ -59,7 +59,7 @@ class TensorRtBackend:
         return ""
 
     def cannot_build_reason(self) -> str:
-        """Why engines cannot be built here; empty if they can."""
+        """Why engines cannot be built on this machine; empty if they can."""
         if importlib.util.find_spec(self._module) is None:
             return f"{self._module} is not installed; install it with `pip install 'ssv2rt[{self._extra}]'`"
         try:
@@ -74,39 +74,39 @@ class TensorRtBackend:
         return str(self._trt().__version__)
 
     def target(self) -> str:
-        """The architecture of the GPU that is here, such as sm90."""
+        """The architecture of the current GPU, such as sm90."""
         return gpu_architecture(torch.device("cuda", torch.cuda.current_device()))
 
     def incompatible_reason(self, info: BundleInfo) -> str:
-        """Why an engine does not run on this machine, whose backend and GPU are there; empty if it does.
+        """Why an engine does not run on this machine, assuming that TensorRT and a GPU are present; empty if it runs.
 
-        Engines need the version that built them, or a later one if they are `version_compatible`, and the GPU
-        architecture they were built for, or one of several.
+        An engine needs the version that built it, or a later one if it is `version_compatible`, and one of the GPU
+        architectures that it was built for.
         """
         here = self.version()
         if info.settings.get("version_compatible"):
-            if _numbers(here) < _numbers(info.backend_version):
+            if _version_numbers(here) < _version_numbers(info.backend_version):
                 return f"was built by {info.backend} {info.backend_version}, and {here} is older"
         elif here != info.backend_version:
             return f"was built by {info.backend} {info.backend_version}, and {here} is installed"
-        if not fits(info.target, self.target()):
+        if not target_includes(info.target, self.target()):
             return f"was built for {info.target}, and this machine has {self.target()}"
         return ""
 
-    def build(self, graph: Graph, settings: Engine) -> Built:
-        """Builds `engine.plan` and, where the layers can be had, `layers.json` beside the graph.
+    def build(self, graph: Graph, settings: Engine) -> BuiltEngine:
+        """Builds `engine.plan` and, if TensorRT lists the engine's layers, `layers.json` beside the graph.
 
-        `Built.settings` tells what the runtime needs (`cuda_graph`, `version_compatible`) and, in `layers`, how many
-        convolutions run in which arithmetic.
+        `BuiltEngine.settings` has the settings for the runtime (`cuda_graph`, `version_compatible`) and, in `layers`, the
+        number of convolutions by precision.
 
         Raises:
-            UserError: the graph is refused, or the GPU is too old for `hardware_compatible`.
-            UsageError: a setting that this backend does not have.
+            UserError: TensorRT refuses the graph, or the GPU is too old for `hardware_compatible`.
+            UsageError: a setting that this backend does not support.
             KeyboardInterrupt: the build was interrupted.
         """
         trt, log, folder = self._trt(), Log(self._trt()), graph.onnx_file.parent
         targets = self._targets(settings)
-        # Beside the bundles of the run: the graph's own folder is made anew for each.
+        # The timing cache is kept beside the run's bundles, because the folder of the graph is temporary.
         cache = f"timing-{self._module}-{self.version()}-{self.target()}.cache" if not self._rtx else ""
         plan = build_plan(
             trt,
@@ -125,17 +125,17 @@ class TensorRtBackend:
             "version_compatible": settings.version_compatible,
         }
         target = ",".join(targets) or (AMPERE_PLUS if settings.hardware_compatible else self.target())
-        if counts := summary(layers):
+        if counts := convolution_counts(layers):
             kept["layers"] = counts
             wanted = settings.precision.upper()
             if wanted in ("INT8", "FP8") and wanted not in counts["convolutions"]:
-                # TensorRT for RTX falls back without a word where one of several targets is sm75.
+                # TensorRT for RTX silently falls back if one of several targets is sm75.
                 found = ", ".join(f"{count} in {kind}" for kind, count in counts["convolutions"].items())
                 logger.info(
                     f"no convolution of this {settings.precision} engine runs in {wanted} on {target} ({found}); "
                     f"take --fp16, or GPUs since {'sm80' if wanted == 'INT8' else 'sm89'}"
                 )
-        return Built(file.name, target, more, kept)
+        return BuiltEngine(file.name, target, more, kept)
 
     def load(self, bundle: Bundle) -> TensorRtRunner:
         from ssv2rt.engines.backends.tensorrt.runner import TensorRtRunner
@@ -146,7 +146,7 @@ class TensorRtBackend:
         return importlib.import_module(self._module)
 
     def _targets(self, settings: Engine) -> tuple[str, ...]:
-        """Architectures to name to the builder; none where it builds for the GPU that is here."""
+        """Architectures to pass to the builder; empty for TensorRT, which builds for the current GPU."""
         targets = settings.targets
         if not self._rtx:
             if targets and targets != (self.target(),):
@@ -154,7 +154,7 @@ class TensorRtBackend:
                     f"--target {','.join(targets)}: TensorRT builds for the GPU that is here ({self.target()}); "
                     "leave it out, or take --backend tensorrt-rtx"
                 )
-            if settings.hardware_compatible and not fits(AMPERE_PLUS, self.target()):
+            if settings.hardware_compatible and not target_includes(AMPERE_PLUS, self.target()):
                 raise UserError(
                     f"engine.hardware_compatible = true needs a GPU since sm80, and this is {self.target()}"
                 )
@@ -174,23 +174,23 @@ class TensorRtBackend:
         return targets
 
     def _layers(self, trt: Any, log: Log, plan: bytes, host_code: bool) -> tuple[list[Layer], str]:
-        """What the engine is made of, and who says so: the engine itself, or without a GPU the builder's log."""
+        """The layers of an engine, and their source: the engine inspector, or the builder's log if there is no GPU."""
         layers: list[Layer] = []
         if torch.cuda.is_available():
-            runtime = started(trt.Runtime, log)
+            runtime = create_trt_object(trt.Runtime, log)
             runtime.engine_host_code_allowed = host_code
-            engine = runtime.deserialize_cuda_engine(plan)  # None for an RTX engine for another GPU
+            engine = runtime.deserialize_cuda_engine(plan)  # None if an RTX engine is for another GPU
             layers = inspect(trt, engine) if engine is not None else []
-        if summary(layers):
+        if convolution_counts(layers):
             return layers, "engine inspector"
         return layers_in_log(log.layers), "builder"
 
 
-def fits(target: str, here: str) -> bool:
-    """Whether a GPU is among those that an engine was built for.
+def target_includes(target: str, here: str) -> bool:
+    """Whether a GPU architecture is among those that an engine was built for.
 
     Args:
-        target: 'sm90', several as 'sm80,sm89', or with all that follow as 'sm80+'.
+        target: target of the engine: one architecture such as 'sm90', several as in 'sm80,sm89', or a minimum as in 'sm80+'.
         here: architecture of the GPU, such as 'sm90'.
     """
     return any(
@@ -199,7 +199,7 @@ def fits(target: str, here: str) -> bool:
     )
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def _version_numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdecimal())
 
 

@@ -1,4 +1,4 @@
-"""Running a TensorRT context again and again: full batches from a CUDA graph, which saves launching their kernels."""
+"""Runs a TensorRT execution context repeatedly, and replays full batches as a CUDA graph to save kernel launches."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ import torch
 logger = logging.getLogger(__name__)
 
 
-Work = Callable[[], None]
+Enqueue = Callable[[], None]
+"""Enqueues work on a CUDA stream."""
 
 
 class CudaGraphRunner:
-    """Enqueues batches on a stream. A full one is run plainly first, recorded the second time, and then replayed.
+    """Enqueues batches on a stream. A full batch runs normally the first time, is captured the second time, and is replayed
+    from then on.
 
-    A recording holds for the batch size that the context had when it was made. It is dropped when another size comes,
-    and made anew when full batches come again.
+    A CUDA graph is valid only for the batch size that the context had at capture. It is dropped when the batch size
+    changes, and captured again after full batches return.
 
     Args:
-        resize: tells the context the number of clips.
-        run: enqueues the context once. The first run of a size also prepares for it, which cannot be recorded.
-        record: enqueues a full batch once, recording it. Gives what replays it, or None if that cannot be.
-        full: clips of a full batch; 0 to record nothing.
+        resize: sets the number of clips of the context.
+        run: enqueues the context once. The first run after a resize also initializes, which cannot be captured.
+        capture: enqueues a full batch once and captures it. Returns the function that replays it, or None on failure.
+        full: clips of a full batch; 0 to capture nothing.
     """
 
     def __init__(
-        self, *, resize: Callable[[int], None], run: Work, record: Callable[[], Work | None], full: int
+        self, *, resize: Callable[[int], None], run: Enqueue, capture: Callable[[], Enqueue | None], full: int
     ) -> None:
-        self._resize, self._run, self._record, self._full = resize, run, record, full
+        self._resize, self._run, self._capture, self._full = resize, run, capture, full
         self._count = 0
-        self._replay: Work | None = None
+        self._replay: Enqueue | None = None
 
     def __call__(self, count: int) -> None:
         """Enqueues a batch of `count` clips."""
@@ -44,39 +46,39 @@ class CudaGraphRunner:
         elif self._replay:
             self._replay()
         elif count == self._full:
-            self._replay = self._record()
+            self._replay = self._capture()
             if not self._replay:
                 self._full = 0
         else:
             self._run()
 
 
-def record(run: Work, stream: Any, results: torch.Tensor) -> Work | None:
-    """Records work as a CUDA graph, and tries the recording out.
+def capture(run: Enqueue, stream: Any, results: torch.Tensor) -> Enqueue | None:
+    """Captures work as a CUDA graph, and checks that a replay gives the same results.
 
     Args:
-        run: enqueues the work on `stream`, which is current. It has been run before.
-        stream: of the results' GPU.
-        results: float32, of what the work writes. Holds the results of this run in the end.
+        run: enqueues the work on `stream`. It must have run before.
+        stream: the current stream, on the GPU of the results.
+        results: float32 buffer that the work writes to. Afterwards it holds the results of the work.
 
     Returns:
-        What replays it; None, and a note on stderr, if it cannot be recorded or the recording computes something else.
+        The function that replays the graph; None, with a warning, if the capture failed or gives other results.
     """
     run()
     expected = results.clone()
     graph = torch.cuda.CUDAGraph()
     try:
-        # Other threads decode meanwhile, and may allocate.
+        # Not "global": other threads decode at the same time and may allocate memory.
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             run()
         results.fill_(torch.nan)
         graph.replay()
-        # A recording may turn out empty without an error, and would leave the results as they were.
+        # A capture may be empty without an error. The replay then leaves the NaNs in place.
         if torch.allclose(results, expected, rtol=1e-2, atol=1e-2, equal_nan=bool(expected.isnan().any())):
             return graph.replay
-        reason = "the recording computes something else"
+        reason = "its replay gives other results"
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-    logger.warning(f"batches are not recorded as a CUDA graph ({reason}); they are enqueued one kernel at a time")
-    run()  # for what the recording may have written
+    logger.warning(f"no CUDA graph was captured ({reason}); the kernels of a batch are launched one by one")
+    run()  # restore the results, which the replay may have overwritten
     return None

@@ -1,4 +1,4 @@
-"""What an engine is made of: TensorRT's own account of its layers, and in which arithmetic the convolutions run."""
+"""Reads the layers of an engine from TensorRT's engine inspector or build log, and counts convolutions by precision."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ssv2rt.core.atomic_files import write_json
-from ssv2rt.engines.backends.tensorrt.log import LAYERS
+from ssv2rt.engines.backends.tensorrt.log import LAYERS_MESSAGE
 
-FILE = "layers.json"
+LAYERS_FILE = "layers.json"
 
 Layer = dict[str, Any] | str
-"""As the engine inspector gives it: Name, LayerType, Inputs and Outputs with "Format/Datatype"; or the name alone, if
-the engine was built without details."""
+"""A layer in the format of the engine inspector: Name, LayerType, Inputs and Outputs with "Format/Datatype"; or only the
+name, if the engine was built without detailed profiling verbosity."""
 
 _PRECISIONS = {
     r"\bint8\b": "INT8",
@@ -24,14 +24,14 @@ _PRECISIONS = {
     r"\b(half|fp16|float16)\b": "FP16",
     r"\b(float|fp32|float32)\b": "FP32",
 }
-"""How TensorRT's versions name a datatype, alone or in a phrase such as 'Channel major FP16 format'."""
+"""The names of datatypes in different TensorRT versions, which appear alone or in 'Channel major FP16 format'."""
 
 _TENSOR = re.compile(r"\{ Name: (.*?), (?:Location: \w+, )?Dimensions: \[(.*?)\],.*?Datatype: ([^,}]*[^,} ])")
 _GROUP = re.compile(r", (Inputs|Constants|Outputs): \[")
 
 
 def inspect(trt: Any, engine: Any) -> list[Layer]:
-    """The layers of a deserialised engine; none if the inspector does not tell.
+    """The layers of a deserialized engine; empty if there is no engine inspector.
 
     Args:
         engine: an `ICudaEngine`.
@@ -43,9 +43,9 @@ def inspect(trt: Any, engine: Any) -> list[Layer]:
 
 
 def layers_in_json(text: str) -> list[Layer]:
-    """The layers in what the engine inspector gives; none if it is not what is expected."""
+    """The layers in the JSON of the engine inspector; empty if the JSON has an unexpected form."""
     try:
-        content = json.loads(text, strict=False)  # metadata holds control characters
+        content = json.loads(text, strict=False)  # metadata contains control characters
     except ValueError:
         return []
     layers = content.get("Layers") if isinstance(content, dict) else None
@@ -53,14 +53,14 @@ def layers_in_json(text: str) -> list[Layer]:
 
 
 def layers_in_log(message: str) -> list[Layer]:
-    """The layers in what the builder writes into its log, one a line, in the inspector's form.
+    """The layers in the builder's log, converted to the format of the engine inspector.
 
     Args:
-        message: begins with 'Layers:'. A line reads `Name: conv1, LayerType: correlation, Inputs: [ { Name: x,
-            Dimensions: [-1,8], Datatype: Int8, ... }], Outputs: [ ... ], ...`.
+        message: log message that begins with 'Layers:' and has one layer in each line, such as `Name: conv1, LayerType:
+            correlation, Inputs: [ { Name: x, Dimensions: [-1,8], Datatype: Int8, ... }], Outputs: [ ... ], ...`.
     """
     found: list[Layer] = []
-    for line in message.removeprefix(LAYERS).splitlines():
+    for line in message.removeprefix(LAYERS_MESSAGE).splitlines():
         head, *groups = _GROUP.split(line)
         name, comma, kind = head.removeprefix("Name: ").rpartition(", LayerType: ")
         if line.startswith("Name: ") and comma:
@@ -69,10 +69,10 @@ def layers_in_log(message: str) -> list[Layer]:
     return found
 
 
-def summary(layers: list[Layer]) -> dict[str, dict[str, int]]:
-    """How many convolutions run in which arithmetic: {"convolutions": {"INT8": 19, "FP16": 1}}.
+def convolution_counts(layers: list[Layer]) -> dict[str, dict[str, int]]:
+    """The number of convolutions by precision, such as {"convolutions": {"INT8": 19, "FP16": 1}}.
 
-    That is the type of what flows into them. Empty if the layers come without details.
+    The precision is the datatype of a convolution's first input. Empty if there are no layers with details.
     """
     inputs = [layer.get("Inputs") for layer in layers if isinstance(layer, dict) and _is_convolution(layer)]
     counts = Counter(_precision(tensors[0]) if tensors else "unknown" for tensors in inputs)
@@ -83,10 +83,10 @@ def write_layers(folder: Path, layers: list[Layer], source: str) -> str:
     """Writes `layers.json` and returns its name.
 
     Args:
-        source: who says so.
+        source: where the list comes from: 'engine inspector' or 'builder'.
     """
-    write_json(folder / FILE, {"source": source, "Layers": layers})
-    return FILE
+    write_json(folder / LAYERS_FILE, {"source": source, "Layers": layers})
+    return LAYERS_FILE
 
 
 def _tensors(text: str) -> list[dict[str, Any]]:
@@ -97,9 +97,9 @@ def _tensors(text: str) -> list[dict[str, Any]]:
 
 
 def _is_convolution(layer: dict[str, Any]) -> bool:
-    """Whether a layer is one, under any of the names that TensorRT's two compilers have for them."""
+    """Whether a layer is a convolution, under any of the names that TensorRT's two compilers use."""
     kind = str(layer.get("LayerType", "")).lower()
-    if kind == "gemm":  # a convolution with a kernel of 1x1x1 may become one, as may the classifier
+    if kind == "gemm":  # both a 1x1x1 convolution and the classifier may become a GEMM
         return "conv" in f"{layer.get('Name')} {layer.get('Metadata')}".lower()
     return kind == "correlation" or ("conv" in kind and "deconv" not in kind)
 

@@ -1,4 +1,4 @@
-"""What TensorRT says: kept rather than printed, and put into one line for the user."""
+"""Collects TensorRT's log messages instead of printing them, and turns errors into one line for the user."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-LAYERS = "Layers:\n"
-"""Begins the message, at the most talkative level, in which the builder lists the layers it has made."""
+LAYERS_MESSAGE = "Layers:\n"
+"""Start of the verbose log message in which the builder lists the layers of the engine."""
 
 _CODED = re.compile(r"Error Code \d+: ([^(]*?) ?\((.*)\)$")
 _PLACE = re.compile(r"\.? ?\bIn [\w:~<>]+ at \S+:\d+|\[[\w.]+:\d+: \w+\] ")
 _ASSERTION = re.compile(r"^Assertion failed: .*\): ")
 _QUOTED = re.compile(r'&& "(.+)"')
-_ECHO = "catchCudaError"
-"""Marks an error that repeats the one before it, less precisely."""
+_REPEATED_ERROR = "catchCudaError"
+"""Part of errors that repeat the error before them with less detail."""
 
 
 class Log:
-    """Takes the messages of TensorRT's objects, from any thread.
+    """Collects the messages of TensorRT's objects, from any thread.
 
     Attributes:
-        logger: what TensorRT's objects are given. It must outlive them.
-        layers: the builder's list of layers; empty until it has made one.
+        logger: the `ILogger` to create TensorRT's objects with. It must outlive them.
+        layers: the builder's message that lists the layers; empty until there is one.
     """
 
     def __init__(self, trt: Any) -> None:
@@ -33,7 +33,7 @@ class Log:
             def log(self, severity: Any, msg: str) -> None:
                 if severity <= trt.ILogger.ERROR:
                     log._errors.append(msg)
-                elif msg.startswith(LAYERS):
+                elif msg.startswith(LAYERS_MESSAGE):
                     log.layers = msg
 
         self.logger = Logger()
@@ -42,26 +42,29 @@ class Log:
 
     @property
     def errors(self) -> tuple[str, ...]:
-        """The last errors, oldest first, as TensorRT worded them."""
+        """The last errors, oldest first, in TensorRT's words."""
         return tuple(self._errors)
 
     @property
     def reason(self) -> str:
-        """The last error that says something, in one line."""
-        return reason_in(reversed(self.errors)) or "it gave no reason"
+        """The last informative error, in one line."""
+        return first_reason(reversed(self.errors)) or "it gave no reason"
 
-    def forget(self) -> None:
-        """Drops errors that were survived, so that `reason` tells of what comes next."""
+    def clear_errors(self) -> None:
+        """Drops the errors so far, which were not fatal, so that `reason` only reports later ones."""
         self._errors.clear()
 
 
-def reason_in(messages: Iterable[str]) -> str:
-    """The first message that says something, in one line; empty if none does."""
-    return next((line for message in messages if _ECHO not in message and (line := tidy(message))), "")
+def first_reason(messages: Iterable[str]) -> str:
+    """The first informative message, in one line; empty if there is none."""
+    return next(
+        (line for message in messages if _REPEATED_ERROR not in message and (line := strip_source_locations(message))),
+        "",
+    )
 
 
-def tidy(message: str) -> str:
-    """An error without the places in NVIDIA's sources, in one line.
+def strip_source_locations(message: str) -> str:
+    """An error message in one line, without locations in NVIDIA's source code.
 
     `IBuilder::f: Error Code 4: API Usage Error (Shapes differ. In g at /_src/h.cpp:7)` becomes `Shapes differ`.
     """
@@ -75,16 +78,16 @@ def tidy(message: str) -> str:
     return _ASSERTION.sub("", line).rstrip(". ")
 
 
-def node_in(problem: Any) -> str:
-    """What the parser's error is about, and why: "node 'conv1' (Conv): its kernel is not constant".
+def parser_error_text(problem: Any) -> str:
+    """The node and the reason of a parser error, such as "node 'conv1' (Conv): its kernel is not constant".
 
     Args:
         problem: a `ParserError`.
     """
     name, op = problem.node_name(), problem.node_operator()
     lines = [line for line in problem.desc().splitlines() if not line.startswith("Invalid Node")]
-    reason = reason_in(lines)
-    if not reason or reason == "false" or "Plugin not found" in reason:  # how operators that it does not know end
+    reason = first_reason(lines)
+    if not reason or reason == "false" or "Plugin not found" in reason:  # TensorRT's messages for an unknown operator
         reason = "this operator is not supported" if op else "it gave no reason"
     where = f"node '{name}' ({op})" if name and op else f"node {problem.node()} ({op})" if op else ""
     reason = reason.removeprefix(f"{name}: ") if name else reason

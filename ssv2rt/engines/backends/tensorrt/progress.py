@@ -1,4 +1,4 @@
-"""Compiling a network takes minutes: it is shown while it runs, and an interrupt ends it."""
+"""Builds an engine, which takes minutes, with a progress display, so that Ctrl-C can stop it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,23 @@ T = TypeVar("T")
 
 
 def compile_network(trt: Any, builder: Any, network: Any, config: Any, enter: Callable[[], None]) -> Any:
-    """Builds a serialised engine, showing how far it is.
+    """Builds a serialized engine and shows the progress.
 
     Args:
+        trt: the module, `tensorrt` or `tensorrt_rtx`.
+        builder: an `IBuilder`.
+        network: the `INetworkDefinition` to compile.
+        config: its `IBuilderConfig`; the progress monitor is set here.
         enter: called first in the thread that builds.
 
     Returns:
-        The plan, as `IHostMemory`; None if the builder failed.
+        The engine plan, as `IHostMemory`; None if the builder failed.
 
     Raises:
-        KeyboardInterrupt: or what else a signal handler raises. The builder has ended by then; after a second one it
-            may not have.
+        KeyboardInterrupt: or another exception of a signal handler. The builder has stopped by then, unless a second
+            interrupt arrived.
     """
-    phases = Phases()
+    phases = BuildProgress()
     monitor = _monitor(trt, phases)
     config.progress_monitor = monitor
 
@@ -38,7 +42,7 @@ def compile_network(trt: Any, builder: Any, network: Any, config: Any, enter: Ca
 
     def stop() -> None:
         phases.stopped = True
-        logger.warning("stopping TensorRT at the end of its step; press Ctrl-C again to leave it behind")
+        logger.warning("stopping TensorRT after the current step; press Ctrl-C again to not wait for it")
 
     with Progress("compiling", unit="steps") as progress:
 
@@ -46,20 +50,20 @@ def compile_network(trt: Any, builder: Any, network: Any, config: Any, enter: Ca
             if progress.due():
                 progress.show(phases.steps, phase=phases.now)
 
-        plan = interruptible(work, stop, watch)
+        plan = run_interruptibly(work, stop, watch)
         progress.show(phases.steps)
     return plan
 
 
-class Phases:
-    """Where the builder is: phases within phases, each of some steps. Told by the builder's threads."""
+class BuildProgress:
+    """Progress of the builder: nested phases, each with a number of steps. Updated from the builder's threads."""
 
     def __init__(self) -> None:
         self.steps = 0
-        """Steps done, of all phases."""
+        """Completed steps of all phases."""
         self.stopped = False
-        """Whether the builder is to end."""
-        self._open: dict[str, tuple[int, int]] = {}  # steps done and in all, the innermost phase last
+        """Whether the builder should stop."""
+        self._open: dict[str, tuple[int, int]] = {}  # completed and total steps; the innermost phase is last
         self._lock = threading.Lock()
 
     @property
@@ -73,7 +77,7 @@ class Phases:
             self._open[name] = (0, total)
 
     def step(self, name: str, number: int) -> bool:
-        """Whether to go on."""
+        """Counts a completed step. Returns whether the builder should continue."""
         with self._lock:
             self.steps += 1
             self._open[name] = (number + 1, self._open.get(name, (0, number + 1))[1])
@@ -84,19 +88,20 @@ class Phases:
             self._open.pop(name, None)
 
 
-def interruptible(work: Callable[[], T], stop: Callable[[], None], watch: Callable[[], None]) -> T:
-    """Does `work` in a thread, while this one looks on every tenth of a second and so can be interrupted.
+def run_interruptibly(work: Callable[[], T], stop: Callable[[], None], watch: Callable[[], None]) -> T:
+    """Runs `work` in another thread, while this thread wakes up every 0.1 s and so stays interruptible.
 
-    TensorRT calls back into Python from the thread that builds. An interrupt that reached such a call would have to
-    pass through NVIDIA's code as an exception, and Python gives interrupts to the main thread only.
+    TensorRT calls back into Python from the thread that builds. If that were the main thread, a KeyboardInterrupt could be
+    raised in such a callback, and would have to propagate through NVIDIA's C++ code. Python raises it in the main thread
+    only.
 
     Args:
-        work: what to do. Its errors are raised here.
-        stop: makes `work` end soon.
-        watch: called in this thread while it runs.
+        work: the function to run. Its exceptions are raised here.
+        stop: makes `work` return soon.
+        watch: called in this thread, every 0.1 s while `work` runs.
 
     Raises:
-        BaseException: what `work` raised; or what interrupted this thread, once `work` has ended.
+        BaseException: the exception of `work`; or, after `work` has ended, the exception that interrupted this thread.
     """
     results: list[T] = []
     errors: list[BaseException] = []
@@ -110,7 +115,7 @@ def interruptible(work: Callable[[], T], stop: Callable[[], None], watch: Callab
         finally:
             finished.set()
 
-    # A daemon, so that a second interrupt need not wait for it.
+    # A daemon thread, so that the process can exit after a second interrupt.
     thread = threading.Thread(target=run, name="TensorRT builder", daemon=True)
     try:
         thread.start()
@@ -126,7 +131,7 @@ def interruptible(work: Callable[[], T], stop: Callable[[], None], watch: Callab
     return results[0]
 
 
-def _monitor(trt: Any, phases: Phases) -> Any:
+def _monitor(trt: Any, phases: BuildProgress) -> Any:
     class Monitor(trt.IProgressMonitor):
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             phases.start(phase_name, num_steps)

@@ -1,4 +1,4 @@
-"""Running TensorRT engines: clips in, logits and embedding out, all on one stream of the GPU.
+"""Runs TensorRT engines, from clips to logits and embedding, on one CUDA stream.
 
 Letters: N clips, T frames, S size, D features, K classes.
 """
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from ssv2rt.core.errors import UserError
-from ssv2rt.engines.backends.tensorrt.build import started
-from ssv2rt.engines.backends.tensorrt.cuda_graph import CudaGraphRunner, Work, record
+from ssv2rt.engines.backends.tensorrt.build import create_trt_object
+from ssv2rt.engines.backends.tensorrt.cuda_graph import CudaGraphRunner, Enqueue, capture
 from ssv2rt.engines.backends.tensorrt.log import Log
 from ssv2rt.engines.base import Outputs, Runner
 from ssv2rt.engines.bundle import Bundle, BundleInfo
@@ -20,18 +20,18 @@ from ssv2rt.engines.export import EMBEDDING, INPUT, OUTPUT
 
 
 class TensorRtRunner(Runner):
-    """A deserialised engine with a stream and buffers of its own. For one thread.
+    """A deserialized engine with its own stream and buffers. Not thread-safe.
 
-    Clips that are on the GPU stay there; others are copied to it. A batch of `batch.best` clips is recorded as a CUDA
-    graph, if the bundle says `cuda_graph`.
+    Clips may be on the GPU or on the CPU. Batches of `batch.best` clips are captured as a CUDA graph if the bundle has the
+    setting `cuda_graph`.
 
     Args:
         trt: the module that built the engine.
-        bundle: checked.
-        device: a GPU; by default PyTorch's current one.
+        bundle: a bundle from `open_bundle`.
+        device: the GPU; by default PyTorch's current one.
 
     Raises:
-        UserError: the engine cannot be loaded, or is not what the bundle says.
+        UserError: the engine cannot be loaded, or does not match the bundle's description.
     """
 
     in_flight = 2
@@ -40,31 +40,31 @@ class TensorRtRunner(Runner):
         info = bundle.info
         self._log = Log(trt)
         self._device = device or torch.device("cuda", torch.cuda.current_device())
-        with torch.cuda.device(self._device):  # TensorRT takes the current one
-            self._runtime = started(trt.Runtime, self._log)
-            # Engines that later versions load carry their own runtime. The bundle's hashes are checked, not its origin.
+        with torch.cuda.device(self._device):  # TensorRT uses the current device
+            self._runtime = create_trt_object(trt.Runtime, self._log)
+            # Version-compatible engines contain host code, which is run. A bundle's hashes are checked, but not its origin.
             self._runtime.engine_host_code_allowed = bool(info.settings.get("version_compatible"))
             self._engine = self._runtime.deserialize_cuda_engine(bundle.engine_file.read_bytes())
             if self._engine is None:
                 raise UserError(
                     f"{bundle.engine_file} cannot be loaded: {self._log.reason}; rebuild it with `{info.rebuild}`"
                 )
-            if wrong := _difference(trt, self._engine, bundle):
+            if wrong := _mismatch(trt, self._engine, bundle):
                 raise UserError(f"{bundle.engine_file} {wrong}; rebuild it with `{info.rebuild}`")
-            record_batches = bool(info.settings.get("cuda_graph"))
-            self._context, by_itself = _context(trt, self._engine, record_batches)
+            capture_batches = bool(info.settings.get("cuda_graph"))
+            self._context, captures_itself = _create_context(trt, self._engine, capture_batches)
             if self._context is None:
                 raise UserError(
                     f"{bundle.engine_file} does not start: {self._log.reason}; rebuild it with a smaller engine.batch.max"
                 )
-            # What NVIDIA's profilers would like to be told costs time in each call.
+            # NVTX markers for NVIDIA's profilers would cost time in each call.
             self._context.nvtx_verbosity = trt.ProfilingVerbosity.NONE
             self._stream = torch.cuda.Stream(self._device)
             self._smallest, self._full, largest = info.batch.min, info.batch.best, info.batch.max
             shape = (info.clip.frames, info.clip.size, info.clip.size, 3)
             self._clips = torch.zeros((largest, *shape), dtype=torch.uint8, device=self._device)
             self._results = {
-                name: torch.zeros((largest, width), device=self._device) for name, width in _widths(info).items()
+                name: torch.zeros((largest, width), device=self._device) for name, width in _output_widths(info).items()
             }
             for name, buffer in ((INPUT, self._clips), *self._results.items()):
                 self._context.set_tensor_address(name, buffer.data_ptr())
@@ -73,47 +73,49 @@ class TensorRtRunner(Runner):
         self._enqueue = CudaGraphRunner(
             resize=self._resize,
             run=self._run,
-            record=self._record,
-            full=self._full if record_batches and not by_itself else 0,
+            capture=self._capture,
+            full=self._full if capture_batches and not captures_itself else 0,
         )
 
     def __call__(self, clips: torch.Tensor) -> torch.Tensor:
-        """Logits of clips.
+        """Computes the logits of clips.
 
         Args:
-            clips: uint8 (N, T, S, S, 3), N from 1 to the engine's `batch.max`, on the GPU (ready on the current stream) or
-                the CPU; a tensor, or what DLPack takes.
+            clips: uint8 (N, T, S, S, 3), N from 1 to the engine's `batch.max`, on the CPU or on the GPU (ready on the
+                current stream). A tensor, or an array that supports DLPack.
 
         Returns:
             float32 (N, K), on the CPU.
 
         Raises:
-            ValueError: other clips.
+            ValueError: the dtype or shape is wrong.
             RuntimeError: TensorRT failed.
         """
         return self.start(clips)().logits
 
     def start(self, clips: torch.Tensor) -> Callable[[], Outputs]:
-        """As a call, without waiting for the GPU: what is returned waits, and gives logits and embedding."""
-        clips = self._checked(clips)
+        """Starts a batch without waiting for the GPU. Returns a function that waits, and returns logits and embedding."""
+        clips = self._check_clips(clips)
         with torch.cuda.device(self._device):
             self._compute(clips)
             with torch.cuda.stream(self._stream):
                 found = []
                 for result in self._results.values():
                     shape = (len(clips), result.shape[1])
-                    found.append(torch.empty(shape, pin_memory=self._device.type == "cuda"))  # else the copy would wait
+                    found.append(
+                        torch.empty(shape, pin_memory=self._device.type == "cuda")
+                    )  # copies to pageable memory block
                     found[-1].copy_(result[: len(clips)], non_blocking=True)
                 done = self._stream.record_event()
-        return _Pending(Outputs(found[0], found[1] if len(found) > 1 else None), done, clips)
+        return _PendingBatch(Outputs(found[0], found[1] if len(found) > 1 else None), done, clips)
 
     def logits_on_gpu(self, clips: torch.Tensor) -> torch.Tensor:
-        """As a call, for code that goes on on the GPU: nothing waits, and nothing passes through the CPU.
+        """Computes logits for further use on the GPU, without waiting and without a copy to the CPU.
 
         Returns:
-            float32 (N, K), on the GPU, ready on the current stream. Later calls leave it as it is.
+            float32 (N, K), on the GPU, ready on the current stream. Later calls do not overwrite it.
         """
-        clips = self._checked(clips)
+        clips = self._check_clips(clips)
         with torch.cuda.device(self._device):
             current = torch.cuda.current_stream(self._device)
             result = self._results[OUTPUT]
@@ -125,17 +127,17 @@ class TensorRtRunner(Runner):
         return logits
 
     def _compute(self, clips: torch.Tensor) -> None:
-        """Enqueues the batch, after what the current stream has been given so far."""
+        """Enqueues the batch after the work that is already on the current stream."""
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             self._clips[: len(clips)].copy_(clips, non_blocking=True)
             if clips.is_cuda:
-                clips.record_stream(self._stream)  # its memory is not given away before it has been read
-            # Fewer clips than the engine takes bring some earlier ones along, whose results nobody reads.
+                clips.record_stream(self._stream)  # the allocator must not reuse its memory before the copy is done
+            # A batch below the engine's minimum is filled up with old clips in the buffer. Their results are not read.
             self._enqueue(max(len(clips), self._smallest))
 
-    def _checked(self, clips: torch.Tensor) -> torch.Tensor:
-        """As a tensor; a copy would make others fit silently."""
+    def _check_clips(self, clips: torch.Tensor) -> torch.Tensor:
+        """The clips as a tensor, of the right dtype and shape. (Copying to the buffer would silently convert others.)"""
         if not isinstance(clips, torch.Tensor):
             clips = torch.from_dlpack(clips)
         largest, *shape = self._clips.shape
@@ -154,16 +156,16 @@ class TensorRtRunner(Runner):
         if not self._context.execute_async_v3(self._stream.cuda_stream):
             raise RuntimeError(f"TensorRT failed: {self._log.reason}")
 
-    def _record(self) -> Work | None:
-        return record(self._run, self._stream, self._results[OUTPUT][: self._full])
+    def _capture(self) -> Enqueue | None:
+        return capture(self._run, self._stream, self._results[OUTPUT][: self._full])
 
 
-class _Pending:
-    """A batch under way. Called, it waits for what comes of it."""
+class _PendingBatch:
+    """A batch in flight. Calling it waits for the batch and returns its outputs."""
 
     def __init__(self, outputs: Outputs, done: Any, clips: torch.Tensor) -> None:
         self._outputs, self._done = outputs, done
-        self._clips: torch.Tensor | None = clips  # what is being read must not go
+        self._clips: torch.Tensor | None = clips  # keep the clips alive while the GPU reads them
 
     def __call__(self) -> Outputs:
         self._done.synchronize()
@@ -171,26 +173,27 @@ class _Pending:
         return self._outputs
 
 
-def _context(trt: Any, engine: Any, record_batches: bool) -> tuple[Any, bool]:
-    """An execution context, or None; and whether it makes CUDA graphs by itself.
+def _create_context(trt: Any, engine: Any, capture_batches: bool) -> tuple[Any, bool]:
+    """Creates an execution context (None on failure), and tells whether it captures CUDA graphs itself.
 
-    TensorRT for RTX compiles kernels for each shape. Left to itself it would use general ones until they are ready, and
-    answer the same clips by different kernels, so it is told to wait. It also knows best when to record them.
+    TensorRT for RTX compiles kernels for each shape. By default it uses generic kernels until those are ready, so that the
+    same clips could give different results. The eager strategy makes it wait instead. Newer versions of TensorRT for RTX
+    also capture CUDA graphs themselves.
     """
     if not hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
         return engine.create_execution_context(), False
     config = engine.create_runtime_config()
     config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-    by_itself = hasattr(trt, "CudaGraphStrategy")
-    if by_itself and record_batches:
+    captures_itself = hasattr(trt, "CudaGraphStrategy")
+    if captures_itself and capture_batches:
         config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-    return engine.create_execution_context(config), by_itself
+    return engine.create_execution_context(config), captures_itself
 
 
-def _difference(trt: Any, engine: Any, bundle: Bundle) -> str:
-    """How an engine's inputs and outputs differ from what its bundle says; empty if they do not."""
+def _mismatch(trt: Any, engine: Any, bundle: Bundle) -> str:
+    """How an engine's inputs and outputs differ from the bundle's description; empty if they match."""
     info = bundle.info
-    widths = _widths(info)
+    widths = _output_widths(info)
     names = sorted(engine.get_tensor_name(number) for number in range(engine.num_io_tensors))
     if names != sorted((INPUT, *widths)):
         return f"has the tensors {', '.join(names)}, and not {', '.join((INPUT, *widths))}"
@@ -206,6 +209,6 @@ def _difference(trt: Any, engine: Any, bundle: Bundle) -> str:
     return ""
 
 
-def _widths(info: BundleInfo) -> dict[str, int]:
-    """K of the logits and, where the engine gives it, D of the embedding."""
+def _output_widths(info: BundleInfo) -> dict[str, int]:
+    """The sizes of the outputs by name: K of the logits and, if the engine has that output, D of the embedding."""
     return {OUTPUT: len(info.labels)} | ({EMBEDDING: info.embedding} if info.embedding else {})

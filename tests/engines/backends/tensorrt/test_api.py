@@ -1,8 +1,7 @@
-"""That what we call exists: our code beside the signatures of NVIDIA's bindings.
+"""Checks our calls of NVIDIA's bindings statically, because most of that code does not run without a GPU.
 
-Most of it never runs where there is no GPU. The bindings' own docstrings say what each method takes; the parameters of
-TensorRT for RTX are those of TensorRT. Names that only one of the two has are reached by `getattr` or `hasattr`, in
-strings, and so are not looked at here.
+The signatures come from the docstrings of the bindings of TensorRT for RTX, which has the same parameters as TensorRT. Names
+that only one of the two has are accessed as strings by `getattr` or `hasattr`, and are not checked here.
 """
 
 import ast
@@ -32,12 +31,12 @@ OBJECTS = {
     "context": trt.IExecutionContext,
     "inspector": trt.EngineInspector,
 }
-"""What a variable or attribute of ours is by its name, with or without an underscore."""
+"""The NVIDIA class of our variables and attributes, by name without a leading underscore."""
 ELSEWHERE = {"runner.py": {"config": trt.IRuntimeConfig}}
 
 
 def uses(path: Path) -> Iterator[tuple[ast.Attribute, str, Any]]:
-    """Attributes of NVIDIA's objects: where they are used, what for the reader, and the class they are of."""
+    """Uses of attributes of NVIDIA's objects: the node, a location for error messages, and the class of the object."""
     objects = OBJECTS | ELSEWHERE.get(path.name, {})
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute) and (owner := resolve(node.value, objects)) is not None:
@@ -45,7 +44,7 @@ def uses(path: Path) -> Iterator[tuple[ast.Attribute, str, Any]]:
 
 
 def calls(path: Path) -> Iterator[tuple[ast.Call, str, Any]]:
-    """Calls of NVIDIA's methods: where, what for the reader, and the method."""
+    """Calls of NVIDIA's methods: the node, a location for error messages, and the method."""
     objects = OBJECTS | ELSEWHERE.get(path.name, {})
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
@@ -55,7 +54,7 @@ def calls(path: Path) -> Iterator[tuple[ast.Call, str, Any]]:
 
 
 def resolve(node: ast.expr, objects: dict[str, Any]) -> Any:
-    """The class that an expression is of; None if it is none of NVIDIA's."""
+    """The NVIDIA class of an expression; None if it is not NVIDIA's."""
     if isinstance(node, ast.Name):
         return objects.get(node.id)
     if isinstance(node, ast.Attribute):
@@ -66,7 +65,7 @@ def resolve(node: ast.expr, objects: dict[str, Any]) -> Any:
 
 
 def signatures(function: Any) -> list[list[tuple[str, bool]]]:
-    """Parameters of each overload, without self: name, and whether it may be left out."""
+    """Parameters of each overload, without self: the name, and whether it is optional."""
     found = []
     for text in re.findall(r"^(?:\d+\. )?\w+\((self: .*)\) -> ", function.__doc__ or "", re.MULTILINE):
         parts = re.split(r"(?:^|, )(\w+): ", text)[1:]
@@ -76,7 +75,7 @@ def signatures(function: Any) -> list[list[tuple[str, bool]]]:
 
 
 def takes(parameters: list[tuple[str, bool]], call: ast.Call) -> bool:
-    """Whether a method can be called like that."""
+    """Whether a call is valid for a method with these parameters."""
     named = {keyword.arg for keyword in call.keywords}
     left = parameters[len(call.args) :]
     return (
@@ -87,26 +86,26 @@ def takes(parameters: list[tuple[str, bool]], call: ast.Call) -> bool:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_what_we_name_exists(path: Path) -> None:
+def test_attributes_exist(path: Path) -> None:
     assert [where for node, where, owner in uses(path) if not hasattr(owner, node.attr)] == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_what_we_call_takes_what_we_give(path: Path) -> None:
+def test_method_calls_match_signatures(path: Path) -> None:
     wrong = [where for call, where, method in calls(path) if not any(takes(way, call) for way in signatures(method))]
     assert wrong == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_properties_that_we_set_can_be_set(path: Path) -> None:
+def test_assigned_properties_are_writable(path: Path) -> None:
     stored = [
         (where, getattr(owner, node.attr)) for node, where, owner in uses(path) if isinstance(node.ctx, ast.Store)
     ]
     assert [where for where, found in stored if not (isinstance(found, property) and found.fset)] == []
 
 
-def test_what_nvidia_calls_has_the_parameters_it_gives() -> None:
-    """Methods of our loggers and monitors beside those of their base classes."""
+def test_overridden_methods_match_nvidias_signatures() -> None:
+    """Methods of our loggers and monitors have the parameters of their base classes."""
     found = []
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -120,12 +119,12 @@ def test_what_nvidia_calls_has_the_parameters_it_gives() -> None:
     assert found == ["log", "phase_start", "step_complete", "phase_finish"]
 
 
-def test_the_check_finds_what_is_wrong(tmp_path: Path) -> None:
-    """Its own test: names and calls that are not right, and that the ones which matter are among those it sees."""
+def test_this_checker_finds_errors(tmp_path: Path) -> None:
+    """The checker finds wrong names and calls, and sees the important calls in our code."""
     path = tmp_path / "wrong.py"
     path.write_text("config.no_such\ntrt.BuilderFlag.NO_SUCH\nself._engine.get_tensor_shape()\ntrt.ILogger\n")
-    unavailable_reason = [where for node, where, owner in uses(path) if not hasattr(owner, node.attr)]
-    assert unavailable_reason == ["wrong.py:1: config.no_such", "wrong.py:2: trt.BuilderFlag.NO_SUCH"]
+    missing = [where for node, where, owner in uses(path) if not hasattr(owner, node.attr)]
+    assert missing == ["wrong.py:1: config.no_such", "wrong.py:2: trt.BuilderFlag.NO_SUCH"]
     ((call, _, method),) = calls(path)
     assert not any(takes(way, call) for way in signatures(method))
     assert signatures(trt.Builder.create_network) == [[("flags", True)]]

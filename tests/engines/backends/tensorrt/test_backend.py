@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT for RTX: building, as far as it goes without a GPU."""
+"""TensorRT and TensorRT for RTX: as much of building engines as works without a GPU."""
 
 import os
 import shutil
@@ -20,24 +20,24 @@ from ssv2rt.core.recipes import Clip, Engine
 from ssv2rt.core.run_folders import Run
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.engines.backends.tensorrt import progress
-from ssv2rt.engines.backends.tensorrt.backend import AMPERE_PLUS, RTX, TENSORRT, TensorRtBackend, fits
+from ssv2rt.engines.backends.tensorrt.backend import AMPERE_PLUS, RTX, TENSORRT, TensorRtBackend, target_includes
 from ssv2rt.engines.backends.tensorrt.build import TimingCache
-from ssv2rt.engines.backends.tensorrt.log import Log, tidy
-from ssv2rt.engines.backends.tensorrt.progress import Phases, interruptible
-from ssv2rt.engines.base import Built, Graph
+from ssv2rt.engines.backends.tensorrt.log import Log, strip_source_locations
+from ssv2rt.engines.backends.tensorrt.progress import BuildProgress, run_interruptibly
+from ssv2rt.engines.base import BuiltEngine, Graph
 from ssv2rt.engines.build import build_engine
 from ssv2rt.engines.bundle import open_bundle
 from ssv2rt.engines.export import export_onnx
-from ssv2rt.engines.half import to_half
-from ssv2rt.engines.quantization import quantise, to_fp8
-from tests.engines.conftest import lively_model
+from ssv2rt.engines.half import convert_to_half
+from ssv2rt.engines.quantization import convert_to_fp8, quantize
+from tests.engines.conftest import model_with_random_statistics
 
 needs_rtx = pytest.mark.skipif(bool(RTX.cannot_build_reason()), reason=RTX.cannot_build_reason())
 ADA = Engine(targets=("sm89",))
 
 
-def build(graph: Path, folder: Path, settings: Engine) -> Built:
-    """In a folder of its own, as `build_engine` does."""
+def build(graph: Path, folder: Path, settings: Engine) -> BuiltEngine:
+    """Builds an engine in a new folder, as `build_engine` does."""
     scratch = folder / ".scratch.partial"
     scratch.mkdir()
     shutil.copy(graph, scratch / "model.onnx")
@@ -48,7 +48,7 @@ def build(graph: Path, folder: Path, settings: Engine) -> Built:
 @pytest.mark.parametrize(
     ("name", "arithmetic"), [("fp32", {"FP32": 20}), ("fp16", {"FP16": 20}), ("int8half", {"INT8": 19, "FP16": 1})]
 )
-def test_nvidias_builder_takes_the_graphs_in_their_precision(
+def test_builder_accepts_graphs_in_every_precision(
     graphs: dict[str, Path], tmp_path: Path, name: str, arithmetic: dict[str, int]
 ) -> None:
     precision: Any = "int8" if name == "int8half" else name
@@ -57,13 +57,13 @@ def test_nvidias_builder_takes_the_graphs_in_their_precision(
     assert built.more_files == ("layers.json",)
     assert built.settings["layers"] == {"convolutions": arithmetic}
     assert (tmp_path / ".scratch.partial" / built.file).stat().st_size > 1000
-    # TensorRT for RTX times no kernels when it builds, and so has nothing to keep.
+    # TensorRT for RTX does not time kernels during a build, so there is no timing cache.
     assert [path.name for path in tmp_path.iterdir()] == [".scratch.partial"]
 
 
 @needs_rtx
-def test_what_can_be_read_of_an_engine_without_a_gpu_is_in_order(graphs: dict[str, Path], tmp_path: Path) -> None:
-    """Its header. The rest needs a driver, and without one the runtime says so and not that the engine is damaged."""
+def test_engine_header_is_valid(graphs: dict[str, Path], tmp_path: Path) -> None:
+    """Without a driver, only the header can be checked; the runtime then reports the missing driver, not a damaged engine."""
     trt = pytest.importorskip("tensorrt_rtx")
     built = build(graphs["fp16"], tmp_path, ADA)
     plan, log = (tmp_path / ".scratch.partial" / built.file).read_bytes(), Log(trt)
@@ -77,17 +77,17 @@ def test_what_can_be_read_of_an_engine_without_a_gpu_is_in_order(graphs: dict[st
 
 
 @needs_rtx
-def test_int8_engines_without_int8_kernels_are_told_of(
+def test_int8_engines_without_int8_kernels_are_reported(
     graphs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """TensorRT for RTX has INT8 kernels for 3D convolutions since sm80, and uses none if sm75 is among the targets."""
+    """TensorRT for RTX has INT8 kernels for 3D convolutions since sm80, but uses none if sm75 is among the targets."""
     built = build(graphs["int8half"], tmp_path, Engine(precision="int8", targets=("sm75", "sm89")))
     assert built.settings["layers"] == {"convolutions": {"FP16": 20}}
     assert "no convolution of this int8 engine runs in INT8 on sm75,sm89 (20 in FP16); take" in capsys.readouterr().err
 
 
 @needs_rtx
-def test_a_workspace_that_is_too_small_is_named(graphs: dict[str, Path], tmp_path: Path) -> None:
+def test_too_small_workspace_is_named(graphs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match="no tactics .* within workspace limit.*; try --set engine.workspace_gib=0.002, a"
     ) as e:
@@ -96,7 +96,7 @@ def test_a_workspace_that_is_too_small_is_named(graphs: dict[str, Path], tmp_pat
 
 
 @needs_rtx
-def test_bundles_hold_the_builders_account_of_the_layers(tiny_run: Run, tiny_set: Path, tmp_path: Path) -> None:
+def test_bundle_lists_layers_from_the_builder_log(tiny_run: Run, tiny_set: Path, tmp_path: Path) -> None:
     recipe = load_engine_recipe("fp16", ("gate.clips=8", 'engine.targets=["sm89"]'))
     bundle, _ = build_engine(
         Run(shutil.copytree(tiny_run.path, tmp_path / "run")), recipe, "tensorrt-rtx", open_manifest(tiny_set)
@@ -107,8 +107,8 @@ def test_bundles_hold_the_builders_account_of_the_layers(tiny_run: Run, tiny_set
 
 
 @needs_rtx
-def test_the_way_of_tensorrt_itself(graphs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As far as the other package, which lacks its GPU and its timings, can stand in for it."""
+def test_code_path_of_plain_tensorrt(graphs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT for RTX stands in for TensorRT, as far as that works without a GPU and timing caches."""
     backend = TensorRtBackend("tensorrt", "tensorrt")
     monkeypatch.setattr(backend, "_trt", RTX._trt)
     monkeypatch.setattr(backend, "target", lambda: "sm89")
@@ -132,15 +132,15 @@ def test_the_way_of_tensorrt_itself(graphs: dict[str, Path], tmp_path: Path, mon
 
 @needs_rtx
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_nvidias_builder_takes_a_full_resnet(tmp_path: Path, precision: str) -> None:
-    model = lively_model("resnet3d18", width=64)
+def test_builder_accepts_a_full_size_resnet(tmp_path: Path, precision: str) -> None:
+    model = model_with_random_statistics("resnet3d18", width=64)
     model.head = torch.nn.Linear(model.head.in_features, 174)
     file = tmp_path / "model.onnx"
     export_onnx(model, file, clip=Clip(frames=16, size=112), labels=tuple(map(str, range(174))))
     if precision == "int8":
         clips = torch.randint(0, 256, (1, 16, 112, 112, 3), dtype=torch.uint8)
-        quantise(file, file, [clips.numpy()], method="minmax")
-    onnx.save(to_half(onnx.load(file)), file)
+        quantize(file, file, [clips.numpy()], method="minmax")
+    onnx.save(convert_to_half(onnx.load(file)), file)
     built = build(file, tmp_path, Engine(targets=("sm80", "sm89")))
     assert built.settings["layers"]["convolutions"] == (
         {"INT8": 19, "FP16": 1} if precision == "int8" else {"FP16": 20}
@@ -150,17 +150,17 @@ def test_nvidias_builder_takes_a_full_resnet(tmp_path: Path, precision: str) -> 
 
 @needs_rtx
 @pytest.mark.parametrize("kind", ["bf16", "fp8"])
-def test_bf16_and_fp8_run_in_what_they_are_called(graphs: dict[str, Path], tmp_path: Path, kind: str) -> None:
+def test_bf16_and_fp8_engines_use_their_precision(graphs: dict[str, Path], tmp_path: Path, kind: str) -> None:
     pytest.importorskip("tensorrt_rtx")
-    model = to_fp8(onnx.load(graphs["int8"])) if kind == "fp8" else onnx.load(graphs["fp32"])
-    onnx.save(to_half(model, bfloat=kind == "bf16"), tmp_path / "model.onnx")
+    model = convert_to_fp8(onnx.load(graphs["int8"])) if kind == "fp8" else onnx.load(graphs["fp32"])
+    onnx.save(convert_to_half(model, bfloat16=kind == "bf16"), tmp_path / "model.onnx")
     settings = Engine.model_validate({"precision": kind, "targets": ("sm89",)})
     built = RTX.build(Graph(tmp_path / "model.onnx", None), settings)
     found = built.settings["layers"]["convolutions"]
     assert found == ({"FP8": 19, "FP16": 1} if kind == "fp8" else {"BF16": 20})
 
 
-def test_what_tensorrt_for_rtx_cannot_build_for_is_named(graphs: dict[str, Path]) -> None:
+def test_unsupported_rtx_targets_are_refused(graphs: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="does not build for sm90; it does for sm75, sm80"):
         RTX.build(Graph(graphs["fp16"], None), Engine(targets=("sm90",)))
     if not torch.cuda.is_available():
@@ -170,13 +170,13 @@ def test_what_tensorrt_for_rtx_cannot_build_for_is_named(graphs: dict[str, Path]
 
 @needs_rtx
 @pytest.mark.parametrize("name", ["version_compatible", "hardware_compatible"])
-def test_settings_that_tensorrt_for_rtx_does_not_have_are_refused(graphs: dict[str, Path], name: str) -> None:
+def test_unsupported_rtx_settings_are_refused(graphs: dict[str, Path], name: str) -> None:
     with pytest.raises(UsageError, match=f"engine.{name} = true: TensorRT for RTX has no such engines"):
         RTX.build(Graph(graphs["fp16"], None), Engine(targets=("sm89",), **{name: True}))
 
 
 def cast_then(*nodes: onnx.NodeProto, more_inputs: tuple[str, ...] = ()) -> onnx.ModelProto:
-    """A graph that casts `frames` to floats `x`, and makes `logits` of them."""
+    """A graph that casts `frames` to float `x`, and computes `logits` with the given nodes."""
     cast = helper.make_node("Cast", ["frames"], ["x"], to=TensorProto.FLOAT, name="cast")
     inputs = [helper.make_tensor_value_info("frames", TensorProto.UINT8, ["N", 4])]
     inputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4]) for name in more_inputs]
@@ -206,7 +206,7 @@ OTHER_INPUT = cast_then(helper.make_node("Add", ["x", "z"], ["logits"], name="ad
         (b"", "does not take model.onnx: it has no inputs; try"),
     ],
 )
-def test_refusals_name_the_node_the_reason_and_a_way_out(
+def test_parser_errors_name_node_reason_and_suggestion(
     tmp_path: Path, graph: onnx.ModelProto | bytes, message: str
 ) -> None:
     file = tmp_path / "graph.onnx"
@@ -217,7 +217,7 @@ def test_refusals_name_the_node_the_reason_and_a_way_out(
     assert str(caught.value).endswith("or --backend openvino")
 
 
-def test_errors_lose_the_places_in_nvidias_sources() -> None:
+def test_source_locations_are_stripped_from_errors() -> None:
     shown = {
         "IBuilder::f: Error Code 4: API Usage Error (Shapes differ. In g at /_src/h.cpp:7)": "Shapes differ",
         "x: Error Code 1: Cuda Runtime (In f at /a.cpp:1 (cudaError 35: driver too old))": "cudaError 35: driver too old",
@@ -232,16 +232,16 @@ def test_errors_lose_the_places_in_nvidias_sources() -> None:
         "two\nlines": "two lines",
         "": "",
     }
-    assert {message: tidy(message) for message in shown} == shown
+    assert {message: strip_source_locations(message) for message in shown} == shown
 
 
 @needs_rtx
-def test_an_interrupt_ends_the_build_and_leaves_nothing(
+def test_interrupt_stops_the_build_and_leaves_no_files(
     graphs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     steps = []
 
-    def step(self: Phases, name: str, number: int) -> bool:
+    def step(self: BuildProgress, name: str, number: int) -> bool:
         steps.append(name)
         if len(steps) == 1:
             os.kill(os.getpid(), signal.SIGINT)
@@ -250,7 +250,7 @@ def test_an_interrupt_ends_the_build_and_leaves_nothing(
                 time.sleep(0.01)
         return not self.stopped
 
-    monkeypatch.setattr(progress.Phases, "step", step)
+    monkeypatch.setattr(progress.BuildProgress, "step", step)
     with pytest.raises(KeyboardInterrupt):
         build(graphs["fp16"], tmp_path, ADA)
     assert len(steps) == 1
@@ -258,7 +258,7 @@ def test_an_interrupt_ends_the_build_and_leaves_nothing(
     assert "stopping TensorRT" in capfd.readouterr().err
 
 
-def test_an_interrupt_at_any_moment_waits_for_the_work_to_end() -> None:
+def test_interrupt_at_any_moment_waits_for_the_work() -> None:
     for _ in range(50):
         stopped, ended = threading.Event(), threading.Event()
 
@@ -268,21 +268,21 @@ def test_an_interrupt_at_any_moment_waits_for_the_work_to_end() -> None:
             ended.set()
 
         with pytest.raises(KeyboardInterrupt):
-            interruptible(work, stopped.set, lambda: None)
+            run_interruptibly(work, stopped.set, lambda: None)
         assert ended.is_set()
 
 
-def test_what_goes_wrong_in_the_other_thread_is_raised_here() -> None:
+def test_exceptions_of_the_build_thread_are_raised() -> None:
     def fail() -> None:
         raise ValueError("there")
 
     with pytest.raises(ValueError, match="there"):
-        interruptible(fail, lambda: None, lambda: None)
-    assert interruptible(lambda: 3, lambda: None, lambda: None) == 3
+        run_interruptibly(fail, lambda: None, lambda: None)
+    assert run_interruptibly(lambda: 3, lambda: None, lambda: None) == 3
 
 
-def test_phases_tell_the_innermost_one() -> None:
-    phases = Phases()
+def test_build_progress_shows_the_innermost_phase() -> None:
+    phases = BuildProgress()
     assert phases.now == ""
     phases.start("Building", 6)
     phases.step("Building", 0)
@@ -297,15 +297,15 @@ def test_phases_tell_the_innermost_one() -> None:
 
 @needs_rtx
 @pytest.mark.parametrize("content", [None, b"", b"damaged", "its own"])
-def test_timing_caches_are_written_whole_and_damaged_ones_replaced(tmp_path: Path, content: bytes | str | None) -> None:
-    """By the bindings of TensorRT for RTX, which keep the interface and note nothing in the cache."""
+def test_timing_caches_are_written_and_damaged_ones_replaced(tmp_path: Path, content: bytes | str | None) -> None:
+    """Uses the bindings of TensorRT for RTX, which have the interface of timing caches but store nothing."""
     trt = pytest.importorskip("tensorrt_rtx")
     log, path = Log(trt), tmp_path / "timing.cache"
     builder = trt.Builder(log.logger)
 
     def save() -> bytes:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # TensorRT for RTX has no use for caches any more
+            warnings.simplefilter("ignore", DeprecationWarning)  # TensorRT for RTX has deprecated timing caches
             TimingCache(builder.create_builder_config(), path).save()
         return path.read_bytes()
 
@@ -316,7 +316,7 @@ def test_timing_caches_are_written_whole_and_damaged_ones_replaced(tmp_path: Pat
 
 
 class Config:
-    """Of TensorRT, as its timing caches go: one that is damaged, or of another GPU, is not taken."""
+    """A fake builder config and timing cache. It rejects caches that are damaged or of another GPU, as TensorRT does."""
 
     def __init__(self) -> None:
         self.tried: list[bytes] = []
@@ -347,7 +347,7 @@ class Config:
         (b"good", [b"good"]),
     ],
 )
-def test_only_timing_caches_that_fit_are_taken(tmp_path: Path, content: bytes | None, tried: list[bytes]) -> None:
+def test_only_matching_timing_caches_are_used(tmp_path: Path, content: bytes | None, tried: list[bytes]) -> None:
     path, config = tmp_path / "timing.cache", Config()
     if content is not None:
         path.write_bytes(content)
@@ -357,14 +357,12 @@ def test_only_timing_caches_that_fit_are_taken(tmp_path: Path, content: bytes | 
     assert path.read_bytes() == b"timings"
 
 
-def test_a_timing_cache_that_cannot_be_written_costs_the_build_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unwritable_timing_cache_does_not_fail_the_build(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     TimingCache(Config(), tmp_path / "gone" / "timing.cache").save()
     assert "cannot be written (No such file or directory)" in capsys.readouterr().err
 
 
-def test_missing_backends_say_what_to_do() -> None:
+def test_missing_backends_explain_how_to_install() -> None:
     if not torch.cuda.is_available():
         assert "tensorrt" in TENSORRT.unavailable_reason() or "no NVIDIA GPU" in TENSORRT.unavailable_reason()
         assert RTX.unavailable_reason()
@@ -382,5 +380,5 @@ def test_missing_backends_say_what_to_do() -> None:
         ("sm80+", "sm75", False),
     ],
 )
-def test_engines_fit_the_gpus_they_were_built_for(target: str, here: str, fit: bool) -> None:
-    assert fits(target, here) == fit
+def test_target_includes_gpu_architectures(target: str, here: str, fit: bool) -> None:
+    assert target_includes(target, here) == fit

@@ -1,4 +1,4 @@
-"""TensorRT engines on a GPU, by whichever of the two packages is there."""
+"""TensorRT engines on a GPU, with the installed one of the two packages."""
 
 import shutil
 from pathlib import Path
@@ -25,20 +25,20 @@ pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(scope="module", params=[TENSORRT, RTX], ids=["tensorrt", "rtx"])
-def program(request: pytest.FixtureRequest) -> TensorRtBackend:
+def engine_backend(request: pytest.FixtureRequest) -> TensorRtBackend:
     backend: TensorRtBackend = request.param
     if torch.cuda.is_available() and (reason := backend.unavailable_reason()):
         pytest.skip(reason)
-    return backend  # where there is no GPU the marker decides
+    return backend  # without a GPU, the marker decides whether the test runs
 
 
-def built(program: TensorRtBackend, graph: Path, folder: Path, **settings: Any) -> Bundle:
-    """An engine for the GPU that is here, in a folder below `folder`."""
+def built(engine_backend: TensorRtBackend, graph: Path, folder: Path, **settings: Any) -> Bundle:
+    """Builds an engine for the current GPU in a subfolder of `folder`."""
     place = folder / "fp16"
     place.mkdir()
     shutil.copy(graph, place / "model.onnx")
     try:
-        made = program.build(Graph(place / "model.onnx", None), Engine(batch=BATCH, **settings))
+        made = engine_backend.build(Graph(place / "model.onnx", None), Engine(batch=BATCH, **settings))
     except UserError as error:
         if "does not build for" in str(error):
             pytest.skip(str(error))
@@ -47,13 +47,13 @@ def built(program: TensorRtBackend, graph: Path, folder: Path, **settings: Any) 
 
 
 @pytest.mark.parametrize("name", ["fp32", "fp16", "int8half"])
-def test_engines_agree_with_pytorch(
-    program: TensorRtBackend, model: ClipModel, graphs: dict[str, Path], tmp_path: Path, name: str
+def test_engines_match_pytorch(
+    engine_backend: TensorRtBackend, model: ClipModel, graphs: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
-    bundle = built(program, graphs[name], tmp_path, precision="int8" if name == "int8half" else name)
+    bundle = built(engine_backend, graphs[name], tmp_path, precision="int8" if name == "int8half" else name)
     kind = {"fp32": "FP32", "fp16": "FP16", "int8half": "INT8"}[name]
-    assert bundle.info.settings["layers"]["convolutions"][kind] >= 16  # of 20; TensorRT may join some
-    runner = program.load(bundle)
+    assert bundle.info.settings["layers"]["convolutions"][kind] >= 16  # of 20; TensorRT may fuse some
+    runner = engine_backend.load(bundle)
     with torch.inference_mode():
         found, expected = runner.start(clips(4))(), (model(clips(4)), model.features(clips(4)))
     for ours, theirs in zip(found, expected, strict=True):
@@ -61,7 +61,7 @@ def test_engines_agree_with_pytorch(
         assert ((ours - theirs).norm() / theirs.norm()).item() < {"fp32": 1e-4, "fp16": 5e-3, "int8half": 0.08}[name]
 
 
-def test_a_run_becomes_an_engine_that_scores(tiny_run: Run, tiny_set: Path) -> None:
+def test_build_engine_from_run_and_score(tiny_run: Run, tiny_set: Path) -> None:
     if TENSORRT.unavailable_reason():
         pytest.skip(TENSORRT.unavailable_reason())
     bundle, failures = build_engine(tiny_run, load_engine_recipe("fp16"), "tensorrt", open_manifest(tiny_set))
@@ -76,23 +76,25 @@ def test_a_run_becomes_an_engine_that_scores(tiny_run: Run, tiny_set: Path) -> N
     assert figures["clips_per_second"] > 0 and figures["clips_per_second_fp16"] > 0
 
 
-def test_recorded_batches_give_what_plain_ones_give(
-    program: TensorRtBackend, graphs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_cuda_graph_logits_match_plain_logits(
+    engine_backend: TensorRtBackend, graphs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle = built(program, graphs["fp16"], tmp_path)
-    recorded = program.load(bundle)
-    plain = program.load(Bundle(bundle.path, bundle.info.model_copy(update={"settings": {"cuda_graph": False}})))
+    bundle = built(engine_backend, graphs["fp16"], tmp_path)
+    recorded = engine_backend.load(bundle)
+    plain = engine_backend.load(Bundle(bundle.path, bundle.info.model_copy(update={"settings": {"cuda_graph": False}})))
     for seed, count in enumerate((4, 4, 4, 6, 1, 4, 4, 4)):
         torch.testing.assert_close(recorded(clips(count, seed)), plain(clips(count, seed)), rtol=1e-3, atol=1e-3)
     assert "CUDA graph" not in capsys.readouterr().err
 
 
-def test_clips_on_the_gpu_stay_there(program: TensorRtBackend, graphs: dict[str, Path], tmp_path: Path) -> None:
-    runner = program.load(built(program, graphs["fp16"], tmp_path))
+def test_gpu_clips_are_not_copied_to_the_cpu(
+    engine_backend: TensorRtBackend, graphs: dict[str, Path], tmp_path: Path
+) -> None:
+    runner = engine_backend.load(built(engine_backend, graphs["fp16"], tmp_path))
     expected = [runner(clips(4, seed)) for seed in range(4)]
     batches = [clips(4, seed).cuda() for seed in range(4)]
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")  # PyTorch raises where it would wait
+    torch.cuda.set_sync_debug_mode("error")  # PyTorch raises an error at each synchronization
     try:
         results = [runner.logits_on_gpu(batch) for batch in batches]
         doubled = [logits * 2 for logits in results]
@@ -104,15 +106,17 @@ def test_clips_on_the_gpu_stay_there(program: TensorRtBackend, graphs: dict[str,
         torch.testing.assert_close(twice.cpu(), 2 * theirs, rtol=1e-3, atol=1e-3)
 
 
-def test_started_batches_are_not_mixed_up(program: TensorRtBackend, graphs: dict[str, Path], tmp_path: Path) -> None:
-    runner = program.load(built(program, graphs["fp16"], tmp_path))
+def test_batches_in_flight_are_not_mixed_up(
+    engine_backend: TensorRtBackend, graphs: dict[str, Path], tmp_path: Path
+) -> None:
+    runner = engine_backend.load(built(engine_backend, graphs["fp16"], tmp_path))
     expected = [runner(clips(4, seed)) for seed in range(6)]
     started = [runner.start(clips(4, seed).cuda()) for seed in range(6)]  # nothing else holds these clips
     for pending, theirs in zip(started, expected, strict=True):
         torch.testing.assert_close(pending().logits, theirs, rtol=1e-3, atol=1e-3)
 
 
-def test_engines_for_later_versions_and_other_gpus_load(graphs: dict[str, Path], tmp_path: Path) -> None:
+def test_version_and_hardware_compatible_engines_load(graphs: dict[str, Path], tmp_path: Path) -> None:
     if TENSORRT.unavailable_reason():
         pytest.skip(TENSORRT.unavailable_reason())
     bundle = built(TENSORRT, graphs["fp16"], tmp_path, version_compatible=True, hardware_compatible=True)

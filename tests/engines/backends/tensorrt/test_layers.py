@@ -1,18 +1,24 @@
-"""What is read from TensorRT's account of an engine."""
+"""Reading the layers of an engine from TensorRT's inspector and log."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from ssv2rt.engines.backends.tensorrt.layers import Layer, layers_in_json, layers_in_log, summary, write_layers
+from ssv2rt.engines.backends.tensorrt.layers import (
+    Layer,
+    convolution_counts,
+    layers_in_json,
+    layers_in_log,
+    write_layers,
+)
 
 
 def tensor(name: str, kind: str) -> dict[str, object]:
     return {"Name": name, "Location": "Device", "Dimensions": [8, 64, 16, 56, 56], "Format/Datatype": kind}
 
 
-# Written after what TensorRT 10's inspector gives for an engine built with detailed profiling verbosity.
+# Modeled on the output of TensorRT 10's engine inspector for an engine built with detailed profiling verbosity.
 DETAILED = json.dumps(
     {
         "Layers": [
@@ -77,8 +83,8 @@ DETAILED = json.dumps(
 )
 
 
-def test_convolutions_are_counted_by_what_flows_into_them() -> None:
-    assert summary(layers_in_json(DETAILED)) == {"convolutions": {"INT8": 3, "FP16": 1}}
+def test_convolutions_are_counted_by_input_datatype() -> None:
+    assert convolution_counts(layers_in_json(DETAILED)) == {"convolutions": {"INT8": 3, "FP16": 1}}
 
 
 @pytest.mark.parametrize(
@@ -96,18 +102,18 @@ def test_convolutions_are_counted_by_what_flows_into_them() -> None:
     ],
 )
 @pytest.mark.parametrize("key", ["Format/Datatype", "Datatype"])
-def test_datatypes_are_known_by_all_their_names(key: str, phrase: str, precision: str) -> None:
+def test_all_datatype_names_are_recognized(key: str, phrase: str, precision: str) -> None:
     layer: Layer = {"Name": "c", "LayerType": "CaskConvolution", "Inputs": [{"Name": "x", key: phrase}]}
-    assert summary([layer]) == {"convolutions": {precision: 1}}
+    assert convolution_counts([layer]) == {"convolutions": {precision: 1}}
 
 
-def test_layers_without_details_give_no_figures() -> None:
+def test_layers_without_details_are_not_counted() -> None:
     names = layers_in_json('{"Layers": ["node_conv3d + node_relu"\n,"node_conv3d_1"\n],\n"Bindings": ["frames"]}')
     assert names == ["node_conv3d + node_relu", "node_conv3d_1"]
-    assert summary(names) == {}
+    assert convolution_counts(names) == {}
 
 
-def test_control_characters_are_read_and_other_things_are_no_layers() -> None:
+def test_json_with_control_characters_and_unexpected_json() -> None:
     assert layers_in_json('{"Layers": [{"Name": "a", "Metadata": "b\x1ec"}]}') == [{"Name": "a", "Metadata": "b\x1ec"}]
     for text in ("", "nothing", "[]", '{"Layers": null}', '{"Layers": [1, null]}'):
         assert layers_in_json(text) == []
@@ -127,20 +133,20 @@ Format/Datatype: Float }], TacticName: x
 I/O Tensors:
  Name: frames, IOMode: Input, DataType: UInt8, Dimensions: [-1,4,32,32,3]
 """
-"""Of TensorRT for RTX 1.7 (shortened) and, the last layer, of TensorRT 10."""
+"""A log of TensorRT for RTX 1.7 (shortened). The last layer is from TensorRT 10."""
 
 
-def test_the_builders_log_is_read_in_the_inspectors_form() -> None:
+def test_builder_log_is_parsed_into_inspector_format() -> None:
     first, second, third = layers_in_log(LOG)
     assert first == {"Name": "shape_0", "LayerType": "shape_call", "Inputs": [], "Constants": [], "Outputs": []}
     assert isinstance(second, dict) and second["LayerType"] == "correlation"
     assert second["Inputs"] == [{"Name": "relu.1", "Dimensions": [-1, 4, 4, 32, 32], "Format/Datatype": "Half"}]
     assert isinstance(third, dict) and third["Outputs"] == [{"Name": "c", "Dimensions": [], "Format/Datatype": "Float"}]
     assert [entry["Format/Datatype"] for entry in third["Inputs"]] == ["Int8", "Int32"]
-    assert summary([first, second, third]) == {"convolutions": {"FP16": 1, "INT8": 1}}
+    assert convolution_counts([first, second, third]) == {"convolutions": {"FP16": 1, "INT8": 1}}
     assert layers_in_log("") == [] == layers_in_log("Layers:\nsomething else\n")
 
 
-def test_the_file_says_who_says_so(tmp_path: Path) -> None:
+def test_layers_file_names_its_source(tmp_path: Path) -> None:
     assert write_layers(tmp_path, ["a"], "builder") == "layers.json"
     assert json.loads((tmp_path / "layers.json").read_text()) == {"source": "builder", "Layers": ["a"]}

@@ -1,4 +1,4 @@
-"""Running TensorRT engines without a GPU: on a stand-in that reads and writes the runner's buffers."""
+"""The TensorRT runner without a GPU, on a fake TensorRT that reads and writes the runner's buffers."""
 
 import contextlib
 import ctypes
@@ -23,7 +23,7 @@ BATCH = BatchProfile(min=2, best=4, max=6)
 
 
 def bundle_of(folder: Path, **changes: Any) -> Bundle:
-    """A bundle of the small network."""
+    """A bundle description for the fake engine."""
     facts: dict[str, Any] = {
         "backend": "tensorrt",
         "backend_version": "10.8.0",
@@ -47,63 +47,63 @@ def bundle_of(folder: Path, **changes: Any) -> Bundle:
 
 
 class Calls(list[str]):
-    """What an `CudaGraphRunner` asks for, in order."""
+    """The calls that a `CudaGraphRunner` makes, in order."""
 
-    def enqueuer(self, full: int, recordable: bool = True) -> CudaGraphRunner:
-        def record() -> Callable[[], None] | None:
-            self.append("record")
-            return (lambda: self.append("replay")) if recordable else None
+    def graph_runner(self, full: int, capturable: bool = True) -> CudaGraphRunner:
+        def capture() -> Callable[[], None] | None:
+            self.append("capture")
+            return (lambda: self.append("replay")) if capturable else None
 
         return CudaGraphRunner(
             resize=lambda count: self.append(f"resize {count}"),
             run=lambda: self.append("run"),
-            record=record,
+            capture=capture,
             full=full,
         )
 
 
-def test_full_batches_are_prepared_for_then_recorded_then_replayed() -> None:
+def test_full_batches_are_run_then_captured_then_replayed() -> None:
     calls = Calls()
-    enqueue = calls.enqueuer(full=4)
+    enqueue = calls.graph_runner(full=4)
     for count in (4, 4, 4, 4):
         enqueue(count)
-    assert calls == ["resize 4", "run", "record", "replay", "replay"]
+    assert calls == ["resize 4", "run", "capture", "replay", "replay"]
 
 
-def test_a_recording_ends_with_its_batch_size() -> None:
+def test_cuda_graph_is_dropped_when_the_batch_size_changes() -> None:
     calls = Calls()
-    enqueue = calls.enqueuer(full=4)
+    enqueue = calls.graph_runner(full=4)
     for count in (4, 4, 4, 3, 3, 4, 4, 4):
         enqueue(count)
     assert calls == [
         "resize 4",
         "run",
-        "record",
+        "capture",
         "replay",
         "resize 3",
         "run",
         "run",
         "resize 4",
         "run",
-        "record",
+        "capture",
         "replay",
     ]
 
 
-def test_what_cannot_be_recorded_is_run_and_not_tried_again() -> None:
+def test_failed_capture_is_not_retried() -> None:
     calls = Calls()
-    enqueue = calls.enqueuer(full=4, recordable=False)
+    enqueue = calls.graph_runner(full=4, capturable=False)
     for count in (4, 4, 4, 2, 4, 4):
         enqueue(count)
-    assert calls == ["resize 4", "run", "record", "run", "resize 2", "run", "resize 4", "run", "run"]
+    assert calls == ["resize 4", "run", "capture", "run", "resize 2", "run", "resize 4", "run", "run"]
     calls.clear()
-    enqueue = calls.enqueuer(full=0)
+    enqueue = calls.graph_runner(full=0)
     for count in (4, 4):
         enqueue(count)
     assert calls == ["resize 4", "run", "run"]
 
 
-def test_a_size_that_failed_is_set_again() -> None:
+def test_resize_is_repeated_after_a_failed_run() -> None:
     calls = Calls()
     failures = [True]
 
@@ -114,7 +114,7 @@ def test_a_size_that_failed_is_set_again() -> None:
             raise RuntimeError("once")
 
     enqueue = CudaGraphRunner(
-        resize=lambda count: calls.append(f"resize {count}"), run=run, record=lambda: None, full=0
+        resize=lambda count: calls.append(f"resize {count}"), run=run, capture=lambda: None, full=0
     )
     with pytest.raises(RuntimeError, match="once"):
         enqueue(4)
@@ -125,16 +125,16 @@ def test_a_size_that_failed_is_set_again() -> None:
 SHAPES = {"frames": (-1, 4, 32, 32, 3), "logits": (-1, 5), "embedding": (-1, 7)}
 
 
-class Stand:
-    """Stands in for TensorRT and a GPU. Its engine gives, as logit k of a clip, the clip's mean plus k, and as feature k
-    the mean less k.
+class FakeTensorRt:
+    """Stands in for TensorRT and a GPU. Logit k of its engine is the mean of the clip plus k, and feature k is the mean
+    minus k.
 
     Args:
-        recording: what becomes of CUDA graphs: 'works', 'fails' or 'is empty'.
+        capture: what a CUDA graph capture does: 'works', 'fails' or 'is empty'.
     """
 
-    def __init__(self, recording: str = "works") -> None:
-        self.recording = recording
+    def __init__(self, capture: str = "works") -> None:
+        self.capture = capture
         self.log: list[str] = []
         self.captured: list[Callable[[], None]] | None = None
         self.engine: Any = SimpleNamespace(
@@ -197,7 +197,7 @@ class Stand:
 
     # PyTorch's side.
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        stand = self
+        fake = self
 
         class Stream:
             cuda_stream = 7
@@ -207,25 +207,25 @@ class Stand:
             def wait_stream(self, other: "Stream") -> None: ...
 
             def record_event(self) -> Any:
-                return SimpleNamespace(synchronize=lambda: stand.log.append("wait"))
+                return SimpleNamespace(synchronize=lambda: fake.log.append("wait"))
 
         class CUDAGraph:
             def __init__(self) -> None:
                 self.work: list[Callable[[], None]] = []
 
             def replay(self) -> None:
-                stand.log.append("replay")
+                fake.log.append("replay")
                 for work in self.work:
                     work()
 
         @contextlib.contextmanager
         def capture(graph: CUDAGraph, stream: Stream, capture_error_mode: str) -> Iterator[None]:
-            stand.captured = graph.work
+            fake.captured = graph.work
             yield
-            stand.captured = None
-            if stand.recording == "fails":
+            fake.captured = None
+            if fake.capture == "fails":
                 raise RuntimeError("operation not permitted when stream is capturing\nand more")
-            if stand.recording == "is empty":
+            if fake.capture == "is empty":
                 graph.work.clear()
 
         changes = {
@@ -240,50 +240,50 @@ class Stand:
             monkeypatch.setattr(torch.cuda, name, value)
 
 
-def runner_on(stand: Stand, folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> TensorRtRunner:
-    stand.install(monkeypatch)
+def runner_on(fake: FakeTensorRt, folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> TensorRtRunner:
+    fake.install(monkeypatch)
     (folder / "engine.plan").write_bytes(b"plan")
-    return TensorRtRunner(stand.trt(), bundle_of(folder, **changes), torch.device("cpu"))
+    return TensorRtRunner(fake.trt(), bundle_of(folder, **changes), torch.device("cpu"))
 
 
 def expected(batch: torch.Tensor) -> torch.Tensor:
     return batch.float().flatten(1).mean(1)[:, None] + torch.arange(5)
 
 
-@pytest.mark.parametrize("recording", ["works", "fails", "is empty"])
-def test_every_batch_gets_its_own_logits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recording: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("capture", ["works", "fails", "is empty"])
+def test_every_batch_gets_its_own_logits_with_and_without_cuda_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capture: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stand = Stand(recording)
-    runner = runner_on(stand, tmp_path, monkeypatch)
+    fake = FakeTensorRt(capture)
+    runner = runner_on(fake, tmp_path, monkeypatch)
     for seed, count in enumerate((4, 4, 4, 6, 1, 4, 4, 4)):
         torch.testing.assert_close(runner(clips(count, seed)), expected(clips(count, seed)))
-    again = ["run", "capture", "replay"]  # the recording is compared with a plain run
-    steps = [step for step in stand.log if step != "wait"]
-    if recording == "works":
+    again = ["run", "capture", "replay"]  # the replay is compared with a normal run
+    steps = [step for step in fake.log if step != "wait"]
+    if capture == "works":
         assert steps[:6] == ["resize 4", "run", *again, "replay"]
         assert steps[6:] == ["resize 6", "run", "resize 2", "run", "resize 4", "run", *again, "replay"]
         assert not capsys.readouterr().err
     else:
         assert steps.count("capture") == 1 and steps[-3:] == ["run"] * 3
-        reason = "operation not permitted" if recording == "fails" else "the recording computes something else"
-        assert f"not recorded as a CUDA graph ({reason}" in capsys.readouterr().err
+        reason = "operation not permitted" if capture == "fails" else "its replay gives other results"
+        assert f"no CUDA graph was captured ({reason}" in capsys.readouterr().err
 
 
-def test_nothing_is_recorded_unless_the_bundle_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand = Stand()
-    runner = runner_on(stand, tmp_path, monkeypatch, settings={})
+def test_no_capture_unless_the_bundle_enables_cuda_graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeTensorRt()
+    runner = runner_on(fake, tmp_path, monkeypatch, settings={})
     for _ in range(3):
         runner(clips(4))
-    assert "capture" not in stand.log
+    assert "capture" not in fake.log
 
 
-def test_batches_can_be_started_before_the_first_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand = Stand()
-    runner = runner_on(stand, tmp_path, monkeypatch)
+def test_several_batches_can_be_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeTensorRt()
+    runner = runner_on(fake, tmp_path, monkeypatch)
     assert runner.in_flight == 2
     pending = [runner.start(clips(4, seed)) for seed in range(4)]
-    assert "wait" not in stand.log
+    assert "wait" not in fake.log
     for seed, outputs in enumerate(pending):
         for _ in range(2):
             torch.testing.assert_close(outputs().logits, expected(clips(4, seed)))
@@ -291,26 +291,26 @@ def test_batches_can_be_started_before_the_first_is_waited_for(tmp_path: Path, m
             torch.testing.assert_close(outputs().embedding, means - torch.arange(7))
 
 
-def test_an_engine_without_an_embedding_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand = Stand()
-    stand.engine.num_io_tensors = 2
-    runner = runner_on(stand, tmp_path, monkeypatch, embedding=0)
+def test_engine_without_embedding_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeTensorRt()
+    fake.engine.num_io_tensors = 2
+    runner = runner_on(fake, tmp_path, monkeypatch, embedding=0)
     outputs = runner.start(clips(4))()
     torch.testing.assert_close(outputs.logits, expected(clips(4)))
     assert outputs.embedding is None
 
 
-def test_logits_for_the_gpu_are_not_overwritten_and_dlpack_is_taken(
+def test_logits_on_gpu_are_not_overwritten_and_dlpack_is_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stand = Stand()
-    runner = runner_on(stand, tmp_path, monkeypatch)
+    fake = FakeTensorRt()
+    runner = runner_on(fake, tmp_path, monkeypatch)
     first = runner.logits_on_gpu(clips(4, 1))
     array: Any = clips(3, 2).numpy()  # has __dlpack__
     second = runner.logits_on_gpu(array)
     torch.testing.assert_close(first, expected(clips(4, 1)))
     torch.testing.assert_close(second, expected(clips(3, 2)))
-    assert "wait" not in stand.log
+    assert "wait" not in fake.log
 
 
 @pytest.mark.parametrize(
@@ -319,18 +319,18 @@ def test_logits_for_the_gpu_are_not_overwritten_and_dlpack_is_taken(
 def test_clips_that_do_not_fit_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: torch.Tensor
 ) -> None:
-    runner = runner_on(Stand(), tmp_path, monkeypatch)
+    runner = runner_on(FakeTensorRt(), tmp_path, monkeypatch)
     with pytest.raises(ValueError, match=r"the engine takes torch.uint8 \(N, 4, 32, 32, 3\), N up to 6"):
         runner(wrong)
 
 
-def test_a_failure_of_tensorrt_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand = Stand()
-    runner = runner_on(stand, tmp_path, monkeypatch)
-    stand.failing = True
+def test_tensorrt_failures_raise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeTensorRt()
+    runner = runner_on(fake, tmp_path, monkeypatch)
+    fake.failing = True
     with pytest.raises(RuntimeError, match="TensorRT failed: it gave no reason"):
         runner(clips(4))
-    stand.failing = False
+    fake.failing = False
     torch.testing.assert_close(runner(clips(4)), expected(clips(4)))
 
 
@@ -350,19 +350,19 @@ def test_a_failure_of_tensorrt_is_told(tmp_path: Path, monkeypatch: pytest.Monke
         ("create_execution_context", lambda *_: None, "does not start: it gave no reason"),
     ],
 )
-def test_engines_that_are_not_what_the_bundle_says_are_refused(
+def test_engines_that_do_not_match_the_bundle_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, value: Any, message: str
 ) -> None:
-    stand = Stand()
-    setattr(stand.engine, part, value)
+    fake = FakeTensorRt()
+    setattr(fake.engine, part, value)
     with pytest.raises(UserError) as caught:
-        runner_on(stand, tmp_path, monkeypatch)
+        runner_on(fake, tmp_path, monkeypatch)
     assert message in str(caught.value) and "; rebuild it with" in str(caught.value)
-    stand.engine = None
+    fake.engine = None
     with pytest.raises(
         UserError, match="cannot be loaded: it gave no reason; rebuild it with `ssv2rt build-engine tiny"
     ):
-        runner_on(stand, tmp_path, monkeypatch)
+        runner_on(fake, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_engines_that_are_not_what_the_bundle_says_are_refused(
         ({"target": AMPERE_PLUS}, ""),
     ],
 )
-def test_bundles_of_other_versions_and_gpus_do_not_fit(
+def test_bundles_of_other_versions_and_gpus_are_incompatible(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], reason: str
 ) -> None:
     backend = TensorRtBackend("tensorrt", "tensorrt")

@@ -1,0 +1,101 @@
+"""`ssv2rt build-engine`: from a run to an engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ssv2rt.commands.options import (
+    Command,
+    complete_engine_recipe,
+    complete_run,
+    json_option,
+    set_option,
+    under,
+)
+from ssv2rt.commands.output import print_facts
+from ssv2rt.core.errors import UserError
+
+if TYPE_CHECKING:
+    from ssv2rt.engines.bundle import Bundle
+
+
+@click.command("build-engine", cls=Command)
+@click.argument("run", required=False, shell_complete=complete_run)
+@under(
+    "Precision",
+    click.option("--fp32", "precision", flag_value="fp32", help="Exact to rounding."),
+    click.option("--bf16", "precision", flag_value="bf16", help="Half precision with the range of fp32."),
+    click.option("--fp16", "precision", flag_value="fp16", help="Half precision (the default)."),
+    click.option("--int8", "precision", flag_value="int8", help="8-bit integers, calibrated on training clips."),
+    click.option("--fp8", "precision", flag_value="fp8", help="8-bit floats, on GPUs that have them; calibrated."),
+    click.option(
+        "--max-drop", type=click.FloatRange(0, 100), help="int8: points of top-1 that may be lost; see the README."
+    ),
+    click.option(
+        "--recipe",
+        shell_complete=complete_engine_recipe,
+        help="Engine recipe, by name or path. Default: the one named like the precision.",
+    ),
+    set_option("gate.clips=50"),
+)
+@under(
+    "Input and output",
+    click.option("--onnx", type=click.Path(path_type=Path), help="A graph made elsewhere, in place of a run."),
+    click.option("--labels", type=click.Path(path_type=Path), help="With --onnx: names of the classes."),
+    click.option("--data", type=click.Path(path_type=Path), help="Another place of the run's data set."),
+    click.option("--debug-layers", is_flag=True, help="Also compare each layer with the fp32 graph's."),
+    json_option("the result"),
+)
+@under(
+    "Machine",
+    click.option(
+        "--backend", default="auto", show_default=True, help="auto, tensorrt, tensorrt-rtx, openvino or aotinductor."
+    ),
+    click.option(
+        "--target", "targets", multiple=True, help="tensorrt-rtx: GPU architecture to build for, such as sm89."
+    ),
+)
+def build_engine(as_json: bool, **options: Any) -> None:
+    """Build an engine of a run, and compare it with PyTorch.
+
+    It is built of the best checkpoint of RUN, by default of the newest run, or of an ONNX file.
+
+    \b
+    Examples:
+      ssv2rt build-engine --fp16
+      ssv2rt build-engine demo-20260101-120000 --int8 --max-drop 0.5
+    """
+    from ssv2rt.engines.request import BuildRequest, build_as_requested
+
+    bundle, failures = build_as_requested(BuildRequest(**options))
+    print_facts(bundle.info.model_dump(mode="json") if as_json else _facts(bundle), as_json)
+    if failures:
+        raise UserError(f"the engine is not good enough, and kept apart in '{bundle.path}': {'; '.join(failures)}")
+
+
+def _facts(bundle: Bundle) -> dict[str, object]:
+    """What is said of an engine that was built."""
+    info = bundle.info
+    verification = info.verification or {}
+    facts: dict[str, object] = {
+        "engine": str(bundle.path),
+        "backend": f"{info.backend} {info.backend_version}",
+        "compared by": verification["by"],
+        "clips": verification["clips"],
+        "agreement": verification["agreement"],
+        "top-1, PyTorch": verification["top1_model"],
+        "top-1, engine": verification["top1_engine"],
+    }
+    if kept := (info.calibration or {}).get("kept"):
+        facts["kept in float"] = ", ".join(kept)
+    if layers := info.settings.get("layers", {}).get("convolutions"):
+        facts["convolutions"] = ", ".join(f"{count} {kind}" for kind, count in layers.items())
+    if rates := info.settings.get("clips_per_second"):
+        facts["clips/s here"] = float(max(rates.values()))
+    if "clips_per_second_fp16" in verification:
+        facts["clips/s here"] = verification["clips_per_second"]
+        facts["clips/s here, fp16"] = verification["clips_per_second_fp16"]
+    return facts

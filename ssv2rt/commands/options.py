@@ -1,0 +1,106 @@
+"""What commands share: headings in --help, options that several of them have, and names that complete on TAB."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+F = TypeVar("F", bound=Callable[..., Any])
+Decorator = Callable[[F], F]
+
+OTHER = "Other options"
+"""The heading of options that a command with headings puts under none."""
+
+
+class Command(click.Command):
+    """A command whose --help shows its options under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        headings: dict[str, str] = getattr(self.callback, "option_headings", {})
+        rest = OTHER if headings else "Options"
+        sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in (*headings.values(), rest)}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                # Options that share a name, such as --fp16 and --int8, share a heading.
+                sections[headings.get(parameter.name or "", rest)].append(record)
+        for heading, records in sections.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+
+
+def under(heading: str, *options: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Gives a command several options, which --help shows under a heading."""
+
+    def add(function: F) -> F:
+        before = len(function.__dict__.get("__click_params__", []))
+        for option in reversed(options):
+            option(function)
+        added = function.__dict__["__click_params__"][before:]
+        earlier = function.__dict__.get("option_headings", {})
+        function.__dict__["option_headings"] = {parameter.name: heading for parameter in reversed(added)} | earlier
+        return function
+
+    return add
+
+
+def json_option(what: str) -> Callable[[F], F]:
+    """--json, which prints `what` as JSON."""
+    return click.option("--json", "as_json", is_flag=True, help=f"Print {what} as JSON.")
+
+
+def set_option(example: str, what: str = "a setting") -> Callable[[F], F]:
+    """--set KEY=VALUE."""
+    help = f"Change {what}: {example}."
+    return click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help=help)
+
+
+def json_file_option() -> Callable[[F], F]:
+    """--json FILE."""
+    return click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures to this file.")
+
+
+def complete_run(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of runs, or else files."""
+    from ssv2rt.core.run_folders import RUNS
+
+    return _beginning(incomplete, sorted(recipe.parent.name for recipe in RUNS.glob("*/recipe.toml")))
+
+
+def complete_recipe(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of training recipes, or else files."""
+    from ssv2rt.core.recipe_files import recipe_names
+
+    return _beginning(incomplete, recipe_names("pipelines"))
+
+
+def complete_engine_recipe(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of engine recipes, or else files."""
+    from ssv2rt.core.recipe_files import recipe_names
+
+    return _beginning(incomplete, recipe_names("engines"))
+
+
+def complete_any_recipe(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of recipes of both kinds, or else files."""
+    from ssv2rt.core.recipe_files import recipe_names
+
+    return _beginning(incomplete, [*recipe_names("pipelines"), *recipe_names("engines")])
+
+
+def complete_model(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of networks."""
+    from ssv2rt.models.registry import model_names
+
+    return [CompletionItem(name) for name in model_names() if name.startswith(incomplete)]
+
+
+def _beginning(incomplete: str, names: list[str]) -> list[CompletionItem]:
+    """The names that begin like this; where none does, the shell completes files."""
+    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="file")]

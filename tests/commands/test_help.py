@@ -1,0 +1,143 @@
+"""--help, completion, and the commands that list: `recipes` and `models`."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.shell_completion import ShellComplete
+from click.testing import CliRunner
+
+from ssv2rt.cli import app
+from ssv2rt.commands.options import OTHER
+from ssv2rt.core.errors import UsageError
+from ssv2rt.core.recipe_files import recipe_names
+from ssv2rt.models.registry import model_names
+
+
+def commands(group: click.Group = app, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The words of every command."""
+    for name, command in group.commands.items():
+        yield (*before, name)
+        if isinstance(command, click.Group):
+            yield from commands(command, (*before, name))
+
+
+def help_of(*words: str) -> str:
+    done = CliRunner(env={"COLUMNS": "80"}).invoke(app, [*words, "--help"], prog_name="ssv2rt", terminal_width=80)
+    assert done.exit_code == 0
+    return done.output
+
+
+@pytest.mark.parametrize("words", [(), ("benchmark",)])
+def test_what_a_command_does_fits_its_line(words: tuple[str, ...]) -> None:
+    said = help_of(*words).split("Commands:\n")[1].rstrip().splitlines()
+    assert len(said) == sum(found[:-1] == words for found in commands())
+    for line in said:
+        assert line.endswith(".") and not line.endswith("...") and len(line) <= 80
+
+
+@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
+def test_help_has_two_examples(words: tuple[str, ...]) -> None:
+    said = help_of(*words)
+    examples = said.split("Examples:\n")[1].split("\n\n")[0].splitlines()
+    assert len(examples) == 2 and all(line.startswith("    ssv2rt ") for line in examples)
+    assert any(line.startswith(f"    ssv2rt {' '.join(words)}") for line in examples)
+    assert max(map(len, said.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("name", "headings"),
+    [
+        ("score", ["Input and output", "Model", "What is looked at", "Windows", "Machine", OTHER]),
+        ("build-engine", ["Precision", "Input and output", "Machine", OTHER]),
+        ("train", ["Input and output", "Model and settings", "What is done", OTHER]),
+        ("evaluate", ["Options"]),
+    ],
+)
+def test_options_stand_under_headings(name: str, headings: list[str]) -> None:
+    said = help_of(name)
+    lines = said.splitlines()
+    assert [line[:-1] for line in lines if line.endswith(":") and not line.startswith(" ")] == headings
+    below = lines[lines.index(f"{headings[0]}:") :]
+    shown = [line.split("  ")[1].strip() for line in below if line.startswith("  -")]
+    for option in app.commands[name].params:
+        if isinstance(option, click.Option):
+            assert sum(option.opts[-1] in words.replace(",", "").split() for words in shown) == 1
+
+
+def test_every_setting_of_a_recipe_is_shown_with_its_value() -> None:
+    done = CliRunner().invoke(app, ["recipes", "demo"])
+    assert done.exit_code == 0
+    text = " ".join(done.output.split())
+    assert "size = 48 Height and width of a clip in pixels." in text and "from 16 to 1024" in text
+    assert 'optimizer = "adamw"' in text and 'Allowed: "sgd", "adamw".' in text
+    tables = [line for line in done.output.splitlines() if line.startswith("[")]
+    assert tables == ["[data]", "[data.synthetic]", "[clip]", "[augment]", "[model]", "[train]"]
+    settings = {
+        entry["setting"]: entry for entry in json.loads(CliRunner().invoke(app, ["recipes", "int8", "--json"]).output)
+    }
+    assert settings["engine.precision"]["value"] == "int8" and settings["engine.batch.max"]["value"] == 32
+    assert "0 to 100" in settings["calibration.max_drop"]["allowed"]
+    assert all(entry.keys() == {"setting", "value", "meaning", "allowed"} for entry in settings.values())
+
+
+def test_recipes_are_listed_with_what_they_are() -> None:
+    found = json.loads(CliRunner().invoke(app, ["recipes", "--json"]).output)
+    assert {entry["recipe"] for entry in found} == {*recipe_names("pipelines"), *recipe_names("engines")}
+    assert all(len(entry["about"]) > 10 and not entry["about"].startswith("#") for entry in found)
+    said = CliRunner().invoke(app, ["recipes"]).output
+    assert said.index("training recipes") < said.index("ssv2-i3d") < said.index("engine recipes") < said.index("fp16")
+
+
+def test_a_recipe_is_also_shown_by_its_path(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("[gate]\nclips = 7\n")
+    found = json.loads(CliRunner().invoke(app, ["recipes", str(tmp_path / "mine.toml"), "--json"]).output)
+    assert {"setting": "gate.clips", "value": 7}.items() <= next(
+        e for e in found if e["setting"] == "gate.clips"
+    ).items()
+    with pytest.raises(UsageError, match="no recipe 'dem'; did you mean 'demo'"):
+        CliRunner().invoke(app, ["recipes", "dem"], catch_exceptions=False)
+
+
+def test_models_are_listed_with_their_parameters() -> None:
+    found = json.loads(CliRunner().invoke(app, ["models", "--json"]).output)
+    assert [entry["model"] for entry in found] == model_names()
+    parameters = {entry["model"]: entry["parameters"] for entry in found}
+    kinetics = 33_371_472  # of torchvision's r3d_18, for 400 classes
+    assert parameters["r3d_18"] == kinetics - (400 - 174) * (512 + 1)
+    said = CliRunner().invoke(app, ["models"]).output
+    assert f"{parameters['i3d']:,}" in said
+
+
+def completed(*words: str) -> list[str]:
+    """What TAB gives for the last word."""
+    *before, last = words
+    return [item.value for item in ShellComplete(app, {}, "ssv2rt", "_X").get_completions(before, last)]
+
+
+def test_names_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for run in ("demo-1", "demo-2", "other"):
+        (tmp_path / "runs" / run).mkdir(parents=True)
+        (tmp_path / "runs" / run / "recipe.toml").touch()
+    monkeypatch.chdir(tmp_path)
+    assert completed("evaluate", "demo") == ["demo-1", "demo-2"]
+    assert completed("score", "--run", "o") == ["other"]
+    assert completed("train", "--resume", "demo") == ["demo-1", "demo-2"]
+    assert completed("build-engine", "oth") == completed("inspect", "oth") == ["other"]
+    assert completed("train", "ssv2-resnet3d18") == ["ssv2-resnet3d18"]
+    assert completed("build-engine", "--recipe", "in") == ["int8"]
+    assert completed("recipes", "fp") == ["fp16", "fp32", "fp8"]
+    assert completed("compare", "--recipe", "com") == ["compare"]
+    assert completed("compare", "r3d_18", "i3") == completed("benchmark", "engine", "i3") == ["i3d"]
+
+
+def test_the_shell_is_told_names() -> None:
+    command = [sys.executable, "-c", "import sys; sys.argv[0] = 'ssv2rt'; from ssv2rt.cli import main; main()"]
+    told = {"_SSV2RT_COMPLETE": "bash_complete", "COMP_WORDS": "ssv2rt train ssv2-i", "COMP_CWORD": "2"}
+    done = subprocess.run(command, env=os.environ | told, capture_output=True, text=True)
+    assert done.stdout == "plain,ssv2-i3d\n", done.stderr
