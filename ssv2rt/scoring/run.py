@@ -174,7 +174,7 @@ def score(
             path.unlink(missing_ok=True)
         else:
             windows = f" and {journal.rows} windows" if output.windows else ""
-            logger.info(f"{journal.videos} videos{windows} are scored and kept in '{path}'; go on with --resume")
+            logger.warning(f"{journal.videos} videos{windows} are scored and kept in '{path}'; go on with --resume")
         raise
     path.unlink()
     return Summary(journal.videos, journal.errors, before, accuracy.facts() if accuracy else {}, trusted)

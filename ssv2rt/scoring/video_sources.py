@@ -244,7 +244,7 @@ def _videos_in_tar(tar: str, where: str) -> Iterator[FoundVideo]:
 @lru_cache(maxsize=1000)
 def _log_once(text: str) -> None:
     """Logs a message once, though inputs are listed more than once: to check, to score and to count them."""
-    logger.info(text)
+    logger.warning(text)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

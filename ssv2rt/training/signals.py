@@ -52,4 +52,4 @@ class SignalHandler:
         if self.signal:
             os._exit(128 + number)
         self.signal = number
-        logger.info("stopping after this step and saving a checkpoint; repeat the signal to stop at once")
+        logger.warning("stopping after this step and saving a checkpoint; repeat the signal to stop at once")
