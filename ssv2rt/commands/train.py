@@ -84,7 +84,12 @@ def train(
                 print_facts(plan_of(trainer), as_json)
             return
         run = resumed or group.from_rank_zero(lambda: create_run(_stem(recipe), name))
-        result = trainer.fit(run)
+        try:
+            result = trainer.fit(run)
+        except BaseException:
+            if group.is_rank_zero:
+                run.remove_unless_started()
+            raise
         if not group.is_rank_zero:
             return
     pictures = summarize(run, manifest.labels)

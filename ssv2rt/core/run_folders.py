@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssv2rt.core.atomic_files import replace_link
+from ssv2rt.core.atomic_files import remove_tree, replace_link
 from ssv2rt.core.errors import UsageError, UserError, suggest
 from ssv2rt.core.recipe_files import load_recipe
 from ssv2rt.core.recipes import Recipe
@@ -47,6 +47,11 @@ class Run:
 
     def recipe(self) -> Recipe:
         return load_recipe(str(self.recipe_file))
+
+    def remove_unless_started(self) -> None:
+        """Removes the folder if it has no checkpoint, so that its name is free again."""
+        if not (self.checkpoints.is_dir() and any(self.checkpoints.iterdir())):
+            remove_tree(self.path)
 
     def make_latest(self) -> None:
         """Points `latest` to this run, which commands use if no run is given."""

@@ -232,3 +232,15 @@ def test_interrupting_leaves_no_half_files(
     assert again.returncode == 0 and json.loads(again.stdout)["videos"] == 400, again.stderr
     assert json.loads(again.stdout)["resumed after"] >= 20
     assert sorted(path.name for path in tmp_path.iterdir()) == ["many", "p.csv"]
+
+
+def test_a_start_that_failed_leaves_its_name_free(tiny_set: Path, tmp_path: Path) -> None:
+    command = ["train", "--data", str(tiny_set), "--name", "mine", *SETTINGS]
+    hopeless = [*command, "--set", "train.learning_rate=1e30", "--set", "train.warmup_epochs=0"]
+    failed = ssv2rt(*hopeless, cwd=tmp_path)
+    assert failed.returncode == 1 and " is " in failed.stderr and "Traceback" not in failed.stderr
+    assert not (tmp_path / "runs" / "mine").exists()
+    done = ssv2rt(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    weights = tmp_path / "runs" / "mine" / "checkpoints" / "best" / "weights.safetensors"
+    assert weights.stat().st_mode & 0o777 == (tmp_path / "runs" / "mine" / "recipe.toml").stat().st_mode & 0o777

@@ -359,7 +359,7 @@ def test_only_matching_timing_caches_are_used(tmp_path: Path, content: bytes | N
 
 def test_unwritable_timing_cache_does_not_fail_the_build(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     TimingCache(Config(), tmp_path / "gone" / "timing.cache").save()
-    assert "cannot be written (No such file or directory)" in capsys.readouterr().err
+    assert "(No such file or directory); the next build" in capsys.readouterr().err
 
 
 def test_missing_backends_explain_how_to_install() -> None:
