@@ -243,9 +243,12 @@ class ClipLoader:
             return _bad(wanted, error)
         try:
             source = content.source
-            info = probe(source) if isinstance(wanted, VideoRequest) else None
-            request = wanted.request(info) if isinstance(wanted, VideoRequest) and info else wanted
-            assert isinstance(request, ClipRequest)
+            info: VideoInfo | None = None
+            if isinstance(wanted, VideoRequest):
+                info = probe(source)
+                request = wanted.request(info)
+            else:
+                request = wanted
             if not self.decodes or request.by_pyav or request.id in self.avoid:
                 return self._decode(request, source, out)
             if is_decoded_by_pyav(request.path, self.share):

@@ -61,6 +61,11 @@ def read_pictures(codec: str, packet: Buffer) -> Sequence[Picture]:
     return [_vp9(packet, start, end) for start, end in split_superframe(packet)]
 
 
+def frames_and_key(pictures: Sequence[Picture]) -> tuple[int, bool]:
+    """How many frames a packet of these pictures shows, and whether decoding can begin at it."""
+    return sum(picture.shown for picture in pictures), pictures[0].key
+
+
 def split_superframe(packet: Buffer) -> Sequence[tuple[int, int]]:
     """Where the frames of a VP9 packet begin and end: one, or those that a superframe's index names.
 

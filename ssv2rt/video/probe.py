@@ -19,7 +19,7 @@ from ssv2rt.video.container import (
     video_stream,
 )
 from ssv2rt.video.pictures import CODECS as WITH_HEADERS
-from ssv2rt.video.pictures import read_pictures
+from ssv2rt.video.pictures import frames_and_key, read_pictures
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def probe(source: VideoSource) -> VideoInfo:
                 shown, key = 1, packet.is_keyframe
                 if codec in WITH_HEADERS:
                     pictures = read_pictures(codec, memoryview(packet))
-                    shown, key = sum(picture.shown for picture in pictures), pictures[0].key
+                    shown, key = frames_and_key(pictures)
                     if not frames and not matrix:
                         matrix = _VP9_MATRICES.get(pictures[0].color_space or 0, "")
                 if shown and (pts := packet.pts if packet.pts is not None else packet.dts) is not None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ssv2rt.video.container import BadVideo, VideoSource, open_video, video_stream
 from ssv2rt.video.pictures import CODECS as WITH_HEADERS
-from ssv2rt.video.pictures import read_pictures
+from ssv2rt.video.pictures import frames_and_key, read_pictures
 
 _IN_ORDER = WITH_HEADERS | {"mjpeg"}
 """Codecs that show their pictures in the order of decoding, so that nothing has to be known of their times."""
@@ -156,8 +156,7 @@ def _shown(codec: str, packet: av.Packet) -> tuple[int, bool]:
     """How many frames a packet gives, and whether decoding can begin at it."""
     if codec not in WITH_HEADERS:
         return 1, packet.is_keyframe
-    pictures = read_pictures(codec, memoryview(packet))
-    return sum(picture.shown for picture in pictures), pictures[0].key
+    return frames_and_key(read_pictures(codec, memoryview(packet)))
 
 
 def _numbers(stamps: list[int | None]) -> dict[int, int]:
