@@ -46,8 +46,8 @@ def _facts_of(path: Path, saved_state: SavedState, decode: bool) -> ProbeFacts |
         if decode:
             facts["decoded"] = True
             shown = decode_fully(source)
-            if shown < info.frames - 2 - info.frames // 50:
-                raise BadVideo("truncated")
+            if shown != info.frames:
+                raise BadVideo("corrupt")
     except CLIP_ERRORS as error:
         facts["status"] = reason_of(error)
     return facts

@@ -26,7 +26,8 @@ import av.error
 import numpy as np
 
 from ssv2rt.video.container import VideoSource, as_bad, open_video, video_stream
-from ssv2rt.video.h264 import IDR, PARAMETERS, SequenceParameters, begins_picture, kind_of, read_sequence, units
+from ssv2rt.video.h264 import IDR, PARAMETERS, SequenceParameters, begins_picture, kind_of, read_sequence
+from ssv2rt.video.nal import units
 from ssv2rt.video.pictures import CODECS as WITH_HEADERS
 from ssv2rt.video.pictures import read_pictures
 from ssv2rt.video.seek import packets_needed

@@ -96,7 +96,7 @@ class WindowScorer:
         return _WindowReader(task, self._clip, self._windows, self._threads)
 
     def _start(self, group: list[_WindowClip]) -> Wait:
-        decoded = [window_clip.window.clips for window_clip in group if window_clip.window]
+        decoded = [window_clip.clips for window_clip in group if window_clip.clips is not None]
         clips = torch.from_numpy(np.concatenate(decoded)) if decoded else torch.empty(0, dtype=torch.uint8)
         return self._predictor.start(clips.to(self._predictor.device), len(decoded))
 
@@ -112,9 +112,11 @@ class WindowScorer:
                 IS_LAST: window_clip.last,
             }
             if window_clip.window:
-                row |= {"end": window_clip.window.end, "frames": window_clip.window.frames, **next(labels)}
+                row |= {"end": window_clip.window.end}
+            if window_clip.window and window_clip.clips is not None:
+                row |= {"frames": window_clip.window.frames, **next(labels)}
             else:
-                row |= {"status": f"error: {window_clip.reason}"}
+                row |= {"status": f"error: {window_clip.reason or 'corrupt'}"}
             part.append((number, named_row(video.name, row)))
             if window_clip.last:
                 yield part
@@ -125,7 +127,7 @@ class WindowScorer:
 
 @dataclass(frozen=True)
 class _WindowClip:
-    """A decoded window of a video, or the reason why it could not be decoded."""
+    """A window of a video, which may be damaged, or the reason why the rest of the video could not be decoded."""
 
     task: Task
     number: int
@@ -133,6 +135,11 @@ class _WindowClip:
     reason: str
     last: bool
     """Whether it is the last one of its video."""
+
+    @property
+    def clips(self) -> np.ndarray | None:
+        """What the engine gets: see `TimeWindow.clips`."""
+        return self.window.clips if self.window else None
 
 
 class _WindowReader:

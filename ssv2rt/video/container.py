@@ -16,6 +16,7 @@ import numpy as np
 from av.stream import Disposition
 
 from ssv2rt.core.errors import UserError
+from ssv2rt.video.declared_size import ends_early, has_blocks_behind
 from ssv2rt.video.storage import ByteRange
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def open_video(source: VideoSource) -> av.container.InputContainer:
     """Opens a container for reading.
 
     Raises:
-        BadVideo: it cannot be opened, or has no video stream.
+        BadVideo: it cannot be opened ('truncated' if it ends before what it declares), or has no video stream.
     """
     try:
         if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):
@@ -73,11 +74,36 @@ def open_video(source: VideoSource) -> av.container.InputContainer:
             container.close()
         container = _open(source, {})
     except CLIP_ERRORS as error:
-        raise as_bad(error) from None
+        raise BadVideo(_why_not(source, as_bad(error))) from None
     if not container.streams.video:
         container.close()
         raise BadVideo("no video stream")
     return container
+
+
+def _why_not(source: VideoSource, error: BadVideo) -> str:
+    """The status word for a file that FFmpeg cannot open."""
+    try:
+        if str(error) != "unreadable" or (isinstance(source, Path) and not source.is_file()):
+            return str(error)
+        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+            head = file.read(512)
+        if not head:
+            return "empty file"
+        for begins, word in _NO_VIDEOS:
+            if head.lstrip().lower().startswith(begins):
+                return word
+        return "truncated" if ends_early(source) else str(error)
+    except OSError:
+        return str(error)
+
+
+_NO_VIDEOS = (
+    (b"version https://git-lfs", "Git LFS pointer"),
+    (b"<!doctype html", "web page"),
+    (b"<html", "web page"),
+)
+"""What is often found in place of a video, by how it begins."""
 
 
 def video_stream(container: av.container.InputContainer) -> av.VideoStream:
@@ -96,15 +122,20 @@ def video_stream(container: av.container.InputContainer) -> av.VideoStream:
     return chosen
 
 
-def as_bad(error: Exception) -> BadVideo:
+def as_bad(error: Exception, *, begun: bool = False) -> BadVideo:
     """Converts an error met while reading or decoding a video.
+
+    Args:
+        error: it.
+        begun: whether some of its frames were decoded; then the video is 'corrupt' rather than 'unreadable'.
 
     Raises:
         Exception: the error itself, if the video is not its cause. See `is_process_error`.
     """
     if is_process_error(error):
         raise error
-    return BadVideo(reason_of(error))
+    reason = reason_of(error)
+    return BadVideo("corrupt" if begun and reason == "unreadable" else reason)
 
 
 def is_process_error(error: BaseException) -> bool:
@@ -121,22 +152,35 @@ def process_error(place: VideoLocation, error: BaseException) -> UserError:
 _FAULTS = frozenset({errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.EHOSTDOWN})
 
 
-def declared_duration(
-    container: av.container.InputContainer, stream: av.VideoStream, *, others: bool = False
-) -> float | None:
+def declared_duration(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
     """Seconds from the first frame to the end of the last, as the header has it; None if it does not say.
 
-    Args:
-        container: it.
-        stream: of it.
-        others: take what is said of the container also where it has more streams, one of which may last longer.
+    Where only the duration of the whole file is declared, another of its streams may last longer than the video.
     """
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
-    if container.duration is None or (len(container.streams) > 1 and not others):
+    if container.duration is None:
         return None
     # Matroska and Flash tell when the last frame ends, on a clock that the first one need not start.
     return container.duration / av.time_base - float((stream.start_time or 0) * (stream.time_base or 0))
+
+
+def stops_at_damage(
+    source: VideoSource, container: av.container.InputContainer, stream: av.VideoStream, end: float, offset: int | None
+) -> bool:
+    """Whether packets ended before the declared duration because the file is damaged there.
+
+    Args:
+        source: the video.
+        container: of it.
+        stream: of it.
+        end: seconds from the first frame to the end of the last one that was read.
+        offset: of the last packet in the file, if it is known.
+    """
+    declared = declared_duration(container, stream)
+    if declared is None or end > 0.98 * declared or not container.format.name.startswith("matroska"):
+        return False
+    return offset is not None and has_blocks_behind(source, offset)
 
 
 def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:

@@ -86,7 +86,7 @@ def _decode(source: VideoSource, request: Wanted, out: np.ndarray, *, skip: bool
     wanted = request.frames.ravel()[order]
     moment, place = np.divmod(order, length)  # where in `clips` each wanted frame goes
     done = 0  # wanted frames that are in place
-    last, latest = -1, None  # number of the last frame seen, and the frame
+    last = -1  # number of the last frame seen
 
     def put(frame: av.VideoFrame, until: int) -> int:
         """Writes the frame for every wanted number up to `until`, and returns how many wanted frames are done."""
@@ -103,16 +103,13 @@ def _decode(source: VideoSource, request: Wanted, out: np.ndarray, *, skip: bool
     frames = frames_needed(source, expected, wanted) if skip else all_frames(source, expected)
     try:
         for number, frame in frames:
-            last, latest = number, frame
+            last = number
             if skip and number > wanted[done]:
                 raise BadVideo("corrupt")  # a key frame that was none
             if number >= wanted[done] and (done := put(frame, number)) == len(wanted):
                 break
     except av.error.FFmpegError as error:
-        raise as_bad(error) from None
+        raise as_bad(error, begun=last >= 0) from None
     if done < len(wanted):
-        # Some containers count a packet or two that show no picture; where more are missing, the decoder gave up.
-        if latest is None or wanted[-1] > last + 2 + last // 50:
-            raise BadVideo("unreadable" if latest is None else "corrupt")
-        put(latest, int(wanted[-1]))
+        raise BadVideo("unreadable" if last < 0 else "corrupt")  # the decoder gave up
     return out

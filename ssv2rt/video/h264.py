@@ -1,21 +1,21 @@
-"""What H.264 says of its pictures: the units of an Annex B stream, and the sequence parameters.
+"""What H.264 says of its pictures: the sequence parameters, and whether a picture is a frame or a field.
 
-Source: ITU-T H.264, sections 7.3 and 7.4, and annex B.
+Source: ITU-T H.264, sections 7.3 and 7.4.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from typing import NamedTuple
 
-from ssv2rt.video.bits import Bits
+from ssv2rt.video.bits import Bits, Buffer
+from ssv2rt.video.nal import packet_units, units
 
 SLICE, IDR, PARAMETERS = frozenset({1, 2, 5}), 5, 7
 """Types of units: slices of a picture (2 is the first part of one), those of a picture that nothing before it is needed for,
 nor by anything after it, and the sequence parameter set."""
 
-_START = re.compile(rb"\x00\x00\x01")
+_BLANK = frozenset({6, 9, 10, 11, 12})
+"""Messages, delimiters and filling."""
 _WITH_CHROMA = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})
 """Profiles whose parameters name the chroma format."""
 
@@ -35,31 +35,23 @@ class SequenceParameters(NamedTuple):
     """Whether slices name a color plane."""
 
 
-def units(stream: bytes) -> Iterator[bytes]:
-    """The NAL units of an Annex B stream, without start codes."""
-    starts = [match.end() for match in _START.finditer(stream)]
-    for start, following in zip(starts, [*starts[1:], len(stream) + 3], strict=True):
-        if unit := stream[start : following - 3].rstrip(b"\x00"):
-            yield unit
-
-
-def kind_of(unit: bytes) -> int:
+def kind_of(unit: Buffer) -> int:
     """Type of a NAL unit."""
     return unit[0] & 31
 
 
-def begins_picture(unit: bytes) -> bool:
+def begins_picture(unit: Buffer) -> bool:
     """Whether a NAL unit is the first slice of a picture, or of a field."""
     return kind_of(unit) in SLICE and len(unit) > 1 and bool(unit[1] & 0x80)  # first_mb_in_slice is 0
 
 
-def read_sequence(unit: bytes) -> SequenceParameters:
+def read_sequence(unit: Buffer) -> SequenceParameters:
     """Reads a sequence parameter set.
 
     Args:
         unit: the NAL unit, of type 7. Of a damaged one the result means nothing.
     """
-    bits = Bits(_payload(unit[1:]))
+    bits = Bits(_payload(bytes(unit[1:])))
     profile = bits.take(8)
     bits.take(16)  # constraints, level
     bits.unsigned()
@@ -104,3 +96,82 @@ def _skip_scaling(bits: Bits, length: int) -> None:
         if following:
             following = (last + bits.signed()) % 256
         last = following or last
+
+
+class Field(NamedTuple):
+    """A picture that is one field of a frame."""
+
+    frame_number: int
+    """`frame_num`; both fields of a frame have the same."""
+    bottom: bool
+
+
+def read_field(unit: Buffer, sequence: SequenceParameters) -> Field | None:
+    """The field that a slice belongs to; None if its picture is a whole frame.
+
+    Args:
+        unit: the NAL unit of a slice.
+        sequence: the parameters that it refers to.
+    """
+    if sequence.frames_only:
+        return None
+    bits = Bits(_payload(bytes(unit[1:33])))
+    for _ in range(3):  # first macroblock, slice type, picture parameter set
+        bits.unsigned()
+    bits.take(2 * sequence.separate_planes)
+    number = bits.take(sequence.frame_number_bits)
+    return Field(number, bits.flag()) if bits.flag() else None
+
+
+class H264Reader:
+    """Reads how many frames the packets of a stream show. The two fields of a frame may have a packet each.
+
+    Args:
+        extradata: of the stream: empty, an avcC record, or units of Annex B.
+    """
+
+    def __init__(self, extradata: bytes) -> None:
+        avcc = extradata[:1] == b"\x01"
+        self._length_bytes = (extradata[4] & 3) + 1 if avcc and len(extradata) > 4 else 0
+        self._sequence: SequenceParameters | None = None
+        self._begun = False
+        self._first: Field | None = None  # a field that waits for the other one of its frame
+        self.blank = False
+        """Whether the last packet has nothing but messages, delimiters and filling."""
+        if avcc:
+            at = 6
+            for _ in range(extradata[5] & 31 if len(extradata) > 5 else 0):
+                size = int.from_bytes(extradata[at : at + 2], "big")
+                self._take_parameters(extradata[at + 2 : at + 2 + size])
+                at += 2 + size
+        else:
+            for unit in units(extradata):
+                self._take_parameters(unit)
+
+    def read(self, packet: Buffer) -> int | None:
+        """The number of frames that a packet adds to those shown before; None if its headers do not tell.
+
+        They do not where the stream begins in the middle of a group of pictures, for its decoder may leave pictures out.
+        """
+        shown, self.blank = 0, True
+        for unit in packet_units(packet, self._length_bytes):
+            kind = unit[0] & 31
+            self.blank &= kind in _BLANK
+            if kind == PARAMETERS:
+                self._take_parameters(unit)
+            elif kind in SLICE and len(unit) > 1 and unit[1] & 0x80:
+                if self._sequence is None or not (self._begun or kind == IDR):
+                    return None
+                self._begun = True
+                shown += self._begins_frame(unit, self._sequence)
+        return shown
+
+    def _begins_frame(self, slice: Buffer, sequence: SequenceParameters) -> bool:
+        field, first = read_field(slice, sequence), self._first
+        second = field and first and field.frame_number == first.frame_number and field.bottom != first.bottom
+        self._first = None if second else field
+        return not second
+
+    def _take_parameters(self, unit: Buffer) -> None:
+        if len(unit) > 4 and kind_of(unit) == PARAMETERS:
+            self._sequence = read_sequence(unit)

@@ -1,4 +1,4 @@
-"""Facts about a video, found by reading its container without decoding more than one picture."""
+"""Facts about a video, found by reading its container mostly without decoding more than one picture."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from ssv2rt.video.container import (
     BadVideo,
     VideoSource,
     as_bad,
-    declared_duration,
     open_video,
+    stops_at_damage,
     video_stream,
 )
-from ssv2rt.video.pictures import CODECS as WITH_HEADERS
-from ssv2rt.video.pictures import frames_and_key, read_pictures
+from ssv2rt.video.declared_size import ends_early
+from ssv2rt.video.frame_counter import PacketTable, codec_name
+from ssv2rt.video.pictures import read_pictures
+from ssv2rt.video.seek import all_frames
 
 logger = logging.getLogger(__name__)
 
@@ -68,72 +70,93 @@ class VideoInfo(VideoMeta):
 
 
 def probe(source: VideoSource) -> VideoInfo:
-    """Reads the packets of the video stream and describes it.
+    """Reads the packets of the video stream and describes it. Where they do not tell the frames, it decodes them.
 
     Raises:
-        BadVideo: 'unreadable', 'no video stream', 'unsupported codec' or 'truncated'.
+        BadVideo: a status word, see `container.reason_of`.
     """
     with open_video(source) as container:
         stream = video_stream(container)
         context = stream.codec_context
         if not context.width or not context.height:
-            raise BadVideo("unreadable")
+            raise BadVideo("truncated" if ends_early(source) else "unreadable")
+        codec = codec_name(stream)
         matrix = _MATRICES.get(int(context.colorspace), "")
-        stamps: list[int] = []
-        keys = frames = packets = 0
-        codec = context.name
-        end: tuple[int, int] = (0, 0)  # when the last frame appears, and how long it stays
+        table = PacketTable(stream)
+        lasts: list[int] = []  # how long each packet's picture stays
+        offset: int | None = None
         try:
             for packet in container.demux(stream):
                 if not packet.size:
                     continue
-                packets += 1
-                if packet.is_corrupt:
-                    raise BadVideo("truncated")
-                shown, key = 1, packet.is_keyframe
-                if codec in WITH_HEADERS:
-                    pictures = read_pictures(codec, memoryview(packet))
-                    shown, key = frames_and_key(pictures)
-                    if not frames and not matrix:
-                        matrix = _VP9_MATRICES.get(pictures[0].color_space or 0, "")
-                if shown and (pts := packet.pts if packet.pts is not None else packet.dts) is not None:
-                    end = max(end, (pts, packet.duration or 0))
-                if packet.is_discard:
-                    continue
-                frames += shown
-                keys += key
-                if packet.pts is not None and shown:
-                    stamps.append(packet.pts)
+                if codec == "vp9" and not matrix and not lasts:
+                    matrix = _VP9_MATRICES.get(read_pictures(codec, memoryview(packet))[0].color_space or 0, "")
+                table.add(packet)
+                lasts.append(packet.duration or 0)
+                offset = packet.pos
         except av.error.FFmpegError as error:
             raise as_bad(error) from None
-        if frames == 0:
-            raise BadVideo("truncated" if stream.frames or stream.duration else "unreadable")
+        if ends_early(source) or len(table.shown) < _declared_packets(container, stream):
+            raise BadVideo("truncated")
         tick = float(stream.time_base or 0)
         rate = float(stream.average_rate or 0)
-        times, usual = _timing(stamps, tick)
-        last = (end[0] + (end[1] or usual)) * tick
-        # An AVI counts frames that were dropped, which are no packets; its duration counts them too.
-        counted = 0 if container.format.name == "avi" else stream.frames
-        if packets < counted or _ends_early(stream, container, last, rate):
-            raise BadVideo("truncated")
+        if table.certain:
+            frames = sum(table.shown)
+            shown = [
+                (stamp, last)
+                for stamp, last, count in zip(table.stamps, lasts, table.shown, strict=True)
+                if count and stamp is not None
+            ]
+        else:
+            frames, shown = _count_by_decoding(source)
+        if frames == 0:
+            raise BadVideo("unreadable")
+        times, duration = _timing(shown, tick)
+        if stops_at_damage(source, container, stream, duration, offset):
+            raise BadVideo("corrupt")
         rotation = _rotation(source, container, stream)
         turned = rotation in (90, 270)
         return VideoInfo(
             frames=frames,
             width=context.height if turned else context.width,
             height=context.width if turned else context.height,
-            duration=max(0.0, last - min(stamps, default=0) * tick) or (frames / rate if rate else 0.0),
+            duration=duration or (frames / rate if rate else 0.0),
             times=times if times is not None and len(times) == frames else None,
             container=container.format.name.split(",")[0],
-            codec=context.name,
+            codec=codec,
             profile=stream.profile or "",
             pixels=context.pix_fmt or "",
             matrix=matrix,
             rotation=rotation,
             rate=rate,
-            key_frames=keys,
+            key_frames=sum(key and count > 0 for key, count in zip(table.keys, table.shown, strict=True)),
             streams=len(container.streams.video),
         )
+
+
+def _declared_packets(container: av.container.InputContainer, stream: av.VideoStream) -> int:
+    """How many packets the index of an MP4 file has, without those that an edit list leaves out; 0 for other files."""
+    return len(stream.index_entries) if "mov" in container.format.name else 0
+
+
+def _count_by_decoding(source: VideoSource) -> tuple[int, list[tuple[int, int]]]:
+    """Counts the frames that a decoder shows, damaged ones too.
+
+    Returns:
+        Their number, and of those with a time when each appears and how long it stays, in ticks.
+    """
+    count = 0
+    shown: list[tuple[int, int]] = []
+    with open_video(source) as container:
+        stream = video_stream(container)
+        for packet in container.demux(stream):
+            try:
+                frames = stream.codec_context.decode(packet if packet.size else None)
+            except av.error.FFmpegError:
+                continue  # decoding the clip will say what is wrong
+            count += len(frames)
+            shown += [(frame.pts, frame.duration or 0) for frame in frames if frame.pts is not None]
+    return count, shown
 
 
 _MATRICES = {
@@ -161,37 +184,45 @@ def decode_fully(source: VideoSource) -> int:
         BadVideo: 'corrupt', or as `probe`.
     """
     shown = 0
-    with open_video(source) as container:
-        stream = video_stream(container)
-        stream.thread_type = "NONE"  # clips are decoded side by side
-        try:
-            for frame in container.decode(stream):
-                if frame.is_corrupt:
-                    raise BadVideo("corrupt")
-                shown += 1
-        except av.error.FFmpegError as error:
-            raise as_bad(error) from None
+    try:
+        for number, frame in all_frames(source):
+            if frame.is_corrupt:
+                raise BadVideo("corrupt")
+            shown = number + 1
+    except av.error.FFmpegError as error:
+        raise as_bad(error, begun=shown > 0) from None
     return shown
 
 
-def _timing(stamps: list[int], tick: float) -> tuple[np.ndarray | None, float]:
-    """When frames appear, in seconds, if unevenly; and how long one usually stays, in ticks.
+def _timing(shown: list[tuple[int, int]], tick: float) -> tuple[np.ndarray | None, float]:
+    """When frames appear and when the last one ends, in seconds from the first.
 
     Args:
-        stamps: presentation times of the packets, in ticks.
+        shown: when each frame appears, and how long its packet says that it stays, in ticks and in the order of decoding.
         tick: seconds.
+
+    Returns:
+        float32 (frames,), or None where they are evenly spaced or the times mean nothing; and the end, 0 if it is unknown.
     """
-    if len(stamps) < 2 or not tick:
+    if not shown or not tick:
         return None, 0.0
-    ticks = np.sort(np.array(stamps, np.int64))
-    ticks -= ticks[0]
+    decoded = np.array([stamp for stamp, _ in shown], np.int64)
+    ticks = np.sort(decoded) - decoded.min()
     steps = np.diff(ticks)
-    usual = float(np.sort(steps)[len(steps) // 2])
+    usual = float(np.sort(steps)[len(steps) // 2]) if len(steps) else 0.0
+    back = float(np.max(-np.diff(decoded), initial=0))  # farthest step back
+    if len(steps) and (steps.min() == 0 or back > _MOST_REORDERED * usual):
+        return None, 0.0  # frames share a time, or the clock starts again, as in streams that were joined
+    stays: float = max(shown)[1]
+    if back and usual:  # then MP4's durations are steps of decoding, and a pause may be one of the last frame's
+        stays = min(stays, usual)
     # Containers round times to ticks: only more than that, and more than a tenth of a frame, is uneven.
-    uneven = float(np.abs(steps - usual).max()) > max(1.5, 0.1 * usual)
-    return (ticks * tick).astype(np.float32) if uneven else None, usual
+    uneven = len(steps) and float(np.abs(steps - usual).max()) > max(1.5, 0.1 * usual)
+    return (ticks * tick).astype(np.float32) if uneven else None, (float(ticks[-1]) + (stays or usual)) * tick
 
 
+_MOST_REORDERED = 32
+"""Frames by which a picture is decoded before it is shown, at most; H.264 and HEVC allow 16."""
 _NEVER_TURNED = frozenset({"vp8", "vp9", "av1", "mpeg4"})
 """Codecs whose frames say nothing of a turn; then only MP4 and its kin do."""
 
@@ -205,13 +236,3 @@ def _rotation(source: VideoSource, container: av.container.InputContainer, strea
             return int(next(again.decode(video_stream(again))).rotation) % 360
     except (StopIteration, *CLIP_ERRORS):
         return 0  # decoding will say what is wrong
-
-
-def _ends_early(stream: av.VideoStream, container: av.container.InputContainer, end: float, rate: float) -> bool:
-    """Whether packets stop well before the duration that the header declares."""
-    declared = declared_duration(container, stream)
-    if declared is None:
-        return False
-    start = float((stream.start_time or 0) * (stream.time_base or 0))
-    slack = max(2 / rate if rate else 0.0, 0.02 * declared)
-    return end - start < declared - slack

@@ -14,14 +14,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 import av
+import av.error
 import numpy as np
 
 from ssv2rt.video.container import BadVideo, VideoSource, open_video, video_stream
-from ssv2rt.video.pictures import CODECS as WITH_HEADERS
-from ssv2rt.video.pictures import frames_and_key, read_pictures
+from ssv2rt.video.frame_counter import PacketTable
 
-_IN_ORDER = WITH_HEADERS | {"mjpeg"}
-"""Codecs that show their pictures in the order of decoding, so that nothing has to be known of their times."""
 _TIMED = frozenset({"matroska", "mov"})
 """Containers that give every packet a presentation time."""
 _HELD = 64 << 20
@@ -31,7 +29,7 @@ Frames = Iterator[tuple[int, av.VideoFrame]]
 """Frames with their numbers, from 0."""
 
 
-def all_frames(source: VideoSource, expected: int) -> Frames:
+def all_frames(source: VideoSource, expected: int = 0) -> Frames:
     """Yields all frames, in order.
 
     Args:
@@ -39,20 +37,29 @@ def all_frames(source: VideoSource, expected: int) -> Frames:
         expected: number of frames when the file was probed.
 
     Raises:
-        BadVideo: it cannot be opened; 'truncated' if it has fewer frames now.
+        BadVideo: it cannot be opened; 'truncated' if its packets show fewer frames now.
+        av.error.FFmpegError: a packet behind the first frame cannot be decoded. Those before it may refer to pictures
+            that were cut off.
     """
-    coded = number = 0
+    number = 0
     with open_video(source) as container:
         stream = video_stream(container)
         stream.thread_type = "NONE"  # clips are decoded side by side
+        table = PacketTable(stream)
         for packet in container.demux(stream):
             if packet.size:
-                coded += _shown(stream.codec_context.name, packet)[0]
-            for frame in packet.decode():
-                assert isinstance(frame, av.VideoFrame)
-                yield number, frame
-                number += 1
-    if coded < expected:
+                table.add(packet)
+            if packet.size and table.blank:
+                continue
+            try:
+                for frame in packet.decode():
+                    assert isinstance(frame, av.VideoFrame)
+                    yield number, frame
+                    number += 1
+            except av.error.InvalidDataError:
+                if number:
+                    raise
+    if table.certain and sum(table.shown) < expected:
         raise BadVideo("truncated")
 
 
@@ -67,52 +74,59 @@ def frames_needed(source: VideoSource, expected: int, wanted: np.ndarray) -> Fra
         wanted: int (K,), sorted; numbers behind the last frame are ignored.
 
     Raises:
-        BadVideo: as `all_frames`.
+        BadVideo: as `all_frames`; 'corrupt' if decoding began at a picture that is no key frame, though its packet is
+            flagged as one.
     """
     with open_video(source) as container:
         stream = video_stream(container)
         stream.thread_type = "NONE"
-        codec = stream.codec_context.name
-        in_order = codec in _IN_ORDER
-        countable = in_order or container.format.name.split(",")[0] in _TIMED
+        table = PacketTable(stream)
+        countable = table.certain and (table.in_order or container.format.name.split(",")[0] in _TIMED)
         packets: list[av.Packet] = []
-        keys: list[bool] = []
-        shown: list[int] = []
-        stamps: list[int | None] = []
         size = 0
         for packet in container.demux(stream) if countable else ():
             if packet.size:
-                count, key = _shown(codec, packet)
-                shown.append(count)
-                keys.append(key)
-                stamps.append(None if packet.is_discard else packet.pts)
+                table.add(packet)
                 size += packet.size
                 if size > _HELD:
                     packets.clear()
                 else:
                     packets.append(packet)
-        if countable and sum(shown) < expected:
-            raise BadVideo("truncated")
-        known = {} if in_order else _numbers(stamps)
-        # Where times are missing or doubled, only counting tells which frame is which.
-        if countable and (in_order or len(known) == len(keys)):
-            if in_order:
-                packet_of = np.repeat(np.arange(len(keys)), shown)
-                first = np.cumsum([0, *shown[:-1]])
-            else:
-                first = np.array([known[stamp] for stamp in stamps if stamp is not None])
-                packet_of = np.argsort(first)
-            needed = packets_needed(np.array(keys, bool), first, packet_of, wanted)
-            if packets:
-                yield from _decoded(packets, stream.codec_context, needed, first, known)
-            else:
-                with open_video(source) as again:
-                    stream = video_stream(again)
-                    stream.thread_type = "NONE"
-                    read = (packet for packet in again.demux(stream) if packet.size)
-                    yield from _decoded(read, stream.codec_context, needed, first, known)
-            return
+        if countable and table.certain:
+            if sum(table.shown) < expected:
+                raise BadVideo("truncated")
+            if (order := _display_order(table)) is not None:
+                first, packet_of, known = order
+                needed = packets_needed(np.array(table.keys, bool), first, packet_of, wanted)
+                if packets:
+                    yield from _decoded(packets, stream.codec_context, needed, first, known)
+                else:
+                    with open_video(source) as again:
+                        stream = video_stream(again)
+                        stream.thread_type = "NONE"
+                        read = (packet for packet in again.demux(stream) if packet.size)
+                        yield from _decoded(read, stream.codec_context, needed, first, known)
+                return
     yield from all_frames(source, expected)
+
+
+def _display_order(table: PacketTable) -> tuple[np.ndarray, np.ndarray, Mapping[int, int]] | None:
+    """Which packet shows which frame, or None where only counting what is decoded tells it.
+
+    Returns:
+        `first` and `packet_of` of `packets_needed`, and the numbers of frames by their times; no times where frames come in
+        the order of packets.
+    """
+    shown = np.array(table.shown)
+    if table.in_order:
+        return np.cumsum([0, *table.shown[:-1]]), np.repeat(np.arange(len(shown)), shown), {}
+    stamps = np.array([stamp for stamp in table.stamps if stamp is not None], np.int64)
+    # The other field of a frame, or a picture that is left out, is needed by a frame that another packet shows.
+    if table.discarded or len(stamps) < len(shown) or len(np.unique(stamps)) < len(stamps) or np.any(shown != 1):
+        return None
+    packet_of = np.argsort(stamps)
+    first = np.argsort(packet_of)
+    return first, packet_of, dict(zip(stamps.tolist(), first.tolist(), strict=True))
 
 
 def _decoded(
@@ -132,36 +146,32 @@ def _decoded(
         known: numbers of frames by their times; empty where frames come in the order of packets.
     """
     before = -1  # the packet decoded last
+    entry = -1  # number of the frame that decoding began at, behind packets that were skipped
 
     def frames(packet: av.Packet | None) -> Frames:
         for place, frame in enumerate(context.decode(packet)):
             if not known:
-                yield int(first[before]) + place, frame
+                number = int(first[before]) + place
             elif frame.pts is not None and frame.pts in known:
-                yield known[frame.pts], frame
+                number = known[frame.pts]
+            else:
+                continue
+            if number == entry and not frame.key_frame:
+                raise BadVideo("corrupt")
+            yield number, frame
 
     for at, packet in enumerate(packets):
         if not needed[at]:
             continue
-        if at != before + 1 and before >= 0:
-            yield from frames(None)
-            context.flush_buffers()
+        if at != before + 1:
+            if before >= 0:
+                yield from frames(None)
+                context.flush_buffers()
+            entry = int(first[at])
         before = at
         yield from frames(packet)
     if before >= 0:
         yield from frames(None)
-
-
-def _shown(codec: str, packet: av.Packet) -> tuple[int, bool]:
-    """How many frames a packet gives, and whether decoding can begin at it."""
-    if codec not in WITH_HEADERS:
-        return 1, packet.is_keyframe
-    return frames_and_key(read_pictures(codec, memoryview(packet)))
-
-
-def _numbers(stamps: list[int | None]) -> dict[int, int]:
-    """Number in display order of each time, as far as times are known and differ."""
-    return {stamp: number for number, stamp in enumerate(sorted({s for s in stamps if s is not None}))}
 
 
 def packets_needed(keys: np.ndarray, first: np.ndarray, packet_of: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import av
-import av.error
 import numpy as np
 
 from ssv2rt.core.recipes import Clip
@@ -31,9 +30,11 @@ from ssv2rt.video.container import (
     as_bad,
     open_video,
     orientation,
+    stops_at_damage,
 )
 from ssv2rt.video.crop_scale import CropScaler
 from ssv2rt.video.crops import uniform_crops
+from ssv2rt.video.declared_size import ends_early
 from ssv2rt.video.sampling import frame_positions
 from ssv2rt.video.timed_frames import SECOND, TimedFrames
 
@@ -53,14 +54,13 @@ class TimeWindow:
     """Seconds from the first frame: start + window, or the end of the video if that is earlier."""
     frames: int
     """Number of frames with start <= time < end; 0 where one frame is shown throughout."""
-    clips: np.ndarray
-    """uint8 RGB (V * S, T, size, size, 3): clip `v * S + s` has the v-th temporal clip and the s-th spatial crop."""
-
-    def __post_init__(self) -> None:
-        assert self.clips.dtype == np.uint8 and self.clips.ndim == 5
+    clips: np.ndarray | None
+    """uint8 RGB (V * S, T, size, size, 3): clip `v * S + s` has the v-th temporal clip and the s-th spatial crop. None where
+    frames of the window are damaged."""
 
     def __repr__(self) -> str:
-        return f"TimeWindow({self.number}, {self.start:g} to {self.end:g} s, {self.frames} frames, clips {self.clips.shape})"
+        shape = "none" if self.clips is None else self.clips.shape
+        return f"TimeWindow({self.number}, {self.start:g} to {self.end:g} s, {self.frames} frames, clips {shape})"
 
 
 def slide(
@@ -77,6 +77,8 @@ def slide(
     Windows start at 0, hop, 2 * hop, ... The first that reaches the end of the video is the last, and is cut short there;
     a video that is shorter than a window has one, of its own length. Memory holds a frame or
     two and the clips of window / hop + 1 open windows.
+
+    Windows with a damaged frame have no clips. They go on at the next key frame, see `timed_frames`.
 
     The places of the last window are spread over what there is of it, as far as the header declares how long the video is.
     Where it declares nothing (a WebM that was written live), or too little, they are spread over a whole window, and those
@@ -99,8 +101,8 @@ def slide(
 
     Raises:
         ValueError: `window` or `hop` is too short, or infinite; before anything is opened.
-        BadVideo: while it is iterated, after the windows that end before the damage: the words of `decode_clips`.
-            'truncated' also if there is less than the header declares, by more than 2 frames and 2 %.
+        BadVideo: while it is iterated: no frame can be decoded, or 'truncated' after the last window of a file that is
+            shorter than it declares.
     """
     for name, value in (("window", window), ("hop", hop)):
         if not SHORTEST <= value < math.inf:
@@ -113,30 +115,32 @@ def slide(
 def _slide(
     source: VideoSource, clip: Clip, window: float, hop: float, threads: int, decoded: Callable[[int], None]
 ) -> Iterator[TimeWindow]:
+    strip: _Windows | None = None
     try:
         with open_video(source) as container:
             timed_frames = TimedFrames(container, threads)
-            strip: _Windows | None = None
-            reason = ""
-            try:
-                for number, (time, frame) in enumerate(timed_frames.frames()):
-                    decoded(number + 1)
-                    if strip is None:
-                        strip = _Windows(frame, timed_frames, clip, window, hop)
-                    yield from strip.until(time)
-                    strip.take(frame)
-                timed_frames.check()
-            except (BadVideo, av.error.FFmpegError) as error:
-                reason = str(as_bad(error))
-            if strip is None:
-                raise BadVideo(reason or "unreadable")
-            if reason:
+            for number, (time, frame) in enumerate(timed_frames.frames()):
+                decoded(number + 1)
+                if strip is None:
+                    assert frame is not None  # a gap is behind a frame
+                    strip = _Windows(frame, timed_frames, clip, window, hop)
+                yield from strip.until(time)
+                strip.take(frame)
+            assert strip is not None  # or `frames` has raised
+            if ends_early(source):
                 yield from strip.until(timed_frames.end + timed_frames.slack)
-                raise BadVideo(reason)
+                raise BadVideo("truncated")
+            declared = timed_frames.declared
+            if declared and stops_at_damage(
+                source, container, timed_frames.stream, timed_frames.end / SECOND, timed_frames.offset
+            ):
+                yield from strip.until(timed_frames.end)
+                strip.take(None)
+                timed_frames.end = declared
             yield from strip.until(timed_frames.end - timed_frames.slack - 1)
             yield from strip.last(timed_frames.end)
     except CLIP_ERRORS as error:
-        raise as_bad(error) from None
+        raise as_bad(error, begun=strip is not None) from None
 
 
 class _Windows:
@@ -156,7 +160,7 @@ class _Windows:
         size = (first.height, first.width) if orientation(first)[0] else (first.width, first.height)
         spatial_crops = uniform_crops(width=size[0], height=size[1], share=clip.center_crop, count=clip.views[1])
         self._crop_scaler = CropScaler(spatial_crops, size, clip.size)
-        self._shown = _Picture(first, self._crop_scaler, clip)
+        self._shown: _Picture | None = _Picture(first, self._crop_scaler, clip)  # None in a gap
         self._open: deque[_Open] = deque()
         self._next = 0  # number of the window that is opened next
 
@@ -172,14 +176,18 @@ class _Windows:
             else:
                 break
         for window in self._open:
-            for filling in window.fillings:
-                filling.show(self._shown, time)
+            if self._shown is None:
+                window.damaged |= window.start < time
+            else:
+                for filling in window.fillings:
+                    filling.show(self._shown, time)
 
-    def take(self, frame: av.VideoFrame) -> None:
-        """Holds the next frame, which is shown from the time of the last `until`."""
-        self._shown = _Picture(frame, self._crop_scaler, self._clip)
-        for window in self._open:
-            window.frames += 1
+    def take(self, frame: av.VideoFrame | None) -> None:
+        """Holds the next frame, which is shown from the time of the last `until`. None is a gap."""
+        self._shown = None if frame is None else _Picture(frame, self._crop_scaler, self._clip)
+        if frame is not None:
+            for window in self._open:
+                window.frames += 1
 
     def last(self, end: int) -> Iterator[TimeWindow]:
         """Yields the window that contains the end of the video, if there is one."""
@@ -269,18 +277,16 @@ class _Open:
     short: _Filling | None
     """Clips from what there should be of it, where the video should end within it."""
     frames: int = 0
+    damaged: bool = False
 
     @property
     def fillings(self) -> list[_Filling]:
         return [self.whole, self.short] if self.short else [self.whole]
 
-    def given(self, filling: _Filling, shown: _Picture, end: int) -> TimeWindow:
-        """The window with its clips, of which `shown` is the last frame."""
-        filling.show(shown, self.end)
-        return TimeWindow(
-            self.number,
-            self.start / SECOND,
-            end / SECOND,
-            self.frames,
-            filling.clips.reshape(-1, *filling.clips.shape[2:]),
-        )
+    def given(self, filling: _Filling, shown: _Picture | None, end: int) -> TimeWindow:
+        """The window with its clips, of which `shown` is the last frame; None in a gap."""
+        clips = None
+        if shown is not None and not self.damaged:
+            filling.show(shown, self.end)
+            clips = filling.clips.reshape(-1, *filling.clips.shape[2:])
+        return TimeWindow(self.number, self.start / SECOND, end / SECOND, self.frames, clips)

@@ -2,6 +2,11 @@
 
 Times count from the first frame, in whole microseconds, so that equal times compare equal. Where a file gives no time, or one
 that does not increase, a frame follows the previous one at the average frame rate.
+
+Damage does not end a video. What follows it refers to pictures that are lost, up to the next key frame:
+
+    packets     K . . . x . . . K . . .        K key frames, x a damaged packet
+    frames      0 1 2 3 [ gap ] 8 9 ...
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import av
 import av.error
 
 from ssv2rt.video.container import BadVideo, declared_duration, video_stream
+from ssv2rt.video.frame_counter import FrameCounter
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +30,8 @@ _USUAL_RATE = Fraction(12)
 """Frames per second where the container does not declare a rate."""
 _LONGEST_STILL = 3600 * SECOND
 """A longer duration of a frame means that its time is damaged."""
+_MOST_FAILURES = 100
+"""After as many errors without a packet between them, reading ends."""
 
 
 class TimedFrames:
@@ -38,18 +46,18 @@ class TimedFrames:
     """
 
     def __init__(self, container: av.container.InputContainer, threads: int) -> None:
-        self._container, self._stream = container, video_stream(container)
-        self._stream.thread_type = "AUTO" if threads > 1 else "NONE"
+        self._container, self.stream = container, video_stream(container)
+        self.stream.thread_type = "AUTO" if threads > 1 else "NONE"
         if threads > 1:
-            self._stream.codec_context.thread_count = threads
-        self._tick = Fraction(self._stream.time_base or 0) * SECOND
-        self.rate = Fraction(self._stream.average_rate or 0)
+            self.stream.codec_context.thread_count = threads
+        self._counter = FrameCounter(self.stream)
+        self._tick = Fraction(self.stream.time_base or 0) * SECOND
+        self.rate = Fraction(self.stream.average_rate or 0)
         if self.rate <= 0:
             self.rate = _USUAL_RATE
         self.usual = min(max(1, round(SECOND / self.rate)), _LONGEST_STILL)
         """Average duration of a frame."""
-        self._sure = declared_duration(container, self._stream)
-        likely = self._sure or declared_duration(container, self._stream, others=True) or 0.0
+        likely = declared_duration(container, self.stream) or 0.0
         self.declared = round(likely * SECOND) if likely > 0 else None
         """End of the video as its header declares it; None if it does not."""
         self._first: tuple[int, int] | None = None  # the first stamp, and when its frame appears
@@ -58,63 +66,77 @@ class TimedFrames:
         """End of the last frame so far."""
         self.slack = 0
         """Uncertainty of that end: half of the frame's duration, or half of the average one."""
-        self._packets = 0
-        self._last: int | None = None  # the end of the last packet's frame, in the stream's ticks
+        self._latest: int | None = None  # when the last frame of all packets appears, in the stream's ticks
+        self._reordered = False
+        self.offset: int | None = None
+        """Of the last packet in the file, if it is known."""
 
-    def frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Yields every frame with its time; times increase.
+    def frames(self) -> Iterator[tuple[int, av.VideoFrame | None]]:
+        """Yields every frame with its time; times increase. None marks a gap, from its time to that of the next frame.
 
         Raises:
-            BadVideo: a packet or a frame is damaged.
-            av.error.FFmpegError: the file cannot be read, or a packet cannot be decoded.
+            BadVideo: no packet gives a frame.
+            OSError: the file cannot be read.
         """
-        wrong: Exception | None = None
-        packets = self._container.demux(self._stream)
-        while True:
-            try:
-                packet = next(packets, None)
-            except av.error.FFmpegError as error:
-                packet, wrong = None, error
-            if packet is not None and packet.is_corrupt:
-                packet, wrong = None, BadVideo("truncated")
-            if packet is not None and not packet.size:
-                continue
-            if packet is not None:
-                self._count(packet)
-            # After the last one come the frames that the decoder keeps back, also where the file is damaged from there.
-            for frame in self._stream.codec_context.decode(packet):
-                if frame.is_corrupt:
-                    raise BadVideo("corrupt")
+        in_gap = False
+        for packet in self._packets():
+            found, damaged = self._decode(packet)
+            for frame in found:
+                if frame.is_corrupt or (in_gap and not frame.key_frame):
+                    if not in_gap and self._time >= 0:
+                        yield self.end, None
+                    in_gap = True
+                    continue
+                in_gap = False
                 yield self._appears(frame), frame
-            if packet is None:
-                break
-        if wrong:
-            raise wrong
-
-    def check(self) -> None:
-        """Checks, after the last frame, that everything that the file declares was there.
-
-        Raises:
-            BadVideo: 'unreadable' if no packet gave a frame, 'corrupt' if the last ones gave none, 'truncated' if some
-                are missing.
-        """
-        if self._time < 0 and self._packets:
+            if damaged and not in_gap and self._time >= 0:
+                in_gap = True
+                yield self.end, None
+        if self._time < 0:
             raise BadVideo("unreadable")
-        if self._first and self._last and self._ends_before(self._since_first(self._last)):
-            raise BadVideo("corrupt")
-        # An AVI counts frames that were dropped, which are no packets; its duration counts them too.
-        counted = 0 if self._container.format.name == "avi" else self._stream.frames
-        if self._packets < counted or (self._sure and self._ends_before(round(self._sure * SECOND))):
-            raise BadVideo("truncated")
+        if self._reordered:  # then MP4's durations are steps of decoding, and a pause may be one of the last frame's
+            self.end = min(self.end, self._time + self.usual)
+        if self._latest is not None:
+            end = self._since_first(self._latest) + self.usual
+            if in_gap:
+                self.end = max(self.end, end)
+            elif self.end < end - max(2 * self.usual, end // 50):
+                yield self.end, None
+                self.end = end
 
-    def _ends_before(self, end: int) -> bool:
-        return self.end < end - max(2 * self.usual, end // 50)
+    def _packets(self) -> Iterator[av.Packet | None]:
+        """Yields the packets with something in them, and None after the last one, for which decoders give what they hold."""
+        failures = 0
+        while failures < _MOST_FAILURES:
+            try:
+                for packet in self._container.demux(self.stream):
+                    if packet.size:
+                        failures = 0
+                        yield packet
+                break
+            except av.error.InvalidDataError:
+                failures += 1  # reading may go on behind the damage
+        yield None
 
-    def _count(self, packet: av.Packet) -> None:
-        self._packets += 1
-        if packet.pts is not None and not packet.is_discard:
-            end = packet.pts + (packet.duration or 0)
-            self._last = end if self._last is None else max(self._last, end)
+    def _decode(self, packet: av.Packet | None) -> tuple[list[av.VideoFrame], bool]:
+        """The frames that come for a packet, and whether it is damaged."""
+        if packet is not None:
+            self.offset = packet.pos
+            self._counter.take(packet)
+            if self._counter.blank:
+                return [], False
+            if packet.pts is not None and not packet.is_discard:
+                self._note_time(packet.pts)
+        try:
+            return self.stream.codec_context.decode(packet), False
+        except av.error.InvalidDataError:
+            return [], True
+
+    def _note_time(self, stamp: int) -> None:
+        latest = stamp if self._latest is None else self._latest
+        self._reordered |= stamp < latest
+        if self._microseconds(stamp - latest) <= _LONGEST_STILL:  # a later one is damaged
+            self._latest = max(latest, stamp)
 
     def _appears(self, frame: av.VideoFrame) -> int:
         time = self._time + self.usual if self._time >= 0 else 0
@@ -122,9 +144,7 @@ class TimedFrames:
             if self._first is None:
                 self._first = frame.pts, time
             stamped = self._since_first(frame.pts)
-            if stamped > self._time + _LONGEST_STILL:
-                raise BadVideo("corrupt")
-            if stamped > self._time:
+            if self._time < stamped <= self._time + _LONGEST_STILL:  # a later one is damaged
                 time = stamped
         stays = self._microseconds(frame.duration or 0)
         if not 0 < stays <= _LONGEST_STILL:

@@ -83,12 +83,12 @@ def test_all_problems_are_reported(zoo: Path) -> None:
     assert reasons.pop("header.webm")[0] == "unusable"
     assert reasons.pop("gone.webm") == ("unusable", "missing")
     assert {name: reason for name, (_, reason) in reasons.items()} == {
-        "empty.webm": "unreadable",
+        "empty.webm": "empty file",
         "text.webm": "unreadable",
     }  # headers do not show the damage, and a folder is not a clip
     summary = json.loads(run("zoo", "--json", cwd=zoo.parent).stdout)
     assert summary["splits"]["train"] == {"clips": 12, "usable": 7, "classes": 2}
-    assert summary["unusable"] == {"unreadable": 2, "truncated": 1, "missing": 1} | summary["unusable"]
+    assert summary["unusable"] == {"unreadable": 1, "empty file": 1, "truncated": 1, "missing": 1} | summary["unusable"]
 
 
 def test_decoding_finds_damage_that_headers_do_not_show(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,8 @@ def test_what_is_no_file_or_no_video(tmp_path: Path, decoder: str) -> None:
     assert torch.equal(batch.clips, clean.clips)
     reasons = {clip.request.id: clip.reason for clip in batch.bad}
     assert reasons.pop("header") in ("unreadable", "truncated")
-    assert reasons == {name: "missing" if name == "gone" else "unreadable" for name in names if name != "header"}
+    words = {"gone": "missing", "empty": "empty file"}
+    assert reasons == {name: words.get(name, "unreadable") for name in names if name != "header"}
 
 
 def test_training_skips_what_breaks_after_it_was_indexed(

@@ -85,7 +85,8 @@ def test_bad_clips_are_set_apart_and_their_neighbors_unchanged(
     assert [r.id for r in first.requests] == [r.id for r in good]
     reasons = {clip.request.id: clip.reason for clip in first.bad}
     assert reasons.keys() == {"flipped.webm", "empty.webm", "short.webm", "text.webm"}
-    assert reasons["short.webm"] == "truncated" and reasons["empty.webm"] == reasons["text.webm"] == "unreadable"
+    assert reasons["short.webm"] == "truncated" and reasons["text.webm"] == "unreadable"
+    assert reasons["empty.webm"] == "empty file"
     assert (len(second.requests), [c.reason for c in second.bad]) == (0, ["missing"])
     assert torch.equal(third.clips, clean.clips)
     assert len(fourth.requests) == 0 and len(fourth.clips) == 0

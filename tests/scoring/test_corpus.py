@@ -24,7 +24,10 @@ OF_EACH = 160
 VOCABULARY = {
     "ok",
     *(f"error: {reason}" for reason in ("missing", "unreadable", "truncated", "corrupt", "no video stream")),
-    *(f"error: {reason}" for reason in ("unsupported codec", "no permission", "out of memory", "not finite")),
+    *(
+        f"error: {reason}"
+        for reason in ("unsupported codec", "no permission", "out of memory", "not finite", "empty file")
+    ),
 }
 ODD = (
     b"a,b.webm",

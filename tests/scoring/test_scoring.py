@@ -54,7 +54,7 @@ def test_broken_videos_get_error_rows_and_change_no_others(
     alone = {row["video"]: row for row in score(tiny_bundle, videos)}
     data = videos[0].read_bytes()
     broken = {
-        "empty.webm": (b"", "error: unreadable"),
+        "empty.webm": (b"", "error: empty file"),
         "text.mp4": (b"not a video\n" * 50, "error: unreadable"),
         "half.webm": (data[: len(data) // 2], "error: truncated"),
         "header.webm": (data[:300], "error: unreadable"),

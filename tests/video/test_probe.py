@@ -74,19 +74,30 @@ def test_a_clock_that_does_not_start_at_0(tmp_path: Path, codec: str, suffix: st
     assert info.frames == 24 and info.duration == pytest.approx(2, abs=0.1)
 
 
-def test_an_mp4_without_its_index_is_unreadable(tmp_path: Path) -> None:
+def test_an_mp4_without_its_index_is_truncated(tmp_path: Path) -> None:
     path = numbered_video(tmp_path / "a.mp4", "libx264", frames=40)
     data = path.read_bytes()
-    with pytest.raises(BadVideo, match="unreadable"):
+    with pytest.raises(BadVideo, match="truncated"):
         probe(data[: len(data) // 2])
 
 
-@pytest.mark.parametrize("content", [b"", b"hello, I am text\n" * 100, b"\x1a\x45\xdf\xa3", bytes(5000)])
-def test_what_is_no_video_is_unreadable(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty file"),
+        (b"hello, I am text\n" * 100, "unreadable"),
+        (b"\x1a\x45\xdf\xa3", "unreadable"),
+        (bytes(5000), "unreadable"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "Git LFS pointer"),
+        (b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "web page"),
+    ],
+)
+def test_what_is_no_video_is_named(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "a.webm"
     path.write_bytes(content)
-    with pytest.raises(BadVideo, match="unreadable"):
-        probe(path)
+    for source in (path, content):
+        with pytest.raises(BadVideo, match=f"^{reason}$"):
+            probe(source)
 
 
 def test_sound_alone_has_no_video_stream(tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""What MPEG-1, MPEG-2 and MPEG-4 part 2 say of their pictures.
+
+Sources: ISO/IEC 11172-2, section 2.4.2; ISO/IEC 13818-2, section 6.2; ISO/IEC 14496-2, section 6.2.5.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ssv2rt.video.bits import Buffer
+
+_PICTURE = re.compile(rb"\x00\x00\x01\x00")
+_GROUP = re.compile(rb"\x00\x00\x01\xb8")
+_CODING_EXTENSION = re.compile(rb"\x00\x00\x01\xb5[\x80-\x8f]")
+_PLANE = re.compile(rb"\x00\x00\x01\xb6")
+_INTRA, _PREDICTED, _BIDIRECTIONAL = 1, 2, 3
+_FRAME = 3
+"""MPEG-2's `picture_structure` of a whole frame; 1 and 2 are fields."""
+_NOT_CODED_BYTES = 9
+"""A VOP that is not coded has a header alone, and is shorter."""
+
+
+class Mpeg12Reader:
+    """Reads how many frames the packets of an MPEG-1 or MPEG-2 stream show."""
+
+    blank = False
+
+    def __init__(self, extradata: bytes) -> None:
+        self._references = 0
+        self._closed = False
+
+    def read(self, packet: Buffer) -> int | None:
+        """The number of frames that a packet shows; None if its headers do not tell.
+
+        They do not of fields, nor of B pictures that refer to a picture before the first one.
+        """
+        if group := _GROUP.search(packet):
+            self._closed = len(packet) > group.end() + 3 and bool(packet[group.end() + 3] >> 6 & 1)
+        shown = 0
+        for picture in _PICTURE.finditer(packet):
+            header = packet[picture.end() : picture.end() + 2]
+            kind = header[1] >> 3 & 7 if len(header) == 2 else 0
+            extension = _CODING_EXTENSION.search(packet, picture.end())
+            structure = packet[extension.end() + 1] & 3 if extension and len(packet) > extension.end() + 1 else _FRAME
+            if structure != _FRAME or kind not in (_INTRA, _PREDICTED, _BIDIRECTIONAL):
+                return None
+            if kind == _BIDIRECTIONAL:
+                if self._references < 1 or (self._references < 2 and not self._closed):
+                    return None
+            elif self._references < 2:
+                if not self._references and kind != _INTRA:
+                    return None
+                self._references += 1
+            shown += 1
+        return shown
+
+
+class Mpeg4Reader:
+    """Reads how many frames the packets of an MPEG-4 part 2 stream show."""
+
+    blank = False
+
+    def __init__(self, extradata: bytes) -> None:
+        self._begun = False
+
+    def read(self, packet: Buffer) -> int | None:
+        """The number of frames that a packet shows; None if its headers do not tell.
+
+        They do not of two pictures in one packet ("packed B frames"), nor of a picture so small that it may not be coded.
+        """
+        planes = list(_PLANE.finditer(packet))
+        if len(planes) != 1 or len(packet) - planes[0].end() < _NOT_CODED_BYTES:
+            return None
+        intra = packet[planes[0].end()] >> 6 == 0
+        self._begun |= intra
+        return 1 if self._begun else None
