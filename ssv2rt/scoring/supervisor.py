@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 Task = tuple[int, Video]
 Answer = list[tuple[int, Row]]
+_START_METHOD = "spawn"
+"""How worker processes are started. They share nothing with this process, which may have threads."""
 _MAX_FAILED_STARTS = 3
 """Consecutive times that workers may die while starting."""
 _START_TIMEOUT = 600.0
@@ -60,7 +62,7 @@ class _Worker:
     """Time of its last message, or of the batch that ended its idleness."""
 
     def start(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(_START_METHOD)
         here, there = context.Pipe()
         known = {TRUSTED: self.trusted} if self.trusted else {}
         settings = replace(self.settings, options=self.settings.options | known)
