@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
+# Before numpy and torch are imported. The networks of tests are so small that threads cost more than they give, and where test
+# processes share the cores, threads that wait for each other take several times the processor time. Processes inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import av
 import numpy as np
 import pytest
@@ -62,7 +66,7 @@ def _quick_workers(_own_cache: None) -> Iterator[None]:
         ["ssv2rt.scoring.scorer", "ssv2rt.scoring.window_scorer", "ssv2rt.engines.backends.openvino"]
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(supervisor, "_START_METHOD", "forkserver")
+        patch.setattr(supervisor, "_PROCESSES", multiprocessing.get_context("forkserver"))
         yield
 
 

@@ -32,6 +32,7 @@ from ssv2rt.scoring.video_sources import Video
 from ssv2rt.scoring.worker import WorkerSettings
 from tests.cli import Done, ssv2rt
 
+pytestmark = pytest.mark.cluster
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
