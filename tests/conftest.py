@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+
+# Before numpy and torch are imported. The networks of tests are so small that threads cost more than they give, and where test
+# processes share the cores, threads that wait for each other take several times the processor time. Processes inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import av
 import numpy as np
@@ -49,6 +55,19 @@ def _messages() -> None:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nothing is read from or written to the user's cache."""
     os.environ["SSV2RT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_workers(_own_cache: None) -> Iterator[None]:
+    """Workers are forked from a process that has imported what they need. `python -m ssv2rt` spawns them, as for users."""
+    from ssv2rt.scoring import supervisor
+
+    multiprocessing.set_forkserver_preload(
+        ["ssv2rt.scoring.scorer", "ssv2rt.scoring.window_scorer", "ssv2rt.engines.backends.openvino"]
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(supervisor, "_PROCESSES", multiprocessing.get_context("forkserver"))
+        yield
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

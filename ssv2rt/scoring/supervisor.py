@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 Task = tuple[int, Video]
 Answer = list[tuple[int, Row]]
+_PROCESSES = multiprocessing.get_context("spawn")
+"""How worker processes are started. Spawned, since forking a process with threads may deadlock."""
 _MAX_FAILED_STARTS = 3
 """Consecutive times that workers may die while starting."""
 _START_TIMEOUT = 600.0
@@ -60,11 +62,10 @@ class _Worker:
     """Time of its last message, or of the batch that ended its idleness."""
 
     def start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        here, there = context.Pipe()
+        here, there = _PROCESSES.Pipe()
         known = {TRUSTED: self.trusted} if self.trusted else {}
         settings = replace(self.settings, options=self.settings.options | known)
-        self.process = context.Process(target=work, args=(there, settings, logger.getEffectiveLevel()), daemon=True)
+        self.process = _PROCESSES.Process(target=work, args=(there, settings, logger.getEffectiveLevel()), daemon=True)
         self.process.start()
         there.close()
         self.connection, self.ready, self.isolating, self.flush_sent = here, False, False, False

@@ -14,14 +14,10 @@ import pytest
 
 from ssv2rt.core.run_folders import Run
 from ssv2rt.engines.bundle import Bundle
+from tests.cli import ssv2rt
 from tests.conftest import TINY_SETTINGS
 
 SETTINGS = [part for setting in TINY_SETTINGS for part in ("--set", setting)]
-
-
-def ssv2rt(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ssv2rt", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
 
 
 @pytest.fixture(scope="module")

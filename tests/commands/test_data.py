@@ -1,18 +1,13 @@
 """`preview`, `benchmark decode` and views on the command line."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
-
-def ssv2rt(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ssv2rt", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+from tests.cli import ssv2rt
 
 
 def picture(path: Path) -> np.ndarray:

@@ -21,13 +21,8 @@ from ssv2rt.dataset.file_facts import content_hash
 from ssv2rt.dataset.index import index, open_manifest
 from ssv2rt.dataset.manifest import SCHEMA, TRAINING_COLUMNS, Manifest, read_manifest, write_manifest
 from ssv2rt.dataset.synthetic import mux_webm
+from tests.cli import ssv2rt
 from tests.conftest import numbered_video
-
-
-def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ssv2rt", "index", *map(str, arguments)], cwd=cwd, capture_output=True, text=True
-    )
 
 
 def row(manifest: Manifest, name: str) -> dict[str, object]:
@@ -71,7 +66,7 @@ def zoo(tmp_path: Path) -> Path:
 
 
 def test_all_problems_are_reported(zoo: Path) -> None:
-    done = run("zoo", cwd=zoo.parent)
+    done = ssv2rt("index", "zoo", cwd=zoo.parent)
     assert done.returncode == 0, done.stderr
     assert "what is wrong" in done.stdout and "zoo/quarantine.csv" in done.stdout
     table = pyarrow.csv.read_csv(zoo / "quarantine.csv").to_pylist()
@@ -86,7 +81,7 @@ def test_all_problems_are_reported(zoo: Path) -> None:
         "empty.webm": "empty file",
         "text.webm": "unreadable",
     }  # headers do not show the damage, and a folder is not a clip
-    summary = json.loads(run("zoo", "--json", cwd=zoo.parent).stdout)
+    summary = json.loads(ssv2rt("index", "zoo", "--json", cwd=zoo.parent).stdout)
     assert summary["splits"]["train"] == {"clips": 12, "usable": 7, "classes": 2}
     assert summary["unusable"] == {"unreadable": 1, "empty file": 1, "truncated": 1, "missing": 1} | summary["unusable"]
 

@@ -249,11 +249,19 @@ def test_ranges_cache_key_depends_on_weights_clips_and_settings(
     assert place() != first
 
 
+def copied(run: Run, folder: Path) -> Run:
+    """A copy of the shared run, to build engines in."""
+    return Run(shutil.copytree(run.path, folder / run.name, symlinks=True))
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "int8"])
-def test_engine_of_a_run_matches_pytorch_in_a_complete_bundle(tiny_run: Run, tiny_set: Path, precision: str) -> None:
+def test_engine_of_a_run_matches_pytorch_in_a_complete_bundle(
+    tiny_run: Run, tiny_set: Path, tmp_path: Path, precision: str
+) -> None:
+    run = copied(tiny_run, tmp_path)
     recipe = load_engine_recipe(precision, ("gate.clips=10", "gate.max_top1_drop=30", "calibration.clips=20"))
-    bundle, failures = build_engine(tiny_run, recipe, "openvino", open_manifest(tiny_set))
-    assert not failures and bundle.path == tiny_run.engines / precision
+    bundle, failures = build_engine(run, recipe, "openvino", open_manifest(tiny_set))
+    assert not failures and bundle.path == run.engines / precision
     again = open_bundle(bundle.path)
     assert again.info == bundle.info
     assert again.info.input_shape == ("batch", 4, 32, 32, 3) and len(again.info.labels) == 10
@@ -311,13 +319,14 @@ def test_wrong_exports_are_refused(tiny_run: Run, tiny_set: Path, monkeypatch: p
 
 
 def test_engine_failing_the_gate_goes_to_a_separate_folder(
-    tiny_run: Run, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    tiny_run: Run, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ssv2rt.commands.build_engine import build_engine as command
     from ssv2rt.engines import build as module
 
-    arguments = [str(tiny_run.path), "--fp16", "--backend", "openvino", "--set", "gate.clips=10"]
-    before, failed = find_bundle(tiny_run), tiny_run.engines / "fp16.failed"
+    run = copied(tiny_run, tmp_path)
+    arguments = [str(run.path), "--fp16", "--backend", "openvino", "--set", "gate.clips=10"]
+    before, failed = find_bundle(run), run.engines / "fp16.failed"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "convert_to_half", _with_other_classifier)
         result = CliRunner().invoke(command, arguments)
@@ -326,11 +335,11 @@ def test_engine_failing_the_gate_goes_to_a_separate_folder(
     assert "agreement" in result.stdout
     report = open_bundle(failed).info.verification or {}
     assert "it agrees on" in report["failures"][0] and report["agreement"] < report["gate"]["min_agreement"] == 99.5
-    assert find_bundle(tiny_run) == before and open_bundle(before).info == tiny_bundle.info
+    assert find_bundle(run) == before and open_bundle(before).info == tiny_bundle.info
     assert CliRunner().invoke(command, arguments).exit_code == 0
     info = open_bundle(before).info
     assert not failed.exists() and (info.verification or {})["failures"] == []
-    assert info.rebuild == f"ssv2rt build-engine {tiny_run.name} --fp16 --backend openvino --set gate.clips=10"
+    assert info.rebuild == f"ssv2rt build-engine {run.name} --fp16 --backend openvino --set gate.clips=10"
 
 
 def _with_other_classifier(model: onnx.ModelProto, *, bfloat16: bool) -> onnx.ModelProto:

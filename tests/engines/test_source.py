@@ -1,8 +1,6 @@
 """Engines from external ONNX files."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from ssv2rt.engines.quantization import quantize
 from ssv2rt.engines.source import source_of_onnx
 from ssv2rt.engines.verify import OnnxRunner
 from ssv2rt.models.clip_model import MEAN, STD, ClipModel
+from tests.cli import ssv2rt
 from tests.engines.conftest import LABELS, clips
 
 
@@ -240,12 +239,12 @@ def test_external_onnx_from_build_to_score(
 
     monkeypatch.chdir(tmp_path)
 
-    def ssv2rt(*arguments: object) -> Result:
+    def build(*arguments: object) -> Result:
         return CliRunner().invoke(build_engine, [str(argument) for argument in arguments])
 
     shared = ("--onnx", "their graph.onnx", "--labels", "labels.json", "--int8")
     options = ("--set", "calibration.clips=20", "--set", "gate.clips=10", "--set", "gate.max_top1_drop=50")
-    done = ssv2rt(*shared, *options, "--data", tiny_set, "--json")
+    done = build(*shared, *options, "--data", tiny_set, "--json")
     assert done.exit_code == 0, done.stderr
     facts = json.loads(done.stdout)
     assert facts["rebuild"] == (
@@ -253,9 +252,7 @@ def test_external_onnx_from_build_to_score(
         f"--data {tiny_set} {' '.join(options)}"
     )
     videos = sorted((tiny_set / "videos").iterdir())[:9]
-    command = [sys.executable, "-m", "ssv2rt", "score", *videos, "--out", "p.csv", "--json"]
-    command += ["--engine", "runs/their graph/engines/int8"]
-    scored = subprocess.run(command, capture_output=True, text=True)
+    scored = ssv2rt("score", *videos, "--out", "p.csv", "--json", "--engine", "runs/their graph/engines/int8")
     assert scored.returncode == 0 and json.loads(scored.stdout)["videos"] == 9, scored.stderr
     for wrong, says in (
         (shared, "with no --data"),
@@ -264,5 +261,5 @@ def test_external_onnx_from_build_to_score(
         (("--bf16", "--debug-layers"), "ONNX Runtime, which compares layers, computes no bf16"),
         (("--backend", "coreml"), "--backend coreml: there are auto, tensorrt, tensorrt-rtx, openvino"),
     ):
-        error = ssv2rt(*wrong).exception
+        error = build(*wrong).exception
         assert isinstance(error, UsageError) and error.exit_code == 2 and says in str(error)

@@ -1,5 +1,7 @@
 """Memory format: activations stay channels-last from the clip to the features."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,15 @@ from ssv2rt.core.recipes import Model
 from ssv2rt.models.registry import build_model, model_names
 
 LAYOUT = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> Iterator[None]:
+    """As in training: with one thread, PyTorch computes small convolutions by a method that gives up channels-last."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def settings(name: str) -> Model:

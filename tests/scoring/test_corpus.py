@@ -5,8 +5,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas
@@ -16,6 +14,7 @@ import pytest
 
 from ssv2rt.dataset.listing import escape_non_utf8
 from ssv2rt.engines.bundle import Bundle
+from tests.cli import ssv2rt
 from tests.conftest import numbered_video
 from tests.pipelines.test_hostile import broken
 
@@ -99,8 +98,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, tiny_set: Path) -> tuple[Pa
 
 
 def score(bundle: Bundle, folder: Path, *arguments: object) -> int:
-    command = [sys.executable, "-m", "ssv2rt", "score", *map(str, arguments), "--engine", str(bundle.path), "--sort"]
-    return subprocess.run(command, cwd=folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL).returncode
+    return ssv2rt("score", *arguments, "--engine", bundle.path, "--sort", cwd=folder).returncode
 
 
 def test_corpus_has_exactly_one_row_per_file(

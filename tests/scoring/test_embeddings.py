@@ -3,8 +3,6 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +16,11 @@ from ssv2rt.engines.bundle import INFO, Bundle
 from ssv2rt.models.weights import load_trained
 from ssv2rt.pipelines.loader import ClipLoader
 from ssv2rt.pipelines.request_source import VideoRequest
+from tests.cli import Done, ssv2rt
 
 
-def score(folder: Path, bundle: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ssv2rt", "score", *map(str, arguments), "--engine", str(bundle), "--sort"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+def score(folder: Path, bundle: Path, *arguments: object) -> Done:
+    return ssv2rt("score", *arguments, "--engine", bundle, "--sort", cwd=folder)
 
 
 @pytest.mark.parametrize("views", ["1x1", "2x3"])

@@ -64,9 +64,9 @@ def killed_at(moment: int, inputs: Path, whole: bytes, folder: Path) -> None:
 
 @pytest.mark.parametrize("tenth", range(10))
 def test_resume_after_a_kill_at_a_write(tenth: int, inputs: Path, whole: tuple[bytes, int], tmp_path: Path) -> None:
-    content, temporal_clips = whole
-    assert temporal_clips > 40
-    killed_at(1 + tenth * (temporal_clips - 1) // 9, inputs, content, tmp_path)
+    content, moments = whole
+    assert moments > 40
+    killed_at(1 + tenth * (moments - 1) // 9, inputs, content, tmp_path)
 
 
 @pytest.mark.slow

@@ -3,8 +3,6 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,11 +10,11 @@ import pytest
 from ssv2rt.core.errors import UserError
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.scoring.ground_truth import GroundTruth
+from tests.cli import Done, ssv2rt
 
 
-def score(folder: Path, bundle: Bundle, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ssv2rt", "score", *map(str, arguments), "--engine", str(bundle.path), "--json"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+def score(folder: Path, bundle: Bundle, *arguments: object) -> Done:
+    return ssv2rt("score", *arguments, "--engine", bundle.path, "--json", cwd=folder)
 
 
 @pytest.fixture(scope="module")

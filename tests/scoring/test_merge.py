@@ -1,8 +1,6 @@
 """Merging the outputs of shards."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,11 +11,7 @@ from ssv2rt.engines.bundle import Bundle
 from ssv2rt.scoring.merge import merge
 from ssv2rt.scoring.row import columns
 from ssv2rt.scoring.writers import open_writer
-
-
-def ssv2rt(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ssv2rt", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+from tests.cli import ssv2rt
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])

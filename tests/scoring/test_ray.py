@@ -30,7 +30,9 @@ from ssv2rt.scoring.row import IS_LAST, WINDOW, Row, named_row
 from ssv2rt.scoring.supervisor import Task
 from ssv2rt.scoring.video_sources import Video
 from ssv2rt.scoring.worker import WorkerSettings
+from tests.cli import Done, ssv2rt
 
+pytestmark = pytest.mark.cluster
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -43,7 +45,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets below it need short paths
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    cluster = cluster_utils.RayBackend()
+    cluster = cluster_utils.Cluster()
     start = cluster.add_node
     cluster.add_node = lambda **more: start(**{"include_dashboard": False, "temp_dir": folder, **more})
     try:
@@ -81,6 +83,11 @@ def score(bundle: Bundle, inputs: Path, out: Path, *options: str) -> subprocess.
         text=True,
         start_new_session=True,
     )
+
+
+def here(bundle: Bundle, inputs: Path, out: Path, *options: str) -> Done:
+    """Scores on this machine, in this process."""
+    return ssv2rt("score", inputs, "--out", out, "--engine", bundle.path, "--sort", *options)
 
 
 def end(process: subprocess.Popen[str], code: int) -> str:
@@ -187,8 +194,9 @@ def test_errors_are_one_line(
     tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path, options: list[str], code: int, says: str
 ) -> None:
     pytest.importorskip("ray")
-    said = end(score(tiny_bundle, tiny_set / "videos", tmp_path / "p.csv", *options), code)
-    assert says in said and said.count("\n") == 1 and not os.listdir(tmp_path)
+    done = here(tiny_bundle, tiny_set / "videos", tmp_path / "p.csv", *options)
+    assert done.returncode == code and says in done.stderr and not done.stdout
+    assert done.stderr.count("\n") == 1 and not os.listdir(tmp_path)
 
 
 def test_ray_is_only_needed_for_a_cluster(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path) -> None:
@@ -206,7 +214,7 @@ def test_run_on_a_cluster_equals_a_local_run(
     pytest.importorskip("ray")
     monkeypatch.setenv("TMPDIR", tempfile.mkdtemp(prefix="t-", dir="/tmp"))
     inputs = many(150)
-    end(score(tiny_bundle, inputs, tmp_path / "alone.jsonl"), 3)
+    assert here(tiny_bundle, inputs, tmp_path / "alone.jsonl").returncode == 3
     said = end(score(tiny_bundle, inputs, tmp_path / "p.jsonl", "--cluster", "auto"), 3)
     assert (tmp_path / "p.jsonl").read_bytes() == (tmp_path / "alone.jsonl").read_bytes()
     rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_bytes().splitlines()]
@@ -239,7 +247,7 @@ def test_node_failure_loses_no_rows(
     nodes: Any, tiny_bundle: Bundle, many: Callable[[int], Path], tmp_path: Path
 ) -> None:
     inputs = many(2000)
-    end(score(tiny_bundle, inputs, tmp_path / "alone.jsonl"), 3)
+    assert here(tiny_bundle, inputs, tmp_path / "alone.jsonl").returncode == 3
     nodes.add_node(num_cpus=2)
     other = nodes.add_node(num_cpus=2)
     process = score(tiny_bundle, inputs, tmp_path / "p.jsonl", "--cluster", nodes.address)
@@ -261,7 +269,7 @@ def test_all_kinds_of_rows_equal_a_local_run(
     tiny_bundle: Bundle, many: Callable[[int], Path], tmp_path: Path, options: list[str]
 ) -> None:
     inputs = many(100)
-    end(score(tiny_bundle, inputs, tmp_path / "alone.jsonl", *options), 3)
+    assert here(tiny_bundle, inputs, tmp_path / "alone.jsonl", *options).returncode == 3
     end(score(tiny_bundle, inputs, tmp_path / "p.jsonl", "--cluster", "auto", *options), 3)
     assert (tmp_path / "p.jsonl").read_bytes() == (tmp_path / "alone.jsonl").read_bytes()
     lines = (tmp_path / "p.jsonl").read_bytes().count(b"\n")
@@ -273,7 +281,7 @@ def test_resume_after_the_driver_is_killed(
     nodes: Any, tiny_bundle: Bundle, many: Callable[[int], Path], tmp_path: Path
 ) -> None:
     inputs, out = many(1200), tmp_path / "p.jsonl"
-    end(score(tiny_bundle, inputs, tmp_path / "alone.jsonl"), 3)
+    assert here(tiny_bundle, inputs, tmp_path / "alone.jsonl").returncode == 3
     nodes.add_node(num_cpus=2)
     process = score(tiny_bundle, inputs, out, "--cluster", nodes.address)
     for lines in (200, 600):
@@ -302,7 +310,7 @@ def test_interrupted_run_can_be_resumed(
         process.terminate()
         said = end(process, 143)
     assert "videos are scored and kept in" in said and not out.exists()
-    end(score(tiny_bundle, inputs, out, "--resume"), 3)  # without a cluster
+    assert here(tiny_bundle, inputs, out, "--resume").returncode == 3  # without a cluster
     assert out.read_bytes().count(b"\n") == 1202
 
 

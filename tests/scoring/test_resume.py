@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from ssv2rt.core.errors import UserError
 from ssv2rt.engines.bundle import Bundle
+from ssv2rt.scoring import run
 from ssv2rt.scoring.journal import Journal, read_rows
 from ssv2rt.scoring.row import named_row
+from tests.cli import Done, ssv2rt
 
 FACTS = {"engine": "abc", "top_k": 1}
 
@@ -72,7 +74,12 @@ def test_journal_is_locked(tmp_path: Path) -> None:
     assert Journal(tmp_path / "j", FACTS, resume=True).videos == 2
 
 
-def score(bundle: Bundle, inputs: Path, out: Path, *options: str) -> subprocess.Popen[bytes]:
+def score(bundle: Bundle, inputs: Path, out: Path, *options: object) -> Done:
+    return ssv2rt("score", inputs, "--out", out, "--engine", bundle.path, "--sort", *options)
+
+
+def start(bundle: Bundle, inputs: Path, out: Path, *options: str) -> subprocess.Popen[bytes]:
+    """The same as a process, to be killed."""
     command = [sys.executable, "-m", "ssv2rt", "score", str(inputs), "--out", str(out), "--engine", str(bundle.path)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen([*command, "--sort", *options], start_new_session=True, **pipes)  # type: ignore[call-overload, no-any-return]
@@ -82,7 +89,7 @@ def kill_at_random_times(bundle: Bundle, inputs: Path, folder: Path, times: int)
     """Kills a run's process group at random times and resumes it, until it finishes. Returns the number of kills."""
     generator = random.Random(1)
     for killed in range(times + 20):
-        process = score(bundle, inputs, folder / "p.csv", *(["--resume"] if killed else []))
+        process = start(bundle, inputs, folder / "p.csv", *(["--resume"] if killed else []))
         journal = folder / "p.csv.journal"
         before = journal.stat().st_size if journal.is_file() else 0
         limit = time.monotonic() + 60
@@ -111,11 +118,9 @@ def test_killed_and_resumed_run_gives_the_same_output(
         os.link(sources[number % len(sources)], inputs / f"{number}.webm")
     (inputs / "bad.webm").write_bytes(b"junk")
     whole = score(tiny_bundle, inputs, tmp_path / "whole.csv")
-    _, said = whole.communicate()
-    assert whole.returncode == 3, said
+    assert whole.returncode == 3, whole.stderr
     (inputs / "bad.webm").unlink()
-    whole = score(tiny_bundle, inputs, tmp_path / "whole.csv", "--overwrite")
-    assert whole.wait() == 0
+    assert score(tiny_bundle, inputs, tmp_path / "whole.csv", "--overwrite").returncode == 0
     folder = tmp_path / "killed"
     folder.mkdir()
     assert (
@@ -138,31 +143,25 @@ def test_resume_after_a_kill_between_output_and_journal_removal(
     arguments = ["score", str(tiny_set / "videos"), "--out", str(out), "--engine", str(tiny_bundle.path)]
     assert subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True).returncode == 9
     whole = out.read_bytes()
-    process = score(tiny_bundle, tiny_set / "videos", out)
-    assert process.wait() == 2 and out.read_bytes() == whole
-    process = score(tiny_bundle, tiny_set / "videos", out, "--resume", "--json")
-    stdout, _ = process.communicate()
-    assert process.returncode == 0 and json.loads(stdout)["resumed after"] == 80
+    assert score(tiny_bundle, tiny_set / "videos", out).returncode == 2 and out.read_bytes() == whole
+    done = score(tiny_bundle, tiny_set / "videos", out, "--resume", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["resumed after"] == 80
     assert os.listdir(tmp_path) == ["p.csv"] and sorted(out.read_bytes().split()) == sorted(whole.split())
-    process = score(tiny_bundle, tiny_set / "videos", out, "--resume", "--json")
-    stdout, said = process.communicate()
-    assert process.returncode == 0 and json.loads(stdout)["left"] == 0 and b"nothing is left to do" in said
+    done = score(tiny_bundle, tiny_set / "videos", out, "--resume", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["left"] == 0 and "nothing is left to do" in done.stderr
 
 
 def test_existing_journal_needs_resume_or_overwrite(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path) -> None:
     (tmp_path / "p.csv.journal").write_text(json.dumps({"ssv2rt": 1}) + "\n")
-    process = score(tiny_bundle, tiny_set / "videos", tmp_path / "p.csv")
-    _, said = process.communicate()
-    assert process.returncode == 2 and b"add --resume to go on with it, or --overwrite to begin anew" in said
-    process = score(tiny_bundle, tiny_set / "videos", tmp_path / "p.csv", "--overwrite")
-    process.communicate()
-    assert process.returncode == 0 and os.listdir(tmp_path) == ["p.csv"]
+    done = score(tiny_bundle, tiny_set / "videos", tmp_path / "p.csv")
+    assert done.returncode == 2 and "add --resume to go on with it, or --overwrite to begin anew" in done.stderr
+    done = score(tiny_bundle, tiny_set / "videos", tmp_path / "p.csv", "--overwrite")
+    assert done.returncode == 0 and os.listdir(tmp_path) == ["p.csv"]
 
 
 def test_run_without_rows_leaves_no_journal(tiny_bundle: Bundle, tmp_path: Path) -> None:
     """An empty journal would make the next run fail."""
-    command = [sys.executable, "-m", "ssv2rt", "score", "-", "--out", "p.csv", "--engine", str(tiny_bundle.path)]
-    done = subprocess.run(command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    done = ssv2rt("score", "-", "--out", "p.csv", "--engine", tiny_bundle.path, cwd=tmp_path)
     assert done.returncode == 1 and done.stderr.startswith("Error: no videos in '-'") and not os.listdir(tmp_path)
 
 
@@ -174,28 +173,33 @@ def test_closed_stdin_stdout_and_stderr(tiny_bundle: Bundle, tiny_set: Path, tmp
     assert os.listdir(tmp_path) == ["p.csv"] and (tmp_path / "p.csv").read_text().count("\n") == 2
 
 
-def test_resume_with_other_inputs_keeps_old_rows(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path) -> None:
+def test_resume_with_other_inputs_keeps_old_rows(
+    tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rows of earlier inputs are kept, with a warning."""
     first, second = sorted((tiny_set / "videos").iterdir())[:2]
-    facts = begun_with(tiny_bundle, first, tmp_path)
+    facts = begun_with(tiny_bundle, first, tmp_path, monkeypatch)
     journal = Journal(tmp_path / "p.csv.journal", facts, resume=False)
     journal.write([named_row(str(first), {"status": "ok"}), named_row("gone.webm", {"status": "ok"})])
     journal.close()
-    process = score(tiny_bundle, second, tmp_path / "p.csv", "--resume", str(first))
-    _, said = process.communicate()
-    assert process.returncode == 0 and b"1 videos that an earlier call has scored are not among the inputs" in said
+    done = score(tiny_bundle, second, tmp_path / "p.csv", "--resume", first)
+    assert done.returncode == 0
+    assert "1 videos that an earlier call has scored are not among the inputs" in done.stderr
     assert (tmp_path / "p.csv").read_bytes().count(b"\n") == 4
 
 
-def begun_with(bundle: Bundle, video: Path, folder: Path) -> dict[str, object]:
-    """The first line of the journal of a killed run."""
-    code = (
-        "import os, sys; from ssv2rt.scoring import run; run._score = lambda *_: os._exit(9);"
-        "sys.argv = ['ssv2rt', *sys.argv[1:]]; from ssv2rt.cli import main; main()"
-    )
-    arguments = ["score", str(video), "--out", str(folder / "p.csv"), "--engine", str(bundle.path)]
-    assert subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True).returncode == 9
-    facts: dict[str, object] = json.loads((folder / "p.csv.journal").read_text())
+def begun_with(bundle: Bundle, video: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """The first line of the journal of a run, read before its first row."""
+    found: list[dict[str, object]] = []
+
+    def read_and_stop(*_: object) -> None:
+        found.append(json.loads((folder / "p.csv.journal").read_text()))
+        raise UserError("stopped on purpose")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_score", read_and_stop)
+        assert "stopped on purpose" in score(bundle, video, folder / "p.csv").stderr
+    (facts,) = found
     del facts["ssv2rt"]
     return facts
 
@@ -212,6 +216,5 @@ def test_full_disk_keeps_scored_rows(tiny_bundle: Bundle, tiny_set: Path, tmp_pa
     assert done.returncode == 1 and "make room, and go on with --resume" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "p.csv").exists()
     kept = len(list(read_rows(tmp_path / "p.csv.journal")))
-    process = score(tiny_bundle, tiny_set / "videos", tmp_path / "p.csv", "--resume", "--json")
-    out, _ = process.communicate()
-    assert process.returncode == 0 and json.loads(out)["videos"] == 80 and kept > 0
+    done = score(tiny_bundle, tiny_set / "videos", tmp_path / "p.csv", "--resume", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["videos"] == 80 and kept > 0

@@ -2,8 +2,6 @@
 
 import io
 import os
-import subprocess
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -26,6 +24,7 @@ from ssv2rt.scoring.video_sources import Video
 from ssv2rt.video.container import BadVideo, open_video
 from ssv2rt.video.probe import probe
 from ssv2rt.video.storage import ByteRange, is_address
+from tests.cli import ssv2rt
 
 
 def tar_of(path: Path, members: dict[str, bytes]) -> Path:
@@ -236,8 +235,8 @@ def test_large_files_are_read_lazily(
 
 def test_score_command_accepts_a_url(tiny_bundle: Bundle, clips: list[Path], tmp_path: Path) -> None:
     tar = tar_of(tmp_path / "a.tar", {clip.name: clip.read_bytes() for clip in clips})
-    command = [sys.executable, "-m", "ssv2rt", "score", f"file://{clips[0].parent}", str(tar), "--out", "p.csv"]
-    done = subprocess.run([*command, "--engine", str(tiny_bundle.path)], cwd=tmp_path, capture_output=True, text=True)
+    places = f"file://{clips[0].parent}", tar
+    done = ssv2rt("score", *places, "--out", "p.csv", "--engine", tiny_bundle.path, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "p.csv").read_text().count("\n") == 1 + 80 + len(clips)
 

@@ -25,6 +25,7 @@ from ssv2rt.scoring.segments import Windows, segments
 from ssv2rt.scoring.video_sources import Video
 from ssv2rt.scoring.window_scorer import WindowScorer
 from ssv2rt.video.sliding_window import TimeWindow, slide
+from tests.cli import ssv2rt
 from tests.conftest import numbered_video
 
 WINDOWS = Windows(2.0, 1.0)
@@ -36,12 +37,6 @@ def rows_of(bundle: Bundle, videos: list[Path], windows: Windows = WINDOWS, thre
     )
     batches = [[(number, Video(str(path), path))] for number, path in enumerate(videos)]
     return [row for part in slider.score(batches) for _, row in part]
-
-
-def ssv2rt(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ssv2rt", *map(str, arguments)], cwd=cwd, capture_output=True, text=True
-    )
 
 
 @pytest.fixture(scope="module")

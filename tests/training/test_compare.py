@@ -1,8 +1,6 @@
 """Comparison of networks: scores for the order of frames, costs, and reports."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from ssv2rt.models.registry import build_model
 from ssv2rt.training.compare import compare, published_sizes
 from ssv2rt.training.model_cost import measure_cost
 from ssv2rt.training.temporal_order import measure_temporal_order
+from tests.cli import ssv2rt
 from tests.conftest import TINY_SETTINGS
 
 CPU = torch.device("cpu")
@@ -105,8 +104,7 @@ def test_an_interrupted_comparison_reuses_its_results(
 
 def test_the_command_writes_markdown_json_and_figures(tiny_set: Path, tmp_path: Path) -> None:
     settings = [word for setting in TINY_SETTINGS for word in ("--set", setting)]
-    command = [sys.executable, "-m", "ssv2rt", "compare", "resnet2d18", "resnet2d18-gru", "--data", str(tiny_set)]
-    done = subprocess.run([*command, *settings], cwd=tmp_path, capture_output=True, text=True)
+    done = ssv2rt("compare", "resnet2d18", "resnet2d18-gru", "--data", tiny_set, *settings, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "resnet2d18-gru" in done.stdout and "told apart" in " ".join(done.stdout.split())
     folder = tmp_path / "comparison"
@@ -115,5 +113,5 @@ def test_the_command_writes_markdown_json_and_figures(tiny_set: Path, tmp_path: 
     page = (folder / "comparison.md").read_text()
     assert "| resnet2d18 | " in page and "9,408" in page
     assert (folder / "comparison.png").stat().st_size > 5000 and (folder / "comparison.svg").is_file()
-    done = subprocess.run([*command[:4], "resnet2d19"], cwd=tmp_path, capture_output=True, text=True)
+    done = ssv2rt("compare", "resnet2d19", cwd=tmp_path)
     assert done.returncode == 2 and "no model 'resnet2d19'; did you mean" in done.stderr

@@ -1,7 +1,6 @@
 """The decoding record of a run: trusted kinds of video, and clips that crashed a process."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from ssv2rt.core.recipes import Synthetic
 from ssv2rt.core.run_folders import Run
 from ssv2rt.dataset.synthetic import synthesize
 from ssv2rt.pipelines.in_flight import InFlight, read_in_flight
+from tests.cli import ssv2rt
 from tests.conftest import TINY_SETTINGS
 
 SETTINGS = [word for setting in (*TINY_SETTINGS, "train.epochs=2", "data.decoder=dali") for word in ("--set", setting)]
@@ -41,16 +41,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(folder: Path, *arguments: str, how: str = "", at: int = 5) -> subprocess.CompletedProcess[str]:
-    program = ["-c", CRASH.format(how=how, at=at)] if how else ["-m", "ssv2rt"]
-    return subprocess.run(
-        [sys.executable, *program, "train", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=os.environ,
-    )
+def train_and_die(folder: Path, *arguments: str, how: str, at: int = 5) -> subprocess.CompletedProcess[str]:
+    """Trains in a process of its own, which ends when it decodes its batch number `at`."""
+    command = [sys.executable, "-c", CRASH.format(how=how, at=at), "train", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
 
 
 def decoder_facts(run: Run) -> dict[str, object]:
@@ -62,14 +56,14 @@ def test_after_a_crash_pyav_decodes_the_clips_that_were_in_flight(
     data: Path, tmp_path: Path, how: str, code: int
 ) -> None:
     run = Run(tmp_path / "runs" / "r")
-    died = train(
+    died = train_and_die(
         tmp_path, "--data", str(data), "--name", "r", "--set", "train.checkpoint_minutes=0.0001", *SETTINGS, how=how
     )
     assert died.returncode == code, died.stderr
     (names,) = (run.path / "decoding").glob("in-hand-0-train.json")
     in_hand = read_in_flight(names)
     assert 8 <= len(in_hand) <= 16  # one batch or two
-    resumed = train(tmp_path, "--resume", "r", "--set", f"data.root='{data}'")
+    resumed = ssv2rt("train", "--resume", "r", "--set", f"data.root='{data}'", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert f"the process crashed while DALI decoded {len(in_hand)} clips, such as '{in_hand[0]}'" in resumed.stderr
     facts = decoder_facts(run)
@@ -81,7 +75,7 @@ def test_after_a_crash_pyav_decodes_the_clips_that_were_in_flight(
 
 def test_a_killed_process_does_not_blame_its_clips_and_keeps_trusted_kinds(data: Path, tmp_path: Path) -> None:
     run = Run(tmp_path / "runs" / "r")
-    died = train(
+    died = train_and_die(
         tmp_path,
         *("--data", str(data), "--name", "r", "--set", "train.checkpoint_minutes=0.0001", *SETTINGS),
         how="os.kill(os.getpid(), 9)",
@@ -89,7 +83,7 @@ def test_a_killed_process_does_not_blame_its_clips_and_keeps_trusted_kinds(data:
     assert died.returncode == -9
     before = decoder_facts(run)
     assert before["kinds"] and not before["by_pyav"]
-    resumed = train(tmp_path, "--resume", "r", "--set", f"data.root='{data}'")
+    resumed = ssv2rt("train", "--resume", "r", "--set", f"data.root='{data}'", cwd=tmp_path)
     assert resumed.returncode == 0 and "crashed" not in resumed.stderr
     after = decoder_facts(run)
     assert after["kinds"] == before["kinds"] and not after["by_pyav"]

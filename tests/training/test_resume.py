@@ -22,6 +22,7 @@ from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.training.checkpoint import STATE
 from ssv2rt.training.signals import Stopped
 from ssv2rt.training.trainer import Trainer
+from tests.cli import ssv2rt
 from tests.conftest import TINY_SETTINGS
 
 SETTINGS = (
@@ -139,11 +140,11 @@ def folder_with_data(tmp_path: Path, tiny_set: Path) -> Path:
     return tmp_path
 
 
-def command(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    """Training in a process of its own, to be killed or signalled."""
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
-    new = [] if "--resume" in arguments else settings
     return subprocess.Popen(
-        [sys.executable, "-m", "ssv2rt", "train", *arguments, *new],
+        [sys.executable, "-m", "ssv2rt", "train", *arguments, *settings],
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -153,7 +154,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
 
 def test_a_run_killed_between_two_steps_can_be_resumed(folder_with_data: Path, uninterrupted: Run) -> None:
     """SIGKILL in the second epoch, then resume by the command line."""
-    process = command("--data", "data", "--name", "t", "--set", "train.checkpoint_minutes=0.0001", cwd=folder_with_data)
+    process = start("--data", "data", "--name", "t", "--set", "train.checkpoint_minutes=0.0001", cwd=folder_with_data)
     run = Run(folder_with_data / "runs" / "t")
     until = time.monotonic() + 120
     while not list(run.checkpoints.glob("epoch-0002-step-*")) and time.monotonic() < until:
@@ -162,18 +163,16 @@ def test_a_run_killed_between_two_steps_can_be_resumed(folder_with_data: Path, u
     process.kill()
     process.communicate()
     assert (run.checkpoints / "last").resolve().name != "epoch-0002"  # killed within the epoch
-    again = command("--resume", cwd=folder_with_data)
-    out, err = again.communicate()
-    assert again.returncode == 0, err
+    again = ssv2rt("train", "--resume", cwd=folder_with_data)
+    assert again.returncode == 0, again.stderr
     assert_same(uninterrupted, run)
-    finished = command("--resume", "t", "--json", cwd=folder_with_data)
-    out, err = finished.communicate()
-    assert finished.returncode == 0 and json.loads(out)["clips"] == 10
+    finished = ssv2rt("train", "--resume", "t", "--json", cwd=folder_with_data)
+    assert finished.returncode == 0 and json.loads(finished.stdout)["clips"] == 10
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_save_a_checkpoint_and_set_the_exit_code(folder_with_data: Path, number: int, code: int) -> None:
-    process = command("--data", "data", "--name", "t", "--set", "train.epochs=200", cwd=folder_with_data)
+    process = start("--data", "data", "--name", "t", "--set", "train.epochs=200", cwd=folder_with_data)
     run = Run(folder_with_data / "runs" / "t")
     while not (run.checkpoints / "best").exists():
         assert process.poll() is None, process.communicate()

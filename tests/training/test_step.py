@@ -116,7 +116,7 @@ def after_overflows(count: int, optimizer: str) -> TrainingStep:
         del blocks
 
     work.optimizer.register_step_pre_hook(fill_free_memory_with_nan)
-    clips, labels = devices.batch("cpu")
+    clips, labels = (part[:2] for part in devices.batch("cpu"))  # fp16 is slow on CPUs
     work.scaler.scale(torch.zeros(()))  # the first call initializes the scale
     for step in range(count + 3):
         work.scaler.update(2.0**40 if step < count else 2.0**10)
@@ -193,7 +193,7 @@ def test_two_processes_train_and_evaluate_like_one(manifest: Manifest, tiny_set:
     assert len(lines) == len(alone) > 10
     for theirs, mine in zip(lines, alone, strict=True):
         # In such a small network, rounding errors grow a hundredfold with each optimizer step, even in one process.
-        tolerance = 1e-5 if mine["update"] <= 4 else 0.05
+        tolerance = {1: 1e-5, 2: 1e-5, 3: 1e-3}.get(mine["update"], 0.05)
         for name in {"loss", "learning_rate", "train_loss"} & mine.keys():
             assert theirs[name] == pytest.approx(mine[name], rel=tolerance), (theirs, mine)
     # Evaluate the same weights in one process.

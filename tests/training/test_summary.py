@@ -1,8 +1,6 @@
 """Reports of a run: metrics.jsonl, TensorBoard, confusion matrix and figures."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import av
@@ -19,6 +17,7 @@ from ssv2rt.report.run_summary import summarize
 from ssv2rt.training.confusion import confused_pairs, per_class_results, read_confusion, write_confusion
 from ssv2rt.training.metrics_log import MetricsLog, read_metrics
 from ssv2rt.training.trainer import Trainer
+from tests.cli import ssv2rt
 from tests.training.test_trainer import recipe
 
 LABELS = ['Pushing, "something"', "NA", "Dropping [something]", "up ↑"]
@@ -108,15 +107,15 @@ def test_figures_of_any_number_of_classes(tmp_path: Path, classes: int) -> None:
 
 
 def test_evaluate_writes_its_results_to_a_folder(tiny_run: Run, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ssv2rt", "evaluate", str(tiny_run.path), "--split", "test", "--out", "out"]
-    done = subprocess.run([*command, "--json"], cwd=tmp_path, capture_output=True, text=True)
+    command = ("evaluate", tiny_run.path, "--split", "test", "--out")
+    done = ssv2rt(*command, "out", "--json", cwd=tmp_path)
     assert done.returncode == 0 and "worst classes" in done.stderr, done.stderr
     assert json.loads(done.stdout)["clips"] == 10
     rows = (tmp_path / "out" / "confusion.csv").read_text().splitlines()
     assert rows[0] == '"label","predicted","clips"' and len(rows) > 1
     assert (tmp_path / "out" / "worst-classes.png").is_file()
     (tmp_path / "file").touch()
-    done = subprocess.run([*command[:-1], "file"], cwd=tmp_path, capture_output=True, text=True)
+    done = ssv2rt(*command, "file", cwd=tmp_path)
     assert done.returncode == 1 and "cannot write to 'file'" in done.stderr and "Traceback" not in done.stderr
 
 

@@ -131,7 +131,7 @@ def test_code_path_of_plain_tensorrt(graphs: dict[str, Path], tmp_path: Path, mo
 
 
 @needs_rtx
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp16", pytest.param("int8", marks=pytest.mark.slow)])
 def test_builder_accepts_a_full_size_resnet(tmp_path: Path, precision: str) -> None:
     model = model_with_random_statistics("resnet3d18", width=64)
     model.head = torch.nn.Linear(model.head.in_features, 174)
