@@ -10,7 +10,7 @@ from pathlib import Path
 from ssv2rt.core.errors import UsageError, UserError, nearest
 from ssv2rt.dataset.annotations import read_one_split, video_folder
 from ssv2rt.dataset.labels import class_of_template
-from ssv2rt.dataset.listing import UNLABELLED
+from ssv2rt.dataset.listing import UNLABELED
 from ssv2rt.scoring.row import EXPECTED, Row
 from ssv2rt.scoring.video_sources import Video
 
@@ -35,7 +35,7 @@ class GroundTruth:
         if file.suffix.lower() == ".csv":
             return cls(_read_answers(file, classes))
         clips = read_one_split(file, tuple(classes))
-        return cls({clip: "" if label == UNLABELLED else classes[label] for clip, label in clips})
+        return cls({clip: "" if label == UNLABELED else classes[label] for clip, label in clips})
 
     def only(self, videos: Iterable[Video]) -> Iterator[Video]:
         """Of videos the first with each id, whatever its extension; at the end those that were not among them."""

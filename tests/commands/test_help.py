@@ -74,8 +74,8 @@ def test_every_setting_of_a_recipe_is_shown_with_its_value() -> None:
     done = CliRunner().invoke(app, ["recipes", "demo"])
     assert done.exit_code == 0
     text = " ".join(done.output.split())
-    assert "size = 48 Height and width of a clip in pixels." in text and "from 16 to 1024" in text
-    assert 'optimizer = "adamw"' in text and 'Allowed: "sgd", "adamw".' in text
+    assert "size = 48 Height and width of a clip in pixels. Allowed: an integer from 16 to 1024. Default: 224." in text
+    assert 'optimizer = "adamw"' in text and 'Allowed: "sgd", "adamw". Default: "sgd".' in text
     tables = [line for line in done.output.splitlines() if line.startswith("[")]
     assert tables == ["[data]", "[data.synthetic]", "[clip]", "[augment]", "[model]", "[train]"]
     settings = {
@@ -83,7 +83,7 @@ def test_every_setting_of_a_recipe_is_shown_with_its_value() -> None:
     }
     assert settings["engine.precision"]["value"] == "int8" and settings["engine.batch.max"]["value"] == 32
     assert "0 to 100" in settings["calibration.max_drop"]["allowed"]
-    assert all(entry.keys() == {"setting", "value", "meaning", "allowed"} for entry in settings.values())
+    assert all(entry.keys() == {"setting", "value", "meaning", "allowed", "default"} for entry in settings.values())
 
 
 def test_recipes_are_listed_with_what_they_are() -> None:
@@ -134,6 +134,22 @@ def test_names_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert completed("recipes", "fp") == ["fp16", "fp32", "fp8"]
     assert completed("compare", "--recipe", "com") == ["compare"]
     assert completed("compare", "r3d_18", "i3") == completed("benchmark", "engine", "i3") == ["i3d"]
+
+
+def test_completion_does_not_import_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from click.shell_completion import ShellComplete\n"
+        "from ssv2rt.cli import app\n"
+        "for before, part in ((['evaluate'], 'd'), (['train'], 'dem'), (['recipes'], 'int'), (['compare'], 'i3')):\n"
+        "    print(*(item.value for item in ShellComplete(app, {}, 'ssv2rt', '_X').get_completions(before, part)))\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    (tmp_path / "runs" / "demo-1").mkdir(parents=True)
+    (tmp_path / "runs" / "demo-1" / "recipe.toml").touch()
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["demo-1", "demo", "int8", "i3d"]
 
 
 def test_the_shell_is_told_names() -> None:
