@@ -33,6 +33,19 @@ def load_engine_recipe(name: str, overrides: tuple[str, ...] = ()) -> EngineReci
     return _load("engines", name, overrides, EngineRecipe)
 
 
+def recipe_of_network(model: str, size: str, overrides: tuple[str, ...] = ()) -> Recipe:
+    """A recipe for a network and a clip size, such as "16x112" (frames x pixels), with `section.key=value` overrides.
+
+    Raises:
+        UsageError: the size is not written like that, or as `load_recipe`.
+    """
+    frames, _, pixels = size.partition("x")
+    if not (frames.isdecimal() and pixels.isdecimal()):
+        raise UsageError(f"--size {size}: write frames x pixels, like 16x112")
+    changes = (f"model.name={model}", f"clip.frames={frames}", f"clip.size={pixels}", *overrides)
+    return load_recipe("ssv2-resnet3d18", changes)
+
+
 def dump_recipe(recipe: BaseModel) -> str:
     """A recipe as TOML with every setting written out. Loading it gives an equal recipe."""
     return tomlkit.dumps(_plain(recipe.model_dump(mode="json", exclude_none=True)))

@@ -353,19 +353,19 @@ class EngineRecipe(Section):
 
 
 def with_views(clip: Clip, text: str) -> Clip:
-    """The same clip with other views, given like 2x3.
+    """The same clip with other views, given as temporal clips x spatial crops, such as "2x3".
 
     Raises:
         UsageError: it is not written like that, or out of range.
     """
     temporal_clips, _, spatial_crops = text.partition("x")
     if not (temporal_clips.isdecimal() and spatial_crops.isdecimal()):
-        raise UsageError(f"--views {text}: write moments x squares, like 2x3")
+        raise UsageError(f"--views {text}: write temporal clips x spatial crops, like 2x3")
     return validated(Clip, {**clip.model_dump(), "views": (int(temporal_clips), int(spatial_crops))})
 
 
 def validated(model: type[R], settings: dict[str, Any]) -> R:
-    """A section from plain values.
+    """Validates plain values as a section.
 
     Raises:
         UsageError: a value out of range.
@@ -377,7 +377,7 @@ def validated(model: type[R], settings: dict[str, Any]) -> R:
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first of pydantic's complaints as `section.key = value: what is allowed`."""
+    """The first error as one line: `section.key = value: what is allowed`."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":

@@ -57,23 +57,23 @@ class AccuracyCounter:
 
     def __init__(self, ground_truth: GroundTruth) -> None:
         self._truth = ground_truth
-        self.labelled = self.first = self.among = 0
+        self.labeled = self.first = self.among = 0
 
     def add(self, row: Row) -> Row:
         """The row with its right label; one without a label of its own counts as wrong."""
         right = self._truth.of(row)
         if right:
             names = [row.get("label" if rank == 1 else f"label_{rank}") for rank in range(1, BEST + 1)]
-            self.labelled += 1
+            self.labeled += 1
             self.first += names[0] == right
             self.among += right in names
         return {**row, EXPECTED: right or None}
 
     def facts(self) -> dict[str, float]:
         """Percentages, of all videos with a label."""
-        if not self.labelled:
+        if not self.labeled:
             return {}
-        return {"top-1": 100 * self.first / self.labelled, f"top-{BEST}": 100 * self.among / self.labelled}
+        return {"top-1": 100 * self.first / self.labeled, f"top-{BEST}": 100 * self.among / self.labeled}
 
 
 def videos_of(annotations: Path) -> str:

@@ -131,7 +131,7 @@ CASES: list[tuple[list[str], int, str]] = [
         "do not fill one update of 64 x 1 clips",
     ),
     (["train", "--resume"], 1, "no run yet in 'runs/'"),
-    (["train", "demo", "--resume", "x"], 2, "a run goes on with its own recipe"),
+    (["train", "demo", "--resume", "x"], 2, "a run continues with its own recipe"),
     (["train", "--data", "tiny", *SETTINGS, "--init", "gone.pth"], 2, "gone.pth"),
     (["benchmark", "train", "--data", "tiny", "--set", "train.batch_size=64"], 1, "do not fill a batch of 64"),
     (["evaluate"], 1, "no run yet in 'runs/'; make one with `ssv2rt train`"),

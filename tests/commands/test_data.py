@@ -126,7 +126,7 @@ def test_views_are_averaged_in_evaluation_and_scoring(tmp_path: Path, tiny_run, 
     rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
     assert len(rows) == 80 and all(row["status"] == "ok" and 0 < row["probability"] <= 1 for row in rows)
     wrong = ssv2rt("evaluate", tiny_run.path, "--views", "2by3", cwd=tmp_path)
-    assert wrong.returncode == 2 and "--views 2by3: write moments x squares, like 2x3" in wrong.stderr
+    assert wrong.returncode == 2 and "--views 2by3: write temporal clips x spatial crops, like 2x3" in wrong.stderr
 
 
 def test_the_engine_benchmark_names_its_contestants_and_its_figures(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_resume_after_a_kill_between_output_and_journal_removal(
     assert os.listdir(tmp_path) == ["p.csv"] and sorted(out.read_bytes().split()) == sorted(whole.split())
     process = score(tiny_bundle, tiny_set / "videos", out, "--resume", "--json")
     stdout, said = process.communicate()
-    assert process.returncode == 0 and json.loads(stdout)["left"] == 0 and b"nothing is left to do" in said
+    assert process.returncode == 0 and json.loads(stdout)["left"] == 0 and b"nothing is left to score" in said
 
 
 def test_existing_journal_needs_resume_or_overwrite(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path) -> None:
