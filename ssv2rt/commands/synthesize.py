@@ -35,7 +35,8 @@ def synthesize(out: Path, clips: int, size: str, frames: str, seed: int, key_fra
       ssv2rt synthesize data --clips 80 --size 64x48 --frames 10-14
     """
     from ssv2rt.core.progress import Progress
-    from ssv2rt.core.recipes import Synthetic, validated
+    from ssv2rt.core.recipes import Synthetic
+    from ssv2rt.core.sections import validated
     from ssv2rt.dataset.synthetic import synthesize as write
 
     width, height = _two_numbers(size, "x", "--size", "427x240")

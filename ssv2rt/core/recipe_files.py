@@ -14,7 +14,8 @@ import tomlkit
 from pydantic import BaseModel, ValidationError
 
 from ssv2rt.core.errors import UsageError, suggest
-from ssv2rt.core.recipes import EngineRecipe, Recipe, explain
+from ssv2rt.core.recipes import EngineRecipe, Recipe
+from ssv2rt.core.sections import explain
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -84,16 +85,14 @@ def _find(kind: Literal["pipelines", "engines"], name: str) -> Path:
     if name.endswith(".toml") or "/" in name:
         path = Path(name)
         if not path.is_file():
-            raise UsageError(f"no recipe file '{name}'; give the path of a .toml file, or a name: {_names(kind)}")
+            raise UsageError(
+                f"no recipe file '{name}'; give the path of a .toml file, or a name: {', '.join(recipe_names(kind))}"
+            )
         return path
     for folder in recipe_folders(kind):
         if (folder / f"{name}.toml").is_file():
             return folder / f"{name}.toml"
     raise UsageError(f"no recipe '{name}'{suggest(name, recipe_names(kind))}")
-
-
-def _names(kind: Literal["pipelines", "engines"]) -> str:
-    return ", ".join(recipe_names(kind))
 
 
 def _override(settings: dict[str, Any], override: str) -> None:

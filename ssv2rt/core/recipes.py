@@ -1,13 +1,13 @@
-"""Recipes: every setting of a run or of an engine, typed and checked."""
+"""Recipes: every setting of a training run or an engine, with its type, range, default and meaning."""
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from ssv2rt.core.errors import UsageError, nearest
+from ssv2rt.core.errors import UsageError
+from ssv2rt.core.sections import Section, validated
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Ratio = Annotated[float, Field(ge=0.1, le=10)]
@@ -16,17 +16,6 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(ge=0.01, le=1)]
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
 Positive = Annotated[int, Field(ge=1)]
-R = TypeVar("R", bound="BaseModel")
-
-
-class Section(BaseModel):
-    """One table of a recipe. An unknown key is an error. Values do not change once read.
-
-    Each field is a setting, and the docstring below it is its meaning, which `ssv2rt recipes NAME` prints with the allowed
-    values and the default.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Synthetic(Section):
@@ -362,43 +351,3 @@ def with_views(clip: Clip, text: str) -> Clip:
     if not (temporal_clips.isdecimal() and spatial_crops.isdecimal()):
         raise UsageError(f"--views {text}: write temporal clips x spatial crops, like 2x3")
     return validated(Clip, {**clip.model_dump(), "views": (int(temporal_clips), int(spatial_crops))})
-
-
-def validated(model: type[R], settings: dict[str, Any]) -> R:
-    """Validates plain values as a section.
-
-    Raises:
-        UsageError: a value out of range.
-    """
-    try:
-        return model.model_validate(settings)
-    except ValidationError as error:
-        raise UsageError(explain(error, model)) from None
-
-
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first error as one line: `section.key = value: what is allowed`."""
-    problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        section: Any = model
-        for part in problem["loc"][:-1]:
-            section = _section(section, str(part))
-        allowed = list(section.model_fields)
-        last = str(problem["loc"][-1])
-        hint = nearest(last, allowed) or f"; there are: {', '.join(allowed)}"
-        return f"'{where}' is not a setting{hint}"
-    message = problem["msg"].removeprefix("Value error, ")
-    message = message.replace("Input should be", "must be")
-    value = problem["input"]
-    if isinstance(value, (dict, BaseModel)):
-        return f"{where}: {message}"
-    if isinstance(value, float) and not math.isfinite(value):
-        message = "must be a finite number"
-    return f"{where} = {value!r}: {message}"
-
-
-def _section(model: Any, key: str) -> Any:
-    annotation = model.model_fields[key].annotation
-    options = [annotation, *getattr(annotation, "__args__", ())]
-    return next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from ssv2rt.core.errors import UsageError
 from ssv2rt.core.recipe_files import dump_recipe, load_engine_recipe, load_recipe, recipe_names
-from ssv2rt.core.recipes import EngineRecipe, Recipe, Section, Train
+from ssv2rt.core.recipes import EngineRecipe, Recipe, Train
+from ssv2rt.core.sections import Section
 from ssv2rt.models.registry import build_model
 
 
