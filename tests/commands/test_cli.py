@@ -59,7 +59,7 @@ def test_discovering_nothing_needs_no_torch(tmp_path: Path) -> None:
 
 
 def test_the_whole_way(tmp_path: Path) -> None:
-    """Synthesise, train, evaluate, build, score: as a user does it, on small data."""
+    """Synthesize, train, evaluate, build, score: as a user does it, on small data."""
     made = ssv2rt("synthesize", "data", "--clips", "80", "--size", "64x48", "--frames", "10-14", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     trained = ssv2rt("train", "--data", "data", *SETTINGS, "--json", cwd=tmp_path)

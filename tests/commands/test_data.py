@@ -110,7 +110,7 @@ def test_every_contestant_makes_the_same_clips(tiny_set: Path) -> None:
             if FLOAT in name:
                 mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
                 theirs = 255 * (theirs.transpose(1, 2, 3, 0) * std + mean)
-            assert np.abs(theirs - ours.astype(float)).mean() < 4, name  # they take other filters for colour
+            assert np.abs(theirs - ours.astype(float)).mean() < 4, name  # they take other filters for color
 
 
 def test_views_are_averaged_in_evaluation_and_scoring(tmp_path: Path, tiny_run, tiny_bundle, tiny_set: Path) -> None:  # type: ignore[no-untyped-def]
