@@ -29,7 +29,7 @@ from ssv2rt.core.log import log_to_stderr, printable
 
 
 class _InOrder(click.Group):
-    """Lists commands in the order of their use."""
+    """Lists commands in the order in which they were added."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -47,8 +47,8 @@ def _set_level(ctx: click.Context, option: click.Parameter, given: bool) -> None
 
 
 def _add_levels(command: click.Command) -> None:
-    """Gives a command, and those below it, -v and -q."""
-    for name, text in (("verbose", "Say more."), ("quiet", "Say only what went wrong; no progress.")):
+    """Adds -v and -q to a command and its subcommands."""
+    for name, text in (("verbose", "Log more."), ("quiet", "Log only warnings and errors; no progress.")):
         words = [f"-{name[0]}", f"--{name}"]
         command.params.append(click.Option(words, is_flag=True, expose_value=False, callback=_set_level, help=text))
     if isinstance(command, click.Group):
@@ -77,7 +77,7 @@ _add_levels(app)
 
 
 def main() -> None:
-    """Runs the command; a user's error is one line, and the exit code says what kind it was."""
+    """Runs the command. An error of the user is one line, and the exit code tells its kind."""
     _open_standard_files()
     log_to_stderr()
     signal.signal(signal.SIGTERM, _terminate)
@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def _open_standard_files() -> None:
-    """Where stdin, stdout or stderr is closed, the next file to be opened would take its place."""
+    """Opens /dev/null as stdin, stdout or stderr if it is closed. Otherwise, the next opened file would take its number."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
             if (opened := os.open(os.devnull, os.O_RDWR)) != number:
@@ -110,13 +110,13 @@ def _open_standard_files() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    """Ends the command with one line, whatever a file's name or a library's message holds."""
+    """Prints an error as one line, even if a file name or message in it has line breaks, and exits."""
     print(printable(message), file=sys.stderr)
     sys.exit(code)
 
 
 def _terminate(number: int, frame: object) -> None:
-    """SIGTERM ends the command as an error would: what is half done is cleared away."""
+    """Ends the command on SIGTERM like an exception, so that temporary files are removed."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends it at once
     print("terminated", file=sys.stderr)
     sys.exit(128 + number)

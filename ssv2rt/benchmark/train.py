@@ -17,8 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from ssv2rt.benchmark.rounds import describe_machine, run_rounds, synchronized_time
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.hardware import DTYPES, Precision, choose_device, choose_precision, versions
+from ssv2rt.core.recipe_files import load_recipe
 from ssv2rt.core.recipes import Recipe
 from ssv2rt.dataset.manifest import Manifest, Split
+from ssv2rt.dataset.prepare import override_root, ssv2_like_set
 from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.registry import build_model
 from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
@@ -36,14 +38,21 @@ PLAIN = "plain loop, fp32, contiguous"
 MATMUL = "matrix product"
 
 
-RECIPE = "ssv2-resnet3d18"
+def recipe_to_benchmark(name: str | None, overrides: tuple[str, ...], data: Path | None) -> Recipe:
+    """The recipe with its data set, by default a synthetic one with the frame size and coding of SSv2.
 
+    Args:
+        name: a recipe. By default ssv2-resnet3d18, without a GPU in batches of 4 clips of 112x112, to take only minutes.
+        overrides: `section.key=value` changes.
+        data: another data set.
 
-def cpu_overrides() -> tuple[str, ...]:
-    """Changes to `RECIPE` that make the benchmark take only minutes on a machine without a GPU."""
-    if choose_device().type == "cuda":
-        return ()
-    return ("clip.size=112", "train.batch_size=4", "train.accumulate=1")
+    Raises:
+        UsageError: there is no such recipe, or a setting is out of range.
+    """
+    if name is None and choose_device().type != "cuda":
+        overrides = ("clip.size=112", "train.batch_size=4", "train.accumulate=1", *overrides)
+    recipe = load_recipe(name or "ssv2-resnet3d18", overrides)
+    return recipe.model_copy(update={"data": override_root(recipe.data, data or ssv2_like_set())})
 
 
 @dataclass

@@ -1,1 +1,1 @@
-"""The commands. Each imports what it needs when it runs, so that --help is instant."""
+"""The commands. Each imports what it needs when it runs, so that --help is fast."""

@@ -1,4 +1,4 @@
-"""`ssv2rt build-engine`: from a run to an engine."""
+"""`ssv2rt build-engine`: from a run or an ONNX file to an engine."""
 
 from __future__ import annotations
 
@@ -26,27 +26,31 @@ if TYPE_CHECKING:
 @click.argument("run", required=False, shell_complete=complete_run)
 @under(
     "Precision",
-    click.option("--fp32", "precision", flag_value="fp32", help="Exact to rounding."),
-    click.option("--bf16", "precision", flag_value="bf16", help="Half precision with the range of fp32."),
-    click.option("--fp16", "precision", flag_value="fp16", help="Half precision (the default)."),
+    click.option("--fp32", "precision", flag_value="fp32", help="Single precision."),
+    click.option("--bf16", "precision", flag_value="bf16", help="bfloat16."),
+    click.option("--fp16", "precision", flag_value="fp16", help="Half precision (default)."),
     click.option("--int8", "precision", flag_value="int8", help="8-bit integers, calibrated on training clips."),
-    click.option("--fp8", "precision", flag_value="fp8", help="8-bit floats, on GPUs that have them; calibrated."),
+    click.option("--fp8", "precision", flag_value="fp8", help="8-bit floats (E4M3), for GPUs since Ada; calibrated."),
     click.option(
-        "--max-drop", type=click.FloatRange(0, 100), help="int8: points of top-1 that may be lost; see the README."
+        "--max-drop",
+        type=click.FloatRange(0, 100),
+        help="int8, fp8: largest drop of top-1 in points; keeps sensitive blocks in floating point.",
     ),
     click.option(
         "--recipe",
         shell_complete=complete_engine_recipe,
-        help="Engine recipe, by name or path. Default: the one named like the precision.",
+        help="Engine recipe, by name or path. Default: the one named after the precision.",
     ),
     set_option("gate.clips=50"),
 )
 @under(
     "Input and output",
-    click.option("--onnx", type=click.Path(path_type=Path), help="A graph made elsewhere, in place of a run."),
-    click.option("--labels", type=click.Path(path_type=Path), help="With --onnx: names of the classes."),
-    click.option("--data", type=click.Path(path_type=Path), help="Another place of the run's data set."),
-    click.option("--debug-layers", is_flag=True, help="Also compare each layer with the fp32 graph's."),
+    click.option("--onnx", type=click.Path(path_type=Path), help="ONNX file to build from, instead of a run."),
+    click.option("--labels", type=click.Path(path_type=Path), help="With --onnx: file with the class names."),
+    click.option(
+        "--data", type=click.Path(path_type=Path), help="Data set for calibration and verification. Default: the run's."
+    ),
+    click.option("--debug-layers", is_flag=True, help="Also compare each layer with the fp32 graph."),
     json_option("the result"),
 )
 @under(
@@ -55,13 +59,17 @@ if TYPE_CHECKING:
         "--backend", default="auto", show_default=True, help="auto, tensorrt, tensorrt-rtx, openvino or aotinductor."
     ),
     click.option(
-        "--target", "targets", multiple=True, help="tensorrt-rtx: GPU architecture to build for, such as sm89."
+        "--target",
+        "targets",
+        multiple=True,
+        help="tensorrt-rtx: GPU architecture to build for, such as sm89; may be repeated.",
     ),
 )
 def build_engine(as_json: bool, **options: Any) -> None:
-    """Build an engine of a run, and compare it with PyTorch.
+    """Build an engine from a run, and compare it with PyTorch.
 
-    It is built of the best checkpoint of RUN, by default of the newest run, or of an ONNX file.
+    The engine is built from the best checkpoint of RUN, by default the newest run, or from an ONNX file. An engine that fails
+    the gate of its recipe is kept in a folder that ends in .failed, and the exit code is 1.
 
     \b
     Examples:
@@ -73,11 +81,11 @@ def build_engine(as_json: bool, **options: Any) -> None:
     bundle, failures = build_as_requested(BuildRequest(**options))
     print_facts(bundle.info.model_dump(mode="json") if as_json else _facts(bundle), as_json)
     if failures:
-        raise UserError(f"the engine is not good enough, and kept apart in '{bundle.path}': {'; '.join(failures)}")
+        raise UserError(f"the engine fails the gate and is kept in '{bundle.path}': {'; '.join(failures)}")
 
 
 def _facts(bundle: Bundle) -> dict[str, object]:
-    """What is said of an engine that was built."""
+    """What to print about a new engine."""
     info = bundle.info
     verification = info.verification or {}
     facts: dict[str, object] = {

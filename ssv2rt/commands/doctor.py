@@ -1,4 +1,4 @@
-"""`ssv2rt doctor`: what this machine has."""
+"""`ssv2rt doctor`: hardware, packages and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ssv2rt.commands.options import Command, json_option
 @click.command(cls=Command)
 @json_option("the facts")
 def doctor(as_json: bool) -> None:
-    """Say what this machine has, and what to install for more.
+    """Check hardware and packages, and say what to install.
 
-    It also says what will be used: which device, which decoder, and which backend for engines.
+    Also prints what will be used: the device, the video decoder and the engine backend.
 
     \b
     Examples:

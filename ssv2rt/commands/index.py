@@ -1,4 +1,4 @@
-"""`ssv2rt index`: what the clips of a data set are, and what is wrong with them."""
+"""`ssv2rt index`: probes the clips of a data set, and reports damaged ones."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from ssv2rt.commands.options import Command, json_option
 
 @click.command(cls=Command)
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="The manifest. Default: manifest.parquet beside the data.")
-@click.option("--decode", is_flag=True, help="Also decode every frame: finds damage that headers do not show.")
-@click.option("--workers", type=click.IntRange(1, 1024), help="Processes. Default: one a core; more for slow storage.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Manifest file. Default: manifest.parquet in the folder of the data."
+)
+@click.option("--decode", is_flag=True, help="Also decode every frame, to find damage that headers do not show.")
+@click.option(
+    "--workers", type=click.IntRange(1, 1024), help="Processes. Default: one per core; take more for slow storage."
+)
 @json_option("the summary")
 def index(data: Path, out: Path | None, decode: bool, workers: int | None, as_json: bool) -> None:
-    """Look at every clip of a data set, and say what is wrong.
+    """Probe every clip of a data set, and report damaged ones.
 
-    DATA is SSv2's folder, a folder with one for each class, or a .csv or .parquet table with the columns path and label. What
-    each clip is goes into a manifest, so that no clip is looked at twice.
+    DATA is a folder in the layout of SSv2, a folder with one folder per class, or a .csv or .parquet table with the columns
+    path and label. The results are stored in a manifest, and unchanged clips are not probed again.
 
     \b
     Examples:
@@ -28,11 +32,11 @@ def index(data: Path, out: Path | None, decode: bool, workers: int | None, as_js
       ssv2rt index DIR --decode --workers 16
     """
     from ssv2rt.core.progress import Progress
-    from ssv2rt.dataset.index import index as look_at_all
+    from ssv2rt.dataset.index import index as index_clips
     from ssv2rt.dataset.summary import print_summary, summarize
 
     with Progress(f"indexing {data}") as progress:
-        manifest, where = look_at_all(data, out=out, decode=decode, workers=workers or 0, progress=progress.show)
+        manifest, where = index_clips(data, out=out, decode=decode, workers=workers or 0, progress=progress.show)
     summary = summarize(manifest, where)
     if as_json:
         click.echo(json.dumps(summary))

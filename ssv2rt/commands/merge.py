@@ -13,14 +13,19 @@ from ssv2rt.commands.output import print_facts
 
 @click.command(cls=Command)
 @click.argument("parts", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="One file: .csv, .parquet or .jsonl.")
-@click.option("--expect", multiple=True, metavar="INPUT", help="What was scored, as for `score`: says what is missing.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Output file: .csv, .parquet or .jsonl.")
+@click.option(
+    "--expect",
+    multiple=True,
+    metavar="INPUT",
+    help="Input of `score`; its videos without a row are missing. May be repeated.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the output file.")
 @json_option("the summary")
 def merge(parts: tuple[Path, ...], out: Path, expect: tuple[str, ...], overwrite: bool, as_json: bool) -> None:
-    """Put the outputs of several calls of `score` together.
+    """Merge outputs of `score`, such as those of shards, into one.
 
-    PARTS are the outputs, such as those of several shards. The command says which videos are doubled or missing.
+    PARTS are output files of `score`. Videos that have a row in several parts, or in none, are reported.
 
     \b
     Examples:

@@ -9,7 +9,7 @@ import click
 from ssv2rt.commands.options import Command, json_option
 
 CLASSES = 174
-"""Of Something-Something V2."""
+"""Number of classes of Something-Something V2."""
 
 
 @click.command(cls=Command)
@@ -17,27 +17,20 @@ CLASSES = 174
 def models(as_json: bool) -> None:
     """List the networks that a recipe can name.
 
-    Parameters are those with model.width = 64 and the 174 classes of Something-Something V2.
+    The number of parameters is for model.width = 64 and the 174 classes of Something-Something V2.
 
     \b
     Examples:
       ssv2rt models
       ssv2rt train ssv2-resnet3d18 --data DIR --set model.name=resnet3d34
     """
-    import torch
+    from ssv2rt.models.registry import count_parameters
 
-    from ssv2rt.core.recipes import Model
-    from ssv2rt.models.registry import build_model, model_names
-
-    found = []
-    for name in model_names():
-        with torch.device("meta"):  # counted without memory for the weights
-            network = build_model(Model(name=name), CLASSES)
-        found.append({"model": name, "parameters": sum(p.numel() for p in network.parameters())})
+    parameters = count_parameters(CLASSES)
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(json.dumps([{"model": name, "parameters": count} for name, count in parameters.items()]))
         return
-    width = max(len(str(entry["model"])) for entry in found)
+    width = max(map(len, parameters))
     click.echo(f"{'model':{width}}  {'parameters':>12}")
-    for entry in found:
-        click.echo(f"{entry['model']:{width}}  {entry['parameters']:12,}")
+    for name, count in parameters.items():
+        click.echo(f"{name:{width}}  {count:12,}")

@@ -1,9 +1,8 @@
-"""What commands share: headings in --help, options that several of them have, and names that complete on TAB."""
+"""What commands share: option groups in --help, common options, and shell completion of names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -13,11 +12,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
 
 OTHER = "Other options"
-"""The heading of options that a command with headings puts under none."""
+"""Heading of the options that are in no group, in a command that has groups."""
 
 
 class Command(click.Command):
-    """A command whose --help shows its options under headings."""
+    """A command whose --help shows its options in groups; see `under`."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         headings: dict[str, str] = getattr(self.callback, "option_headings", {})
@@ -26,7 +25,7 @@ class Command(click.Command):
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None and isinstance(parameter, click.Option):
-                # Options that share a name, such as --fp16 and --int8, share a heading.
+                # Options that set the same parameter, such as --fp16 and --int8, are in the same group.
                 sections[headings.get(parameter.name or "", rest)].append(record)
         for heading, records in sections.items():
             if records:
@@ -35,7 +34,7 @@ class Command(click.Command):
 
 
 def under(heading: str, *options: Callable[[Any], Any]) -> Callable[[F], F]:
-    """Gives a command several options, which --help shows under a heading."""
+    """Adds several options to a command, as a group with a heading in --help."""
 
     def add(function: F) -> F:
         before = len(function.__dict__.get("__click_params__", []))
@@ -50,57 +49,52 @@ def under(heading: str, *options: Callable[[Any], Any]) -> Callable[[F], F]:
 
 
 def json_option(what: str) -> Callable[[F], F]:
-    """--json, which prints `what` as JSON."""
+    """The option --json, which prints `what` as JSON."""
     return click.option("--json", "as_json", is_flag=True, help=f"Print {what} as JSON.")
 
 
 def set_option(example: str, what: str = "a setting") -> Callable[[F], F]:
-    """--set KEY=VALUE."""
-    help = f"Change {what}: {example}."
+    """The option --set KEY=VALUE, which may be repeated."""
+    help = f"Change {what}, such as {example}; may be repeated."
     return click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help=help)
 
 
-def json_file_option() -> Callable[[F], F]:
-    """--json FILE."""
-    return click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures to this file.")
-
-
 def complete_run(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of runs, or else files."""
+    """Completes names of runs, or files."""
     from ssv2rt.core.run_folders import RUNS
 
-    return _beginning(incomplete, sorted(recipe.parent.name for recipe in RUNS.glob("*/recipe.toml")))
+    return _matching(incomplete, sorted(recipe.parent.name for recipe in RUNS.glob("*/recipe.toml")))
 
 
 def complete_recipe(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of training recipes, or else files."""
+    """Completes names of training recipes, or files."""
     from ssv2rt.core.recipe_files import recipe_names
 
-    return _beginning(incomplete, recipe_names("pipelines"))
+    return _matching(incomplete, recipe_names("pipelines"))
 
 
 def complete_engine_recipe(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of engine recipes, or else files."""
+    """Completes names of engine recipes, or files."""
     from ssv2rt.core.recipe_files import recipe_names
 
-    return _beginning(incomplete, recipe_names("engines"))
+    return _matching(incomplete, recipe_names("engines"))
 
 
 def complete_any_recipe(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of recipes of both kinds, or else files."""
+    """Completes names of training and engine recipes, or files."""
     from ssv2rt.core.recipe_files import recipe_names
 
-    return _beginning(incomplete, [*recipe_names("pipelines"), *recipe_names("engines")])
+    return _matching(incomplete, [*recipe_names("pipelines"), *recipe_names("engines")])
 
 
 def complete_model(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of networks."""
+    """Completes names of networks."""
     from ssv2rt.models.registry import model_names
 
     return [CompletionItem(name) for name in model_names() if name.startswith(incomplete)]
 
 
-def _beginning(incomplete: str, names: list[str]) -> list[CompletionItem]:
-    """The names that begin like this; where none does, the shell completes files."""
+def _matching(incomplete: str, names: list[str]) -> list[CompletionItem]:
+    """The names that start with `incomplete`; if there are none, the shell completes files."""
     found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
     return found or [CompletionItem(incomplete, type="file")]

@@ -1,4 +1,4 @@
-"""What commands print."""
+"""Prints the results of commands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 
 def print_facts(facts: dict[str, object], as_json: bool) -> None:
-    """Facts as lines, or as one line of JSON."""
+    """Prints one line for each fact, or one line of JSON."""
     if as_json:
         click.echo(json.dumps(facts))
         return

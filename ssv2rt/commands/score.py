@@ -14,7 +14,7 @@ from ssv2rt.commands.output import print_facts
 
 logger = logging.getLogger(__name__)
 
-WHAT_IS_DONE = "'{}' is there and whole, by an earlier call; nothing is left to do (--overwrite scores anew)"
+NOTHING_LEFT = "'{}' is complete; nothing is left to score (--overwrite scores again)"
 
 
 @click.command(cls=Command)
@@ -27,64 +27,72 @@ WHAT_IS_DONE = "'{}' is there and whole, by an earlier call; nothing is left to 
     click.option(
         "--annotations",
         type=click.Path(path_type=Path),
-        help="An annotation file of SSv2, or its test-answers.csv: only its clips, with top-1 and top-5.",
+        help="SSv2 annotation file or test-answers.csv: score its clips; adds top-1 and top-5.",
     ),
     click.option("--top-k", type=click.IntRange(min=1), help="Labels per video. Default: 5."),
-    click.option("--logits", is_flag=True, help="Also the scores of all classes, as logarithms."),
-    click.option("--embeddings", is_flag=True, help="Also what the network sees in each video: its pooled features."),
-    click.option("--shard", help="Only the third of sixteen shares, by path: 3/16."),
-    click.option("--sort", is_flag=True, help="Rows in the order of their paths, not in that of scoring."),
-    click.option("--resume", is_flag=True, help="Go on with an interrupted call."),
-    click.option("--overwrite", is_flag=True, help="Replace the output file, and what an interrupted call has left."),
+    click.option("--logits", is_flag=True, help="Add a column with the logits of all classes."),
+    click.option("--embeddings", is_flag=True, help="Add a column with the pooled features before the classifier."),
+    click.option("--shard", help="Score only this shard of the videos, such as 3/16."),
+    click.option("--sort", is_flag=True, help="Sort rows by path. Default: in the order of scoring."),
+    click.option("--resume", is_flag=True, help="Continue an interrupted call."),
+    click.option("--overwrite", is_flag=True, help="Replace the output file and the journal of an interrupted call."),
     json_option("the summary"),
 )
 @under(
     "Model",
-    click.option("--engine", type=click.Path(path_type=Path), help="A bundle. Default: the newest of the newest run."),
-    click.option("--run", shell_complete=complete_run, help="The run whose newest engine is used."),
+    click.option(
+        "--engine", type=click.Path(path_type=Path), help="Engine bundle. Default: the newest of the newest run."
+    ),
+    click.option("--run", shell_complete=complete_run, help="Use the newest engine of this run."),
 )
 @under(
-    "What is looked at",
-    click.option("--views", help="Moments x squares of each video that are averaged, such as 2x3. Default: the run's."),
+    "Views",
+    click.option("--views", help="Temporal clips x spatial crops to average, such as 2x3. Default: the run's."),
 )
 @under(
     "Windows",
-    click.option("--window", type=float, help="Seconds of a window that slides over each video, with a row for each."),
-    click.option("--hop", type=float, help="Seconds from one window to the next. Default: half a window."),
-    click.option("--merge", "merged", is_flag=True, help="Neighbouring windows of the same label become one row."),
+    click.option("--window", type=float, help="Length in seconds of a sliding window, with a row for each window."),
+    click.option("--hop", type=float, help="Seconds between the starts of windows. Default: half a window."),
+    click.option("--merge", "merged", is_flag=True, help="Merge consecutive windows of the same label into one row."),
 )
 @under(
     "Machine",
-    click.option("--devices", help="GPUs by number, such as 0,2. Default: all that are visible."),
+    click.option("--devices", help="GPU numbers, such as 0,2. Default: all visible GPUs."),
     click.option(
         "--threads",
         type=click.IntRange(min=1, max=1024),
-        help="Decoding threads for each GPU. Default: one a core.",
+        help="Decoding threads per GPU. Default: all cores, divided among the GPUs.",
     ),
     click.option(
         "--cpu-share",
         type=click.FloatRange(0, 1),
         default=0.0,
         show_default=True,
-        help="On a GPU: share of the videos that CPUs decode beside NVDEC.",
+        help="On a GPU: fraction of the videos that the CPU decodes.",
     ),
     click.option(
         "--cluster",
         metavar="auto|HOST:PORT",
-        help="Score on a Ray cluster; auto: one that is there, or a new one.",
+        help="Score on a Ray cluster. auto: a running cluster, or a new local one.",
     ),
-    click.option("--timeout", type=click.FloatRange(min=1), default=60, show_default=True, help="Seconds for a video."),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(min=1),
+        default=60,
+        show_default=True,
+        help="Longest time in seconds for a video.",
+    ),
 )
 def score(as_json: bool, **options: Any) -> None:
-    """Score videos: one row for each, whatever happens.
+    """Score videos: one row for each, also for damaged ones.
 
-    INPUT is a file, a folder with all below it, a tar file, an address such as s3://bucket/clips, a pattern in quotes,
-    @list.txt, or - for names on stdin. With --annotations, it is `videos` beside them unless it is named. With --window,
-    there is a row for each window.
+    INPUT is a video, a folder (with its subfolders), a tar file, a URL such as s3://bucket/clips, a quoted glob pattern,
+    @list.txt with a name per line, or - for names on stdin. With --annotations, the default is the folder `videos` that
+    belongs to the file. A video that cannot be scored has `error: reason` as its status, and the exit code is then 3.
 
-    With --cluster, a process scores on each GPU of a Ray cluster, or on each share of its cores. The machines need the same
-    ssv2rt, and the videos under the same paths or addresses: one that is not where a machine looks has `error: missing`. The
-    engine is sent to them. Rows are also in OUT.parts, 10,000 to a Parquet file, as they come.
+    With --cluster, a process scores on each GPU of a Ray cluster, or on groups of up to 16 cores. All machines need the same
+    version of ssv2rt and must find the videos under the same paths or URLs; the engine is sent to them. During scoring, rows
+    are also written to OUT.parts, 10,000 in each Parquet file.
 
     \b
     Examples:
@@ -95,7 +103,7 @@ def score(as_json: bool, **options: Any) -> None:
 
     out: Path = options["out"]
     if is_done(out, resume=options["resume"], overwrite=options["overwrite"]):
-        logger.info(WHAT_IS_DONE.format(out))
+        logger.info(NOTHING_LEFT.format(out))
         if as_json:
             print_facts({"out": str(out), "left": 0}, as_json)
         return

@@ -1,4 +1,4 @@
-"""`ssv2rt synthesize`: a data set to try things on."""
+"""`ssv2rt synthesize`: a synthetic data set."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from ssv2rt.core.errors import UsageError
 
 @click.command(cls=Command)
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--clips", default=1000, show_default=True, help="In all three splits together; even.")
-@click.option("--size", default="427x240", show_default=True, help="WIDTHxHEIGHT in pixels.")
-@click.option("--frames", default="24-60", show_default=True, help="Fewest and most frames of a clip.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--clips", default=1000, show_default=True, help="Clips in all three splits together; an even number.")
+@click.option("--size", default="427x240", show_default=True, help="Frame size: width x height in pixels.")
+@click.option("--frames", default="24-60", show_default=True, help="Smallest and largest number of frames of a clip.")
+@click.option("--seed", default=0, show_default=True, help="Seed of everything random.")
 @click.option(
     "--key-frames",
     type=click.Choice(["all", "first"]),
     default="all",
     show_default=True,
-    help="all: twins share their frames to the last bit. first: one key frame and hidden pictures, as SSv2 has.",
+    help="all: only key frames; twins have bit-identical frames. first: one key frame and hidden frames, as in SSv2.",
 )
 def synthesize(out: Path, clips: int, size: str, frames: str, seed: int, key_frames: str) -> None:
-    """Make a synthetic data set of time-reversed twins.
+    """Generate a synthetic data set of time-reversed twins.
 
-    It has SSv2's layout, and ten of its labels.
+    It has the layout of SSv2 and ten of its labels. OUT is a new or empty folder.
 
     \b
     Examples:
@@ -35,7 +35,8 @@ def synthesize(out: Path, clips: int, size: str, frames: str, seed: int, key_fra
       ssv2rt synthesize data --clips 80 --size 64x48 --frames 10-14
     """
     from ssv2rt.core.progress import Progress
-    from ssv2rt.core.recipes import Synthetic, validated
+    from ssv2rt.core.recipes import Synthetic
+    from ssv2rt.core.sections import validated
     from ssv2rt.dataset.synthetic import synthesize as write
 
     width, height = _two_numbers(size, "x", "--size", "427x240")

@@ -14,7 +14,8 @@ import tomlkit
 from pydantic import BaseModel, ValidationError
 
 from ssv2rt.core.errors import UsageError, suggest
-from ssv2rt.core.recipes import EngineRecipe, Recipe, explain
+from ssv2rt.core.recipes import EngineRecipe, Recipe
+from ssv2rt.core.sections import explain
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -31,6 +32,19 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
 def load_engine_recipe(name: str, overrides: tuple[str, ...] = ()) -> EngineRecipe:
     """Like `load_recipe`, for an engine recipe."""
     return _load("engines", name, overrides, EngineRecipe)
+
+
+def recipe_of_network(model: str, size: str, overrides: tuple[str, ...] = ()) -> Recipe:
+    """A recipe for a network and a clip size, such as "16x112" (frames x pixels), with `section.key=value` overrides.
+
+    Raises:
+        UsageError: the size is not written like that, or as `load_recipe`.
+    """
+    frames, _, pixels = size.partition("x")
+    if not (frames.isdecimal() and pixels.isdecimal()):
+        raise UsageError(f"--size {size}: write frames x pixels, like 16x112")
+    changes = (f"model.name={model}", f"clip.frames={frames}", f"clip.size={pixels}", *overrides)
+    return load_recipe("ssv2-resnet3d18", changes)
 
 
 def dump_recipe(recipe: BaseModel) -> str:
@@ -71,16 +85,14 @@ def _find(kind: Literal["pipelines", "engines"], name: str) -> Path:
     if name.endswith(".toml") or "/" in name:
         path = Path(name)
         if not path.is_file():
-            raise UsageError(f"no recipe file '{name}'; give the path of a .toml file, or a name: {_names(kind)}")
+            raise UsageError(
+                f"no recipe file '{name}'; give the path of a .toml file, or a name: {', '.join(recipe_names(kind))}"
+            )
         return path
     for folder in recipe_folders(kind):
         if (folder / f"{name}.toml").is_file():
             return folder / f"{name}.toml"
     raise UsageError(f"no recipe '{name}'{suggest(name, recipe_names(kind))}")
-
-
-def _names(kind: Literal["pipelines", "engines"]) -> str:
-    return ", ".join(recipe_names(kind))
 
 
 def _override(settings: dict[str, Any], override: str) -> None:

@@ -1,13 +1,13 @@
-"""Recipes: every setting of a run or of an engine, typed and checked."""
+"""Recipes: every setting of a training run or an engine, with its type, range, default and meaning."""
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from ssv2rt.core.errors import UsageError, nearest
+from ssv2rt.core.errors import UsageError
+from ssv2rt.core.sections import Section, validated
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Ratio = Annotated[float, Field(ge=0.1, le=10)]
@@ -16,34 +16,28 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(ge=0.01, le=1)]
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
 Positive = Annotated[int, Field(ge=1)]
-R = TypeVar("R", bound="BaseModel")
-
-
-class Section(BaseModel):
-    """One table of a recipe. An unknown key is an error; values do not change once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Synthetic(Section):
     """A synthetic set of time-reversed twins, written to the user's cache on first use."""
 
     clips: Annotated[int, Field(ge=30, le=10_000_000)] = 1000
-    """Clips in all three splits together. Even: clips come in pairs of twins."""
+    """Number of clips in all three splits together. It is even, because clips come in pairs of twins."""
     width: Annotated[int, Field(ge=32, le=4096)] = 427
-    """Pixels."""
+    """Width of the videos in pixels."""
     height: Annotated[int, Field(ge=32, le=4096)] = 240
-    """Pixels."""
+    """Height of the videos in pixels."""
     frames: tuple[Annotated[int, Field(ge=2, le=100_000)], Annotated[int, Field(ge=2, le=100_000)]] = (24, 60)
-    """The fewest and the most frames of a clip."""
+    """Smallest and largest number of frames of a video."""
     seed: Seed = 0
+    """Seed of everything random in the set. The same settings and seed give the same clips."""
 
     @model_validator(mode="after")
     def _check(self) -> Synthetic:
         if self.clips % 2:
             raise ValueError(f"clips = {self.clips}: clips come in pairs of twins; take an even number")
         if self.frames[0] > self.frames[1]:
-            raise ValueError(f"frames = {list(self.frames)}: the fewest comes first; swap the two")
+            raise ValueError(f"frames = {list(self.frames)}: the smaller comes first; swap the two")
         return self
 
 
@@ -51,31 +45,32 @@ class Data(Section):
     """Where the clips come from, and how they are read."""
 
     root: str = ""
-    """SSv2's folder, a folder of classes, or a table of paths and labels. Empty only with `synthetic`."""
+    """Path of the data set: a folder in the layout of SSv2, a folder with one folder per class, or a .csv or .parquet table of
+    paths and labels. It is empty only with `synthetic`; --data replaces it."""
     synthetic: Synthetic | None = None
-    """Make this set in the user's cache and train on it. Excludes `root`."""
+    """Generate this synthetic set in the user's cache and use it as the data set. It excludes `root`."""
     test_videos: str = ""
-    """With `synthetic`: put the held-out test clips into this folder, to have something to score, unless it exists."""
+    """With `synthetic`: folder for copies of the held-out test clips, made after training unless it exists. Empty: none."""
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Largest share of missing and undecodable clips; above it the run stops."""
+    """Largest fraction of clips that may be missing or undecodable. They are skipped; above this fraction the run stops."""
     decoder: Literal["auto", "pyav", "dali", "nvdec"] = "auto"
-    """auto: NVDEC through DALI on a GPU (VP8, VP9, H.264), PyAV on CPU. dali: DALI's CPU decoder (VP8, VP9). PyAV decodes
-    the rest."""
+    """Video decoder. auto: NVDEC through DALI on a GPU (VP8, VP9, H.264), PyAV on a CPU. pyav: PyAV only. dali: DALI's CPU
+    decoder (VP8, VP9). nvdec: NVDEC. PyAV decodes the codecs that the chosen decoder does not support."""
     verify_decoder: bool = True
-    """Decode the first clips of each kind that DALI decodes by PyAV, too, at most 4 of a kind, and leave a kind that differs
-    to PyAV."""
+    """Check DALI's frames against PyAV's: up to 4 clips of each kind of video (codec, pixel format, hidden frames) are decoded
+    by both. If they differ, PyAV decodes all clips of this kind."""
     cpu_share: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Share of the clips that PyAV decodes on the CPU where DALI decodes the others. Which ones follows from their names.
-    Without it, training on a GPU with `decoder = "auto"` measures a fair share on its first batch, unless it is to be
-    deterministic; all else takes 0."""
+    """Fraction of the clips that PyAV decodes on the CPU while DALI decodes the others, chosen by a hash of their names. Not
+    set: training on a GPU with `decoder = "auto"` times both decoders on its first batch and balances them, except with
+    `train.deterministic`; otherwise 0."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Threads for decoding. 0: one for each core, shared between the processes of this machine."""
+    """Number of decoding threads of each process. 0: one per core, divided among the processes on this machine."""
     prefetch: Annotated[int, Field(ge=1, le=100)] = 3
-    """Batches that are decoded before they are asked for."""
+    """Number of batches that are decoded ahead of the one in use."""
     readers: Annotated[int, Field(ge=1, le=1024)] = 16
-    """Files that are opened at the same time; many hide the delays of slow storage."""
+    """Number of files that are read concurrently. More of them hide the latency of network storage."""
     read_ahead: Annotated[int, Field(ge=1, le=1_000_000)] = 256
-    """MiB of files that are read before they are decoded."""
+    """Size limit in MiB of the files that are read ahead of decoding."""
 
     @model_validator(mode="after")
     def _check(self) -> Data:
@@ -85,51 +80,54 @@ class Data(Section):
 
 
 class Clip(Section):
-    """What the network sees of a video. Goes into every engine bundle."""
+    """The clip that the network sees of a video. It is stored in every engine bundle."""
 
     frames: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Number of frames of a clip."""
     size: Annotated[int, Field(ge=16, le=1024)] = 224
     """Height and width of a clip in pixels."""
     sampling: Literal["segments", "uniform", "dense"] = "segments"
-    """segments: a frame of each of `frames` equal parts of the video, each at a place of its own (TSN, Wang et al. 2016).
-    uniform: at the same place in each part. dense: `stride` frames apart."""
+    """How frames are sampled. segments: the video is divided into `frames` equal segments, with one frame from each, at a
+    random place in training and from the middle otherwise (TSN, Wang et al. 2016). uniform: the same, with one random offset
+    for all segments. dense: consecutive frames, `stride` apart."""
     stride: Annotated[float, Field(gt=0, le=1000)] = 2.0
-    """Dense sampling: distance of two frames."""
+    """Dense sampling: distance between two sampled frames, in frames."""
     timing: Literal["index", "time"] = "index"
-    """time: places are counted in seconds, not in frames. It matters where the frame rate varies, or varies from video to
-    video; `stride` is then in frames of `rate`."""
+    """Unit of frame positions. index: frame numbers. time: timestamps, for videos with variable or different frame rates;
+    `stride` then counts frames at `rate`."""
     rate: Annotated[float, Field(gt=0, le=1000)] = 12.0
-    """Frames per second, for `timing = "time"`."""
+    """Frames per second that `stride` refers to with `timing = "time"`. Otherwise it is not used."""
     center_crop: Fraction = 0.875
-    """Evaluation and scoring look at squares of this share of the shorter side."""
+    """Side of the square crop in evaluation and scoring, as a fraction of the frame's shorter side."""
     views: tuple[Annotated[int, Field(ge=1, le=100)], Annotated[int, Field(ge=1, le=100)]] = (1, 1)
-    """Evaluation and scoring look at so many moments, and so many squares along the longer side, and average."""
+    """Number of temporal clips and of spatial crops per clip in evaluation and scoring. Their probabilities are averaged."""
 
     def one_view(self) -> Clip:
-        """The same clip, looked at once, as training does."""
+        """The same clip with a single view, as in training."""
         return self.model_copy(update={"views": (1, 1)})
 
 
 class Augment(Section):
-    """Random changes to training clips; every draw is keyed by (seed, epoch, clip)."""
+    """Random augmentation of training clips. Every draw depends only on seed, epoch and clip."""
 
     crop_scale: tuple[Share, Share] = (0.4, 1.0)
-    """Smallest and largest area of the random crop, as a share of the frame."""
+    """Smallest and largest area of the random crop, as a fraction of the frame's area."""
     crop_ratio: tuple[Ratio, Ratio] = (3 / 4, 4 / 3)
-    """Narrowest and widest aspect ratio (width over height) of the random crop."""
+    """Smallest and largest aspect ratio (width over height) of the random crop."""
     flip: Literal["label-aware", "never"] = "label-aware"
-    """label-aware: mirror half of the clips, swapping labels that mention left and right."""
+    """Horizontal flips. label-aware: half of the clips are flipped, and labels that say left or right are swapped."""
     color: Annotated[float, Field(ge=0, le=1)] = 0.4
-    """Strength of the brightness, contrast and saturation change; hue turns by a quarter of it, in half turns."""
+    """Strength of color jitter: brightness, contrast and saturation change by up to this fraction, hue by up to 45 degrees
+    times this. 0: no color jitter."""
     grayscale: Probability = 0.0
-    """Share of the clips that lose their colour."""
+    """Fraction of the clips that are converted to grayscale."""
     erase: Probability = 0.0
-    """Share of the clips that lose a rectangle, the same in all frames (Random Erasing, Zhong et al. 2020)."""
+    """Fraction of the clips in which a rectangle is erased, the same in all frames (Random Erasing, Zhong et al. 2020)."""
     erase_area: tuple[Share, Share] = (0.02, 0.33)
-    """Smallest and largest area of that rectangle, as a share of the clip."""
+    """Smallest and largest area of the erased rectangle, as a fraction of the clip's area."""
     speed: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Jitter of the frame rate. Dense sampling: the stride is stretched by up to this share, either way. Otherwise the clip
-    is taken from a stretch of the video that is up to this share shorter than all of it."""
+    """Strength of speed jitter. Dense sampling: `clip.stride` changes by up to this fraction, up or down. Other sampling: the
+    clip comes from a part of the video that is shorter by up to this fraction. 0: no speed jitter."""
 
     @model_validator(mode="after")
     def _check(self) -> Augment:
@@ -141,7 +139,7 @@ class Augment(Section):
 
     @property
     def has_pixel_augment(self) -> bool:
-        """Whether clips are changed after they are cut: mirrored, recoloured or erased."""
+        """Whether clips are changed after cropping: by flips, color jitter, grayscale or erasing."""
         return self.flip != "never" or self.color > 0 or self.grayscale > 0 or self.erase > 0
 
 
@@ -149,20 +147,24 @@ class Model(Section):
     """The network. Its number of classes comes from the labels."""
 
     name: str = "resnet3d18"
+    """Name of the network. `ssv2rt models` lists them."""
     width: Annotated[int, Field(ge=4, le=512)] = 64
-    """Channels after the stem; the later stages have 2, 4 and 8 times as many."""
+    """Number of channels after the stem. Later stages have 2, 4 and 8 times as many."""
     temporal_strides: tuple[Literal[1, 2], Literal[1, 2], Literal[1, 2], Literal[1, 2]] = (1, 1, 1, 1)
-    """Stride in time of the four stages. All 1 keeps time to the end; (1, 2, 2, 2) is torchvision's r3d_18."""
+    """ResNet3D: temporal strides of the four stages. All 1: no temporal downsampling. [1, 2, 2, 2]: torchvision's r3d_18."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Dropout before the classifier."""
+    """Probability of dropout before the classifier."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """ResNets: share of the clips that skip the last residual block in training, less for earlier ones (Huang et al. 2016)."""
+    """ResNets: probability of stochastic depth of the last residual block, which falls linearly towards the first (Huang et
+    al. 2016). 0: none."""
     checkpointing: bool = False
-    """ResNets: keep less for the way back, and compute it again; for clips that do not fit into memory."""
+    """ResNets: activation checkpointing, which recomputes activations in the backward pass to save memory."""
     init: str = ""
-    """Weights to begin with: a .safetensors or .pth file, or the name of published ones, such as r3d_18 or resnet50."""
+    """Initial weights: path of a .safetensors or .pth file, or name of published weights such as r3d_18 or resnet50. Empty:
+    random weights."""
     inflate: Literal["mean", "centre"] = "mean"
-    """How 2D weights are spread over time: evenly, or all in the middle (Carreira and Zisserman 2017)."""
+    """How 2D weights are inflated to 3D. mean: repeated over time and divided by the number of repeats. centre: in the middle
+    of the kernel, zeros elsewhere (Carreira and Zisserman 2017)."""
 
 
 def _number_or_auto(value: object) -> object:
@@ -172,59 +174,68 @@ def _number_or_auto(value: object) -> object:
 
 
 class Train(Section):
-    """The optimisation."""
+    """The optimization."""
 
     epochs: Positive = 50
+    """Number of passes over the training split."""
     batch_size: Annotated[int | Literal["auto"], BeforeValidator(_number_or_auto)] = 8
-    """Clips per step and device. auto: the largest batch that fits into memory of those that divide `update_clips`, tried on a
-    GPU, counted and at most 32 on a CPU. It is written into the run's recipe with the `accumulate` that goes with it."""
+    """Number of clips in a batch on each device. auto: the largest divisor of `update_clips` that fits into memory, tried on a
+    GPU, estimated on a CPU and there at most 32. The number found, and the `accumulate` for it, go into the run's recipe."""
     update_clips: Positive = 64
-    """With batch_size = "auto": clips of one change of the weights on each device, which learning_rate is for."""
+    """With `batch_size = "auto"`: clips per optimizer step and device, to which `learning_rate` applies."""
     accumulate: Positive = 1
-    """Steps whose gradients are summed for one change of the weights."""
+    """Number of batches whose gradients are accumulated for one optimizer step."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: bf16 where the device computes it natively, else fp16 on a GPU and fp32 on a CPU."""
+    """Precision of the forward and backward pass (AMP); weights are fp32. auto: bf16 where the hardware supports it, otherwise
+    fp16 on a GPU and fp32 on a CPU."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """sgd is SGD with Nesterov momentum."""
+    """Optimizer: SGD with Nesterov momentum, or AdamW."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.1
-    """Peak rate, reached after the warm-up, for a batch of batch_size * accumulate clips."""
+    """Peak learning rate, reached after the warm-up, for batch_size * accumulate clips. A cosine schedule takes it to 0."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """SGD: momentum. AdamW does not use it."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    """Not applied to biases and norms."""
+    """Weight decay. Biases and normalization layers have none."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
+    """Length in epochs of the linear warm-up of the learning rate, at most `epochs`."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability mass that the training target spreads evenly over all classes. 0: none."""
     clip_norm: Annotated[float, Field(ge=0)] = 0.0
-    """Largest norm of the gradient; 0 leaves it as it is."""
+    """Maximum L2 norm of the gradient; larger ones are scaled down. 0: no gradient clipping."""
     scale_rate: Literal["linear", "sqrt", "none"] = "linear"
-    """How learning_rate grows with the number of processes, whose batches add up (linear: Goyal et al. 2017)."""
+    """How `learning_rate` is scaled by the number of processes, since the global batch grows with it (linear: Goyal et al.
+    2017)."""
     sync_bn: bool = False
-    """Batch norm over the batches of all processes."""
+    """Synchronized batch norm: statistics over the batches of all processes."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay, per update, of a running average of the weights, which is then what is evaluated and exported; 0 is none."""
+    """Decay per optimizer step of the exponential moving average of the weights. The averaged weights are evaluated and
+    exported. 0: none."""
     mixup: Annotated[float, Field(ge=0, le=100)] = 0.0
-    """Blend pairs of clips and their labels, with a share from Beta(mixup, mixup) (Zhang et al. 2018); 0 does not."""
+    """Alpha of mixup (Zhang et al. 2018): pairs of clips are blended with a weight from Beta(alpha, alpha). 0: no mixup."""
     cutmix: Annotated[float, Field(ge=0, le=100)] = 0.0
-    """Paste a rectangle of another clip, of a share from Beta(cutmix, cutmix) (Yun et al. 2019); or mixup, if both."""
+    """Alpha of CutMix (Yun et al. 2019): a rectangle of another clip is pasted, whose area is drawn from Beta(alpha, alpha).
+    With `mixup` too, each batch gets one of the two at random. 0: no CutMix."""
     freeze_backbone: bool = False
-    """Train the classifier only."""
+    """Train only the classifier."""
     log_every: Positive = 20
-    """Changes of the weights between two lines of metrics.jsonl; there is one at the end of every epoch, too."""
+    """Number of optimizer steps between two lines of metrics.jsonl. The end of each epoch has a line, too."""
     tensorboard: bool = False
-    """Also write for TensorBoard, into the run's folder."""
+    """Also write TensorBoard logs into the run's folder."""
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 15.0
-    """Longest time between two checkpoints; there is one at the end of every epoch, too."""
+    """Longest time in minutes between two checkpoints. The end of each epoch has a checkpoint, too."""
     compile: bool = False
     """Compile the network with torch.compile."""
     deterministic: bool = False
-    """Take only algorithms that give the same bits every time, also on a GPU, where they are slower."""
+    """Use only deterministic algorithms, which are slower on a GPU, so that results repeat to the last bit."""
     seed: Seed = 0
+    """Seed of the initial weights, the order of clips, augmentation and dropout."""
 
     @property
     def batch(self) -> int:
         """`batch_size` as a number.
 
         Raises:
-            UsageError: it is "auto", and nobody has found the number.
+            UsageError: it is "auto", and no number was found yet.
         """
         if self.batch_size == "auto":
             raise UsageError("train.batch_size = 'auto': only `ssv2rt train` finds a number for it; give one here")
@@ -250,11 +261,14 @@ class Recipe(Section):
 
 
 class BatchProfile(Section):
-    """Batch sizes of an engine: the range it takes, and the one it is tuned for."""
+    """Batch sizes of an engine."""
 
     min: BatchSize = 1
+    """Smallest batch, in clips, that the engine accepts."""
     best: BatchSize = 8
+    """Batch size, in clips, that the engine is optimized for."""
     max: BatchSize = 16
+    """Largest batch, in clips, that the engine accepts."""
 
     @model_validator(mode="after")
     def _check(self) -> BatchProfile:
@@ -264,51 +278,59 @@ class BatchProfile(Section):
 
 
 class Engine(Section):
+    """Precision, batch sizes and backend options of an engine."""
+
     precision: Literal["fp32", "bf16", "fp16", "int8", "fp8"] = "fp16"
+    """Precision of the network. int8 and fp8 are calibrated; layers that are not quantized are fp16, or as the backend chooses
+    on a CPU."""
     batch: BatchProfile = BatchProfile()
     workspace_gib: Annotated[float, Field(gt=0)] = 4.0
-    """TensorRT: memory that tactics may use."""
+    """TensorRT: workspace limit in GiB for tactics."""
     optimization_level: Annotated[int, Field(ge=0, le=5)] = 3
-    """TensorRT: builder effort."""
+    """TensorRT: builder optimization level. Higher levels try more tactics and build longer."""
     version_compatible: bool = False
-    """TensorRT: an engine that later versions load too; it may be slower. TensorRT for RTX has no such engines."""
+    """TensorRT: build an engine that later versions of TensorRT load, too. It may be slower. TensorRT for RTX has no such
+    engines."""
     hardware_compatible: bool = False
-    """TensorRT: an engine that all GPUs since Ampere load, not only those of one architecture; it may be slower. TensorRT for
-    RTX is told the GPUs by --target."""
+    """TensorRT: build an engine for all GPUs since Ampere instead of one architecture. It may be slower. TensorRT for RTX
+    takes its GPUs from `targets`."""
     cuda_graph: bool = True
-    """TensorRT: record the work of a full batch once, and replay it."""
+    """TensorRT: capture the inference of a full batch as a CUDA graph and replay it."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
-    """OpenVINO and AOTInductor on a CPU: threads that compute. 0: one a core."""
+    """OpenVINO, and AOTInductor on a CPU: number of inference threads. 0: one per core."""
     hint: Literal["latency", "throughput"] = "latency"
-    """OpenVINO: one batch at a time that has all the cores, or several that share them."""
+    """OpenVINO: performance hint. latency: one batch at a time on all cores. throughput: several batches share the cores."""
     targets: tuple[str, ...] = ()
-    """TensorRT for RTX: GPU architectures to build for, such as sm89; none means the GPU that is here."""
+    """TensorRT for RTX: GPU architectures to build for, such as sm89. Empty: the GPU of this machine."""
 
 
 class Calibration(Section):
-    """Clips that set the INT8 ranges. Taken from the training split, spread over the classes."""
+    """Calibration of int8 and fp8 engines, on clips of the training split that are spread evenly over the classes."""
 
     clips: Positive = 512
+    """Number of calibration clips. All training clips are used if there are fewer."""
     method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    """How the dynamic range of an activation follows from its values: their extremes, least KL divergence, or a percentile."""
     seed: Seed = 0
+    """Seed of the selection of clips for calibration and for the gate."""
     max_drop: Annotated[float, Field(ge=0, le=100)] | None = None
-    """Points of top-1 that int8 may lose on the calibration clips; as many blocks as it takes, the most sensitive first,
-    are left in floating point. None: all blocks are int8."""
+    """Largest drop of top-1 in percentage points on the calibration clips. The most sensitive blocks stay in floating point
+    until the drop is no larger. Not set: all blocks are quantized."""
     stem: bool = False
-    """Whether the first convolution is int8, too."""
+    """Also quantize the first convolution."""
     head: bool = False
-    """Whether the classifier is int8, too."""
+    """Also quantize the classifier."""
 
 
 class Gate(Section):
-    """What an engine must reach beside the PyTorch model, on validation clips, to be installed."""
+    """What an engine must reach on validation clips, compared with the PyTorch model, to be installed."""
 
     clips: Positive = 200
-    """Validation clips used; all of them if there are fewer."""
+    """Number of validation clips. All of them are used if there are fewer."""
     min_agreement: Annotated[float, Field(ge=0, le=100)] = 0.0
-    """Clips, in percent, on which the two name the same class first."""
+    """Smallest percentage of clips for which engine and PyTorch predict the same class. 0: not required."""
     max_top1_drop: Annotated[float, Field(ge=0, le=100)] = 100.0
-    """Points of top-1 accuracy that may be lost."""
+    """Largest drop of top-1 accuracy in percentage points. 100: any."""
 
 
 class EngineRecipe(Section):
@@ -320,52 +342,12 @@ class EngineRecipe(Section):
 
 
 def with_views(clip: Clip, text: str) -> Clip:
-    """The same clip with other views, given like 2x3.
+    """The same clip with other views, given as temporal clips x spatial crops, such as "2x3".
 
     Raises:
         UsageError: it is not written like that, or out of range.
     """
     temporal_clips, _, spatial_crops = text.partition("x")
     if not (temporal_clips.isdecimal() and spatial_crops.isdecimal()):
-        raise UsageError(f"--views {text}: write moments x squares, like 2x3")
+        raise UsageError(f"--views {text}: write temporal clips x spatial crops, like 2x3")
     return validated(Clip, {**clip.model_dump(), "views": (int(temporal_clips), int(spatial_crops))})
-
-
-def validated(model: type[R], settings: dict[str, Any]) -> R:
-    """A section from plain values.
-
-    Raises:
-        UsageError: a value out of range.
-    """
-    try:
-        return model.model_validate(settings)
-    except ValidationError as error:
-        raise UsageError(explain(error, model)) from None
-
-
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first of pydantic's complaints as `section.key = value: what is allowed`."""
-    problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        section: Any = model
-        for part in problem["loc"][:-1]:
-            section = _section(section, str(part))
-        allowed = list(section.model_fields)
-        last = str(problem["loc"][-1])
-        hint = nearest(last, allowed) or f"; there are: {', '.join(allowed)}"
-        return f"'{where}' is not a setting{hint}"
-    message = problem["msg"].removeprefix("Value error, ")
-    message = message.replace("Input should be", "must be")
-    value = problem["input"]
-    if isinstance(value, (dict, BaseModel)):
-        return f"{where}: {message}"
-    if isinstance(value, float) and not math.isfinite(value):
-        message = "must be a finite number"
-    return f"{where} = {value!r}: {message}"
-
-
-def _section(model: Any, key: str) -> Any:
-    annotation = model.model_fields[key].annotation
-    options = [annotation, *getattr(annotation, "__args__", ())]
-    return next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))

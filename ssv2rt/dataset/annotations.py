@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ssv2rt.core.errors import UserError, nearest
 from ssv2rt.dataset.labels import class_of_template, read_json, read_labels
-from ssv2rt.dataset.listing import SPLITS, UNLABELLED, Clip, Listing, is_video
+from ssv2rt.dataset.listing import SPLITS, UNLABELED, Clip, Listing, is_video
 
 _PREFIXES = ("", "something-something-v2-")
 _ANNOTATION_FOLDERS = ("", "labels", "annotations")
@@ -63,7 +63,7 @@ def read_one_split(path: Path, classes: tuple[str, ...]) -> list[tuple[str, int]
     """
     clips = _read_split(path, classes)
     answers = path.with_name("test-answers.csv")
-    if all(label == UNLABELLED for _, label in clips) and answers.is_file():
+    if all(label == UNLABELED for _, label in clips) and answers.is_file():
         return _with_answers(clips, answers, classes)
     return clips
 
@@ -112,7 +112,7 @@ def _read_split(path: Path, labels: tuple[str, ...]) -> list[tuple[str, int]]:
     clips = []
     for entry in entries:
         if "template" not in entry:
-            clips.append((str(entry["id"]), UNLABELLED))
+            clips.append((str(entry["id"]), UNLABELED))
             continue
         name = class_of_template(str(entry["template"]))
         clips.append((str(entry["id"]), _class_number(name, index, path, str(entry["id"]))))

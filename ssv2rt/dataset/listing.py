@@ -37,7 +37,7 @@ SPLIT_ALIASES = {
     "testing": "test",
 }
 """Accepted names of the splits, in lower case."""
-UNLABELLED = -1
+UNLABELED = -1
 HELD_OUT_FRACTION = 0.1
 METADATA_KEY = b"ssv2rt"
 """Key of the Parquet metadata by which a manifest is told apart from a table of clips."""
@@ -61,7 +61,7 @@ class Clip:
     """Relative to the listing's folder, or absolute."""
     split: str
     label: int
-    """Class number, or `UNLABELLED`."""
+    """Class number, or `UNLABELED`."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def number_classes(rows: Sequence[tuple[str, str, str]]) -> tuple[tuple[str, ...
     names = sorted(
         {label for _, _, label in rows if label}, key=_label_sort_key({label for _, _, label in rows if label})
     )
-    number = {name: at for at, name in enumerate(names)} | {"": UNLABELLED}
+    number = {name: at for at, name in enumerate(names)} | {"": UNLABELED}
     return tuple(names), [Clip(path, path, split, number[label]) for path, split, label in rows]
 
 
@@ -133,7 +133,7 @@ def hold_out_validation(clips: list[Clip]) -> list[Clip]:
         return clips
     classes: dict[int, list[Clip]] = defaultdict(list)
     for clip in clips:
-        if clip.split == "train" and clip.label != UNLABELLED:
+        if clip.split == "train" and clip.label != UNLABELED:
             classes[clip.label].append(clip)
     held: set[str] = set()
     for members in classes.values():

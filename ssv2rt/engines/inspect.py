@@ -16,8 +16,10 @@ from typing import Any
 import onnx
 from onnx import TensorProto
 
+from ssv2rt.core.errors import UsageError, UserError, nearest
+from ssv2rt.core.run_folders import RUNS, find_run
 from ssv2rt.engines.backends.tensorrt.layers import LAYERS_FILE, convolution_counts, layers_in_json
-from ssv2rt.engines.bundle import Bundle
+from ssv2rt.engines.bundle import INFO, Bundle, find_bundle, open_bundle
 from ssv2rt.engines.node_origin import (
     RECURRENT_OPS,
     is_compute_node,
@@ -26,7 +28,14 @@ from ssv2rt.engines.node_origin import (
     original_tensor,
     producers,
 )
-from ssv2rt.engines.onnx_files import TensorInfo, declared_tensor, dtype_name, fixed_batch, tensors
+from ssv2rt.engines.onnx_files import (
+    TensorInfo,
+    declared_tensor,
+    dtype_name,
+    fixed_batch,
+    read_graph_and_weight_files,
+    tensors,
+)
 
 _POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax")
 _NORMS = ("BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "Softmax")
@@ -72,6 +81,29 @@ class Layer:
     """MACs for one clip; None if its shapes are unknown."""
     share: float | None
     """Its share of the MACs of all layers, 0 to 1."""
+
+
+def describe(name: str | None) -> dict[str, Any]:
+    """The `bundle` (None for an ONNX file) and the `graph` of an engine, as values for JSON.
+
+    Args:
+        name: folder of an engine, name or folder of a run, or an ONNX file. By default the newest engine of the newest run.
+
+    Raises:
+        UsageError: there is nothing with that name.
+        UserError: it is none of these, or cannot be read.
+    """
+    found = _find(name)
+    file = found if isinstance(found, Path) else found.onnx_file
+    model, weight_files = read_graph_and_weight_files(file)
+    return {
+        "bundle": None if isinstance(found, Path) else describe_bundle(found),
+        "graph": {
+            "path": str(file),
+            "files": {part.name: part.stat().st_size for part in (file, *weight_files)},
+            **describe_graph(model),
+        },
+    }
 
 
 def describe_graph(model: onnx.ModelProto) -> dict[str, Any]:
@@ -172,6 +204,35 @@ def engine_layers(path: Path) -> dict[str, Any]:
     layers = layers_in_json(path.read_text(encoding="utf-8"))
     types = Counter(str(layer.get("LayerType", "?")) if isinstance(layer, dict) else "?" for layer in layers)
     return {"layers": len(layers), "kinds": dict(types.most_common()), **convolution_counts(layers)}
+
+
+def _find(name: str | None) -> Bundle | Path:
+    """An engine's bundle, or an ONNX file. See `describe`."""
+    if name is None:
+        return open_bundle(find_bundle(find_run()))
+    path = Path(name)
+    try:
+        if path.is_file():
+            return path
+        exists, is_engine = path.exists(), (path / INFO).is_file()
+        is_run = any((place / "recipe.toml").is_file() for place in (path, RUNS / name))
+    except OSError as error:
+        raise UserError(f"cannot look into '{name}': {error.strerror or error}; name a path that can be read") from None
+    except ValueError:  # not a valid file name
+        exists = is_engine = is_run = False
+    if is_engine:
+        return open_bundle(path)
+    if is_run:
+        return open_bundle(find_bundle(find_run(name)))
+    if exists:
+        raise UserError(
+            f"'{name}' holds no {INFO} and no run; give an engine's folder (runs/NAME/engines/int8), a run, or an .onnx file"
+        )
+    known = sorted(recipe.parent.name for recipe in RUNS.glob("*/recipe.toml"))
+    raise UsageError(
+        f"no engine, run or ONNX file '{name}'{nearest(name, known)}; give an engine's folder, an .onnx file, or one of the "
+        f"runs in '{RUNS}/': {', '.join(known) or 'none yet'}"
+    )
 
 
 def _describe_input_or_output(value: onnx.ValueInfoProto) -> dict[str, Any]:

@@ -31,7 +31,7 @@ _UINT8, _INT32, _FLOAT, _BOOL = (getattr(types.DALIDataType, name) for name in (
 _COLORS = ("brightness", "contrast", "saturation", "hue")
 _PLAIN = ColorChange()
 _NO_PATCH = Patch(0, 0, 1, 1)
-_GREY = [124.0, 116.0, 104.0]
+_GRAY = [124.0, 116.0, 104.0]
 """Erased pixels take the mean color of ImageNet, which the model's normalization maps to 0."""
 _NOTHING = np.zeros(1, np.uint8)
 _NO_INDEX = np.zeros(1, np.int32)
@@ -245,7 +245,7 @@ def _clip_graph(size: int, spatial_crops: int, decoder: Decoder, augment: bool, 
         if recolor:
             clip = fn.color_twist(clip, **change)
         if erase:
-            clip = fn.erase(clip, anchor=corner, shape=shape, normalized=True, axis_names="HW", fill_value=_GREY)
+            clip = fn.erase(clip, anchor=corner, shape=shape, normalized=True, axis_names="HW", fill_value=_GRAY)
     return clip
 
 

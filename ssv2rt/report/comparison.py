@@ -115,7 +115,7 @@ def draw(results: Sequence[ModelResult], folder: Path) -> None:
         )
     right.set_xlim(0, 1.35 * max(s.costs.gflops for s in results))
     right.set_ylim(0, 106)
-    right.set_xlabel("GFLOP a clip")
+    right.set_xlabel("GFLOP per clip")
     right.set_ylabel("top-1, percent")
     right.spines[["top", "right"]].set_visible(False)
     save_figure(figure, folder / "comparison")

@@ -16,6 +16,7 @@ from ssv2rt.dataset.manifest import Split
 from ssv2rt.pipelines.loader import ClipLoader
 from ssv2rt.pipelines.request_source import clip_rng, evaluation_request, evaluation_request_of, training_request
 from ssv2rt.pipelines.requests import ClipRequest
+from ssv2rt.video.container import BadVideo
 from ssv2rt.video.probe import probe
 
 Row = tuple[str, ClipRequest]
@@ -51,10 +52,14 @@ def video_rows(path: Path, recipe: Recipe) -> list[Row]:
     """Rows for a video, one for each view that scoring uses.
 
     Raises:
-        BadVideo: the video cannot be read.
+        UserError: the video cannot be read.
     """
     views = recipe.clip.views
-    request = evaluation_request(path.name, path, probe(path), clip=recipe.clip)
+    try:
+        meta = probe(path)
+    except BadVideo as error:
+        raise UserError(f"'{path}' cannot be shown: {error}; give another video") from None
+    request = evaluation_request(path.name, path, meta, clip=recipe.clip)
     rows = []
     for moment in range(views[0]):
         for square in range(views[1]):
@@ -66,7 +71,11 @@ def video_rows(path: Path, recipe: Recipe) -> list[Row]:
                 request.frame_size,
                 request.video_frames,
             )
-            view = "" if views == (1, 1) else f", moment {moment + 1} of {views[0]}, square {square + 1} of {views[1]}"
+            view = (
+                ""
+                if views == (1, 1)
+                else f", temporal clip {moment + 1} of {views[0]}, crop {square + 1} of {views[1]}"
+            )
             rows.append((f"{path.name}{view}", one_view))
     return rows
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from ssv2rt.core.errors import UsageError, UserError, nearest
 from ssv2rt.dataset.annotations import read_one_split, video_folder
 from ssv2rt.dataset.labels import class_of_template
-from ssv2rt.dataset.listing import UNLABELLED
+from ssv2rt.dataset.listing import UNLABELED
 from ssv2rt.scoring.row import EXPECTED, Row
 from ssv2rt.scoring.video_sources import Video
 
@@ -35,7 +35,7 @@ class GroundTruth:
         if file.suffix.lower() == ".csv":
             return cls(_read_answers(file, classes))
         clips = read_one_split(file, tuple(classes))
-        return cls({clip: "" if label == UNLABELLED else classes[label] for clip, label in clips})
+        return cls({clip: "" if label == UNLABELED else classes[label] for clip, label in clips})
 
     def only(self, videos: Iterable[Video]) -> Iterator[Video]:
         """Of videos the first with each id, whatever its extension; at the end those that were not among them."""
@@ -57,23 +57,23 @@ class AccuracyCounter:
 
     def __init__(self, ground_truth: GroundTruth) -> None:
         self._truth = ground_truth
-        self.labelled = self.first = self.among = 0
+        self.labeled = self.first = self.among = 0
 
     def add(self, row: Row) -> Row:
         """The row with its right label; one without a label of its own counts as wrong."""
         right = self._truth.of(row)
         if right:
             names = [row.get("label" if rank == 1 else f"label_{rank}") for rank in range(1, BEST + 1)]
-            self.labelled += 1
+            self.labeled += 1
             self.first += names[0] == right
             self.among += right in names
         return {**row, EXPECTED: right or None}
 
     def facts(self) -> dict[str, float]:
         """Percentages, of all videos with a label."""
-        if not self.labelled:
+        if not self.labeled:
             return {}
-        return {"top-1": 100 * self.first / self.labelled, f"top-{BEST}": 100 * self.among / self.labelled}
+        return {"top-1": 100 * self.first / self.labeled, f"top-{BEST}": 100 * self.among / self.labeled}
 
 
 def videos_of(annotations: Path) -> str:

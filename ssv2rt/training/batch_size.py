@@ -153,7 +153,7 @@ def _run_two_steps(recipe: Recipe, classes: int, precision: Precision, device: t
     """Two steps like those of the trainer, on random clips, with a temporary network."""
     clip = recipe.clip
     settings = recipe.train.model_copy(update={"compile": False, "batch_size": batch, "accumulate": 1})
-    model = _build_network(recipe, classes).channels_last().to(device)
+    model = build_network(recipe, classes).channels_last().to(device)
     training_step = TrainingStep(model.train(), settings, precision, Group(0, 1, device))
     for step in range(2):
         clips = torch.randint(0, 256, (batch, clip.frames, clip.size, clip.size, 3), dtype=torch.uint8, device=device)
@@ -179,7 +179,7 @@ def _memory_limited(device: torch.device) -> Iterator[None]:
         torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
-def _build_network(recipe: Recipe, classes: int) -> ClipModel:
+def build_network(recipe: Recipe, classes: int) -> ClipModel:
     """The network with the recipe's settings for activation checkpointing and freezing, and with random weights."""
     model = build_model(recipe.model, classes)
     if recipe.model.checkpointing:
@@ -200,7 +200,7 @@ def _saved_activation_bytes(recipe: Recipe, classes: int, precision: Precision, 
         return tensor
 
     with FakeTensorMode():
-        model = _build_network(recipe, classes).channels_last().train()
+        model = build_network(recipe, classes).channels_last().train()
         parameters = {p.untyped_storage()._cdata for p in model.parameters()}
         clips = torch.empty(batch, clip.frames, clip.size, clip.size, 3, dtype=torch.uint8)
         with (

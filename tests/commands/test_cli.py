@@ -55,7 +55,7 @@ def test_discovering_nothing_needs_no_torch(tmp_path: Path) -> None:
 
 
 def test_the_whole_way(tmp_path: Path) -> None:
-    """Synthesise, train, evaluate, build, score: as a user does it, on small data."""
+    """Synthesize, train, evaluate, build, score: as a user does it, on small data."""
     made = ssv2rt("synthesize", "data", "--clips", "80", "--size", "64x48", "--frames", "10-14", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     trained = ssv2rt("train", "--data", "data", *SETTINGS, "--json", cwd=tmp_path)
@@ -127,7 +127,7 @@ CASES: list[tuple[list[str], int, str]] = [
         "do not fill one update of 64 x 1 clips",
     ),
     (["train", "--resume"], 1, "no run yet in 'runs/'"),
-    (["train", "demo", "--resume", "x"], 2, "a run goes on with its own recipe"),
+    (["train", "demo", "--resume", "x"], 2, "a run continues with its own recipe"),
     (["train", "--data", "tiny", *SETTINGS, "--init", "gone.pth"], 2, "gone.pth"),
     (["benchmark", "train", "--data", "tiny", "--set", "train.batch_size=64"], 1, "do not fill a batch of 64"),
     (["evaluate"], 1, "no run yet in 'runs/'; make one with `ssv2rt train`"),

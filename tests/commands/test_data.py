@@ -105,7 +105,7 @@ def test_every_contestant_makes_the_same_clips(tiny_set: Path) -> None:
             if FLOAT in name:
                 mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
                 theirs = 255 * (theirs.transpose(1, 2, 3, 0) * std + mean)
-            assert np.abs(theirs - ours.astype(float)).mean() < 4, name  # they take other filters for colour
+            assert np.abs(theirs - ours.astype(float)).mean() < 4, name  # they take other filters for color
 
 
 def test_views_are_averaged_in_evaluation_and_scoring(tmp_path: Path, tiny_run, tiny_bundle, tiny_set: Path) -> None:  # type: ignore[no-untyped-def]
@@ -121,7 +121,7 @@ def test_views_are_averaged_in_evaluation_and_scoring(tmp_path: Path, tiny_run, 
     rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
     assert len(rows) == 80 and all(row["status"] == "ok" and 0 < row["probability"] <= 1 for row in rows)
     wrong = ssv2rt("evaluate", tiny_run.path, "--views", "2by3", cwd=tmp_path)
-    assert wrong.returncode == 2 and "--views 2by3: write moments x squares, like 2x3" in wrong.stderr
+    assert wrong.returncode == 2 and "--views 2by3: write temporal clips x spatial crops, like 2x3" in wrong.stderr
 
 
 def test_the_engine_benchmark_names_its_contestants_and_its_figures(tmp_path: Path) -> None:

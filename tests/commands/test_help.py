@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,8 +16,8 @@ from click.testing import CliRunner
 from ssv2rt.cli import app
 from ssv2rt.commands.options import OTHER
 from ssv2rt.core.errors import UsageError
-from ssv2rt.core.recipe_files import recipe_names
-from ssv2rt.models.registry import model_names
+from ssv2rt.core.recipe_files import load_engine_recipe, load_recipe, recipe_names
+from ssv2rt.models.registry import check_model_name, model_names
 
 
 def commands(group: click.Group = app, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -50,32 +51,75 @@ def test_help_has_two_examples(words: tuple[str, ...]) -> None:
     assert max(map(len, said.splitlines())) <= 80
 
 
-@pytest.mark.parametrize(
-    ("name", "headings"),
-    [
-        ("score", ["Input and output", "Model", "What is looked at", "Windows", "Machine", OTHER]),
-        ("build-engine", ["Precision", "Input and output", "Machine", OTHER]),
-        ("train", ["Input and output", "Model and settings", "What is done", OTHER]),
-        ("evaluate", ["Options"]),
-    ],
-)
-def test_options_stand_under_headings(name: str, headings: list[str]) -> None:
-    said = help_of(name)
-    lines = said.splitlines()
-    assert [line[:-1] for line in lines if line.endswith(":") and not line.startswith(" ")] == headings
-    below = lines[lines.index(f"{headings[0]}:") :]
-    shown = [line.split("  ")[1].strip() for line in below if line.startswith("  -")]
-    for option in app.commands[name].params:
-        if isinstance(option, click.Option):
-            assert sum(option.opts[-1] in words.replace(",", "").split() for words in shown) == 1
+def command_at(words: tuple[str, ...]) -> click.Command:
+    found: click.Command = app
+    for word in words:
+        assert isinstance(found, click.Group)
+        found = found.commands[word]
+    return found
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory with the files that examples name."""
+    (tmp_path / "DIR" / "videos").mkdir(parents=True)
+    for name in ("1.csv", "2.csv", "3.csv", "*.csv"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+
+
+def check_example(line: str) -> None:
+    """Parses an example, and checks the recipe, settings and networks that it names."""
+    program, *words = shlex.split(line, comments=True)
+    command: click.Command = app
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        command = command.commands[words.pop(0)]
+    if isinstance(command, click.Group):
+        return
+    options = command.make_context(program, words).params
+    if command.name == "build-engine":
+        load_engine_recipe(options["recipe"] or options["precision"] or "fp16", options["overrides"])
+    elif "recipe" in options:
+        load_recipe(options["recipe"] or "demo", options["overrides"])
+    for model in (*options.get("models", ()), *((options["model"],) if "model" in options else ())):
+        check_model_name(model)
+
+
+@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
+def test_examples_are_right(words: tuple[str, ...], place: None) -> None:
+    for line in help_of(*words).split("Examples:\n")[1].split("\n\n")[0].splitlines():
+        check_example(line)
+
+
+def test_commands_in_the_readme_are_right(place: None) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    lines = [line for block in text.split("```sh\n")[1:] for line in block.split("```")[0].splitlines()]
+    found = [line[line.index("ssv2rt ") :] for line in lines if line.startswith("ssv2rt ") or "| ssv2rt " in line]
+    assert len(found) > 30
+    for line in found:
+        check_example(line)
+
+
+@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
+def test_many_options_stand_in_groups(words: tuple[str, ...]) -> None:
+    lines = help_of(*words).splitlines()
+    headings = [line[:-1] for line in lines if line.endswith(":") and not line.startswith(" ")]
+    own = [o for o in command_at(words).params if isinstance(o, click.Option) and o.name not in ("verbose", "quiet")]
+    if len(own) > 6:
+        assert len(headings) >= 3 and headings[-1] == OTHER
+    options = lines[lines.index("  Examples:") :]
+    shown = [line.split("  ")[1].strip() for line in options if line.startswith("  -")]
+    for option in own:
+        assert option.help or option.name == "help"
+        assert sum(option.opts[-1] in words.replace(",", "").split() for words in shown) == 1
 
 
 def test_every_setting_of_a_recipe_is_shown_with_its_value() -> None:
     done = CliRunner().invoke(app, ["recipes", "demo"])
     assert done.exit_code == 0
     text = " ".join(done.output.split())
-    assert "size = 48 Height and width of a clip in pixels." in text and "from 16 to 1024" in text
-    assert 'optimizer = "adamw"' in text and 'Allowed: "sgd", "adamw".' in text
+    assert "size = 48 Height and width of a clip in pixels. Allowed: an integer from 16 to 1024. Default: 224." in text
+    assert 'optimizer = "adamw"' in text and 'Allowed: "sgd", "adamw". Default: "sgd".' in text
     tables = [line for line in done.output.splitlines() if line.startswith("[")]
     assert tables == ["[data]", "[data.synthetic]", "[clip]", "[augment]", "[model]", "[train]"]
     settings = {
@@ -83,7 +127,7 @@ def test_every_setting_of_a_recipe_is_shown_with_its_value() -> None:
     }
     assert settings["engine.precision"]["value"] == "int8" and settings["engine.batch.max"]["value"] == 32
     assert "0 to 100" in settings["calibration.max_drop"]["allowed"]
-    assert all(entry.keys() == {"setting", "value", "meaning", "allowed"} for entry in settings.values())
+    assert all(entry.keys() == {"setting", "value", "meaning", "allowed", "default"} for entry in settings.values())
 
 
 def test_recipes_are_listed_with_what_they_are() -> None:
@@ -134,6 +178,22 @@ def test_names_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert completed("recipes", "fp") == ["fp16", "fp32", "fp8"]
     assert completed("compare", "--recipe", "com") == ["compare"]
     assert completed("compare", "r3d_18", "i3") == completed("benchmark", "engine", "i3") == ["i3d"]
+
+
+def test_completion_does_not_import_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from click.shell_completion import ShellComplete\n"
+        "from ssv2rt.cli import app\n"
+        "for before, part in ((['evaluate'], 'd'), (['train'], 'dem'), (['recipes'], 'int'), (['compare'], 'i3')):\n"
+        "    print(*(item.value for item in ShellComplete(app, {}, 'ssv2rt', '_X').get_completions(before, part)))\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    (tmp_path / "runs" / "demo-1").mkdir(parents=True)
+    (tmp_path / "runs" / "demo-1" / "recipe.toml").touch()
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["demo-1", "demo", "int8", "i3d"]
 
 
 def test_the_shell_is_told_names() -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from ssv2rt.core.errors import UsageError
 from ssv2rt.core.recipe_files import dump_recipe, load_engine_recipe, load_recipe, recipe_names
-from ssv2rt.core.recipes import Recipe, Train
+from ssv2rt.core.recipes import EngineRecipe, Recipe, Train
+from ssv2rt.core.sections import Section
 from ssv2rt.models.registry import build_model
 
 
@@ -65,6 +66,16 @@ def test_an_invalid_setting_is_reported_in_one_line(override: str, message: str)
         load_recipe("demo", (override,))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("section", Section.__subclasses__(), ids=lambda section: section.__name__)
+def test_every_setting_has_a_meaning(section: type[Section]) -> None:
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            assert field.annotation.__doc__, name  # a table, whose settings have their own meanings
+        else:
+            assert field.description and field.description.endswith((".", ")")), name
+    assert {Recipe, EngineRecipe} < {*Section.__subclasses__()}
 
 
 def test_an_unknown_recipe_suggests_the_closest_name() -> None:

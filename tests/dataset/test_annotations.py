@@ -8,7 +8,7 @@ import pytest
 from ssv2rt.core.errors import UserError
 from ssv2rt.dataset.annotations import read_annotations
 from ssv2rt.dataset.detect_format import list_clips
-from ssv2rt.dataset.listing import UNLABELLED, Clip, Listing
+from ssv2rt.dataset.listing import UNLABELED, Clip, Listing
 
 LABELS = {"Moving something up": "0", "Turning the camera left while filming something": "1"}
 TRAIN = [{"id": "7", "label": "moving a cup up", "template": "Moving [something] up", "placeholders": ["a cup"]}]
@@ -38,15 +38,15 @@ def test_both_file_naming_schemes_in_every_folder(tmp_path: Path, prefix: str, f
     assert found.clips == [
         Clip("7", "videos/7.webm", "train", 0),
         Clip("8", "videos/8.webm", "validation", 1),
-        Clip("9", "videos/9.webm", "test", UNLABELLED),
-        Clip("10", "videos/10.webm", "test", UNLABELLED),
+        Clip("9", "videos/9.webm", "test", UNLABELED),
+        Clip("10", "videos/10.webm", "test", UNLABELED),
     ]
 
 
 def test_test_answers_csv(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "test-answers.csv").write_text("9;Moving something up\n")
-    assert labels_of(list_clips(tmp_path), "test") == [("9", 0), ("10", UNLABELLED)]
+    assert labels_of(list_clips(tmp_path), "test") == [("9", 0), ("10", UNLABELED)]
 
 
 @pytest.mark.parametrize(

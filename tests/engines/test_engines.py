@@ -331,7 +331,7 @@ def test_engine_failing_the_gate_goes_to_a_separate_folder(
         patch.setattr(module, "convert_to_half", _with_other_classifier)
         result = CliRunner().invoke(command, arguments)
     assert isinstance(result.exception, UserError) and result.exception.exit_code == 1
-    assert f"not good enough, and kept apart in '{failed}': it agrees on " in str(result.exception)
+    assert f"fails the gate and is kept in '{failed}': it agrees on " in str(result.exception)
     assert "agreement" in result.stdout
     report = open_bundle(failed).info.verification or {}
     assert "it agrees on" in report["failures"][0] and report["agreement"] < report["gate"]["min_agreement"] == 99.5

@@ -148,7 +148,7 @@ def test_resume_after_a_kill_between_output_and_journal_removal(
     assert done.returncode == 0 and json.loads(done.stdout)["resumed after"] == 80
     assert os.listdir(tmp_path) == ["p.csv"] and sorted(out.read_bytes().split()) == sorted(whole.split())
     done = score(tiny_bundle, tiny_set / "videos", out, "--resume", "--json")
-    assert done.returncode == 0 and json.loads(done.stdout)["left"] == 0 and "nothing is left to do" in done.stderr
+    assert done.returncode == 0 and json.loads(done.stdout)["left"] == 0 and "nothing is left to score" in done.stderr
 
 
 def test_existing_journal_needs_resume_or_overwrite(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path) -> None:

@@ -1,0 +1,150 @@
+"""What a call of `train` or `evaluate` asks for, checked before anything is read, and how it is carried out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ssv2rt.core.errors import UsageError
+from ssv2rt.core.hardware import choose_device, choose_precision
+from ssv2rt.core.recipe_files import load_recipe
+from ssv2rt.core.recipes import Data, with_views
+from ssv2rt.core.run_folders import Run, create_run, find_run
+from ssv2rt.dataset.manifest import Manifest
+from ssv2rt.dataset.prepare import override_root, prepare
+from ssv2rt.models.weights import TrainedModel, load_trained
+from ssv2rt.training.determinism import set_deterministic
+from ssv2rt.training.distributed import process_group
+from ssv2rt.training.evaluate import Evaluation, evaluate
+from ssv2rt.training.plan import training_plan
+from ssv2rt.training.trainer import Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    """The options of `train`, under the names that the command has them.
+
+    Raises:
+        UsageError: `resume` together with an option that the run has already decided.
+    """
+
+    recipe: str | None = None
+    data: Path | None = None
+    overrides: tuple[str, ...] = ()
+    name: str = ""
+    init: str | None = None
+    resume: str | None = None
+    """A run, or "latest"."""
+
+    def __post_init__(self) -> None:
+        if self.resume and (self.recipe or self.name or self.init):
+            options = (("--name", self.name), ("--init", self.init))
+            given = f"recipe '{self.recipe}'" if self.recipe else next(f"{o} {value}" for o, value in options if value)
+            raise UsageError(
+                f"--resume {self.resume} with {given}: a run continues with its own recipe; leave out one of the two"
+            )
+
+    @property
+    def recipe_name(self) -> str:
+        return self.recipe or ("ssv2-resnet3d18" if self.data else "demo")
+
+    @property
+    def run_stem(self) -> str:
+        """Name of a new run, without the time. A run from another run's recipe is named after that run."""
+        path = Path(self.recipe_name)
+        return path.parent.name if path.name == "recipe.toml" else path.stem
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished training."""
+
+    run: Run
+    result: Evaluation
+    """The evaluation of the best epoch."""
+    manifest: Manifest
+    data: Data
+
+
+def train_as_requested(request: TrainRequest) -> TrainedRun | None:
+    """Trains as a request says. Returns None in processes other than rank 0.
+
+    Raises:
+        UsageError: there is no such recipe, or a setting is out of range.
+        UserError: there is no such run or data; or as `Trainer` and `Trainer.fit`.
+    """
+    with _trainer(request) as (trainer, resumed):
+        run = resumed or trainer.group.from_rank_zero(lambda: create_run(request.run_stem, request.name))
+        try:
+            result = trainer.fit(run)
+        except BaseException:
+            if trainer.group.is_rank_zero:
+                run.remove_unless_started()
+            raise
+        return TrainedRun(run, result, trainer.manifest, trainer.recipe.data) if trainer.group.is_rank_zero else None
+
+
+def plan_as_requested(request: TrainRequest) -> dict[str, object] | None:
+    """What `train_as_requested` would do and need; see `training_plan`. Returns None in processes other than rank 0."""
+    with _trainer(request) as (trainer, _):
+        return training_plan(trainer) if trainer.group.is_rank_zero else None
+
+
+@contextmanager
+def _trainer(request: TrainRequest) -> Iterator[tuple[Trainer, Run | None]]:
+    """A trainer that is ready to start, and the run that it resumes, if any."""
+    overrides = request.overrides
+    if request.init:
+        overrides = (*overrides, f"model.init={json.dumps(request.init)}")
+    with process_group() as group:
+        resumed = find_run(None if request.resume == "latest" else request.resume) if request.resume else None
+        recipe = load_recipe(str(resumed.recipe_file) if resumed else request.recipe_name, overrides)
+        recipe = recipe.model_copy(update={"data": override_root(recipe.data, request.data)})
+        if group.size > 1:
+            group.from_rank_zero(
+                lambda: bool(prepare(recipe.data))
+            )  # one process makes the manifest, the others read it
+        trainer = Trainer(recipe, prepare(recipe.data), group)
+        if resumed:
+            trainer.resume(resumed)
+        yield trainer, resumed
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateRequest:
+    """The options of `evaluate`, under the names that the command has them."""
+
+    run: str | None = None
+    split: str = "validation"
+    data: Path | None = None
+    checkpoint: str = "best"
+    views: str | None = None
+
+
+def evaluate_as_requested(request: EvaluateRequest) -> tuple[Run, TrainedModel, Evaluation]:
+    """Evaluates a run's model as a request says.
+
+    Raises:
+        UsageError: `views` is invalid.
+        UserError: there is no such run, checkpoint or data, or the data has other classes; or as `evaluate`.
+    """
+    run = find_run(request.run)
+    trained = load_trained(run, request.checkpoint)
+    recipe = trained.recipe
+    if request.views:
+        recipe = recipe.model_copy(update={"clip": with_views(recipe.clip, request.views)})
+    manifest = prepare(override_root(recipe.data, request.data))
+    manifest.check_classes(trained.labels, f"run '{run.path}'")
+    device = choose_device()
+    set_deterministic(recipe.train.deterministic)
+    result = evaluate(
+        trained.model.channels_last().to(device),
+        manifest.split(request.split, recipe.data.max_bad),
+        recipe,
+        device=device,
+        precision=choose_precision(recipe.train.precision, device),
+    )
+    return run, trained, result

@@ -1,0 +1,26 @@
+"""Code, recipes and README have American spelling."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BRITISH = re.compile(
+    r"\w*(?:colour|neighbour|behaviour|favour|centre|grey|labell|modell|cancell|artefact"
+    r"|(?:normal|optim|synchron|recogn|initial|quant|serial|summar|synthes|factor|organ|minim|maxim|parallel)is(?:e|ing|ation))"
+    r"\w*",
+    re.IGNORECASE,
+)
+STORED = {"normalise", "optimiser", "centre"}
+"""Names in checkpoints and recipes, which have to stay."""
+
+
+def test_spelling_is_american() -> None:
+    files = [ROOT / "README.md", *ROOT.glob("*/*.toml"), *(ROOT / "ssv2rt").rglob("*.py")]
+    assert len(files) > 100
+    wrong = {
+        f"{file.relative_to(ROOT)}: {word}"
+        for file in files
+        for word in BRITISH.findall(file.read_text(encoding="utf-8"))
+        if word not in STORED
+    }
+    assert not wrong
