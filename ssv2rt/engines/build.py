@@ -303,7 +303,7 @@ def _throughput_against_fp16(
             half = Bundle(place, make_bundle_info(place, source, fp16, info.backend, engine_backend, built, None))
         shape = (info.batch.best, info.clip.frames, info.clip.size, info.clip.size, 3)
         noise = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        if info.target.startswith("sm"):
+        if info.on_gpu:
             noise = noise.cuda()
         rates = clips_per_second(
             {info.precision: engine_backend.load(bundle), "fp16": engine_backend.load(half)}, noise

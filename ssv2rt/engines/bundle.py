@@ -58,6 +58,11 @@ class BundleInfo(BaseModel):
     rebuild: str
     """The command that rebuilds this bundle."""
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the engine runs on a GPU, and takes its clips there."""
+        return self.target.startswith("sm")
+
 
 @dataclass(frozen=True)
 class Bundle:

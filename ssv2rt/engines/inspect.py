@@ -18,14 +18,8 @@ from onnx import TensorProto
 
 from ssv2rt.engines.backends.tensorrt.layers import LAYERS_FILE, convolution_counts, layers_in_json
 from ssv2rt.engines.bundle import Bundle
-from ssv2rt.engines.node_origin import (
-    RECURRENT_OPS,
-    is_compute_node,
-    node_name,
-    node_origins,
-    original_tensor,
-    producers,
-)
+from ssv2rt.engines.graph_nodes import node_name, producers
+from ssv2rt.engines.node_origin import RECURRENT_OPS, is_compute_node, node_origins, original_tensor
 from ssv2rt.engines.onnx_files import TensorInfo, declared_tensor, dtype_name, fixed_batch, tensors
 
 _POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax")

@@ -20,8 +20,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ssv2rt.core.atomic_files import flush_to_disk
-from ssv2rt.core.errors import UserError
 from ssv2rt.engines.export import INPUT
+from ssv2rt.engines.graph_nodes import first_convolution, producers
 
 QUANTIZED_OPS = ("Conv", "Add")
 """Operators that are quantized."""
@@ -91,7 +91,7 @@ def quantize(
             None,
             quant_format=ort.QuantFormat.QDQ,
             op_types_to_quantize=[*QUANTIZED_OPS, *(HEAD_OPS if head else ())],
-            nodes_to_exclude=[*keep, *([] if stem else [_first_convolution(graph)])],
+            nodes_to_exclude=[*keep, *([] if stem else [first_convolution(graph).name])],
             per_channel=True,
             activation_type=ort.QuantType.QInt8,
             weight_type=ort.QuantType.QInt8,
@@ -122,7 +122,7 @@ def remove_qdq_before_add(model: onnx.ModelProto) -> onnx.ModelProto:
     Q/DQ pair between them. The fused kernel adds before it rounds. If two convolutions feed an Add, one keeps its pair.
     """
     graph = model.graph
-    producer_of = {name: node for node in graph.node for name in node.output}
+    producer_of = producers(graph)
     users: dict[str, int] = defaultdict(int, {value.name: 1 for value in graph.output})
     for node in graph.node:
         for name in node.input:
@@ -193,13 +193,6 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
     used = {name for node in graph.node for name in node.input}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
         graph.initializer.remove(tensor)
-
-
-def _first_convolution(graph: onnx.GraphProto) -> str:
-    for node in graph.node:
-        if node.op_type == "Conv":
-            return node.name
-    raise UserError("the graph has no convolution, and lower precision starts at the first one; take --fp32")
 
 
 def _is_ranges_file(path: Path) -> bool:
