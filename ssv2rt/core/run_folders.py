@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import time
 from dataclasses import dataclass
@@ -11,6 +13,8 @@ from ssv2rt.core.atomic_files import remove_tree, replace_link
 from ssv2rt.core.errors import UsageError, UserError, suggest
 from ssv2rt.core.recipe_files import load_recipe
 from ssv2rt.core.recipes import Recipe
+
+logger = logging.getLogger(__name__)
 
 RUNS = Path("runs")
 
@@ -115,3 +119,22 @@ def cache_folder() -> Path:
     import platformdirs
 
     return Path(os.environ.get("SSV2RT_CACHE") or platformdirs.user_cache_dir("ssv2rt"))
+
+
+def optional_cache(name: str, benefit: str) -> Path | None:
+    """A subfolder of the cache folder, made if it is missing; None, with a warning, if it cannot be written.
+
+    Args:
+        name: the subfolder.
+        benefit: what is lost without it, for the warning: "engines start slower".
+    """
+    folder = cache_folder() / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+        reason = os.strerror(errno.EACCES)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    logger.warning(f"cannot write to the cache '{folder}' ({reason}), so {benefit}; set SSV2RT_CACHE to another folder")
+    return None

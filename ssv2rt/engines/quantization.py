@@ -19,9 +19,11 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ssv2rt.core.atomic_files import flush_to_disk
+from ssv2rt.core.atomic_files import atomic_file
 from ssv2rt.engines.export import INPUT
 from ssv2rt.engines.graph_nodes import first_convolution, producers
+
+logger = logging.getLogger(__name__)
 
 QUANTIZED_OPS = ("Conv", "Add")
 """Operators that are quantized."""
@@ -105,9 +107,7 @@ def quantize(
             },
         )
         if ranges and not _is_ranges_file(ranges):
-            ranges.parent.mkdir(parents=True, exist_ok=True)
-            flush_to_disk(kept)
-            kept.replace(ranges)
+            _cache(kept, ranges)
     model = remove_qdq_before_add(onnx.load(target))
     properties = {entry.key: entry.value for entry in onnx.load(source).metadata_props}
     helper.set_model_props(model, properties)
@@ -195,6 +195,16 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
         graph.initializer.remove(tensor)
 
 
+def _cache(found: Path, ranges: Path) -> None:
+    """Copies the ranges that were found into the cache, which may be on another file system."""
+    try:
+        ranges.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(ranges) as temporary:
+            temporary.write_bytes(found.read_bytes())
+    except OSError as error:
+        logger.warning(f"cannot keep the ranges in '{ranges}' ({error.strerror}); the next build calibrates again")
+
+
 def _is_ranges_file(path: Path) -> bool:
     try:
         return isinstance(json.loads(path.read_text(encoding="utf-8"))["data"], dict)
@@ -204,11 +214,11 @@ def _is_ranges_file(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _silence_quantizer() -> Iterator[None]:
-    """Suppresses the hints that ONNX Runtime's quantizer writes to the root logger and to stdout."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    """Suppresses what ONNX Runtime's quantizer writes to the root logger and to stdout. Its errors are exceptions, too."""
+    level = logging.root.level
+    logging.root.setLevel(logging.CRITICAL + 1)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
-        logging.disable(disabled)
+        logging.root.setLevel(level)
