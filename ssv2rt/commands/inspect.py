@@ -11,6 +11,7 @@ import click
 from ssv2rt.commands.options import Command, complete_run, json_option
 from ssv2rt.commands.output import print_facts
 from ssv2rt.core.errors import UsageError, UserError, nearest
+from ssv2rt.core.log import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -201,9 +202,7 @@ def _add(table: Table, *cells: str) -> None:
     """A row of plain text: names in a file may hold anything, and a terminal obeys control characters."""
     from rich.text import Text
 
-    table.add_row(
-        *(Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cell)) for cell in cells)
-    )
+    table.add_row(*(Text(printable(cell)) for cell in cells))
 
 
 def _flat(value: Mapping[str, Any], before: str = "") -> dict[str, object]:

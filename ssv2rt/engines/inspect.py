@@ -163,7 +163,7 @@ def engine_layers(path: Path) -> dict[str, Any]:
     Args:
         path: the bundle's `layers.json`.
     """
-    layers = layers_in_json(path.read_text(encoding="utf-8"))
+    layers = layers_in_json(path.read_text(encoding="utf-8", errors="replace"))
     types = Counter(str(layer.get("LayerType", "?")) if isinstance(layer, dict) else "?" for layer in layers)
     return {"layers": len(layers), "kinds": dict(types.most_common()), **convolution_counts(layers)}
 
