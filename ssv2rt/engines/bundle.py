@@ -187,9 +187,7 @@ def _open_bundle(path: Path) -> Bundle:
 def _read_info(file: Path) -> BundleInfo:
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
-        json.dumps(
-            raw, ensure_ascii=False
-        ).encode()  # raises ValueError for a lone surrogate, which no output could hold
+        json.dumps(raw, ensure_ascii=False).encode()  # ValueError: a lone surrogate, which no output could hold
         found = raw.get("format", FORMAT) if isinstance(raw, dict) else FORMAT
         if isinstance(found, int) and found != FORMAT:
             raise UserError(f"{file}: format {found} is not {FORMAT}, which this version reads; rebuild it")

@@ -320,7 +320,8 @@ def test_engine_failing_the_gate_goes_to_a_separate_folder(
     from ssv2rt.engines import precision as module
 
     arguments = [str(tiny_run.path), "--fp16", "--backend", "openvino", "--set", "gate.clips=10"]
-    before, failed = find_bundle(tiny_run), tiny_run.engines / "fp16.failed"
+    newest, failed = find_bundle(tiny_run), tiny_run.engines / "fp16.failed"
+    before = open_bundle(tiny_bundle.path).info
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "convert_to_half", _with_other_classifier)
         result = CliRunner().invoke(command, arguments)
@@ -329,9 +330,9 @@ def test_engine_failing_the_gate_goes_to_a_separate_folder(
     assert "agreement" in result.stdout
     report = open_bundle(failed).info.verification or {}
     assert "it agrees on" in report["failures"][0] and report["agreement"] < report["gate"]["min_agreement"] == 99.5
-    assert find_bundle(tiny_run) == before and open_bundle(before).info == tiny_bundle.info
+    assert find_bundle(tiny_run) == newest and open_bundle(tiny_bundle.path).info == before
     assert CliRunner().invoke(command, arguments).exit_code == 0
-    info = open_bundle(before).info
+    info = open_bundle(tiny_bundle.path).info
     assert not failed.exists() and (info.verification or {})["failures"] == []
     assert info.rebuild == f"ssv2rt build-engine {tiny_run.name} --fp16 --backend openvino --set gate.clips=10"
 

@@ -81,6 +81,26 @@ def test_every_entry_is_known(place: Path, facts: dict[str, Any]) -> None:
     assert open_bundle(place).info.model_dump(mode="json") == facts
 
 
+def with_entry(facts: dict[str, Any], entry: tuple[Any, ...], value: Any) -> dict[str, Any]:
+    changed = inside = copy.deepcopy(facts)
+    for part in entry[:-1]:
+        inside = inside[part]
+    inside[entry[-1]] = value
+    return changed
+
+
+def test_every_entry_is_checked(place: Path, facts: dict[str, Any]) -> None:
+    for entry in places(facts):
+        old = facts
+        for part in entry:
+            old = old[part]
+        for value in ({"surprise": [None]}, [[{}]], "\ud800", *(() if isinstance(old, str) else ("many",))):
+            (place / "bundle.json").write_text(json.dumps(with_entry(facts, entry, value)))
+            with pytest.raises(UserError) as caught:
+                open_bundle(place)
+            one_line(caught.value)
+
+
 @settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_change_of_an_entry_is_read_or_refused_in_one_line(
@@ -88,9 +108,10 @@ def test_any_change_of_an_entry_is_read_or_refused_in_one_line(
 ) -> None:
     changed = copy.deepcopy(facts)
     for _ in range(data.draw(st.integers(1, 2))):
-        *above, key = data.draw(st.sampled_from(list(places(changed))))
-        inside = changed
-        for part in above:
+        section = data.draw(st.sampled_from(list(changed)))
+        entry = data.draw(st.sampled_from([(section,), *places(changed[section], (section,))]))
+        inside, key = changed, entry[-1]
+        for part in entry[:-1]:
             inside = inside[part]
         action = data.draw(st.sampled_from(["replace", "replace", "replace", "remove", "add"]))
         if action == "replace":
@@ -99,8 +120,6 @@ def test_any_change_of_an_entry_is_read_or_refused_in_one_line(
             del inside[key]
         elif isinstance(inside, dict):
             inside[data.draw(st.sampled_from(["surprise", "\x1b[31m", "\ud800"]))] = data.draw(st.sampled_from(HOSTILE))
-        if not list(places(changed)):
-            break
     (place / "bundle.json").write_text(json.dumps(changed))
     try:
         bundle = open_bundle(place)
