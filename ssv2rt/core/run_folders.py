@@ -17,6 +17,8 @@ from ssv2rt.core.recipes import Recipe
 logger = logging.getLogger(__name__)
 
 RUNS = Path("runs")
+_unwritable: set[Path] = set()
+"""Cache folders that a warning has named."""
 
 
 @dataclass(frozen=True)
@@ -136,5 +138,9 @@ def optional_cache(name: str, benefit: str) -> Path | None:
         reason = os.strerror(errno.EACCES)
     except OSError as error:
         reason = error.strerror or str(error)
-    logger.warning(f"cannot write to the cache '{folder}' ({reason}), so {benefit}; set SSV2RT_CACHE to another folder")
+    if folder not in _unwritable:
+        _unwritable.add(folder)
+        logger.warning(
+            f"cannot write to the cache '{folder}' ({reason}), so {benefit}; set SSV2RT_CACHE to another folder"
+        )
     return None

@@ -84,7 +84,11 @@ def source(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Source:
     exported = tmp_path_factory.mktemp("exported") / "float.onnx"
     source = source_of_run(tiny_run)
     source.export(exported)
-    return replace(source, export=lambda path: path.write_bytes(exported.read_bytes()) and None)
+
+    def export(path: Path) -> None:
+        path.write_bytes(exported.read_bytes())
+
+    return replace(source, export=export)
 
 
 @pytest.fixture
@@ -109,7 +113,6 @@ def fails_at_every_change(build: Build, precision: str, place: Path, numbers: Ca
     """Builds again and again beside an engine of an earlier build, with a fault at another change each time."""
     engines, debug = place / "engines", place / "engines" / "layers"
     build(precision)
-    before = content(engines)
     with FAULTS.at(0, engines):
         build(precision, debug=debug)
     total = FAULTS.count
@@ -139,7 +142,9 @@ def test_a_fault_at_every_change_leaves_the_earlier_engine(build: Build, tmp_pat
 
 
 @pytest.mark.parametrize("precision", ["fp16", pytest.param("int8", marks=pytest.mark.slow)])
-def test_a_disk_that_is_full_within_each_file(build: Build, tmp_path: Path, precision: str) -> None:
+def test_a_disk_that_is_full_within_each_file(
+    build: Build, tmp_path: Path, precision: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     """ONNX, ONNX Runtime and OpenVINO write by code of their own."""
     build(precision)
     engines = tmp_path / "engines"
@@ -152,6 +157,7 @@ def test_a_disk_that_is_full_within_each_file(build: Build, tmp_path: Path, prec
             build(precision)
         assert len(str(caught.value).splitlines()) == 1 and caught.value.exit_code == 1
         assert content(engines) == before and os.listdir(engines) == [precision], size
+    assert "Traceback" not in capfd.readouterr().err
     shutil.rmtree(tmp_path / "cache", ignore_errors=True)
     build(precision)
     runner = load_runner(open_bundle(engines / precision))
@@ -166,7 +172,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     assert load_runner(open_bundle(bundle.path))(clips(2)).isfinite().all()
     said = capfd.readouterr().err
     for name in ("calibration", "openvino"):
-        assert f"cannot write to the cache '{tmp_path / 'cache' / name}' (Not a directory)" in said
+        assert said.count(f"cannot write to the cache '{tmp_path / 'cache' / name}' (Not a directory)") == 1
     assert "Traceback" not in said and os.listdir(tmp_path / "engines") == ["int8"]
 
 
