@@ -24,9 +24,10 @@ from ssv2rt.core.recipes import BatchProfile, Calibration, Clip, Engine, EngineR
 from ssv2rt.engines.backends.openvino import call_openvino_directly
 from ssv2rt.engines.backends.registry import NAMES, backend, load_runner
 from ssv2rt.engines.base import Graph
-from ssv2rt.engines.build import CALIBRATED_PRECISIONS, FP32_ONNX_FILE, ONNX_FILE, make_bundle_info, write_in_precision
+from ssv2rt.engines.build import FP32_ONNX_FILE, ONNX_FILE, make_bundle_info
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.engines.export import INPUT, OUTPUT
+from ssv2rt.engines.precision import CALIBRATED_PRECISIONS, write_in_precision
 from ssv2rt.engines.quantization import quantize
 from ssv2rt.engines.source import Source, source_of_model
 from ssv2rt.models.clip_model import ClipModel

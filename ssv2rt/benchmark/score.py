@@ -90,7 +90,7 @@ def benchmark_score(
                 "ssv2rt.benchmark.in_pytorch:make_scorer", {"model": model, "clip": clip, "batch": BATCH[device.type]}
             )
             runner, names = PyTorchRunner(random_network(model), device), 0  # `ssv2rt score` accepts engines only
-        where = device if bundle.info.target.startswith("sm") else torch.device("cpu")
+        where = device if bundle.info.on_gpu else torch.device("cpu")
         network = network.to(device)
         with Supervisor([settings], timeout=600) as supervisor:
             rates = run_rounds(

@@ -6,6 +6,8 @@ import json
 
 import click
 
+from ssv2rt.core.log import printable
+
 
 def print_facts(facts: dict[str, object], as_json: bool) -> None:
     """Prints one line for each fact, or one line of JSON."""
@@ -14,4 +16,5 @@ def print_facts(facts: dict[str, object], as_json: bool) -> None:
         return
     width = max(len(key) for key in facts)
     for key, value in facts.items():
-        click.echo(f"{key:{width}}  {value:.2f}" if isinstance(value, float) else f"{key:{width}}  {value}")
+        text = f"{value:.2f}" if isinstance(value, float) else str(value)
+        click.echo(printable(f"{key:{width}}  {text}"))

@@ -33,18 +33,31 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def remove_partial_files(path: Path, older_than: float = 3600) -> None:
-    """Removes temporary files of `atomic_file(path)` that killed processes left, if older than `older_than` seconds."""
+    """Removes what killed processes left of writing `path`: temporary files and folders of this module.
+
+    Args:
+        path: file or folder that was to be written.
+        older_than: leaves what has changed in the last so many seconds, since it may belong to a live process. Negative to
+            remove all, for callers that hold a lock.
+    """
     for partial in path.parent.glob(f".{glob.escape(path.name[:100])}.????????.partial"):
         with contextlib.suppress(OSError):
-            if time.time() - partial.stat().st_mtime > older_than:
+            if time.time() - partial.stat().st_mtime <= older_than:
+                continue
+            if partial.is_dir():
+                remove_tree(partial)
+            else:
                 partial.unlink()
 
 
 @contextlib.contextmanager
-def scratch_folder(parent: Path) -> Iterator[Path]:
-    """Yields a new folder in `parent`. It is removed at the end of the block, unless `replace_folder` has moved it."""
-    parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".", suffix=".partial", dir=parent))
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Yields a new folder beside `path`, to prepare what is to be written there.
+
+    It is removed at the end of the block, unless `replace_folder` has moved it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", suffix=".partial", dir=path.parent))
     folder.chmod(0o777 & ~_umask())
     try:
         yield folder
@@ -53,20 +66,29 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 
 def replace_folder(folder: Path, path: Path) -> None:
-    """Renames a complete folder to `path` on the same file system, and removes the folder that was there."""
+    """Renames a complete folder to `path` on the same file system, and removes the folder that was there.
+
+    If that fails, the folder that was there stays.
+    """
     for file in folder.rglob("*"):
         flush_to_disk(file)
-    with scratch_folder(path.parent) as old:
-        if path.is_dir():
+    with scratch_folder(path) as old:
+        there = path.is_dir()
+        if there:
             os.replace(path, old / path.name)
-        os.replace(folder, path)
+        try:
+            os.replace(folder, path)
+        except BaseException:
+            if there:
+                os.replace(old / path.name, path)
+            raise
     flush_to_disk(path.parent)
 
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Like `atomic_file`, for a folder. An existing folder at `path` is replaced."""
-    with scratch_folder(path.parent) as temporary:
+    with scratch_folder(path) as temporary:
         yield temporary
         replace_folder(temporary, path)
 

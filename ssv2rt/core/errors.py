@@ -1,5 +1,8 @@
 """Errors that are shown to the user as one line. Any other exception that reaches the terminal is a bug."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class UserError(ValueError):
     """The request was valid but could not be carried out. The command ends with exit code 1.
@@ -16,6 +19,19 @@ class UsageError(UserError):
     """An option or a recipe setting is invalid. The command ends with exit code 2."""
 
     exit_code = 2
+
+
+@contextlib.contextmanager
+def os_errors_as_user_errors(what: str) -> Iterator[None]:
+    """Turns an `OSError` in the block (a full disk, no permission, too many open files) into a one-line `UserError`.
+
+    Args:
+        what: what could not be done, and where: "cannot build an engine in 'runs/demo/engines'".
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{what}: {error.strerror or error}; mend that, or take another folder") from None
 
 
 def suggest(word: str, allowed: list[str]) -> str:

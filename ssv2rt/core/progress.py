@@ -7,6 +7,8 @@ import sys
 import time
 from types import TracebackType
 
+from ssv2rt.core.log import printable
+
 logger = logging.getLogger(__name__)
 
 FIRST_LINE = 2.0
@@ -66,7 +68,7 @@ class Progress:
         """Sets the number of units done, and facts to display with it, such as loss="1.21"."""
         self._done = done
         self._total = total if total is not None else self._total
-        text = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
+        text = printable(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items()))
         if self._live:
             self._drawn = time.monotonic()
             bar, task = self._live
@@ -106,13 +108,13 @@ def _live_bar(what: str, total: int | None, unit: str):  # type: ignore[no-untyp
 
     fixed = Column(no_wrap=True)
     bar = Bar(
-        TextColumn("{task.description}", table_column=shortened(2)),
+        TextColumn("{task.description}", markup=False, table_column=shortened(2)),
         BarColumn(bar_width=12),
         MofNCompleteColumn(table_column=fixed),
         TextColumn(unit, table_column=fixed),
         TextColumn("{task.fields[rate]}", table_column=fixed),
         TimeRemainingColumn(compact=True, table_column=fixed),
-        TextColumn("{task.fields[facts]}", table_column=shortened(3)),
+        TextColumn("{task.fields[facts]}", markup=False, table_column=shortened(3)),
         console=Console(stderr=True),
         expand=True,
     )

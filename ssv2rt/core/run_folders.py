@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import time
 from dataclasses import dataclass
@@ -12,7 +14,11 @@ from ssv2rt.core.errors import UsageError, UserError, suggest
 from ssv2rt.core.recipe_files import load_recipe
 from ssv2rt.core.recipes import Recipe
 
+logger = logging.getLogger(__name__)
+
 RUNS = Path("runs")
+_unwritable: set[Path] = set()
+"""Cache folders that a warning has named."""
 
 
 @dataclass(frozen=True)
@@ -115,3 +121,26 @@ def cache_folder() -> Path:
     import platformdirs
 
     return Path(os.environ.get("SSV2RT_CACHE") or platformdirs.user_cache_dir("ssv2rt"))
+
+
+def optional_cache(name: str, benefit: str) -> Path | None:
+    """A subfolder of the cache folder, made if it is missing; None, with a warning, if it cannot be written.
+
+    Args:
+        name: the subfolder.
+        benefit: what is lost without it, for the warning: "engines start slower".
+    """
+    folder = cache_folder() / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+        reason = os.strerror(errno.EACCES)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if folder not in _unwritable:
+        _unwritable.add(folder)
+        logger.warning(
+            f"cannot write to the cache '{folder}' ({reason}), so {benefit}; set SSV2RT_CACHE to another folder"
+        )
+    return None

@@ -68,6 +68,34 @@ def read_one_split(path: Path, classes: tuple[str, ...]) -> list[tuple[str, int]
     return clips
 
 
+def read_answers(path: Path, classes: tuple[str, ...]) -> dict[str, int]:
+    """The class number of each clip id in SSv2's `test-answers.csv`, whose lines are `id;label`.
+
+    Raises:
+        UserError: the file cannot be read, names no clip or one twice, has a line of another form, or has a label that is
+            not among the classes.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read '{path}': {error}; give SSv2's test-answers.csv") from None
+    index = {name: number for number, name in enumerate(classes)}
+    answers: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        clip, separator, text = line.partition(";")
+        clip = clip.strip()
+        if not separator or not _is_clip_id(clip):
+            raise UserError(f"{path}: line {number} is {line[:60]!r}; expected id;label, as in SSv2's test-answers.csv")
+        if clip in answers:
+            raise UserError(f"{path}: clip '{clip}' is named twice; every id may stand once")
+        answers[clip] = _class_number(class_of_template(text.strip()), index, path, clip)
+    if not answers:
+        raise UserError(f"{path}: names no clips; expected lines id;label, as in SSv2's test-answers.csv")
+    return answers
+
+
 def video_folder(annotations: Path) -> Path | None:
     """The folder of the videos for an annotation file in SSv2's usual layout; None if there is none."""
     beside = annotations.absolute().parent
@@ -118,7 +146,7 @@ def _read_split(path: Path, labels: tuple[str, ...]) -> list[tuple[str, int]]:
         clips.append((str(entry["id"]), _class_number(name, index, path, str(entry["id"]))))
     seen: set[str] = set()
     for clip, _ in clips:
-        if not clip.isprintable() or clip != clip.strip() or "/" in clip or clip in ("", ".", ".."):
+        if not _is_clip_id(clip):
             raise UserError(f"{path}: clip id {clip!r} is not a valid file name; ids look like '78687'")
         if clip in seen:
             raise UserError(f"{path}: clip '{clip}' is listed twice; ids must be unique")
@@ -126,17 +154,13 @@ def _read_split(path: Path, labels: tuple[str, ...]) -> list[tuple[str, int]]:
     return clips
 
 
+def _is_clip_id(text: str) -> bool:
+    """Whether a text can be the name of a clip's file, without its extension."""
+    return text.isprintable() and text == text.strip() and "/" not in text and text not in ("", ".", "..")
+
+
 def _with_answers(clips: list[tuple[str, int]], path: Path, labels: tuple[str, ...]) -> list[tuple[str, int]]:
-    index = {name: number for number, name in enumerate(labels)}
-    answers = {}
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read '{path}': {error}; download it again") from None
-    for line in lines:
-        clip, separator, name = line.partition(";")
-        if separator:
-            answers[clip.strip()] = _class_number(class_of_template(name.strip()), index, path, clip)
+    answers = read_answers(path, labels)
     return [(clip, answers.get(clip, number)) for clip, number in clips]
 
 

@@ -6,43 +6,41 @@ fp32 network.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import shlex
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
 
-from ssv2rt.core.atomic_files import replace_folder, scratch_folder, write_json
-from ssv2rt.core.errors import UserError
+from ssv2rt.core.atomic_files import (
+    atomic_folder,
+    remove_partial_files,
+    remove_tree,
+    replace_folder,
+    scratch_folder,
+    write_json,
+)
+from ssv2rt.core.errors import UserError, os_errors_as_user_errors
+from ssv2rt.core.locks import exclusive
 from ssv2rt.core.recipes import EngineRecipe
-from ssv2rt.core.run_folders import Run, cache_folder
+from ssv2rt.core.run_folders import Run
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.engines.backends.registry import NAMES, backend
 from ssv2rt.engines.base import Backend, BuiltEngine, Graph, Outputs, Runner
 from ssv2rt.engines.bundle import FAILED, INFO, Bundle, BundleInfo, open_bundle, sha256
-from ssv2rt.engines.calibration import Clips, spread_over_classes
+from ssv2rt.engines.calibration import Clips, select_clips
 from ssv2rt.engines.export import INPUT
-from ssv2rt.engines.half import convert_to_half, set_precision_metadata
-from ssv2rt.engines.quantization import convert_to_fp8, quantize
-from ssv2rt.engines.sensitivity import choose_blocks
+from ssv2rt.engines.precision import CALIBRATED_PRECISIONS, write_graph, write_in_precision
 from ssv2rt.engines.source import Source, source_of_run
 from ssv2rt.engines.throughput import clips_per_second, slower_than_fp16_warning
-from ssv2rt.engines.verify import OnnxRunner, Verification, verify
+from ssv2rt.engines.verify import OnnxRunner, Verification, check_export, verify
 
 logger = logging.getLogger(__name__)
 
 
 ONNX_FILE, FP32_ONNX_FILE = "model.onnx", "float.onnx"
-_EXPORT_TOLERANCE = 1e-4
-"""Difference between ONNX Runtime and PyTorch that fp32 rounding can explain, relative to the largest value."""
-CALIBRATED_PRECISIONS = ("int8", "fp8")
-"""Precisions whose dynamic ranges are found by calibration."""
 
 
 def build_engine(
@@ -83,7 +81,8 @@ def build_engine_from_source(
         `folder/PRECISION.failed` and the reasons.
 
     Raises:
-        UserError: the data does not fit, or the backend refuses.
+        UserError: the data does not fit, the backend refuses, another process is building this engine, or `folder` cannot
+            be written. What was there before stays.
     """
     engine_backend = backend(backend_name)
     if reason := engine_backend.cannot_build_reason():
@@ -95,152 +94,35 @@ def build_engine_from_source(
             f"{backend_name} builds {', '.join(engine_backend.PRECISIONS)}, not {precision}; for that take {others}"
         )
     manifest.check_classes(source.labels, f"'{source.name}'")
-    with scratch_folder(folder) as scratch:
-        float_file, graph_file = scratch / FP32_ONNX_FILE, scratch / ONNX_FILE
-        source.export(float_file)
-        clips = _select_clips(source, manifest, "validation", recipe.gate.clips, recipe.calibration.seed)
-        _check_export(float_file, source, clips)
-        calibration = _write_graph(float_file, graph_file, source, recipe, engine_backend, manifest)
-        logger.info(f"building the {precision} engine with {backend_name} {engine_backend.version()}")
-        built = engine_backend.build(Graph(graph_file, source.model), recipe.engine)
-        info = make_bundle_info(scratch, source, recipe, backend_name, engine_backend, built, calibration, options)
-        if debug:
-            _write_layer_comparison(float_file, graph_file, clips, debug)
-        verification, by = _verify_engine(Bundle(scratch, info), engine_backend, source, float_file, clips)
-        failures = verification.failures(recipe.gate)
-        figures = {"by": by, **verification.as_dict(), "gate": recipe.gate.model_dump(), "failures": failures}
-        if precision in CALIBRATED_PRECISIONS and by == backend_name:
-            figures |= _throughput_against_fp16(
-                Bundle(scratch, info), folder / "fp16", source, recipe, engine_backend, float_file
-            )
-        float_file.unlink()
-        info = info.model_copy(update={"verification": figures})
-        write_json(scratch / INFO, info.model_dump(mode="json"))
-        final = folder / (precision + FAILED if failures else precision)
-        replace_folder(scratch, final)
-    if not failures:
-        shutil.rmtree(folder / (precision + FAILED), ignore_errors=True)  # left by an earlier build
-    return Bundle(final, info), failures
-
-
-def _write_graph(
-    float_file: Path, path: Path, source: Source, recipe: EngineRecipe, engine_backend: Backend, manifest: Manifest
-) -> dict[str, Any] | None:
-    """Writes the graph in the engine's precision. Returns the settings and results of calibration; None without it."""
-    precision = recipe.engine.precision
-    if precision not in CALIBRATED_PRECISIONS:
-        write_in_precision(float_file, path, precision, engine_backend)
-        return None
-    calibration = _calibrate_and_quantize(float_file, path, source, recipe, manifest)
-    write_in_precision(path, path, precision, engine_backend)
-    return calibration
-
-
-def write_in_precision(source: Path, target: Path, precision: str, engine_backend: Backend) -> None:
-    """Writes the graph that a backend needs for a precision.
-
-    Args:
-        source: the fp32 graph, or the int8 graph if the precision is int8 or fp8.
-        target: file to write.
-        precision: precision of the engine.
-        engine_backend: the backend. Those with `WANTS_HALF` need half precision in the graph; the others set it themselves.
-    """
-    model = onnx.load(source)
-    if precision == "fp8":
-        model = convert_to_fp8(model)
-    if precision == "fp16" or (engine_backend.WANTS_HALF and precision in ("bf16", *CALIBRATED_PRECISIONS)):
-        model = convert_to_half(model, bfloat16=precision == "bf16")
-    onnx.save(set_precision_metadata(model, precision), target)
-
-
-def _calibrate_and_quantize(
-    float_file: Path, path: Path, source: Source, recipe: EngineRecipe, manifest: Manifest
-) -> dict[str, Any]:
-    settings = recipe.calibration
-    clips = _select_clips(source, manifest, "train", settings.clips, settings.seed)
-    ranges = _ranges_cache_file(float_file, recipe, clips)
-    if ranges.is_file():
-        logger.info("taking the ranges of an earlier calibration on the same clips")
-
-    def to_int8(target: Path, keep: list[str]) -> None:
-        quantize(
-            float_file,
-            target,
-            (batch.clips.numpy() for batch in clips.batches("calibrating")),
-            method=settings.method,
-            ranges=ranges,
-            keep=keep,
-            stem=settings.stem,
-            head=settings.head,
-        )
-
-    found: dict[str, Any] = {**settings.model_dump(), "clips": len(clips)}
-    if settings.max_drop is None:
-        to_int8(path, [])
-        return found
-    return found | choose_blocks(float_file, path, clips, to_int8, max_drop=settings.max_drop).as_dict()
-
-
-def _check_export(float_file: Path, source: Source, clips: Clips) -> None:
-    """Compares the fp32 graph in ONNX Runtime with PyTorch on up to four clips.
-
-    An external graph has no PyTorch network to compare with. It is only checked for a dynamic batch.
-    """
-    subset = Clips(clips.split, clips.rows[:4], clips.clip, clips.data)
-    runner = OnnxRunner(float_file)
-    for batch in subset.batches("checking the graph", 4):
-        if source.reference is None:
-            _check_dynamic_batch(runner, source, batch.clips)
-            continue
-        with torch.inference_mode():
-            expected = source.reference(batch.clips)
-        for what, ours, theirs in zip(Outputs._fields, runner.start(batch.clips)(), expected, strict=True):
-            assert ours is not None and theirs is not None  # the networks of this package all have an embedding
-            off = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1))
-            if not off < _EXPORT_TOLERANCE:
-                raise UserError(
-                    f"the ONNX graph of '{source.name}' differs from the network by {off:.2g} of the largest value of its "
-                    f"{what}, and {_EXPORT_TOLERANCE} is allowed; take another version of torch or onnx, and tell us"
+    final, failed = folder / precision, folder / (precision + FAILED)
+    with exclusive(final, "building"), os_errors_as_user_errors(f"cannot build an engine in '{folder}'"):
+        for path in (final, failed):
+            remove_partial_files(path, older_than=-1)  # left by killed builds: the lock excludes live ones
+        with scratch_folder(final) as scratch:
+            float_file, graph_file = scratch / FP32_ONNX_FILE, scratch / ONNX_FILE
+            source.export(float_file)
+            clips = select_clips(source, manifest, "validation", recipe.gate.clips, recipe.calibration.seed)
+            check_export(float_file, source, clips)
+            calibration = write_graph(float_file, graph_file, source, recipe, engine_backend, manifest)
+            logger.info(f"building the {precision} engine with {backend_name} {engine_backend.version()}")
+            built = engine_backend.build(Graph(graph_file, source.model), recipe.engine)
+            info = make_bundle_info(scratch, source, recipe, backend_name, engine_backend, built, calibration, options)
+            if debug:
+                _write_layer_comparison(float_file, graph_file, clips, debug)
+            verification, by = _verify_engine(Bundle(scratch, info), engine_backend, source, float_file, clips)
+            failures = verification.failures(recipe.gate)
+            figures = {"by": by, **verification.as_dict(), "gate": recipe.gate.model_dump(), "failures": failures}
+            if precision in CALIBRATED_PRECISIONS and by == backend_name:
+                figures |= _throughput_against_fp16(
+                    Bundle(scratch, info), folder / "fp16", source, recipe, engine_backend, float_file
                 )
-
-
-def _check_dynamic_batch(runner: Runner, source: Source, clips: torch.Tensor) -> None:
-    """Raises `UserError` unless a graph gives the same logits for a clip alone and in a batch.
-
-    A graph exported without a dynamic batch can still declare one, so that only running it shows the difference.
-    """
-    try:
-        together = runner(clips)
-        off = float((runner(clips[:1]) - together[:1]).abs().max() / together.abs().max().clamp(min=1))
-    except UserError as error:
-        raise UserError(
-            f"'{source.name}' does not run on {len(clips)} clips and on one: {error}; export it with a dynamic batch"
-        ) from None
-    if together.shape != (len(clips), len(source.labels)) or not off < 10 * _EXPORT_TOLERANCE:
-        raise UserError(
-            f"'{source.name}' gives logits {tuple(together.shape)} for {len(clips)} clips, and the logits of the first "
-            f"differ by {off:.2g} when it runs alone; export it with a dynamic batch, and in evaluation mode"
-        )
-
-
-def _ranges_cache_file(float_file: Path, recipe: EngineRecipe, clips: Clips) -> Path:
-    """The cache file for the dynamic ranges that calibration of this graph on these clips finds.
-
-    The key covers all that the ranges depend on: the graph (weights and tensor names), the clips and their files, the
-    version of ONNX Runtime, the method, and whether the classifier is calibrated.
-    """
-    import onnxruntime
-
-    settings = recipe.calibration
-    by = [onnxruntime.__version__, settings.method, settings.head]
-    what = [sha256(float_file), clips.clip.model_dump_json(), *by, clips.names]
-    key = hashlib.blake2b(json.dumps(what).encode(errors="surrogateescape"), digest_size=16).hexdigest()
-    return cache_folder() / "calibration" / f"{key}.json"
-
-
-def _select_clips(source: Source, manifest: Manifest, split_name: str, count: int, seed: int) -> Clips:
-    split = manifest.split(split_name)
-    return Clips(split, spread_over_classes(split, count, seed), source.clip, source.data)
+            float_file.unlink()
+            info = info.model_copy(update={"verification": figures})
+            write_json(scratch / INFO, info.model_dump(mode="json"))
+            replace_folder(scratch, failed if failures else final)
+            if not failures:
+                remove_tree(failed)  # left by an earlier build
+    return Bundle(failed if failures else final, info), failures
 
 
 def _verify_engine(
@@ -274,11 +156,10 @@ def _write_layer_comparison(float_file: Path, graph_file: Path, clips: Clips, fo
     from ssv2rt.engines.layer_diff import compare_layers
     from ssv2rt.engines.layer_diff_table import show_worst, write_layers
 
-    subset = Clips(clips.split, clips.rows[:16], clips.clip, clips.data)
-    batches = (batch.clips.numpy() for batch in subset.batches("comparing layers", 4))
+    batches = (batch.clips.numpy() for batch in clips.first(16).batches("comparing layers", 4))
     layers = compare_layers(float_file, graph_file, batches)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_layers(layers, folder)
+    with atomic_folder(folder) as temporary:
+        write_layers(layers, temporary)
     show_worst(layers)
 
 
@@ -293,7 +174,7 @@ def _throughput_against_fp16(
     """
     info = bundle.info
     half = _matching_fp16_bundle(earlier, info)
-    with scratch_folder(earlier.parent) as place:
+    with scratch_folder(earlier.with_name(info.precision)) as place:
         if half is None:
             logger.info(f"building the fp16 engine, too, to see whether {info.precision} is faster")
             settings = recipe.engine.model_copy(update={"precision": "fp16"})
@@ -303,7 +184,7 @@ def _throughput_against_fp16(
             half = Bundle(place, make_bundle_info(place, source, fp16, info.backend, engine_backend, built, None))
         shape = (info.batch.best, info.clip.frames, info.clip.size, info.clip.size, 3)
         noise = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        if info.target.startswith("sm"):
+        if info.on_gpu:
             noise = noise.cuda()
         rates = clips_per_second(
             {info.precision: engine_backend.load(bundle), "fp16": engine_backend.load(half)}, noise

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
-from ssv2rt.core.errors import UserError, suggest
+from ssv2rt.core.errors import UserError, os_errors_as_user_errors, suggest
 from ssv2rt.core.recipes import BatchProfile, Clip
 from ssv2rt.core.run_folders import Run
 
@@ -24,6 +25,78 @@ INFO = "bundle.json"
 FAILED = ".failed"
 """Suffix of the folder of a bundle that did not pass its gate."""
 FORMAT = 1
+
+
+class SettingFacts(TypedDict, total=False):
+    """`BundleInfo.settings`: what the backend needs to run the engine as it was verified, and what it found."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    arithmetic: str
+    """OpenVINO, AOTInductor: the floating-point type that it computes in."""
+    hint: str
+    """OpenVINO."""
+    threads: Annotated[int, Field(ge=0, le=1024)]
+    """OpenVINO, AOTInductor."""
+    clips_per_second: dict[str, float]
+    """OpenVINO, AOTInductor: the measured rate in each arithmetic."""
+    cuda_graph: bool
+    """TensorRT."""
+    version_compatible: bool
+    """TensorRT."""
+    layers: dict[str, dict[str, int]]
+    """TensorRT: number of convolutions by precision."""
+
+
+class CalibrationFacts(TypedDict, total=False):
+    """`BundleInfo.calibration`: the recipe's settings, and what `sensitivity.choose_blocks` found."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    clips: int
+    method: str
+    seed: int
+    max_drop: float | None
+    stem: bool
+    head: bool
+    kept: tuple[str, ...]
+    sensitivity: dict[str, float]
+    drop_without_any: float
+    drop: float
+
+
+class GateFacts(TypedDict, total=False):
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    clips: int
+    min_agreement: float
+    max_top1_drop: float
+
+
+class VerificationFacts(TypedDict, total=False):
+    """`BundleInfo.verification`: the fields of `verify.Verification`, the gate, and the rates of a quantized engine."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    by: str
+    clips: int
+    agreement: float
+    top1_model: float
+    top1_engine: float
+    top1_drop: float
+    largest_difference: float
+    mean_difference: float
+    embedding_similarity: float | None
+    finite: bool
+    gate: GateFacts
+    failures: list[str]
+    clips_per_second: float
+    clips_per_second_fp16: float
+
+
+def _typed(facts: Any) -> AfterValidator:
+    """Checks a dictionary by a `TypedDict`."""
+    return AfterValidator(TypeAdapter(facts).validate_python)
 
 
 class BundleInfo(BaseModel):
@@ -39,11 +112,11 @@ class BundleInfo(BaseModel):
     """What the engine was built for: a GPU architecture such as sm90, or the CPU's name."""
     model: str
     input: str
-    input_shape: tuple[str | int, ...]
+    input_shape: tuple[str, int, int, int, int]
     batch: BatchProfile
     clip: Clip
     labels: tuple[str, ...]
-    embedding: Annotated[int, Field(ge=0)] = 0
+    embedding: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Size of the embedding that the engine outputs beside the logits; 0 if it has no such output."""
     weights_sha256: str
     """SHA-256 of the checkpoint or ONNX file that the engine was built from."""
@@ -51,12 +124,16 @@ class BundleInfo(BaseModel):
     """SHA-256 of each file of the bundle, by name."""
     onnx_file: str
     engine_file: str
-    settings: dict[str, Any] = {}
-    """Settings that the backend needs to run the engine as it was verified."""
-    calibration: dict[str, Any] | None = None
-    verification: dict[str, Any] | None = None
+    settings: Annotated[dict[str, Any], _typed(SettingFacts)] = {}
+    calibration: Annotated[dict[str, Any], _typed(CalibrationFacts)] | None = None
+    verification: Annotated[dict[str, Any], _typed(VerificationFacts)] | None = None
     rebuild: str
     """The command that rebuilds this bundle."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the engine runs on a GPU, and takes its clips there."""
+        return self.target.startswith("sm")
 
 
 @dataclass(frozen=True)
@@ -81,23 +158,14 @@ def open_bundle(path: Path) -> Bundle:
     Raises:
         UserError: the folder is not a bundle, a file is missing or altered, or the format is unknown.
     """
+    with os_errors_as_user_errors(f"cannot read the engine in '{path}'"):
+        return _open_bundle(path)
+
+
+def _open_bundle(path: Path) -> Bundle:
     if not (path / INFO).is_file():
         raise UserError(f"no engine bundle in '{path}'; make one with `ssv2rt build-engine`")
-    try:
-        raw = json.loads((path / INFO).read_text(encoding="utf-8"))
-        if isinstance(raw, dict) and raw.get("format", FORMAT) != FORMAT:
-            raise UserError(
-                f"{path / INFO}: format {raw['format']} is not {FORMAT}, which this version reads; rebuild it"
-            )
-        info = BundleInfo.model_validate(raw)
-    except UserError:
-        raise
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise UserError(f"{path / INFO} is damaged (at '{where}'); rebuild it with `ssv2rt build-engine`") from None
-    except (OSError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path / INFO} is damaged ({reason}); rebuild it with `ssv2rt build-engine`") from None
+    info = _read_info(path / INFO)
     for name, expected in info.files.items():
         file = path / name
         if Path(name).name != name or not file.is_file():
@@ -114,6 +182,23 @@ def open_bundle(path: Path) -> Bundle:
         if name not in info.files:
             raise UserError(f"{path / INFO}: no hash for '{name}'; rebuild it with `{info.rebuild}`")
     return Bundle(path, info)
+
+
+def _read_info(file: Path) -> BundleInfo:
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        json.dumps(raw, ensure_ascii=False).encode()  # ValueError: a lone surrogate, which no output could hold
+        found = raw.get("format", FORMAT) if isinstance(raw, dict) else FORMAT
+        if isinstance(found, int) and found != FORMAT:
+            raise UserError(f"{file}: format {found} is not {FORMAT}, which this version reads; rebuild it")
+        return BundleInfo.model_validate(raw)
+    except UserError:
+        raise
+    except ValidationError as error:
+        reason = f"at '{'.'.join(str(part) for part in error.errors(include_input=False)[0]['loc'])[:100]}'"
+    except (ValueError, RecursionError) as error:
+        reason = str(error)[:100]
+    raise UserError(f"{file} is damaged ({reason}); rebuild it with `ssv2rt build-engine`") from None
 
 
 def find_bundle(run: Run, precision: str | None = None) -> Path:

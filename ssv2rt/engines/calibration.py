@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,8 @@ import torch
 
 from ssv2rt.core.progress import Progress
 from ssv2rt.core.recipes import Clip, Data
-from ssv2rt.dataset.manifest import Split
+from ssv2rt.dataset.manifest import Manifest, Split
+from ssv2rt.engines.source import Source
 from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
 from ssv2rt.pipelines.request_source import clip_rng
 from ssv2rt.pipelines.samplers import evaluation_batches
@@ -41,6 +42,10 @@ class Clips:
         """One key for each clip (id, path, size and time of its file), which changes when the file does."""
         return [f"{self.split.ids[int(row)]} {_file_key(self.split.path(int(row)))}" for row in self.rows]
 
+    def first(self, count: int) -> Clips:
+        """The first clips of the selection, at most `count`."""
+        return replace(self, rows=self.rows[:count])
+
     def batches(self, what: str, batch: int = 8) -> Iterator[ClipBatch]:
         """Reads the clips in batches on the CPU, showing progress. Batches without any readable clip are left out.
 
@@ -63,6 +68,20 @@ def _file_key(path: Path) -> str:
     except OSError:  # reported later, when the file is read
         return str(path)
     return f"{path} {found.st_size} {found.st_mtime_ns}"
+
+
+def select_clips(source: Source, manifest: Manifest, split: str, count: int, seed: int) -> Clips:
+    """Clips of a split for a network, spread over the classes.
+
+    Args:
+        source: the network, which says how clips are read.
+        manifest: the data set.
+        split: name of the split.
+        count: number of clips; all of the split if it has fewer.
+        seed: of the random choice.
+    """
+    found = manifest.split(split)
+    return Clips(found, spread_over_classes(found, count, seed), source.clip, source.data)
 
 
 def spread_over_classes(split: Split, count: int, seed: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import onnx
 import onnx.version_converter
 from onnx import TensorProto, helper, numpy_helper
 
-from ssv2rt.core.errors import UserError
+from ssv2rt.engines.graph_nodes import first_convolution, producers
 
 BF16_OPSET = 22
 """The first opset in which Conv supports bf16."""
@@ -32,7 +32,7 @@ def convert_to_half(model: onnx.ModelProto, *, bfloat16: bool = False) -> onnx.M
     result.CopyFrom(onnx.version_converter.convert_version(model, BF16_OPSET) if bfloat16 else model)
     graph = result.graph
     del graph.value_info[:]
-    first = _first_convolution(graph)
+    first = first_convolution(graph)
     normalized = _normalized_pixels(graph, first)
     kept = _upstream_tensors(graph, normalized)
     for tensor in graph.initializer:
@@ -67,16 +67,9 @@ def set_precision_metadata(model: onnx.ModelProto, precision: str) -> onnx.Model
     return model
 
 
-def _first_convolution(graph: onnx.GraphProto) -> onnx.NodeProto:
-    for node in graph.node:
-        if node.op_type == "Conv":
-            return node
-    raise UserError("the graph has no convolution, and lower precision starts at the first one; take --fp32")
-
-
 def _normalized_pixels(graph: onnx.GraphProto, convolution: onnx.NodeProto) -> str:
     """Name of the tensor of normalized pixels: the input of the first convolution, or of the Q/DQ pair before it."""
-    producer_of = {name: node for node in graph.node for name in node.output}
+    producer_of = producers(graph)
     name = convolution.input[0]
     while name in producer_of and producer_of[name].op_type in ("QuantizeLinear", "DequantizeLinear"):
         name = producer_of[name].input[0]
@@ -85,7 +78,7 @@ def _normalized_pixels(graph: onnx.GraphProto, convolution: onnx.NodeProto) -> s
 
 def _upstream_tensors(graph: onnx.GraphProto, tensor: str) -> set[str]:
     """Names of `tensor` and of all tensors that it is computed from."""
-    producer_of = {name: node for node in graph.node for name in node.output}
+    producer_of = producers(graph)
     names, queue = set(), [tensor]
     while queue:
         name = queue.pop()

@@ -20,14 +20,8 @@ from ssv2rt.core.errors import UsageError, UserError, nearest
 from ssv2rt.core.run_folders import RUNS, find_run
 from ssv2rt.engines.backends.tensorrt.layers import LAYERS_FILE, convolution_counts, layers_in_json
 from ssv2rt.engines.bundle import INFO, Bundle, find_bundle, open_bundle
-from ssv2rt.engines.node_origin import (
-    RECURRENT_OPS,
-    is_compute_node,
-    node_name,
-    node_origins,
-    original_tensor,
-    producers,
-)
+from ssv2rt.engines.graph_nodes import node_name, producers
+from ssv2rt.engines.node_origin import RECURRENT_OPS, is_compute_node, node_origins, original_tensor
 from ssv2rt.engines.onnx_files import (
     TensorInfo,
     declared_tensor,
@@ -201,7 +195,7 @@ def engine_layers(path: Path) -> dict[str, Any]:
     Args:
         path: the bundle's `layers.json`.
     """
-    layers = layers_in_json(path.read_text(encoding="utf-8"))
+    layers = layers_in_json(path.read_text(encoding="utf-8", errors="replace"))
     types = Counter(str(layer.get("LayerType", "?")) if isinstance(layer, dict) else "?" for layer in layers)
     return {"layers": len(layers), "kinds": dict(types.most_common()), **convolution_counts(layers)}
 

@@ -18,7 +18,8 @@ import onnx
 
 from ssv2rt.core.errors import UserError
 from ssv2rt.engines.export import INPUT
-from ssv2rt.engines.node_origin import is_compute_node, node_name, node_origins
+from ssv2rt.engines.graph_nodes import node_name
+from ssv2rt.engines.node_origin import is_compute_node, node_origins
 from ssv2rt.engines.onnx_files import TensorInfo, read_graph, tensors
 
 _MAX_CLIPS_PER_RUN = 8

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssv2rt.core.atomic_files import write_json, write_text
+from ssv2rt.core.log import printable
 from ssv2rt.engines.layer_diff import LayerComparison, LayerError
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ def show_worst(comparison: LayerComparison, count: int = 10, console: Console | 
     """Prints the layers with the largest relative error, the largest first, to stderr by default."""
     from rich.box import SIMPLE
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     worst = comparison.worst(count)
     console = console or Console(stderr=True)
@@ -52,8 +53,8 @@ def show_worst(comparison: LayerComparison, count: int = 10, console: Console | 
         table.add_column(name, justify="right")
     for layer in worst:
         table.add_row(
-            escape(layer.name),
-            layer.op,
+            Text(printable(layer.name)),
+            Text(printable(layer.op)),
             f"{layer.relative_error:.2%}" if layer.finite else "not finite",
             f"{layer.inherited_error:.2%}",
             f"{layer.sqnr_db:.1f}",

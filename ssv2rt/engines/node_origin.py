@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import onnx
 
 from ssv2rt.engines.export import SCOPES
+from ssv2rt.engines.graph_nodes import node_name, producers
 from ssv2rt.engines.onnx_files import TensorInfo, tensors
 
 logger = logging.getLogger(__name__)
@@ -85,11 +86,6 @@ def is_compute_node(node: onnx.NodeProto, infos: Mapping[str, TensorInfo]) -> bo
     )
 
 
-def node_name(node: onnx.NodeProto) -> str:
-    """The node's name, or the name of its first output if it has none."""
-    return node.name or next((name for name in node.output if name), node.op_type)
-
-
 def node_origins(graph: onnx.GraphProto) -> list[NodeOrigin]:
     """The origin of each node, in the order of the nodes.
 
@@ -122,11 +118,6 @@ def node_origins(graph: onnx.GraphProto) -> list[NodeOrigin]:
         reached.update(dict.fromkeys(node.output, block))
         found.append(NodeOrigin(module, block))
     return found
-
-
-def producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
-    """The node that produces each tensor, by name of the tensor."""
-    return {name: node for node in graph.node for name in node.output if name}
 
 
 def original_tensor(name: str, producer_of: Mapping[str, onnx.NodeProto]) -> str:

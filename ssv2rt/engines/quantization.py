@@ -19,9 +19,11 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ssv2rt.core.atomic_files import flush_to_disk
-from ssv2rt.core.errors import UserError
+from ssv2rt.core.atomic_files import atomic_file
 from ssv2rt.engines.export import INPUT
+from ssv2rt.engines.graph_nodes import first_convolution, producers
+
+logger = logging.getLogger(__name__)
 
 QUANTIZED_OPS = ("Conv", "Add")
 """Operators that are quantized."""
@@ -91,7 +93,7 @@ def quantize(
             None,
             quant_format=ort.QuantFormat.QDQ,
             op_types_to_quantize=[*QUANTIZED_OPS, *(HEAD_OPS if head else ())],
-            nodes_to_exclude=[*keep, *([] if stem else [_first_convolution(graph)])],
+            nodes_to_exclude=[*keep, *([] if stem else [first_convolution(graph).name])],
             per_channel=True,
             activation_type=ort.QuantType.QInt8,
             weight_type=ort.QuantType.QInt8,
@@ -105,9 +107,7 @@ def quantize(
             },
         )
         if ranges and not _is_ranges_file(ranges):
-            ranges.parent.mkdir(parents=True, exist_ok=True)
-            flush_to_disk(kept)
-            kept.replace(ranges)
+            _cache(kept, ranges)
     model = remove_qdq_before_add(onnx.load(target))
     properties = {entry.key: entry.value for entry in onnx.load(source).metadata_props}
     helper.set_model_props(model, properties)
@@ -122,7 +122,7 @@ def remove_qdq_before_add(model: onnx.ModelProto) -> onnx.ModelProto:
     Q/DQ pair between them. The fused kernel adds before it rounds. If two convolutions feed an Add, one keeps its pair.
     """
     graph = model.graph
-    producer_of = {name: node for node in graph.node for name in node.output}
+    producer_of = producers(graph)
     users: dict[str, int] = defaultdict(int, {value.name: 1 for value in graph.output})
     for node in graph.node:
         for name in node.input:
@@ -195,11 +195,14 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
         graph.initializer.remove(tensor)
 
 
-def _first_convolution(graph: onnx.GraphProto) -> str:
-    for node in graph.node:
-        if node.op_type == "Conv":
-            return node.name
-    raise UserError("the graph has no convolution, and lower precision starts at the first one; take --fp32")
+def _cache(found: Path, ranges: Path) -> None:
+    """Copies the ranges that were found into the cache, which may be on another file system."""
+    try:
+        ranges.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(ranges) as temporary:
+            temporary.write_bytes(found.read_bytes())
+    except OSError as error:
+        logger.warning(f"cannot keep the ranges in '{ranges}' ({error.strerror}); the next build calibrates again")
 
 
 def _is_ranges_file(path: Path) -> bool:
@@ -211,11 +214,11 @@ def _is_ranges_file(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _silence_quantizer() -> Iterator[None]:
-    """Suppresses the hints that ONNX Runtime's quantizer writes to the root logger and to stdout."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    """Suppresses what ONNX Runtime's quantizer writes to the root logger and to stdout. Its errors are exceptions, too."""
+    level = logging.root.level
+    logging.root.setLevel(logging.CRITICAL + 1)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
-        logging.disable(disabled)
+        logging.root.setLevel(level)

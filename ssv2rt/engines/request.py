@@ -12,8 +12,9 @@ from ssv2rt.core.recipes import Data, EngineRecipe
 from ssv2rt.core.run_folders import RUNS, find_run
 from ssv2rt.dataset.prepare import override_root, prepare
 from ssv2rt.engines.backends.registry import NAMES, choose_backend
-from ssv2rt.engines.build import CALIBRATED_PRECISIONS, build_engine_from_source
+from ssv2rt.engines.build import build_engine_from_source
 from ssv2rt.engines.bundle import Bundle
+from ssv2rt.engines.precision import CALIBRATED_PRECISIONS
 from ssv2rt.engines.source import source_of_onnx, source_of_run
 
 

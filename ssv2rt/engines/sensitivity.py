@@ -60,8 +60,7 @@ def choose_blocks(
         quantize: writes an int8 graph without the given nodes.
         max_drop: largest acceptable top-1 drop, in points.
     """
-    subset = Clips(clips.split, clips.rows[:_MAX_CLIPS], clips.clip, clips.data)
-    pairs = [(batch.clips, batch.labels) for batch in subset.batches("reading clips")]
+    pairs = [(batch.clips, batch.labels) for batch in clips.first(_MAX_CLIPS).batches("reading clips")]
     labels = torch.cat([label for _, label in pairs])
     graph = onnx.load(float_file)
     quantizable = {node.name for node in graph.graph.node if node.op_type in QUANTIZED_OPS}

@@ -1,4 +1,4 @@
-"""Verifies an engine against the fp32 PyTorch model that it was built from, on real clips."""
+"""Verifies graphs and engines against the fp32 PyTorch model that they were made from, on real clips."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ from torch.nn.functional import cosine_similarity
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.recipes import Gate
 from ssv2rt.engines.base import Outputs, Runner
+from ssv2rt.engines.calibration import Clips
 from ssv2rt.engines.export import EMBEDDING, INPUT, OUTPUT
+from ssv2rt.engines.source import Source
 from ssv2rt.pipelines.loader import ClipBatch
+
+_EXPORT_TOLERANCE = 1e-4
+"""Difference between ONNX Runtime and PyTorch that fp32 rounding can explain, relative to the largest value."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,47 @@ def _onnxruntime_errors_as_user_errors() -> Iterator[None]:
         yield
     except kinds as error:
         raise UserError(f"ONNX Runtime cannot run the graph ({' '.join(str(error).split())[:200]})") from None
+
+
+def check_export(float_file: Path, source: Source, clips: Clips) -> None:
+    """Compares the fp32 graph in ONNX Runtime with PyTorch on up to four clips.
+
+    An external graph has no PyTorch network to compare with. It is only checked for a dynamic batch.
+    """
+    runner = OnnxRunner(float_file)
+    for batch in clips.first(4).batches("checking the graph", 4):
+        if source.reference is None:
+            _check_dynamic_batch(runner, source, batch.clips)
+            continue
+        with torch.inference_mode():
+            expected = source.reference(batch.clips)
+        for what, ours, theirs in zip(Outputs._fields, runner.start(batch.clips)(), expected, strict=True):
+            assert ours is not None and theirs is not None  # the networks of this package all have an embedding
+            off = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1))
+            if not off < _EXPORT_TOLERANCE:
+                raise UserError(
+                    f"the ONNX graph of '{source.name}' differs from the network by {off:.2g} of the largest value of its "
+                    f"{what}, and {_EXPORT_TOLERANCE} is allowed; take another version of torch or onnx, and tell us"
+                )
+
+
+def _check_dynamic_batch(runner: Runner, source: Source, clips: torch.Tensor) -> None:
+    """Raises `UserError` unless a graph gives the same logits for a clip alone and in a batch.
+
+    A graph exported without a dynamic batch can still declare one, so that only running it shows the difference.
+    """
+    try:
+        together = runner(clips)
+        off = float((runner(clips[:1]) - together[:1]).abs().max() / together.abs().max().clamp(min=1))
+    except UserError as error:
+        raise UserError(
+            f"'{source.name}' does not run on {len(clips)} clips and on one: {error}; export it with a dynamic batch"
+        ) from None
+    if together.shape != (len(clips), len(source.labels)) or not off < 10 * _EXPORT_TOLERANCE:
+        raise UserError(
+            f"'{source.name}' gives logits {tuple(together.shape)} for {len(clips)} clips, and the logits of the first "
+            f"differ by {off:.2g} when it runs alone; export it with a dynamic batch, and in evaluation mode"
+        )
 
 
 def verify(runner: Runner, model: Callable[[torch.Tensor], Outputs], batches: Iterable[ClipBatch]) -> Verification:

@@ -32,10 +32,18 @@ class TrainedModel:
 
 
 def save_weights(path: Path, model: ClipModel, *, labels: tuple[str, ...], recipe: Recipe, epoch: int) -> None:
-    """Writes a model's weights, with its class names in order, the recipe of its training, and the epoch."""
-    header = {"labels": json.dumps(labels), "recipe": dump_recipe(recipe), "epoch": str(epoch)}
+    """Writes a model's weights, with its class names in order, the recipe of its training, and the epoch.
+
+    Equal arguments give equal bytes: safetensors writes its metadata in random order, so the header is written anew.
+    """
+    metadata = {"labels": json.dumps(labels), "recipe": dump_recipe(recipe), "epoch": str(epoch)}
     weights = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    path.write_bytes(save(weights, header))  # save_file makes files that only their owner may read
+    content = memoryview(save(weights, metadata))
+    end = 8 + int.from_bytes(content[:8], "little")  # the format: length of the header, header in JSON, tensors
+    header = json.dumps(json.loads(bytes(content[8:end])) | {"__metadata__": metadata}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors are aligned to 8 bytes
+    with path.open("wb") as file:  # save_file makes files that only their owner may read
+        file.writelines((len(header).to_bytes(8, "little"), header, content[end:]))
 
 
 def load_trained(run: Run, which: str = "best") -> TrainedModel:

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ssv2rt.core.log import printable
+
 WIDTH = 132
 """Columns of a table when the output is not a terminal."""
 
@@ -117,9 +119,7 @@ def _table(title: str) -> Table:
 
 def _add(table: Table, *cells: str) -> None:
     """Adds a row of plain text, without the control characters that names in a file may contain."""
-    table.add_row(
-        *(Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cell)) for cell in cells)
-    )
+    table.add_row(*(Text(printable(cell)) for cell in cells))
 
 
 def _flat(value: Mapping[str, Any], before: str = "") -> dict[str, object]:

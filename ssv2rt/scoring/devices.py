@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from ssv2rt.core.errors import UsageError
+from ssv2rt.engines.bundle import BundleInfo
 
 
-def devices_for(target: str, wanted: str | None) -> list[int | None]:
+def devices_for(info: BundleInfo, wanted: str | None) -> list[int | None]:
     """GPU indices, one for each worker; [None] for an engine built for a CPU.
 
     Args:
-        target: what the engine was built for.
+        info: the engine.
         wanted: comma-separated GPU indices; None for all GPUs.
 
     Raises:
         UsageError: `wanted` is malformed, names a GPU that does not exist, or the engine is for a CPU.
     """
-    if not target.startswith("sm"):
+    if not info.on_gpu:
         if wanted:
-            raise UsageError(f"--devices {wanted}: the engine is for a CPU ({target}); leave it out")
+            raise UsageError(f"--devices {wanted}: the engine is for a CPU ({info.target}); leave it out")
         return [None]
     import torch
 

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssv2rt.core.errors import UsageError, UserError, nearest
-from ssv2rt.dataset.annotations import read_one_split, video_folder
-from ssv2rt.dataset.labels import class_of_template
+from ssv2rt.core.errors import UsageError
+from ssv2rt.dataset.annotations import read_answers, read_one_split, video_folder
 from ssv2rt.dataset.listing import UNLABELED
 from ssv2rt.scoring.row import EXPECTED, Row
 from ssv2rt.scoring.video_sources import Video
@@ -33,8 +32,9 @@ class GroundTruth:
             UserError: it is none, or it has a label that is none of the classes.
         """
         if file.suffix.lower() == ".csv":
-            return cls(_read_answers(file, classes))
-        clips = read_one_split(file, tuple(classes))
+            clips = list(read_answers(file, tuple(classes)).items())
+        else:
+            clips = read_one_split(file, tuple(classes))
         return cls({clip: "" if label == UNLABELED else classes[label] for clip, label in clips})
 
     def only(self, videos: Iterable[Video]) -> Iterator[Video]:
@@ -86,36 +86,6 @@ def videos_of(annotations: Path) -> str:
     if folder is None:
         raise UsageError(f"no folder 'videos' beside '{annotations}'; name where the videos are")
     return str(folder)
-
-
-def _read_answers(file: Path, classes: Sequence[str]) -> dict[str, str]:
-    """The label of each id in SSv2's test-answers.csv, whose lines are `id;label`.
-
-    Raises:
-        UserError: it cannot be read, is written in another way, or has a label that is none of the classes.
-    """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read '{file}': {error}; give SSv2's test-answers.csv") from None
-    labels: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        clip, separator, text = line.partition(";")
-        clip, label = clip.strip(), class_of_template(text.strip())
-        if not separator or not clip.isprintable() or "/" in clip or clip in ("", ".", ".."):
-            raise UserError(f"{file}: line {number} is {line[:60]!r}; expected id;label, as in SSv2's test-answers.csv")
-        if label not in classes:
-            raise UserError(
-                f"{file}: clip '{clip}' has the label '{label}', which is none of the classes{nearest(label, list(classes))}"
-            )
-        if clip in labels:
-            raise UserError(f"{file}: clip '{clip}' is named twice; every id may stand once")
-        labels[clip] = label
-    if not labels:
-        raise UserError(f"{file}: names no clips; expected lines id;label, as in SSv2's test-answers.csv")
-    return labels
 
 
 def clip_id(name: str) -> str:

@@ -48,8 +48,7 @@ class Predictor:
         self.batch = info.batch.best
         """Clips in a batch of the engine."""
         self.in_flight = self._runner.in_flight
-        on_gpu = info.target.startswith("sm")
-        self.device = (device or choose_device()) if on_gpu else torch.device("cpu")
+        self.device = (device or choose_device()) if info.on_gpu else torch.device("cpu")
         """Device on which it expects its clips."""
 
     def start(self, clips: torch.Tensor, videos: int) -> Wait:

@@ -84,7 +84,7 @@ class RayBackend:
         try:
             self._folder = connect(self._address)
             check_versions(ray_nodes())
-            self._resources = resources_per_actor(self._bundle.info.target if self._bundle else "", ray_nodes())
+            self._resources = resources_per_actor(bool(self._bundle and self._bundle.info.on_gpu), ray_nodes())
         except BaseException:
             self.__exit__(None, None, None)
             raise

@@ -55,17 +55,17 @@ class ActorResources:
         return sum(int(node["Resources"].get(kind, 0) // size) for node in nodes)
 
 
-def resources_per_actor(target: str, nodes: Sequence[dict[str, Any]]) -> ActorResources:
+def resources_per_actor(on_gpu: bool, nodes: Sequence[dict[str, Any]]) -> ActorResources:
     """One GPU; or, for an engine built for a CPU, as many cores as the smallest node has, within limits.
 
     Args:
-        target: what the engine was built for.
+        on_gpu: whether the engine runs on a GPU.
         nodes: descriptions of the cluster's nodes by Ray.
 
     Raises:
         UserError: no node has such resources.
     """
-    if target.startswith("sm"):
+    if on_gpu:
         resources = ActorResources(gpu=True)
     else:
         sizes = [int(node["Resources"].get("CPU", 0)) for node in nodes]
@@ -73,9 +73,7 @@ def resources_per_actor(target: str, nodes: Sequence[dict[str, Any]]) -> ActorRe
         resources = ActorResources(gpu=False, cores=max(1, min(smallest, _MAX_CORES)))
     if not resources.count(nodes):
         what = "GPU" if resources.gpu else "CPU"
-        raise UserError(
-            f"the cluster has no {what}, and the engine is for '{target}'; add machines, or take another engine"
-        )
+        raise UserError(f"the cluster has no {what}, which the engine needs; add machines, or take another engine")
     return resources
 
 

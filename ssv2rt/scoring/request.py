@@ -153,14 +153,14 @@ def _top_k(request: ScoreRequest, *, classes: int) -> int:
 
 def _workers(request: ScoreRequest, bundle: Bundle, clip: Clip, *, top_k: int) -> Sequence[WorkerSettings]:
     """A process for each GPU, or one for the CPU."""
-    on_gpu = bundle.info.target.startswith("sm")
+    on_gpu = bundle.info.on_gpu
     if request.cpu_share and not on_gpu:
         raise UsageError(
             f"--cpu-share {request.cpu_share:g}: the engine is for a CPU, which decodes all videos; leave it out"
         )
     # What each machine of a cluster has is for Ray to say.
     on_cluster: list[int | None] = [0] if on_gpu else [None]
-    devices = on_cluster if request.cluster else devices_for(bundle.info.target, request.devices)
+    devices = on_cluster if request.cluster else devices_for(bundle.info, request.devices)
     threads = request.threads or (0 if request.cluster else max(1, cores() // len(devices)))
     options = {
         "bundle": str(bundle.path),

@@ -11,7 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 def convert_sync_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
     """Replaces every batch norm layer of a model by a synchronized one; names and shapes in the state dict stay the same.
 
-    PyTorch's own SyncBatchNorm works on GPUs only. On a CPU, the `SyncBatchNorm` of this module takes its place.
+    PyTorch's own SyncBatchNorm works on GPUs only (2.13 refuses CPU tensors). On a CPU, the `SyncBatchNorm` of this module
+    takes its place, so that training by several processes is the same, and is tested, on machines without GPUs.
     """
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)

@@ -74,6 +74,21 @@ def test_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     assert labels_of(list_clips(tmp_path), "train") == [("7", 0)]
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("9,Moving something up\n", "line 1 is '9,Moving something up'; expected id;label"),
+        ("9;Moving something up\n9;Moving something up\n", "clip '9' is named twice"),
+        ("", "names no clips"),
+    ],
+)
+def test_malformed_answers_are_refused(tmp_path: Path, text: str, says: str) -> None:
+    write(tmp_path)
+    (tmp_path / "test-answers.csv").write_text(text)
+    with pytest.raises(UserError, match=says):
+        read_annotations(tmp_path)
+
+
 def test_answers_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "test-answers.csv").write_bytes(b"\xff\xfe")

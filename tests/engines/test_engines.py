@@ -21,11 +21,12 @@ from ssv2rt.core.recipes import Calibration, Clip, Data, EngineRecipe
 from ssv2rt.core.run_folders import Run
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.engines.backends.registry import load_runner
-from ssv2rt.engines.build import _ranges_cache_file, build_engine
+from ssv2rt.engines.build import build_engine
 from ssv2rt.engines.bundle import Bundle, find_bundle, open_bundle
 from ssv2rt.engines.calibration import Clips, spread_over_classes
 from ssv2rt.engines.export import export_onnx
 from ssv2rt.engines.onnx_files import declared_tensor
+from ssv2rt.engines.precision import _ranges_cache_file
 from ssv2rt.engines.quantization import convert_to_fp8, quantize
 from ssv2rt.engines.verify import OnnxRunner
 from ssv2rt.models.clip_model import ClipModel
@@ -232,7 +233,9 @@ def test_ranges_cache_key_depends_on_weights_clips_and_settings(
 
     def place(graph: str = "fp32", count: int = 4, clip: Clip = CLIP, **settings: Any) -> Path:
         recipe = EngineRecipe(calibration=Calibration.model_validate(settings))
-        return _ranges_cache_file(graphs[graph], recipe, Clips(split, np.arange(count), clip, Data()))
+        found = _ranges_cache_file(graphs[graph], recipe, Clips(split, np.arange(count), clip, Data()))
+        assert found is not None
+        return found
 
     first = place()
     others = [
@@ -322,7 +325,7 @@ def test_engine_failing_the_gate_goes_to_a_separate_folder(
     tiny_run: Run, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ssv2rt.commands.build_engine import build_engine as command
-    from ssv2rt.engines import build as module
+    from ssv2rt.engines import precision as module
 
     run = copied(tiny_run, tmp_path)
     arguments = [str(run.path), "--fp16", "--backend", "openvino", "--set", "gate.clips=10"]

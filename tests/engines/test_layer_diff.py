@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,13 @@ def test_json_csv_and_table(int8: LayerComparison, tmp_path: Path) -> None:
     shown = [line for line in out.getvalue().splitlines() if "%" in line]
     assert len(shown) == 3 and int8.worst(1)[0].name in shown[0]
     assert int8.worst(29)[0].relative_error == max(layer.relative_error for layer in int8.layers)
+
+
+def test_control_characters_in_names_are_not_printed(int8: LayerComparison) -> None:
+    layers = tuple(replace(layer, name="\x1b[2J[bold]a", op="\x1b]0;owned\a") for layer in int8.layers)
+    out = io.StringIO()
+    show_worst(replace(int8, layers=layers), 3, Console(file=out, force_terminal=True, width=110, color_system=None))
+    assert "\x1b" not in out.getvalue().replace("\x1b[3m", "").replace("\x1b[0m", "") and "[bold]a" in out.getvalue()
 
 
 def test_incomparable_graphs_are_refused(graphs: dict[str, Path], tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ssv2rt.engines.graph_nodes import node_name
 from ssv2rt.engines.half import convert_to_half
-from ssv2rt.engines.node_origin import COMPUTE_OPS, PRODUCT_OPS, block_of, blocks, node_name
+from ssv2rt.engines.node_origin import COMPUTE_OPS, PRODUCT_OPS, block_of, blocks
 from ssv2rt.engines.onnx_files import read_graph
 from ssv2rt.engines.quantization import quantize
 from tests.engines.conftest import Narrow, clips

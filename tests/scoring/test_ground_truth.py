@@ -93,7 +93,7 @@ def test_answers_of_the_test_clips_are_annotations_too(tiny_bundle: Bundle, tiny
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("1;Juggling [something]\n", "'Juggling something', which is none of the classes"),
+        ("1;Juggling [something]\n", "'Juggling something', which is not among the classes"),
         ("1,{label}\n", "line 1 is '1,{label}'; expected id;label"),
         ("1;{label}\n../2;{label}\n", "line 2 is"),
         ("1;{label}\n1;{label}\n", "clip '1' is named twice"),

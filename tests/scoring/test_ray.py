@@ -122,14 +122,11 @@ def until(journal: Path, lines: int, process: subprocess.Popen[str]) -> None:
 )
 def test_resources_per_actor(cores: list[int], gpu: bool, resources: ActorResources, count: int) -> None:
     ray_nodes = [{"Resources": {"CPU": float(c), "GPU": 4.0 * (c > 8)} if c else {}} for c in cores]
-    assert (
-        resources_per_actor("sm90" if gpu else "Some CPU", ray_nodes) == resources
-        and resources.count(ray_nodes) == count
-    )
-    with pytest.raises(UserError, match="the cluster has no GPU, and the engine is for 'sm90'"):
-        resources_per_actor("sm90", [{"Resources": {"CPU": 8.0}}])
+    assert resources_per_actor(gpu, ray_nodes) == resources and resources.count(ray_nodes) == count
+    with pytest.raises(UserError, match="the cluster has no GPU, which the engine needs"):
+        resources_per_actor(True, [{"Resources": {"CPU": 8.0}}])
     with pytest.raises(UserError, match="the cluster has no CPU"):
-        resources_per_actor("Some CPU", [{"Resources": {}}])
+        resources_per_actor(False, [{"Resources": {}}])
 
 
 @settings(deadline=None)

@@ -10,6 +10,7 @@ import functools
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.hardware import cpu_name
 from ssv2rt.core.recipes import Engine
-from ssv2rt.core.run_folders import cache_folder
+from ssv2rt.core.run_folders import optional_cache
 from ssv2rt.engines.base import BuiltEngine, Graph, Outputs, Runner
 from ssv2rt.engines.bundle import Bundle, BundleInfo
 from ssv2rt.engines.export import EMBEDDING, INPUT, OUTPUT
@@ -65,15 +66,13 @@ def incompatible_reason(info: BundleInfo) -> str:
 
 
 def build(graph: Graph, settings: Engine) -> BuiltEngine:
-    import openvino as ov
-
     core = _core()
     native = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     choices = [name for name in _ALLOWED_ARITHMETIC[settings.precision] if _CAPABILITY[name] in native]
     file = graph.onnx_file.with_name("engine.xml")
     try:
         model = core.read_model(graph.onnx_file)
-        ov.save_model(model, file, compress_to_fp16=False)  # the graph already has the requested precision
+        _save(model, file)
         rates = _measure_rates(core, model, choices, settings) if len(choices) > 1 else {}
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()]
@@ -100,8 +99,8 @@ class OpenVinoRunner(Runner):
                 f"{bundle.path}: arithmetic '{arithmetic}' is none of OpenVINO's; rebuild it with `{info.rebuild}`"
             )
         config = _config(arithmetic, info.settings)
-        # OpenVINO caches the compiled model here for the next start.
-        config["CACHE_DIR"] = str(cache_folder() / "openvino")
+        if cache := optional_cache("openvino", "engines start slower"):
+            config["CACHE_DIR"] = str(cache)  # OpenVINO keeps the compiled model here for the next start
         try:
             model = _core().read_model(bundle.engine_file)
             self._compiled = _core().compile_model(model, "CPU", config)
@@ -180,6 +179,15 @@ def _core() -> Any:
     import openvino as ov
 
     return ov.Core()
+
+
+def _save(model: Any, file: Path) -> None:
+    import openvino as ov
+
+    try:
+        ov.save_model(model, file, compress_to_fp16=False)  # the graph already has the requested precision
+    except RuntimeError as error:
+        raise UserError(f"OpenVINO cannot write {file.name} ({error}); make room, or take another folder") from None
 
 
 def _config(arithmetic: str, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import re
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -193,14 +194,12 @@ def target_includes(target: str, here: str) -> bool:
         target: target of the engine: one architecture such as 'sm90', several as in 'sm80,sm89', or a minimum as in 'sm80+'.
         here: architecture of the GPU, such as 'sm90'.
     """
-    return any(
-        here == name or (name.endswith("+") and int(here.removeprefix("sm")) >= int(name.strip("sm+")))
-        for name in target.split(",")
-    )
+    least = (re.fullmatch(r"sm(\d{1,4})\+", name) for name in target.split(","))
+    return here in target.split(",") or any(int(here.removeprefix("sm")) >= int(found[1]) for found in least if found)
 
 
 def _version_numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdecimal())
+    return tuple(int(part) for part in re.findall(r"\d{1,9}", version))
 
 
 TENSORRT = TensorRtBackend("tensorrt", "tensorrt")

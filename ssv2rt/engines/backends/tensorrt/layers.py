@@ -46,7 +46,7 @@ def layers_in_json(text: str) -> list[Layer]:
     """The layers in the JSON of the engine inspector; empty if the JSON has an unexpected form."""
     try:
         content = json.loads(text, strict=False)  # metadata contains control characters
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     layers = content.get("Layers") if isinstance(content, dict) else None
     return [layer for layer in layers if isinstance(layer, (dict, str))] if isinstance(layers, list) else []
@@ -75,7 +75,8 @@ def convolution_counts(layers: list[Layer]) -> dict[str, dict[str, int]]:
     The precision is the datatype of a convolution's first input. Empty if there are no layers with details.
     """
     inputs = [layer.get("Inputs") for layer in layers if isinstance(layer, dict) and _is_convolution(layer)]
-    counts = Counter(_precision(tensors[0]) if tensors else "unknown" for tensors in inputs)
+    first = (tensors[0] if isinstance(tensors, list) and tensors else None for tensors in inputs)
+    counts = Counter(_precision(tensor) if isinstance(tensor, dict) else "unknown" for tensor in first)
     return {"convolutions": dict(counts.most_common())} if counts else {}
 
 

@@ -1,0 +1,72 @@
+"""Locks between processes, for files and folders that only one process may write at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from ssv2rt.core.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, what: str) -> Iterator[None]:
+    """Holds the lock of `path` during the block.
+
+        with exclusive(run.engines / "int8", "building"):
+            ...
+
+    The lock is a flock on the file `.NAME.lock` beside `path`, which holds the process number and host of its owner. The
+    file is removed at the end of the block. The kernel frees the lock when its process ends, however that happens, so a
+    file that a killed process left is taken over. Child processes that were forked within the block keep the lock as long
+    as they live. On a file system without locks, a warning says so, and the block runs without one.
+
+    Args:
+        path: the file or folder to write, which need not exist. Missing folders above it are made.
+        what: what the owner does to `path`, for the error message: "building", "training".
+
+    Raises:
+        UserError: another process, or another block of this one, holds the lock; or the folder cannot be written.
+    """
+    lock = path.with_name(f".{path.name[:100]}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _locked(lock, f"{what} '{path}'")
+    except OSError as error:
+        raise UserError(
+            f"cannot write to '{path.parent}': {error.strerror or error}; use a folder that you can write to"
+        ) from None
+    try:
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without its owner's name
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            lock.unlink()  # before the lock is free, so that no other process can hold this file
+        os.close(descriptor)
+
+
+def _locked(lock: Path, what: str) -> int:
+    """Opens and locks the file, and returns its descriptor."""
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(descriptor, 300).decode(errors="replace") or "another process"
+            os.close(descriptor)
+            raise UserError(f"{owner} is {what}; wait for it to end, or stop it") from None
+        except OSError as error:
+            logger.warning(f"no lock on '{lock}' ({error.strerror}); start no second process that is {what}")
+            return descriptor
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
+                return descriptor
+        os.close(descriptor)  # its last owner has removed the file since it was opened
