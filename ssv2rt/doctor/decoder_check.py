@@ -21,9 +21,10 @@ from ssv2rt.core.errors import UserError
 from ssv2rt.core.recipes import Clip, Data
 from ssv2rt.dataset.scenes import draw_clip
 from ssv2rt.dataset.synthetic import RATE, encode_vp9, mux_webm
+from ssv2rt.pipelines.decoder_choice import choose_decoder, usual_threads
 from ssv2rt.pipelines.hand_over import hand_over, read_coded
 from ssv2rt.pipelines.loaded_clip import Decoder, GraphFailed
-from ssv2rt.pipelines.loader import ClipLoader, choose_decoder, usual_threads
+from ssv2rt.pipelines.loader import ClipLoader
 from ssv2rt.pipelines.request_source import evaluation_request
 from ssv2rt.video.probe import probe
 

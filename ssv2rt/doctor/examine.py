@@ -19,7 +19,7 @@ from ssv2rt.core.recipes import Data
 from ssv2rt.doctor.decoder_check import DecoderCheck, check_decoder
 from ssv2rt.doctor.rules import Gpu, Machine, remedies, shown
 from ssv2rt.engines.backends.registry import NAMES, backend, choose_backend
-from ssv2rt.pipelines.loader import choose_decoder
+from ssv2rt.pipelines.decoder_choice import choose_decoder
 from ssv2rt.pipelines.nvdec_limits import CHROMAS, limits_of
 
 logger = logging.getLogger(__name__)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,15 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ssv2rt.core.cores import cores
-from ssv2rt.core.errors import UsageError
 from ssv2rt.core.recipes import Clip, Data
+from ssv2rt.pipelines.decoder_choice import choose_decoder, decodable, make_trust, usual_threads
 from ssv2rt.pipelines.decoder_split import balanced_share, is_decoded_by_pyav
 from ssv2rt.pipelines.decoder_trust import DecoderTrust
-from ssv2rt.pipelines.hand_over import CODECS, Unsuitable, hand_over, read_coded
+from ssv2rt.pipelines.hand_over import Unsuitable, hand_over, read_coded
 from ssv2rt.pipelines.in_flight import InFlight
-from ssv2rt.pipelines.loaded_clip import Decoder, GraphFailed, LoadedClip, PassThrough
-from ssv2rt.pipelines.nvdec_limits import EVERYWHERE, Limits, limits_of, takes
+from ssv2rt.pipelines.loaded_clip import GraphFailed, LoadedClip, PassThrough
+from ssv2rt.pipelines.nvdec_limits import EVERYWHERE, limits_of
 from ssv2rt.pipelines.prefetch import FileContent, Prefetcher
 from ssv2rt.pipelines.request_source import VideoRequest
 from ssv2rt.pipelines.requests import ClipRequest
@@ -33,13 +31,10 @@ from ssv2rt.video.decode import decode_clips
 from ssv2rt.video.probe import VideoInfo, probe
 
 if TYPE_CHECKING:
-    from ssv2rt.pipelines.dali_graph import ClipGraph, FrameGraph
+    from ssv2rt.pipelines.dali_graph import ClipGraph
 
 logger = logging.getLogger(__name__)
 
-
-_DECODED: dict[Decoder, frozenset[str]] = {"none": frozenset(), "cpu": frozenset({"vp8", "vp9"}), "mixed": CODECS}
-"""What DALI decodes, by FFmpeg's names; PyAV decodes the rest into the same graph."""
 
 _IN_GRAPH = 2
 """Batches in the graph at once, so that it never waits for the next one."""
@@ -349,51 +344,6 @@ class ClipLoader:
             self._graph = self._build()
         self._feed([clip])
         return self._take()
-
-
-def usual_threads() -> int:
-    """One thread per core, divided by the processes that torchrun has started on this machine."""
-    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
-def make_trust(data: Data, device: torch.device) -> DecoderTrust:
-    """Which videos DALI decodes on a device, with nothing known yet. Loaders of one process share it."""
-    decoder = choose_decoder(data, device)
-
-    def frames() -> FrameGraph:
-        from ssv2rt.pipelines.dali_graph import FrameGraph  # loads DALI, which takes a while
-
-        return FrameGraph(decoder, (device.index or 0) if device.type == "cuda" else None)
-
-    return DecoderTrust(decoder, frames, verify=data.verify_decoder, tell=logger.warning)
-
-
-def choose_decoder(data: Data, device: torch.device) -> Decoder:
-    """The decoder of the DALI graph, for a recipe's `data.decoder` and a device.
-
-    Raises:
-        UsageError: NVDEC is asked for without a GPU.
-    """
-    if data.decoder == "nvdec" and device.type != "cuda":
-        raise UsageError("data.decoder = 'nvdec' needs an NVIDIA GPU, and none is used here; take 'auto'")
-    if data.decoder == "auto":
-        # On CPU, one pass of libswscale over the frames that are kept beats DALI's full conversion and resize.
-        return "mixed" if device.type == "cuda" else "none"
-    choice: dict[str, Decoder] = {"pyav": "none", "dali": "cpu", "nvdec": "mixed"}
-    return choice[data.decoder]
-
-
-def decodable(info: VideoInfo, decoder: Decoder, limits: Limits = EVERYWHERE) -> bool:
-    """Whether DALI's decoder shows this video correctly. It ignores rotation and assumes BT.601.
-
-    Args:
-        info: of the video.
-        decoder: DALI's.
-        limits: of NVDEC, where that is the decoder.
-    """
-    if info.codec not in _DECODED[decoder] or info.rotation or info.matrix not in ("", "bt601"):
-        return False
-    return decoder != "mixed" or takes(info, limits)
 
 
 def _bad(request: ClipRequest | VideoRequest, error: Exception) -> BadClip:

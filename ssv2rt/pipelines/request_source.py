@@ -1,7 +1,11 @@
 """From videos to clip requests: frames, crops and augmentations are chosen here.
 
 All randomness comes from a generator keyed by (seed, epoch, clip id), so the augmentation of a clip does not depend on its
-batch, shard or worker, nor on whether the run was resumed.
+batch, shard or worker, nor on whether the run was resumed. A request says what to do, and these rooms do it:
+
+    frames, crop, flip      video/decode.py (PyAV) or dali_graph.py (DALI), while a clip is decoded
+    color, erasing          dali_graph.py, for clips of both decoders
+    mixup, CutMix           training/mixup.py, since they mix the clips of a batch on the device
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ from ssv2rt.models.clip_model import ClipModel, freeze_backbone
 from ssv2rt.models.pretrained import initialize_from
 from ssv2rt.models.registry import build_model
 from ssv2rt.models.residual import set_checkpointing, set_drop_path
-from ssv2rt.pipelines.loader import ClipBatch, ClipLoader, make_trust
+from ssv2rt.pipelines.decoder_choice import make_trust
+from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
 from ssv2rt.pipelines.samplers import steps_per_epoch, train_batches
 from ssv2rt.training.batch_size import resolve_batch_size
 from ssv2rt.training.checkpoint import load_state, save_checkpoint

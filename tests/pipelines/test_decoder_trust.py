@@ -14,10 +14,11 @@ import torch
 
 from ssv2rt.core.recipes import Clip, Data, Synthetic
 from ssv2rt.dataset.synthetic import synthesize
+from ssv2rt.pipelines.decoder_choice import make_trust
 from ssv2rt.pipelines.decoder_trust import MOST_CLIPS, Decision, DecoderTrust, judge
 from ssv2rt.pipelines.hand_over import Counting, HandOver, hand_over, read_coded
 from ssv2rt.pipelines.loaded_clip import Decoder, GraphFailed
-from ssv2rt.pipelines.loader import ClipLoader, make_trust
+from ssv2rt.pipelines.loader import ClipLoader
 from ssv2rt.pipelines.request_source import evaluation_request
 from ssv2rt.pipelines.requests import ClipRequest
 from ssv2rt.video.decode import decode_clips

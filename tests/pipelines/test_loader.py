@@ -11,8 +11,9 @@ import torch
 from ssv2rt.core.cores import cores
 from ssv2rt.core.errors import UsageError
 from ssv2rt.core.recipes import Clip, Data
+from ssv2rt.pipelines.decoder_choice import usual_threads
 from ssv2rt.pipelines.decoder_split import balanced_share, is_decoded_by_pyav
-from ssv2rt.pipelines.loader import ClipBatch, ClipLoader, usual_threads
+from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
 from ssv2rt.pipelines.request_source import VideoRequest, evaluation_request
 from ssv2rt.pipelines.requests import ClipRequest, ColorChange, Patch
 from ssv2rt.video.probe import VideoMeta, probe

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssv2rt.pipelines.loader import decodable
+from ssv2rt.pipelines.decoder_choice import decodable
 from ssv2rt.pipelines.nvdec_limits import EVERYWHERE, Capabilities, Limit, limits_of, takes
 from ssv2rt.video.probe import VideoInfo, probe
 from tests.conftest import numbered_video
