@@ -15,7 +15,7 @@ from ssv2rt.commands.options import (
     set_option,
     under,
 )
-from ssv2rt.commands.output import print_facts
+from ssv2rt.commands.output import print_facts, print_json
 from ssv2rt.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 @click.argument("run", required=False, shell_complete=complete_run)
 @under(
     "Precision",
-    click.option("--fp32", "precision", flag_value="fp32", help="Single precision."),
-    click.option("--bf16", "precision", flag_value="bf16", help="bfloat16."),
-    click.option("--fp16", "precision", flag_value="fp16", help="Half precision (default)."),
-    click.option("--int8", "precision", flag_value="int8", help="8-bit integers, calibrated on training clips."),
-    click.option("--fp8", "precision", flag_value="fp8", help="8-bit floats (E4M3), for GPUs since Ada; calibrated."),
+    click.option("--fp32", is_flag=True, help="Single precision."),
+    click.option("--bf16", is_flag=True, help="bfloat16."),
+    click.option("--fp16", is_flag=True, help="Half precision (default)."),
+    click.option("--int8", is_flag=True, help="8-bit integers, calibrated on training clips."),
+    click.option("--fp8", is_flag=True, help="8-bit floats (E4M3), for GPUs since Ada; calibrated."),
     click.option(
         "--max-drop",
         type=click.FloatRange(0, 100),
@@ -68,20 +68,27 @@ if TYPE_CHECKING:
 def build_engine(as_json: bool, **options: Any) -> None:
     """Build an engine from a run, and compare it with PyTorch.
 
-    The engine is built from the best checkpoint of RUN, by default the newest run, or from an ONNX file. An engine that fails
-    the gate of its recipe is kept in a folder that ends in .failed, and the exit code is 1.
+    The engine is built from the best checkpoint of RUN, by default the newest run, or from an ONNX file. Several precisions
+    give several engines. An engine that fails the gate of its recipe is kept in a folder that ends in .failed, and the exit
+    code is 1.
 
     \b
     Examples:
       ssv2rt build-engine --fp16
       ssv2rt build-engine demo-20260101-120000 --int8 --max-drop 0.5
     """
-    from ssv2rt.engines.request import BuildRequest, build_as_requested
+    from ssv2rt.engines.request import build_as_requested, requests_for
 
-    bundle, failures = build_as_requested(BuildRequest(**options))
-    print_facts(bundle.info.model_dump(mode="json") if as_json else _facts(bundle), as_json)
-    if failures:
-        raise UserError(f"the engine fails the gate and is kept in '{bundle.path}': {'; '.join(failures)}")
+    results = [build_as_requested(request) for request in requests_for(**options)]
+    found = [bundle.info.model_dump(mode="json") if as_json else _facts(bundle) for bundle, _ in results]
+    if as_json and len(found) > 1:
+        print_json(found)
+    else:
+        for facts in found:
+            print_facts(facts, as_json)
+    if wrong := [(bundle.path, reasons) for bundle, reasons in results if reasons]:
+        kept = "; ".join(f"'{path}' ({', '.join(reasons)})" for path, reasons in wrong)
+        raise UserError(f"an engine fails the gate and is kept in {kept}")
 
 
 def _facts(bundle: Bundle) -> dict[str, object]:

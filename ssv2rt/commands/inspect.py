@@ -14,13 +14,12 @@ from ssv2rt.commands.output import print_facts
 def inspect(engine: str | None, as_json: bool) -> None:
     """Show layers, precisions and accuracy of an engine.
 
-    Give the folder of an engine (runs/NAME/engines/int8), a run, whose newest engine is shown, or an ONNX file. Default: the
-    newest engine of the newest run.
+    Give an engine (int8, or its folder), a run, whose newest engine is shown, or an ONNX file. Default: the newest run.
 
     \b
     Examples:
       ssv2rt inspect
-      ssv2rt inspect runs/latest/engines/int8
+      ssv2rt inspect int8
     """
     from ssv2rt.engines.inspect import describe
     from ssv2rt.report.engine_tables import show_description

@@ -9,10 +9,15 @@ import click
 from ssv2rt.core.log import printable
 
 
+def print_json(value: object) -> None:
+    """Prints one line of JSON."""
+    click.echo(json.dumps(value))
+
+
 def print_facts(facts: dict[str, object], as_json: bool) -> None:
     """Prints one line for each fact, or one line of JSON."""
     if as_json:
-        click.echo(json.dumps(facts))
+        print_json(facts)
         return
     width = max(len(key) for key in facts)
     for key, value in facts.items():

@@ -41,9 +41,10 @@ NOTHING_LEFT = "'{}' is complete; nothing is left to score (--overwrite scores a
 @under(
     "Model",
     click.option(
-        "--engine", type=click.Path(path_type=Path), help="Engine bundle. Default: the newest of the newest run."
+        "--engine",
+        help="Folder of an engine, or its name in the run, such as int8. Default: the newest that runs here.",
     ),
-    click.option("--run", shell_complete=complete_run, help="Use the newest engine of this run."),
+    click.option("--run", shell_complete=complete_run, help="Run whose engine is used. Default: the newest."),
 )
 @under(
     "Views",

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import nn
 
+from ssv2rt.core.errors import UsageError
 from ssv2rt.core.recipes import Engine
 from ssv2rt.engines.bundle import Bundle, BundleInfo
 
@@ -31,8 +32,6 @@ class BuiltEngine:
 
     file: str
     """Name of the engine file, in the folder of the graph."""
-    target: str
-    """The GPU architecture or CPU that it was built for."""
     more_files: tuple[str, ...] = ()
     """Names of the other files that the engine consists of."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -98,8 +97,23 @@ class Backend(Protocol):
         """The target for which engines must be built to run on this machine."""
         ...
 
+    def target_of(self, settings: Engine) -> str:
+        """What an engine of these settings is built for: GPU architectures such as 'sm80,sm89', or the CPU's name.
+
+        Raises:
+            UsageError: the backend does not build for the targets that are asked for.
+            UserError: there is no GPU here, and none is named.
+        """
+        ...
+
     def incompatible_reason(self, info: BundleInfo) -> str:
         """Why this engine cannot run here, assuming that its backend can, as the end of a sentence; empty if it can."""
         ...
 
     def load(self, bundle: Bundle) -> Runner: ...
+
+
+def refuse_targets(settings: Engine, why: str) -> None:
+    """Raises UsageError if an engine recipe names GPU architectures, for a backend that cannot choose them."""
+    if settings.targets:
+        raise UsageError(f"--target {','.join(settings.targets)}: {why}; leave it out, or take --backend tensorrt-rtx")

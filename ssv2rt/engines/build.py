@@ -29,7 +29,7 @@ from ssv2rt.core.run_folders import Run
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.engines.backends.registry import NAMES, backend
 from ssv2rt.engines.base import Backend, BuiltEngine, Graph, Outputs, Runner
-from ssv2rt.engines.bundle import FAILED, INFO, Bundle, BundleInfo, open_bundle, sha256
+from ssv2rt.engines.bundle import FAILED, INFO, Bundle, BundleInfo, bundle_name, open_bundle, sha256
 from ssv2rt.engines.calibration import Clips, select_clips
 from ssv2rt.engines.export import INPUT
 from ssv2rt.engines.precision import CALIBRATED_PRECISIONS, write_graph, write_in_precision
@@ -77,8 +77,8 @@ def build_engine_from_source(
             network, precision, backend and targets.
 
     Returns:
-        The bundle in `folder/PRECISION` and an empty list; or, if the engine fails the gate, the bundle in
-        `folder/PRECISION.failed` and the reasons.
+        The bundle in `folder/NAME`, see `bundle_name`, and an empty list; or, if the engine fails the gate, the bundle in
+        `folder/NAME.failed` and the reasons.
 
     Raises:
         UserError: the data does not fit, the backend refuses, another process is building this engine, or `folder` cannot
@@ -94,7 +94,8 @@ def build_engine_from_source(
             f"{backend_name} builds {', '.join(engine_backend.PRECISIONS)}, not {precision}; for that take {others}"
         )
     manifest.check_classes(source.labels, f"'{source.name}'")
-    final, failed = folder / precision, folder / (precision + FAILED)
+    name = bundle_name(precision, backend_name, engine_backend.target_of(recipe.engine))
+    final, failed = folder / name, folder / (name + FAILED)
     with exclusive(final, "building"), os_errors_as_user_errors(f"cannot build an engine in '{folder}'"):
         for path in (final, failed):
             remove_partial_files(path, older_than=-1)  # left by killed builds: the lock excludes live ones
@@ -114,7 +115,7 @@ def build_engine_from_source(
             figures = {"by": by, **verification.as_dict(), "gate": recipe.gate.model_dump(), "failures": failures}
             if precision in CALIBRATED_PRECISIONS and by == backend_name:
                 figures |= _throughput_against_fp16(
-                    Bundle(scratch, info), folder / "fp16", source, recipe, engine_backend, float_file
+                    Bundle(scratch, info), folder, source, recipe, engine_backend, float_file
                 )
             float_file.unlink()
             info = info.model_copy(update={"verification": figures})
@@ -164,17 +165,18 @@ def _write_layer_comparison(float_file: Path, graph_file: Path, clips: Clips, fo
 
 
 def _throughput_against_fp16(
-    bundle: Bundle, earlier: Path, source: Source, recipe: EngineRecipe, engine_backend: Backend, float_file: Path
+    bundle: Bundle, folder: Path, source: Source, recipe: EngineRecipe, engine_backend: Backend, float_file: Path
 ) -> dict[str, float]:
     """Measures clips per second of a quantized engine and of the same network in fp16, and warns if fp16 is as fast.
 
     Args:
         bundle: the quantized engine, which must be able to run here.
-        earlier: folder of the run's fp16 bundle. Its engine is reused if it matches; otherwise a temporary one is built.
+        folder: folder of the run's bundles. An fp16 engine there is reused if it matches; else a temporary one is built.
     """
     info = bundle.info
-    half = _matching_fp16_bundle(earlier, info)
-    with scratch_folder(earlier.with_name(info.precision)) as place:
+    names = (bundle_name("fp16", info.backend, info.target), "fp16")  # older runs have the second
+    half = next((half for name in names if (half := _matching_fp16_bundle(folder / name, info))), None)
+    with scratch_folder(folder / info.precision) as place:
         if half is None:
             logger.info(f"building the fp16 engine, too, to see whether {info.precision} is faster")
             settings = recipe.engine.model_copy(update={"precision": "fp16"})
@@ -226,7 +228,7 @@ def make_bundle_info(
         backend=backend_name,
         backend_version=engine_backend.version(),
         precision=engine.precision,
-        target=built.target,
+        target=engine_backend.target_of(engine),
         model=source.name,
         input=INPUT,
         input_shape=("batch", clip.frames, clip.size, clip.size, 3),

@@ -1,6 +1,6 @@
 """Engine bundles: folders with all files that `score` needs, which are checked before any of them is used.
 
-runs/NAME/engines/PRECISION/
+runs/NAME/engines/PRECISION-BACKEND[-TARGET]/
   model.onnx        the ONNX graph
   engine.*          the engine that the backend built from it
   bundle.json       model, target machine, verification results, and the SHA-256 of each file
@@ -17,9 +17,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from ssv2rt.core.errors import UserError, os_errors_as_user_errors, suggest
+from ssv2rt.core.errors import UserError, os_errors_as_user_errors
 from ssv2rt.core.recipes import BatchProfile, Clip
-from ssv2rt.core.run_folders import Run
 
 INFO = "bundle.json"
 FAILED = ".failed"
@@ -136,6 +135,17 @@ class BundleInfo(BaseModel):
         return self.target.startswith("sm")
 
 
+def bundle_name(precision: str, backend: str, target: str) -> str:
+    """Name of the folder of a bundle, such as int8-openvino or fp16-tensorrt-sm90: each kind of engine has its own.
+
+    Args:
+        precision: of the engine.
+        backend: name of its backend.
+        target: as `BundleInfo.target`. Engines for CPUs run on other CPUs too, and are not named after them.
+    """
+    return "-".join([precision, backend, *(target.split(",") if target.startswith("sm") else ())])
+
+
 @dataclass(frozen=True)
 class Bundle:
     """A bundle folder and its description."""
@@ -165,7 +175,7 @@ def open_bundle(path: Path) -> Bundle:
 def _open_bundle(path: Path) -> Bundle:
     if not (path / INFO).is_file():
         raise UserError(f"no engine bundle in '{path}'; make one with `ssv2rt build-engine`")
-    info = _read_info(path / INFO)
+    info = read_info(path / INFO)
     for name, expected in info.files.items():
         file = path / name
         if Path(name).name != name or not file.is_file():
@@ -177,14 +187,22 @@ def _open_bundle(path: Path) -> Bundle:
     clip = info.clip
     if info.input_shape[1:] != (clip.frames, clip.size, clip.size, 3):
         raise UserError(f"{path / INFO}: input shape and clip disagree; rebuild it with `{info.rebuild}`")
-    present = {file.name for file in path.iterdir()} - {INFO}
-    for name in sorted({info.engine_file, info.onnx_file} | present):
+    # What the backend or ONNX would read beside these files, such as engine.bin; other files are not the bundle's.
+    stems = {info.engine_file.partition(".")[0], info.onnx_file.partition(".")[0]}
+    read = {file.name for file in path.iterdir() if file.name.partition(".")[0] in stems}
+    for name in sorted({info.engine_file, info.onnx_file} | read):
         if name not in info.files:
             raise UserError(f"{path / INFO}: no hash for '{name}'; rebuild it with `{info.rebuild}`")
     return Bundle(path, info)
 
 
-def _read_info(file: Path) -> BundleInfo:
+def read_info(file: Path) -> BundleInfo:
+    """Reads a `bundle.json`.
+
+    Raises:
+        UserError: it is damaged, or of another format.
+        OSError: it cannot be read.
+    """
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
         json.dumps(raw, ensure_ascii=False).encode()  # ValueError: a lone surrogate, which no output could hold
@@ -199,26 +217,6 @@ def _read_info(file: Path) -> BundleInfo:
     except (ValueError, RecursionError) as error:
         reason = str(error)[:100]
     raise UserError(f"{file} is damaged ({reason}); rebuild it with `ssv2rt build-engine`") from None
-
-
-def find_bundle(run: Run, precision: str | None = None) -> Path:
-    """The bundle folder of a run's newest engine, or of its engine with the given precision.
-
-    Raises:
-        UserError: the run has no such engine.
-    """
-    found = {p.parent.name: p for p in run.engines.glob(f"*/{INFO}")}
-    found = {name: p for name, p in found.items() if not name.startswith(".") and not name.endswith(FAILED)}
-    if precision is not None:
-        if precision not in found:
-            raise UserError(
-                f"run '{run.path}' has no engine '{precision}'{suggest(precision, sorted(found))}; "
-                "make one with `ssv2rt build-engine`"
-            )
-        return found[precision].parent
-    if not found:
-        raise UserError(f"run '{run.path}' has no engine yet; make one with `ssv2rt build-engine --fp16`")
-    return max(found.values(), key=lambda path: path.stat().st_mtime_ns).parent
 
 
 def sha256(path: Path) -> str:

@@ -17,9 +17,10 @@ import onnx
 from onnx import TensorProto
 
 from ssv2rt.core.errors import UsageError, UserError, nearest
-from ssv2rt.core.run_folders import RUNS, find_run
+from ssv2rt.core.run_folders import RUNS, Run, find_run
 from ssv2rt.engines.backends.tensorrt.layers import LAYERS_FILE, convolution_counts, layers_in_json
-from ssv2rt.engines.bundle import INFO, Bundle, find_bundle, open_bundle
+from ssv2rt.engines.bundle import INFO, Bundle, open_bundle
+from ssv2rt.engines.find import FoundEngine, engines_of
 from ssv2rt.engines.graph_nodes import node_name, producers
 from ssv2rt.engines.node_origin import RECURRENT_OPS, is_compute_node, node_origins, original_tensor
 from ssv2rt.engines.onnx_files import (
@@ -78,16 +79,17 @@ class Layer:
 
 
 def describe(name: str | None) -> dict[str, Any]:
-    """The `bundle` (None for an ONNX file) and the `graph` of an engine, as values for JSON.
+    """The `bundle` (None for an ONNX file) and the `graph` of an engine, as values for JSON; of a run, all its `engines`.
 
     Args:
-        name: folder of an engine, name or folder of a run, or an ONNX file. By default the newest engine of the newest run.
+        name: folder of an engine, its name in the newest run, name or folder of a run, or an ONNX file. Of a run, by default
+            the newest, the newest engine that runs here is described, or else the newest.
 
     Raises:
         UsageError: there is nothing with that name.
         UserError: it is none of these, or cannot be read.
     """
-    found = _find(name)
+    found, engines = _find(name)
     file = found if isinstance(found, Path) else found.onnx_file
     model, weight_files = read_graph_and_weight_files(file)
     return {
@@ -97,7 +99,13 @@ def describe(name: str | None) -> dict[str, Any]:
             "files": {part.name: part.stat().st_size for part in (file, *weight_files)},
             **describe_graph(model),
         },
+        "engines": [_engine_facts(engine) for engine in engines],
     }
+
+
+def _engine_facts(engine: FoundEngine) -> dict[str, Any]:
+    facts = engine.info.model_dump(include={"precision", "backend", "backend_version", "target"}) if engine.info else {}
+    return {"name": engine.name, **facts, "cannot_run": engine.cannot_run}
 
 
 def describe_graph(model: onnx.ModelProto) -> dict[str, Any]:
@@ -200,14 +208,14 @@ def engine_layers(path: Path) -> dict[str, Any]:
     return {"layers": len(layers), "kinds": dict(types.most_common()), **convolution_counts(layers)}
 
 
-def _find(name: str | None) -> Bundle | Path:
-    """An engine's bundle, or an ONNX file. See `describe`."""
+def _find(name: str | None) -> tuple[Bundle | Path, list[FoundEngine]]:
+    """An engine's bundle or an ONNX file, and all engines of the run if `name` is one. See `describe`."""
     if name is None:
-        return open_bundle(find_bundle(find_run()))
+        return _of_run(find_run())
     path = Path(name)
     try:
         if path.is_file():
-            return path
+            return path, []
         exists, is_engine = path.exists(), (path / INFO).is_file()
         is_run = any((place / "recipe.toml").is_file() for place in (path, RUNS / name))
     except OSError as error:
@@ -215,18 +223,30 @@ def _find(name: str | None) -> Bundle | Path:
     except ValueError:  # not a valid file name
         exists = is_engine = is_run = False
     if is_engine:
-        return open_bundle(path)
+        return open_bundle(path), []
     if is_run:
-        return open_bundle(find_bundle(find_run(name)))
+        return _of_run(find_run(name))
     if exists:
         raise UserError(
-            f"'{name}' holds no {INFO} and no run; give an engine's folder (runs/NAME/engines/int8), a run, or an .onnx file"
+            f"'{name}' holds no {INFO} and no run; give an engine's folder (runs/NAME/engines/ENGINE), a run, or an .onnx file"
         )
+    run = Run(path.parent.parent) if path.parent.name == "engines" else Run(RUNS / "latest")
+    for engine in engines_of(run):
+        if path.name in (engine.name, engine.info and engine.info.precision):
+            return open_bundle(engine.path), []
     known = sorted(recipe.parent.name for recipe in RUNS.glob("*/recipe.toml"))
     raise UsageError(
         f"no engine, run or ONNX file '{name}'{nearest(name, known)}; give an engine's folder, an .onnx file, or one of the "
         f"runs in '{RUNS}/': {', '.join(known) or 'none yet'}"
     )
+
+
+def _of_run(run: Run) -> tuple[Bundle, list[FoundEngine]]:
+    engines = engines_of(run)
+    if not engines:
+        raise UserError(f"run '{run.path}' has no engine yet; make one with `ssv2rt build-engine --fp16`")
+    shown = next((engine for engine in engines if not engine.cannot_run), engines[0])
+    return open_bundle(shown.path), engines
 
 
 def _describe_input_or_output(value: onnx.ValueInfoProto) -> dict[str, Any]:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ssv2rt.core.errors import UsageError
 from ssv2rt.core.recipe_files import load_engine_recipe
 from ssv2rt.core.recipes import Data, EngineRecipe
 from ssv2rt.core.run_folders import RUNS, find_run
 from ssv2rt.dataset.prepare import override_root, prepare
-from ssv2rt.engines.backends.registry import NAMES, choose_backend
+from ssv2rt.engines.backends.registry import NAMES, backend, choose_backend
 from ssv2rt.engines.build import build_engine_from_source
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.engines.precision import CALIBRATED_PRECISIONS
 from ssv2rt.engines.source import source_of_onnx, source_of_run
+
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "fp8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +83,24 @@ class BuildRequest:
         return options
 
 
+def requests_for(*, max_drop: float | None, **options: Any) -> list[BuildRequest]:
+    """What a call asks for: an engine for each precision that is named, or one as the recipe says.
+
+    Args:
+        max_drop: see `BuildRequest`; of several precisions it is for those that it concerns.
+        options: the command's: a flag for each precision, and the fields of `BuildRequest`.
+
+    Raises:
+        UsageError: see `BuildRequest`; before anything is built.
+    """
+    precisions: list[str | None] = [name for name in PRECISIONS if options.pop(name)]
+    precisions = precisions or [None]
+    concerned = [name for name in precisions if name in CALIBRATED_PRECISIONS] or precisions
+    return [
+        BuildRequest(precision=name, max_drop=max_drop if name in concerned else None, **options) for name in precisions
+    ]
+
+
 def build_as_requested(request: BuildRequest) -> tuple[Bundle, list[str]]:
     """Builds an engine as a request says.
 
@@ -92,6 +113,10 @@ def build_as_requested(request: BuildRequest) -> tuple[Bundle, list[str]]:
     """
     recipe = request.engine_recipe()
     precision = recipe.engine.precision
+    backend_name = choose_backend(precision) if request.backend == "auto" else request.backend
+    engine_backend = backend(backend_name)
+    if not engine_backend.cannot_build_reason():
+        engine_backend.target_of(recipe.engine)  # refuses options before anything is read
     if request.onnx:
         assert request.labels is not None
         source = source_of_onnx(request.onnx, request.labels)
@@ -104,8 +129,8 @@ def build_as_requested(request: BuildRequest) -> tuple[Bundle, list[str]]:
         source,
         folder,
         recipe,
-        choose_backend(precision) if request.backend == "auto" else request.backend,
+        backend_name,
         manifest,
         options=request.options_to_rebuild(),
-        debug=folder / f"{precision}-layers" if request.debug_layers else None,
+        debug=folder / f"{precision}-{backend_name}-layers" if request.debug_layers else None,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE
@@ -22,7 +22,8 @@ def show_description(facts: Mapping[str, Any]) -> None:
     if not console.is_terminal:
         console = Console(width=WIDTH)
     graph, bundle = facts["graph"], facts["bundle"]
-    tables = [_pairs("engine", _of_bundle(bundle))] if bundle else []
+    tables = [_engines(facts["engines"])] if facts["engines"] else []
+    tables += [_pairs("engine", _of_bundle(bundle))] if bundle else []
     tables += [
         _pairs("graph", _of_graph(graph)),
         _layers(graph["layers"]),
@@ -35,6 +36,17 @@ def show_description(facts: Mapping[str, Any]) -> None:
     for table in tables:
         console.print(table)
         console.print()
+
+
+def _engines(engines: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(title="engines of the run, the newest first", title_justify="left", box=SIMPLE)
+    for heading in ("engine", "backend", "built for", "runs here"):
+        table.add_column(heading)
+    for engine in engines:
+        backend = f"{engine.get('backend', '?')} {engine.get('backend_version', '')}"
+        runs = f"no: {engine['cannot_run']}" if engine["cannot_run"] else "yes"
+        _add(table, engine["name"], backend, engine.get("target", "?"), runs)
+    return table
 
 
 def _of_bundle(bundle: Mapping[str, Any]) -> dict[str, object]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ssv2rt.core.cores import cores
 from ssv2rt.core.errors import UsageError
 from ssv2rt.core.recipes import Clip, Data, with_views
-from ssv2rt.core.run_folders import find_run
-from ssv2rt.engines.bundle import INFO, Bundle, find_bundle, open_bundle, sha256
+from ssv2rt.engines.bundle import INFO, Bundle, sha256
+from ssv2rt.engines.find import engine_named
 from ssv2rt.scoring.devices import devices_for
 from ssv2rt.scoring.discover import Shard, check_inputs
 from ssv2rt.scoring.ground_truth import BEST, GroundTruth, videos_of
@@ -41,7 +41,8 @@ class ScoreRequest:
 
     inputs: tuple[str, ...]
     out: Path
-    engine: Path | None = None
+    engine: str | None = None
+    """Folder of an engine, or its name or precision among those of the run."""
     run: str | None = None
     top_k: int | None = None
     logits: bool = False
@@ -76,8 +77,6 @@ class ScoreRequest:
         windows = self.windows
         if windows is None and (self.hop is not None or self.merged):
             raise UsageError("--hop and --merge go with --window; add it, in seconds")
-        if self.engine and self.run:
-            raise UsageError(f"--engine {self.engine} and --run {self.run} both name an engine; leave one out")
         if math.isnan(self.timeout):
             raise UsageError("--timeout nan: give seconds, at least 1")
         if windows and self.annotations:
@@ -119,7 +118,7 @@ def score_as_requested(request: ScoreRequest) -> ScoreResult:
     if request.annotations:
         inputs = inputs or (videos_of(request.annotations),)
     check_inputs(inputs)
-    bundle = open_bundle(request.engine if request.engine else find_bundle(find_run(request.run)))
+    bundle = engine_named(request.engine, request.run)
     if request.embeddings and not bundle.info.embedding:
         raise UsageError(f"--embeddings: the engine gives none; rebuild it with `{bundle.info.rebuild}`")
     ground_truth = GroundTruth.read(request.annotations, bundle.info.labels) if request.annotations else None

@@ -16,7 +16,8 @@ from click.testing import CliRunner
 from ssv2rt.cli import app
 from ssv2rt.commands.options import OTHER
 from ssv2rt.core.errors import UsageError
-from ssv2rt.core.recipe_files import load_engine_recipe, load_recipe, recipe_names
+from ssv2rt.core.recipe_files import load_recipe, recipe_names
+from ssv2rt.engines.request import requests_for
 from ssv2rt.models.registry import check_model_name, model_names
 
 
@@ -78,7 +79,9 @@ def check_example(line: str) -> None:
         return
     options = command.make_context(program, words).params
     if command.name == "build-engine":
-        load_engine_recipe(options["recipe"] or options["precision"] or "fp16", options["overrides"])
+        assert options.pop("as_json") in (True, False)
+        for request in requests_for(**options):
+            request.engine_recipe()
     elif "recipe" in options:
         load_recipe(options["recipe"] or "demo", options["overrides"])
     for model in (*options.get("models", ()), *((options["model"],) if "model" in options else ())):

@@ -127,8 +127,8 @@ def fails_at_every_change(build: Build, precision: str, place: Path, numbers: Ca
             build(precision, debug=debug)
         assert len(str(caught.value).splitlines()) == 1 and caught.value.exit_code == 1
         shutil.rmtree(debug, ignore_errors=True)
-        assert content(engines) == before and os.listdir(engines) == [precision], number
-    open_bundle(engines / precision)
+        assert content(engines) == before and os.listdir(engines) == [f"{precision}-openvino"], number
+    open_bundle(engines / f"{precision}-openvino")
 
 
 def test_a_fault_at_a_change_leaves_the_earlier_engine(build: Build, tmp_path: Path) -> None:
@@ -156,11 +156,11 @@ def test_a_disk_that_is_full_within_each_file(
         with largest_file(size), pytest.raises(UserError) as caught:
             build(precision)
         assert len(str(caught.value).splitlines()) == 1 and caught.value.exit_code == 1
-        assert content(engines) == before and os.listdir(engines) == [precision], size
+        assert content(engines) == before and os.listdir(engines) == [f"{precision}-openvino"], size
     assert "Traceback" not in capfd.readouterr().err
     shutil.rmtree(tmp_path / "cache", ignore_errors=True)
     build(precision)
-    runner = load_runner(open_bundle(engines / precision))
+    runner = load_runner(open_bundle(engines / f"{precision}-openvino"))
     assert runner(clips(2)).isfinite().all()
 
 
@@ -173,7 +173,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     said = capfd.readouterr().err
     for name in ("calibration", "openvino"):
         assert said.count(f"cannot write to the cache '{tmp_path / 'cache' / name}' (Not a directory)") == 1
-    assert "Traceback" not in said and os.listdir(tmp_path / "engines") == ["int8"]
+    assert "Traceback" not in said and os.listdir(tmp_path / "engines") == ["int8-openvino"]
 
 
 def test_a_cache_without_room_is_done_without(build: Build, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -190,17 +190,23 @@ def test_engines_that_are_no_folder_are_one_line(build: Build, tmp_path: Path) -
         build()
 
 
+LEFTOVERS = [f".{name}.abcdefgh.partial" for name in ("fp16-openvino", "fp16-openvino.failed", "int8-openvino")]
+
+
 def test_leftovers_of_killed_builds_are_removed(build: Build, tmp_path: Path) -> None:
     """Not those of other precisions, which may be built just now."""
     engines = tmp_path / "engines"
-    for name in (".fp16.abcdefgh.partial", ".fp16.failed.abcdefgh.partial", ".int8.abcdefgh.partial"):
+    for name in LEFTOVERS:
         (engines / name).mkdir(parents=True)
         (engines / name / "model.onnx").touch()
-    with held_elsewhere(engines / "fp16") as process, pytest.raises(UserError, match=f"^process {process.pid} on "):
+    with (
+        held_elsewhere(engines / "fp16-openvino") as process,
+        pytest.raises(UserError, match=f"^process {process.pid} on "),
+    ):
         build()
     assert len(list(engines.iterdir())) == 4  # and the lock of the process that was killed
     build()
-    assert sorted(os.listdir(engines)) == [".int8.abcdefgh.partial", "fp16"]
+    assert sorted(os.listdir(engines)) == [LEFTOVERS[2], "fp16-openvino"]
 
 
 def test_of_two_builds_at_once_the_second_is_refused(build: Build, source: Source, tmp_path: Path) -> None:
@@ -215,8 +221,8 @@ def test_of_two_builds_at_once_the_second_is_refused(build: Build, source: Sourc
     first = threading.Thread(target=lambda: made.append(build(source=replace(source, export=export))[0]))
     first.start()
     assert started.wait(60)
-    with pytest.raises(UserError, match=r"is building '.*/engines/fp16'; wait for it to end, or stop it$"):
+    with pytest.raises(UserError, match=r"is building '.*/engines/fp16-openvino'; wait for it to end, or stop it$"):
         build()
     go_on.set()
     first.join()
-    assert open_bundle(made[0].path).info == made[0].info and os.listdir(tmp_path / "engines") == ["fp16"]
+    assert open_bundle(made[0].path).info == made[0].info and os.listdir(tmp_path / "engines") == ["fp16-openvino"]

@@ -25,7 +25,7 @@ from torch import nn
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.hardware import DTYPES, cpu_name, gpu_architecture, native_bf16
 from ssv2rt.core.recipes import Engine
-from ssv2rt.engines.base import BuiltEngine, Graph, Outputs, Runner
+from ssv2rt.engines.base import BuiltEngine, Graph, Outputs, Runner, refuse_targets
 from ssv2rt.engines.bundle import Bundle, BundleInfo
 from ssv2rt.engines.export import EngineModel
 
@@ -59,6 +59,12 @@ def cannot_build_reason() -> str:
 
 def version() -> str:
     return str(torch.__version__)
+
+
+def target_of(settings: Engine) -> str:
+    """See `Backend.target_of`."""
+    refuse_targets(settings, "AOTInductor builds for the machine that is here")
+    return target()
 
 
 def target() -> str:
@@ -116,7 +122,7 @@ def build(graph: Graph, settings: Engine) -> BuiltEngine:
         fastest = max(rates, key=lambda name: rates[name])
         os.replace(packages[fastest], file)
     kept = {"arithmetic": fastest, "threads": settings.threads, "clips_per_second": rates}
-    return BuiltEngine(file.name, target(), settings=kept)
+    return BuiltEngine(file.name, settings=kept)
 
 
 class AotRunner(Runner):

@@ -20,7 +20,7 @@ from ssv2rt.core.errors import UserError
 from ssv2rt.core.hardware import cpu_name
 from ssv2rt.core.recipes import Engine
 from ssv2rt.core.run_folders import optional_cache
-from ssv2rt.engines.base import BuiltEngine, Graph, Outputs, Runner
+from ssv2rt.engines.base import BuiltEngine, Graph, Outputs, Runner, refuse_targets
 from ssv2rt.engines.bundle import Bundle, BundleInfo
 from ssv2rt.engines.export import EMBEDDING, INPUT, OUTPUT
 
@@ -57,6 +57,12 @@ def version() -> str:
     return str(openvino.__version__).partition("-")[0]
 
 
+def target_of(settings: Engine) -> str:
+    """See `Backend.target_of`."""
+    refuse_targets(settings, "OpenVINO builds for CPUs")
+    return target()
+
+
 def target() -> str:
     return cpu_name()
 
@@ -85,7 +91,7 @@ def build(graph: Graph, settings: Engine) -> BuiltEngine:
         "threads": settings.threads,
         "clips_per_second": {name: round(rate, 2) for name, rate in rates.items()},
     }
-    return BuiltEngine(file.name, target(), ("engine.bin",), kept)
+    return BuiltEngine(file.name, ("engine.bin",), kept)
 
 
 class OpenVinoRunner(Runner):

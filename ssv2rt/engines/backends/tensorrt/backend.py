@@ -78,6 +78,10 @@ class TensorRtBackend:
         """The architecture of the current GPU, such as sm90."""
         return gpu_architecture(torch.device("cuda", torch.cuda.current_device()))
 
+    def target_of(self, settings: Engine) -> str:
+        """See `Backend.target_of`."""
+        return ",".join(self._targets(settings)) or (AMPERE_PLUS if settings.hardware_compatible else self.target())
+
     def incompatible_reason(self, info: BundleInfo) -> str:
         """Why an engine does not run on this machine, assuming that TensorRT and a GPU are present; empty if it runs.
 
@@ -125,7 +129,7 @@ class TensorRtBackend:
             "cuda_graph": settings.cuda_graph,
             "version_compatible": settings.version_compatible,
         }
-        target = ",".join(targets) or (AMPERE_PLUS if settings.hardware_compatible else self.target())
+        target = self.target_of(settings)
         if counts := convolution_counts(layers):
             kept["layers"] = counts
             wanted = settings.precision.upper()
@@ -136,7 +140,7 @@ class TensorRtBackend:
                     f"no convolution of this {settings.precision} engine runs in {wanted} on {target} ({found}); "
                     f"take --fp16, or GPUs since {'sm80' if wanted == 'INT8' else 'sm89'}"
                 )
-        return BuiltEngine(file.name, target, more, kept)
+        return BuiltEngine(file.name, more, kept)
 
     def load(self, bundle: Bundle) -> TensorRtRunner:
         from ssv2rt.engines.backends.tensorrt.runner import TensorRtRunner
