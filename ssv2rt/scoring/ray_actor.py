@@ -22,11 +22,11 @@ import ssv2rt
 from ssv2rt.core.atomic_files import atomic_folder
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.run_folders import cache_folder
+from ssv2rt.core.worker_pool import WorkerSettings
 from ssv2rt.dataset.listing import escape_non_utf8
 from ssv2rt.scoring.ray_nodes import check_version
 from ssv2rt.scoring.row import IS_LAST, WINDOW, Row
 from ssv2rt.scoring.supervisor import Supervisor, Task
-from ssv2rt.scoring.worker import WorkerSettings
 
 PACK, ROWS = "pack", "rows"
 """Columns of the blocks that the actor receives and yields. Both hold pickles: (pack number, tasks), and a list of (video

@@ -26,12 +26,12 @@ import pyarrow as pa
 
 import ssv2rt
 from ssv2rt.core.errors import UserError
+from ssv2rt.core.worker_pool import WorkerSettings
 from ssv2rt.engines.bundle import INFO, Bundle, sha256
 from ssv2rt.scoring.ray_actor import PACK, ROWS, RayActor, read_bundle
 from ssv2rt.scoring.ray_nodes import check_versions, connect, first_error_line, on_node, ray_nodes, resources_per_actor
 from ssv2rt.scoring.row import IS_LAST
 from ssv2rt.scoring.supervisor import Answer, Task
-from ssv2rt.scoring.worker import WorkerSettings
 
 if TYPE_CHECKING:
     from ssv2rt.pipelines.decoder_trust import Decision

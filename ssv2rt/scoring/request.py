@@ -13,6 +13,7 @@ from ssv2rt.core.cores import cores
 from ssv2rt.core.errors import UsageError
 from ssv2rt.core.recipes import Clip, Data, with_views
 from ssv2rt.core.run_folders import find_run
+from ssv2rt.core.worker_pool import WorkerSettings
 from ssv2rt.engines.bundle import INFO, Bundle, find_bundle, open_bundle, sha256
 from ssv2rt.scoring.devices import devices_for
 from ssv2rt.scoring.discover import Shard, check_inputs
@@ -23,7 +24,6 @@ from ssv2rt.scoring.row import EMBEDDING, LOGITS, columns
 from ssv2rt.scoring.run import InputVideos, Output, Summary
 from ssv2rt.scoring.run import score as score_all
 from ssv2rt.scoring.segments import Windows
-from ssv2rt.scoring.worker import WorkerSettings
 from ssv2rt.scoring.writers import check_output
 
 if TYPE_CHECKING:

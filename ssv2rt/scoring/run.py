@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ssv2rt.core.atomic_files import remove_partial_files
 from ssv2rt.core.errors import UsageError, UserError
 from ssv2rt.core.progress import Progress
+from ssv2rt.core.worker_pool import WorkerSettings
 from ssv2rt.scoring.discover import STDIN, Shard, discover
 from ssv2rt.scoring.ground_truth import AccuracyCounter, GroundTruth
 from ssv2rt.scoring.journal import Journal, journal_path, read_rows
@@ -25,7 +26,6 @@ from ssv2rt.scoring.segments import Windows, segments
 from ssv2rt.scoring.sqlite_store import SortedRows
 from ssv2rt.scoring.supervisor import Answer, Supervisor, Task
 from ssv2rt.scoring.video_sources import FILE_SCHEME, Video
-from ssv2rt.scoring.worker import WorkerSettings
 from ssv2rt.scoring.writers import open_writer
 from ssv2rt.video.storage import is_address, is_there
 

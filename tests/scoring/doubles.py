@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from ssv2rt.core.errors import UserError
-from ssv2rt.scoring.row import Row, named_row
+from ssv2rt.core.worker_pool import Worker
+from ssv2rt.scoring.row import IS_LAST, WINDOW, Row, named_row
 from ssv2rt.scoring.supervisor import Task
+from ssv2rt.scoring.video_sources import Video
 
 
-class Deadly:
+class Deadly(Worker[Video, Row]):
     """Yields a row for each video, but aborts, hangs, etc. on a video whose name says so."""
 
     def __init__(self, *, videos: int = 8, log: str = "") -> None:
-        self.videos, self.batches_ahead, self._log = videos, 5, log
+        super().__init__(self.score, videos, 5)
+        self._log = log
         if log:
             with open(log, "a") as file:
                 file.write("start\n")
@@ -53,6 +56,27 @@ class Deadly:
             if "flaky" in name and self._log and Path(self._log).read_text().count("start") < 2:
                 os.abort()
         return [(number, named_row(video.name, {"status": "ok", "frames": len(video.name)})) for number, video in batch]
+
+
+class Restless(Worker[Video, Row]):
+    """Yields ten windows for each video; `fits` makes its process die after each few of them, `abort` at the sixth."""
+
+    def __init__(self) -> None:
+        super().__init__(self.score, 1, 4)
+
+    def score(self, batches: Iterable[list[Task]]) -> Iterator[list[tuple[int, Row]]]:
+        for ((number, video),) in batches:
+            for window in range(10):
+                yield [(number, named_row(video.name, {"status": "ok", WINDOW: window, IS_LAST: window == 9}))]
+                if "abort" in video.name and window == 5:
+                    os.abort()
+                if "fits" in video.name and window in (2, 5, 8):
+                    try:
+                        os.close(os.open(f"{video.name}-{window}", os.O_CREAT | os.O_EXCL))
+                    except FileExistsError:
+                        continue  # the crash does not recur
+                    time.sleep(0.2)  # until the pool has what was sent
+                    os.abort()
 
 
 class Refusing:
