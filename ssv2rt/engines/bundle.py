@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ssv2rt.core.errors import UserError, suggest
 from ssv2rt.core.recipes import BatchProfile, Clip
@@ -58,6 +58,13 @@ class BundleInfo(BaseModel):
     rebuild: str
     """The command that rebuilds this bundle."""
 
+    @field_validator("labels")
+    @classmethod
+    def _are_text(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        for label in labels:
+            label.encode()  # a lone surrogate, which JSON can hold, could not be written to an output
+        return labels
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -65,6 +72,8 @@ class Bundle:
 
     path: Path
     info: BundleInfo
+    digest: str = ""
+    """SHA-256 of `bundle.json`, and so of all that the bundle holds; empty if it was not read from there."""
 
     @property
     def engine_file(self) -> Path:
@@ -84,7 +93,8 @@ def open_bundle(path: Path) -> Bundle:
     if not (path / INFO).is_file():
         raise UserError(f"no engine bundle in '{path}'; make one with `ssv2rt build-engine`")
     try:
-        raw = json.loads((path / INFO).read_text(encoding="utf-8"))
+        content = (path / INFO).read_bytes()
+        raw = json.loads(content)
         if isinstance(raw, dict) and raw.get("format", FORMAT) != FORMAT:
             raise UserError(
                 f"{path / INFO}: format {raw['format']} is not {FORMAT}, which this version reads; rebuild it"
@@ -113,7 +123,7 @@ def open_bundle(path: Path) -> Bundle:
     for name in sorted({info.engine_file, info.onnx_file} | present):
         if name not in info.files:
             raise UserError(f"{path / INFO}: no hash for '{name}'; rebuild it with `{info.rebuild}`")
-    return Bundle(path, info)
+    return Bundle(path, info, hashlib.sha256(content).hexdigest())
 
 
 def find_bundle(run: Run, precision: str | None = None) -> Path:

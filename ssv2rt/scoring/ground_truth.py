@@ -11,6 +11,7 @@ from ssv2rt.core.errors import UsageError, UserError, nearest
 from ssv2rt.dataset.annotations import read_one_split, video_folder
 from ssv2rt.dataset.labels import class_of_template
 from ssv2rt.dataset.listing import UNLABELLED
+from ssv2rt.engines.bundle import sha256
 from ssv2rt.scoring.row import EXPECTED, Row
 from ssv2rt.scoring.video_sources import Video
 
@@ -24,6 +25,8 @@ class GroundTruth:
 
     labels: dict[str, str]
     """For each id its label; empty where it is not told."""
+    digest: str = ""
+    """SHA-256 of the file."""
 
     @classmethod
     def read(cls, file: Path, classes: Sequence[str]) -> GroundTruth:
@@ -32,10 +35,17 @@ class GroundTruth:
         Raises:
             UserError: it is none, or it has a label that is none of the classes.
         """
+        if not file.is_file():
+            raise UserError(f"no file '{file}'; give an annotation file of SSv2, or its test-answers.csv")
+        digest = sha256(file)
         if file.suffix.lower() == ".csv":
-            return cls(_read_answers(file, classes))
-        clips = read_one_split(file, tuple(classes))
-        return cls({clip: "" if label == UNLABELLED else classes[label] for clip, label in clips})
+            labels = _read_answers(file, classes)
+        else:
+            clips = read_one_split(file, tuple(classes))
+            labels = {clip: "" if label == UNLABELLED else classes[label] for clip, label in clips}
+        if sha256(file) != digest:
+            raise UserError(f"'{file}' was changed while it was read; score again when it is whole")
+        return cls(labels, digest)
 
     def only(self, videos: Iterable[Video]) -> Iterator[Video]:
         """Of videos the first with each id, whatever its extension; at the end those that were not among them."""

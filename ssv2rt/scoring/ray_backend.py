@@ -27,7 +27,7 @@ import pyarrow as pa
 import ssv2rt
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.worker_pool import WorkerSettings
-from ssv2rt.engines.bundle import INFO, Bundle, sha256
+from ssv2rt.engines.bundle import Bundle
 from ssv2rt.scoring.ray_actor import PACK, ROWS, RayActor, read_bundle
 from ssv2rt.scoring.ray_nodes import check_versions, connect, first_error_line, on_node, ray_nodes, resources_per_actor
 from ssv2rt.scoring.row import IS_LAST
@@ -167,8 +167,8 @@ class RayBackend:
             fn_constructor_kwargs={
                 "pack_queue": pack_queue,
                 "settings": self._settings,
-                "bundle": ray.put(read_bundle(self._bundle.path)) if self._bundle else None,
-                "name": sha256(self._bundle.path / INFO) if self._bundle else "",
+                "bundle": ray.put(read_bundle(self._bundle)) if self._bundle else None,
+                "name": self._bundle.digest if self._bundle else "",
                 "version": ssv2rt.__version__,
                 "timeout": self._timeout,
                 "cores": self._resources.cores,

@@ -14,7 +14,7 @@ from ssv2rt.core.errors import UsageError
 from ssv2rt.core.recipes import Clip, Data, with_views
 from ssv2rt.core.run_folders import find_run
 from ssv2rt.core.worker_pool import WorkerSettings
-from ssv2rt.engines.bundle import INFO, Bundle, find_bundle, open_bundle, sha256
+from ssv2rt.engines.bundle import Bundle, find_bundle, open_bundle
 from ssv2rt.scoring.devices import devices_for
 from ssv2rt.scoring.discover import Shard, check_inputs
 from ssv2rt.scoring.ground_truth import BEST, GroundTruth, videos_of
@@ -135,7 +135,7 @@ def score_as_requested(request: ScoreRequest) -> ScoreResult:
             videos,
             _output(request, top_k=top_k),
             workers,
-            _facts(request, bundle, clip, top_k=found),
+            _facts(request, bundle, clip, ground_truth, top_k=found),
             timeout=request.timeout,
             executor=backend,
             resume=request.resume,
@@ -164,6 +164,7 @@ def _workers(request: ScoreRequest, bundle: Bundle, clip: Clip, *, top_k: int) -
     threads = request.threads or (0 if request.cluster else max(1, cores() // len(devices)))
     options = {
         "bundle": str(bundle.path),
+        "digest": bundle.digest,
         "top_k": top_k,
         "clip": clip,
         "data": Data(threads=threads, cpu_share=request.cpu_share),
@@ -190,17 +191,19 @@ def _output(request: ScoreRequest, *, top_k: int) -> Output:
     )
 
 
-def _facts(request: ScoreRequest, bundle: Bundle, clip: Clip, *, top_k: int) -> dict[str, Any]:
+def _facts(
+    request: ScoreRequest, bundle: Bundle, clip: Clip, ground_truth: GroundTruth | None, *, top_k: int
+) -> dict[str, Any]:
     """What scores depend on; a call that goes on with another needs the same."""
     windows = request.windows
     return {
-        "engine": sha256(bundle.path / INFO),
+        "engine": bundle.digest,
         "clip": clip.model_dump(mode="json"),
         "top_k": top_k,
         "columns": request.extra_columns,
         "windows": [windows.seconds, windows.hop] if windows else [],
         "shard": request.shard or "1/1",
-        "annotations": sha256(request.annotations) if request.annotations else "",
+        "annotations": ground_truth.digest if ground_truth else "",
     }
 
 

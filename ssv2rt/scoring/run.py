@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import logging
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ssv2rt.core.atomic_files import remove_partial_files
-from ssv2rt.core.errors import UsageError, UserError
+from ssv2rt.core.errors import UserError
 from ssv2rt.core.progress import Progress
 from ssv2rt.core.worker_pool import WorkerSettings
 from ssv2rt.scoring.discover import STDIN, Shard, discover
@@ -22,11 +23,11 @@ from ssv2rt.scoring.ground_truth import AccuracyCounter, GroundTruth
 from ssv2rt.scoring.journal import Journal, journal_path, read_rows
 from ssv2rt.scoring.parquet_parts import ParquetParts
 from ssv2rt.scoring.row import PATH, WINDOW, Row
-from ssv2rt.scoring.segments import Windows, segments
+from ssv2rt.scoring.segments import REQUIRED, Windows, segments
 from ssv2rt.scoring.sqlite_store import SortedRows
 from ssv2rt.scoring.supervisor import Answer, Supervisor, Task
 from ssv2rt.scoring.video_sources import FILE_SCHEME, Video
-from ssv2rt.scoring.writers import open_writer
+from ssv2rt.scoring.writers import check_output, open_writer
 from ssv2rt.video.storage import is_address, is_there
 
 if TYPE_CHECKING:
@@ -141,42 +142,47 @@ def score(
         overwrite: discard an existing journal.
 
     Raises:
-        UsageError: there is a journal, and neither `resume` nor `overwrite` is set.
+        UsageError: there is a journal or an output, and neither `resume` nor `overwrite` is set.
         UserError: the engine cannot be loaded, or the output cannot be written. The rows scored so far are kept.
     """
     path = journal_path(output.path)
-    there = path.is_file()
-    if there and not resume and not overwrite:
-        raise UsageError(
-            f"an earlier run has left '{path}'; add --resume to go on with it, or --overwrite to begin anew"
-        )
-    if resume and not there:
+    if resume and not path.is_file():
         logger.warning(f"there is no '{path}' to resume from; starting a new run")
     try:
-        journal = Journal(path, facts, resume=resume and there, windows=output.windows is not None)
+        journal = Journal(
+            path,
+            facts,
+            resume=resume,
+            overwrite=overwrite,
+            windows=output.windows is not None,
+            required=REQUIRED if output.windows and output.windows.merge else (),
+        )
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error.strerror}; choose another --out") from None
-    before = journal.videos
-    remove_partial_files(output.path, older_than=-1)  # the lock on the journal excludes other writers
-    try:
-        parts = ParquetParts(output.path, output.parts, journal) if output.parts else None
-        with nullcontext(executor) if executor else Supervisor(workers, timeout=timeout) as scoring:
-            _score(videos, journal, scoring, parts)
-            trusted = scoring.trusted
-        journal.close()
-        accuracy = _write(path, output, videos.ground_truth)
-    except OSError as error:
-        raise UserError(
-            f"stopped after {journal.videos} videos: {error.strerror or error}; make room, and go on with --resume"
-        ) from None
-    except BaseException:
-        if not journal.rows:  # an empty journal would only make the next run fail
-            path.unlink(missing_ok=True)
-        else:
-            windows = f" and {journal.rows} windows" if output.windows else ""
-            logger.warning(f"{journal.videos} videos{windows} are scored and kept in '{path}'; go on with --resume")
-        raise
-    path.unlink()
+    with contextlib.closing(journal):
+        before = journal.videos
+        try:
+            if not (overwrite or journal.rows):
+                check_output(output.path, overwrite=False)  # another call may have made it since this one began
+            remove_partial_files(output.path, older_than=-1)  # the lock on the journal excludes other writers
+            parts = ParquetParts(output.path, output.parts, journal) if output.parts else None
+            with nullcontext(executor) if executor else Supervisor(workers, timeout=timeout) as scoring:
+                _score(videos, journal, scoring, parts)
+                trusted = scoring.trusted
+            journal.sync()
+            accuracy = _write(path, output, videos.ground_truth)
+        except OSError as error:
+            raise UserError(
+                f"stopped after {journal.videos} videos: {error.strerror or error}; make room, and go on with --resume"
+            ) from None
+        except BaseException:
+            if not journal.rows:  # an empty journal would only make the next run fail
+                journal.remove()
+            else:
+                windows = f" and {journal.rows} windows" if output.windows else ""
+                logger.warning(f"{journal.videos} videos{windows} are scored and kept in '{path}'; go on with --resume")
+            raise
+        journal.remove()
     return Summary(journal.videos, journal.errors, before, accuracy.facts() if accuracy else {}, trusted)
 
 

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ssv2rt.core.errors import UserError
 from ssv2rt.core.worker_pool import Worker
 from ssv2rt.scoring.row import Row
 from ssv2rt.scoring.video_sources import Video
 
 if TYPE_CHECKING:
     from ssv2rt.core.recipes import Clip, Data
+    from ssv2rt.engines.bundle import Bundle
     from ssv2rt.pipelines.decoder_trust import Decision
     from ssv2rt.scoring.scorer import Scorer
     from ssv2rt.scoring.segments import Windows
@@ -27,6 +29,7 @@ def make_scorer(
     extra_columns: Sequence[str] = (),
     windows: Windows | None = None,
     device: int | None = None,
+    digest: str = "",
     trusted: Mapping[str, Decision] | None = None,
 ) -> Worker[Video, Row]:
     """Makes a `Scorer`, or a `WindowScorer` if there are sliding windows.
@@ -39,23 +42,44 @@ def make_scorer(
         extra_columns: see `Predictor`.
         windows: see `WindowScorer`.
         device: index of the GPU; None for an engine built for a CPU.
+        digest: `Bundle.digest` that the bundle must have; empty for any.
         trusted: see `Scorer`.
+
+    Raises:
+        UserError: the bundle does not fit this machine, or is not the one that is expected.
     """
     import torch
 
-    from ssv2rt.engines.bundle import open_bundle
     from ssv2rt.scoring.predictor import Predictor
     from ssv2rt.scoring.scorer import Scorer
     from ssv2rt.scoring.window_scorer import WindowScorer
 
-    opened = open_bundle(Path(bundle))
+    opened = open_same_bundle(Path(bundle), digest)
     if device is not None and torch.cuda.is_available():  # otherwise loading the engine reports what is missing
         torch.cuda.set_device(device)
     gpu = torch.device("cuda", device) if device is not None else None
     predictor = Predictor(opened, top_k=top_k, extra_columns=extra_columns, device=gpu)
+    open_same_bundle(Path(bundle), opened.digest)  # nobody replaced it while it was loaded
     if windows:
         return worker_of(WindowScorer(predictor, data=data, clip=clip, windows=windows))
     return worker_of(Scorer(predictor, data=data, clip=clip, trusted=trusted))
+
+
+def open_same_bundle(path: Path, digest: str) -> Bundle:
+    """Opens a bundle again.
+
+    Raises:
+        UserError: it has another digest than expected, unless that is empty; or as `open_bundle`.
+    """
+    from ssv2rt.engines.bundle import open_bundle
+
+    opened = open_bundle(path)
+    if digest and opened.digest != digest:
+        raise UserError(
+            f"the engine in '{path}' was replaced while it was in use; put the old one back and go on with --resume, "
+            f"or score anew with --overwrite"
+        )
+    return opened
 
 
 def worker_of(scorer: Scorer | WindowScorer) -> Worker[Video, Row]:
