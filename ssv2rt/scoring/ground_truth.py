@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +13,6 @@ from ssv2rt.core.errors import UsageError, UserError, nearest
 from ssv2rt.dataset.annotations import read_one_split, video_folder
 from ssv2rt.dataset.labels import class_of_template
 from ssv2rt.dataset.listing import UNLABELLED
-from ssv2rt.engines.bundle import sha256
 from ssv2rt.scoring.row import EXPECTED, Row
 from ssv2rt.scoring.video_sources import Video
 
@@ -25,8 +26,6 @@ class GroundTruth:
 
     labels: dict[str, str]
     """For each id its label; empty where it is not told."""
-    digest: str = ""
-    """SHA-256 of the file."""
 
     @classmethod
     def read(cls, file: Path, classes: Sequence[str]) -> GroundTruth:
@@ -37,15 +36,15 @@ class GroundTruth:
         """
         if not file.is_file():
             raise UserError(f"no file '{file}'; give an annotation file of SSv2, or its test-answers.csv")
-        digest = sha256(file)
         if file.suffix.lower() == ".csv":
-            labels = _read_answers(file, classes)
-        else:
-            clips = read_one_split(file, tuple(classes))
-            labels = {clip: "" if label == UNLABELLED else classes[label] for clip, label in clips}
-        if sha256(file) != digest:
-            raise UserError(f"'{file}' was changed while it was read; score again when it is whole")
-        return cls(labels, digest)
+            return cls(_read_answers(file, classes))
+        clips = read_one_split(file, tuple(classes))
+        return cls({clip: "" if label == UNLABELLED else classes[label] for clip, label in clips})
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what was read, of however many files."""
+        return hashlib.sha256(json.dumps(self.labels, sort_keys=True).encode()).hexdigest()
 
     def only(self, videos: Iterable[Video]) -> Iterator[Video]:
         """Of videos the first with each id, whatever its extension; at the end those that were not among them."""

@@ -124,7 +124,8 @@ class Journal:
 
     def close(self) -> None:
         """Closes the file, unless that was done."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # of a row for which there was no room, as `write` has said
+            self._file.close()
 
     def _open_locked(self) -> IO[bytes]:
         while True:

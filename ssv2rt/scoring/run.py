@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import logging
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -25,10 +23,11 @@ from ssv2rt.scoring.parquet_parts import ParquetParts
 from ssv2rt.scoring.row import PATH, WINDOW, Row
 from ssv2rt.scoring.segments import REQUIRED, Windows, segments
 from ssv2rt.scoring.sqlite_store import SortedRows
+from ssv2rt.scoring.storage_watch import StorageWatch
 from ssv2rt.scoring.supervisor import Answer, Supervisor, Task
-from ssv2rt.scoring.video_sources import FILE_SCHEME, Video
+from ssv2rt.scoring.video_sources import Video
 from ssv2rt.scoring.writers import check_output, open_writer
-from ssv2rt.video.storage import is_address, is_there
+from ssv2rt.video.storage import is_address
 
 if TYPE_CHECKING:
     from ssv2rt.pipelines.decoder_trust import Decision
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-_STORAGE_LOSS_STATUSES = frozenset({"error: missing", "error: unreadable"})
-"""Statuses that many videos get when their storage goes offline."""
 _ROWS_IN_MEMORY = 1000
 
 
@@ -52,33 +49,11 @@ class InputVideos:
     ground_truth: GroundTruth | None = None
     """If given, only the clips that the annotations name. Each of them gets a row, even if its video is missing."""
 
-    def __post_init__(self) -> None:
-        self._folders = [path for name in self.inputs if os.path.isdir(path := name.removeprefix(FILE_SCHEME))]
-        self._addresses = [name for name in self.inputs if is_address(name) and not name.startswith(FILE_SCHEME)]
-
     def __iter__(self) -> Iterator[Video]:
         found = discover(self.inputs)
         for video in self.ground_truth.only(found) if self.ground_truth else found:
             if not self.shard or video.name in self.shard:
                 yield video
-
-    def check_storage(self) -> None:
-        """Checks that the input folders and URLs can still be read.
-
-        Raises:
-            UserError: one cannot, so its storage is offline.
-        """
-        for name in self._folders:
-            try:
-                with os.scandir(name) as entries:
-                    next(entries, None)
-            except OSError as error:
-                raise UserError(
-                    f"'{name}' is gone ({error.strerror}); bring it back, and go on with --resume"
-                ) from None
-        for address in self._addresses:
-            if not glob.has_magic(address) and not is_there(address):
-                raise UserError(f"'{address}' cannot be reached any more; restore access, and go on with --resume")
 
 
 @dataclass(frozen=True)
@@ -187,11 +162,10 @@ def score(
 
 
 def _score(videos: InputVideos, journal: Journal, executor: Executor, parts: ParquetParts | None) -> None:
-    total = _BackgroundCount(videos)
+    total, storage = _BackgroundCount(videos), StorageWatch(videos.inputs)
     with Progress("scoring", None, unit="videos", already_done=journal.videos) as progress:
-        for rows in executor.score(_unscored(videos, journal)):
-            if any(row["status"] in _STORAGE_LOSS_STATUSES for _, row in rows):
-                videos.check_storage()
+        for rows in executor.score(_unscored(videos, journal, storage)):
+            storage.check(row for _, row in rows)
             journal.write([row for _, row in rows])
             if parts:
                 parts.follow()
@@ -201,10 +175,10 @@ def _score(videos: InputVideos, journal: Journal, executor: Executor, parts: Par
         parts.end()
 
 
-def _unscored(videos: InputVideos, journal: Journal) -> Iterator[Task]:
+def _unscored(videos: InputVideos, journal: Journal, storage: StorageWatch) -> Iterator[Task]:
     """Yields the videos that are not in the journal."""
     resumed = others = journal.videos
-    for number, video in enumerate(videos):
+    for number, video in enumerate(storage.noting(videos)):
         if resumed and video.name in journal.seen:
             others -= 1
         else:

@@ -109,8 +109,11 @@ class Slow(Deadly):
         time.sleep(0.2)
         lost = {"status": "error: missing"}
         return [
-            (number, row if os.path.exists(row["path"]) else named_row(row["path"], lost))
-            for number, row in super()._rows(batch)
+            (
+                number,
+                row if os.path.exists(getattr(video.location, "file", row["path"])) else named_row(row["path"], lost),
+            )
+            for (number, row), (_, video) in zip(super()._rows(batch), batch, strict=True)
         ]
 
 
