@@ -28,7 +28,7 @@ from itertools import islice
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
-from ssv2rt.core.errors import UserError
+from ssv2rt.core.errors import MORE_MEMORY, UserError, out_of_memory
 from ssv2rt.core.log import log_to_stderr
 
 logger = logging.getLogger(__name__)
@@ -113,6 +113,8 @@ class _Process(Generic[T]):
 
     def kill(self) -> None:
         if self.process is not None:
+            if not self.ready:
+                self.process.join(1.0)  # if it is ending by itself, its exit code says why
             self.process.kill()
             self.process.join()
         if self.connection is not None:
@@ -302,6 +304,10 @@ def _work(connection: Connection, settings: WorkerSettings, log_level: int) -> N
                     connection.send(part)
         except UserError as error:
             connection.send(error)
+        except (MemoryError, ImportError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            connection.send(UserError(f"a worker process is out of memory ({error}); {MORE_MEMORY}"))
     os._exit(0)  # do not wait for threads that hang in a decoder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import threading
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 _ROWS_IN_MEMORY = 1000
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass
@@ -147,8 +149,9 @@ def score(
             journal.sync()
             accuracy = _write(path, output, videos.ground_truth)
         except OSError as error:
+            remedy = "make room" if error.errno in _NO_ROOM else "see that all is in its place"
             raise UserError(
-                f"stopped after {journal.videos} videos: {error.strerror or error}; make room, and go on with --resume"
+                f"stopped after {journal.videos} videos: {error.strerror or error}; {remedy}, and go on with --resume"
             ) from None
         except BaseException:
             if not journal.rows:  # an empty journal would only make the next run fail

@@ -137,7 +137,7 @@ def videos_below(root: Path) -> Iterator[FoundVideo]:
                         else:
                             pictures += entry.name.lower().endswith(_PICTURE_SUFFIXES)
         except OSError as error:
-            _log_once(
+            log_once(
                 f"cannot list '{escape_non_utf8(str(folder))}': {error.strerror}; it gets an error row instead of its videos"
             )
             yield Video(str(folder), folder), real
@@ -172,7 +172,7 @@ def videos_at_address(address: str) -> Iterator[FoundVideo]:
                 found = True
                 here = _qualified_address(name, address)
                 if error:
-                    _log_once(f"cannot list '{here}': {error}; it gets an error row instead of its videos")
+                    log_once(f"cannot list '{here}': {error}; it gets an error row instead of its videos")
                     yield Video.at(here), here
                 elif _is_video_or_tar(os.path.basename(name)):
                     yield from videos_at_path(here)
@@ -252,13 +252,11 @@ def _videos_in_tar(tar: str, where: str) -> Iterator[FoundVideo]:
             if after.strip(b"\0"):  # tarfile silently takes a damaged header for the end
                 raise tarfile.ReadError("a damaged header")
             if not after:
-                _log_once(
-                    f"'{escape_non_utf8(tar)}' has no end-of-archive mark; it may be truncated between two videos"
-                )
+                log_once(f"'{escape_non_utf8(tar)}' has no end-of-archive mark; it may be truncated between two videos")
     except UserError:
         raise
     except Exception as error:  # tarfile meets damaged headers with whatever its parsing code runs into
-        _log_once(
+        log_once(
             f"cannot read '{escape_non_utf8(tar)}' to its end: {str(error) or type(error).__name__}; "
             f"it gets an error row instead of what follows"
         )
@@ -294,13 +292,13 @@ class _LeftOut:
         for kind, count in self._counts.items():
             names = ", ".join(self._names[kind]) + (", ..." if count > _NAMES_SHOWN else "")
             remedy = "make videos of them" if kind == _FRAME_FOLDERS else "unpack them"
-            _log_once(
+            log_once(
                 f"'{escape_non_utf8(self._place)}' has {count} {kind}, which are left out: {names}; {remedy} to score them"
             )
 
 
 @lru_cache(maxsize=1000)
-def _log_once(text: str) -> None:
+def log_once(text: str) -> None:
     """Logs a message once, though inputs are listed more than once: to check, to score and to count them."""
     logger.warning(text)
 
