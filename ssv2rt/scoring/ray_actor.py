@@ -9,7 +9,6 @@ import os
 import pickle
 import queue
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -22,6 +21,7 @@ import ssv2rt
 from ssv2rt.core.atomic_files import atomic_folder
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.run_folders import cache_folder
+from ssv2rt.core.temporary import outer_temporary_folder
 from ssv2rt.core.worker_pool import WorkerSettings
 from ssv2rt.dataset.listing import escape_non_utf8
 from ssv2rt.engines.bundle import Bundle
@@ -208,7 +208,7 @@ def reserve_cores(count: int) -> Any:
     """
     available = sorted(os.sched_getaffinity(0))
     for number in range(len(available) // count if 2 * count <= len(available) else 0):
-        path = os.path.join(tempfile.gettempdir(), f"ssv2rt-{os.getuid()}-cores-{count}-{number}")
+        path = os.path.join(outer_temporary_folder(), f"ssv2rt-{os.getuid()}-cores-{count}-{number}")
         lock = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import logging
 import pickle
-import shutil
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ import pyarrow as pa
 
 import ssv2rt
 from ssv2rt.core.errors import UserError
+from ssv2rt.core.temporary import remove_temporary_folder
 from ssv2rt.core.worker_pool import WorkerSettings
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.scoring.ray_actor import PACK, ROWS, RayActor, read_bundle
@@ -98,7 +98,8 @@ class RayBackend:
 
             ray.shutdown()
         if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            remove_temporary_folder(self._folder)
+            self._folder = None
 
     def score(self, videos: Iterator[Task]) -> Iterator[Answer]:
         """Yields the rows of all videos, with the videos' numbers, as they arrive.

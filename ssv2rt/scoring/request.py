@@ -13,6 +13,7 @@ from ssv2rt.core.cores import cores
 from ssv2rt.core.errors import UsageError
 from ssv2rt.core.recipes import Clip, Data, with_views
 from ssv2rt.core.run_folders import find_run
+from ssv2rt.core.temporary import own_temporary_files
 from ssv2rt.core.worker_pool import WorkerSettings
 from ssv2rt.engines.bundle import Bundle, find_bundle, open_bundle
 from ssv2rt.scoring.devices import devices_for
@@ -25,6 +26,7 @@ from ssv2rt.scoring.run import InputVideos, Output, Summary
 from ssv2rt.scoring.run import score as score_all
 from ssv2rt.scoring.segments import Windows
 from ssv2rt.scoring.writers import check_output
+from ssv2rt.video.storage import forget_local_copies
 
 if TYPE_CHECKING:
     from ssv2rt.scoring.ray_backend import RayBackend
@@ -115,6 +117,14 @@ def score_as_requested(request: ScoreRequest) -> ScoreResult:
         UsageError: the engine does not have what the request asks of it; or as `run.score`.
         UserError: there is no engine, there are no videos; or as `run.score`.
     """
+    with own_temporary_files():
+        try:
+            return _score(request)
+        finally:
+            forget_local_copies()
+
+
+def _score(request: ScoreRequest) -> ScoreResult:
     inputs = request.inputs
     if request.annotations:
         inputs = inputs or (videos_of(request.annotations),)

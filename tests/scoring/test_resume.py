@@ -313,6 +313,25 @@ def test_existing_journal_needs_resume_or_overwrite(tiny_bundle: Bundle, tiny_se
     assert process.returncode == 0 and os.listdir(tmp_path) == ["p.csv"]
 
 
+def test_local_copies_do_not_stay_behind(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path) -> None:
+    """Neither of a call that ends, nor, once the next one has begun, of one that was killed."""
+    (tmp_path / "tmp").mkdir()
+    inputs = f"simplecache::file://{tiny_set / 'videos'}"
+    command = [sys.executable, "-m", "ssv2rt", "score", inputs, "--out", str(tmp_path / "p.csv")]
+    command += ["--engine", str(tiny_bundle.path)]
+    environment = os.environ | {"TMPDIR": str(tmp_path / "tmp")}
+    process = subprocess.Popen(command, env=environment)
+    while not any(path.is_file() for path in (tmp_path / "tmp").rglob("*")):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert os.listdir(tmp_path / "tmp")
+    (tmp_path / "p.csv.journal").touch()  # it may not have come that far
+    assert subprocess.run([*command, "--resume"], env=environment).returncode == 0
+    assert not os.listdir(tmp_path / "tmp") and sorted(os.listdir(tmp_path)) == ["p.csv", "tmp"]
+
+
 def test_run_without_rows_leaves_no_journal(tiny_bundle: Bundle, tmp_path: Path) -> None:
     """An empty journal would make the next run fail."""
     command = [sys.executable, "-m", "ssv2rt", "score", "-", "--out", "p.csv", "--engine", str(tiny_bundle.path)]
