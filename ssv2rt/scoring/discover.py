@@ -125,7 +125,8 @@ def _videos_of_input(name: str) -> Iterator[FoundVideo]:
         elif glob.has_magic(name):
             yield from _videos_at_paths(_matching_names(name))
         else:
-            raise UsageError(f"no file or folder '{name}'; check the path")
+            here = "write paths of this machine, with /" if _WINDOWS_PATH.match(name) else "check the path"
+            raise UsageError(f"no file or folder '{name}'; {here}")
     except OSError as error:
         if is_address(name):
             raise UserError(

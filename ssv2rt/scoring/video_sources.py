@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ssv2rt.core.errors import UsageError, UserError
-from ssv2rt.dataset.listing import escape_non_utf8, is_video
+from ssv2rt.dataset.listing import PICTURE_SUFFIXES, escape_non_utf8, is_video
 from ssv2rt.scoring.sqlite_store import SeenNames
 from ssv2rt.video.container import VideoLocation
 from ssv2rt.video.storage import ByteRange, file_system, is_address, storage_errors
@@ -29,7 +29,6 @@ FILE_SCHEME = "file://"
 _LONGEST_TAR_HEADER = 1 << 20
 """Bytes."""
 _NAMES_SHOWN = 3
-_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _FRAME_FOLDERS = "folders of pictures"
 COMPRESSED_TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
@@ -135,7 +134,7 @@ def videos_below(root: Path) -> Iterator[FoundVideo]:
                         elif entry.name.lower().endswith(COMPRESSED_TAR_SUFFIXES):
                             left_out.add("compressed archives", entry.path)
                         else:
-                            pictures += entry.name.lower().endswith(_PICTURE_SUFFIXES)
+                            pictures += entry.name.lower().endswith(PICTURE_SUFFIXES)
         except OSError as error:
             log_once(
                 f"cannot list '{escape_non_utf8(str(folder))}': {error.strerror}; it gets an error row instead of its videos"
