@@ -142,8 +142,10 @@ class WorkerPool(Generic[T, R]):
         """By number of a suspect: the most results that an attempt at it has given."""
         self._failed_starts = 0
         self.restarts = 0
-        self.learned: list[dict[str, Any]] = [{} for _ in workers]
-        """What each process has learned."""
+
+    def learned(self, option: str) -> list[Any]:
+        """What the processes have learned of an option; see `Worker`."""
+        return [p.settings.options[option] for p in self._processes if option in p.settings.options]
 
     def failed(self, task: T, reason: str, exit_code: int | None) -> R:
         """The result of a task that ended its process. The reason is `decoder crashed` or `timeout`."""
@@ -187,7 +189,6 @@ class WorkerPool(Generic[T, R]):
                 elif isinstance(message, UserError):
                     raise message
                 elif isinstance(message, tuple) and message[0] == LEARNED:
-                    self.learned[self._processes.index(process)] |= message[1]
                     process.settings = replace(process.settings, options=process.settings.options | message[1])
                 elif isinstance(message, tuple):
                     assert message[0] == READY
@@ -279,7 +280,7 @@ def _work(connection: Connection, settings: WorkerSettings, log_level: int) -> N
     log_to_stderr(log_level)
     # A thread receives messages at once: both ends would deadlock if each were blocked in `send`.
     messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    ended = False
+    started = ended = False
     reported: dict[str, Any] = {}
 
     def batches() -> Iterator[list[tuple[int, Any]]]:
@@ -295,6 +296,7 @@ def _work(connection: Connection, settings: WorkerSettings, log_level: int) -> N
             module, _, name = settings.factory.partition(":")
             worker: Worker[Any, Any] = getattr(importlib.import_module(module), name)(**settings.options)
             connection.send((READY, worker.batch_size, worker.batches_ahead))
+            started = True
             threading.Thread(target=_listen, args=(connection, messages), daemon=True).start()
             while not ended:
                 for part in worker.run(batches()):
@@ -305,8 +307,8 @@ def _work(connection: Connection, settings: WorkerSettings, log_level: int) -> N
         except UserError as error:
             connection.send(error)
         except (MemoryError, ImportError, RuntimeError) as error:
-            if not out_of_memory(error):
-                raise
+            if started or not out_of_memory(error):
+                raise  # a task may be the cause
             connection.send(UserError(f"a worker process is out of memory ({error}); {MORE_MEMORY}"))
     os._exit(0)  # do not wait for threads that hang in a decoder
 

@@ -35,7 +35,7 @@ class Supervisor(WorkerPool[Video, Row]):
     @property
     def trusted(self) -> dict[str, Decision]:
         """Which kinds of videos the workers trust DALI with. A restarted worker gets its own decisions back."""
-        return {kind: how for learned in self.learned for kind, how in learned.get("trusted", {}).items()}
+        return {kind: how for decisions in self.learned("trusted") for kind, how in decisions.items()}
 
     def failed(self, task: Video, reason: str, exit_code: int | None) -> Row:
         logger.warning(

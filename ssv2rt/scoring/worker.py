@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.worker_pool import Worker
 from ssv2rt.scoring.row import Row
+from ssv2rt.scoring.supervisor import Answer, Task
 from ssv2rt.scoring.video_sources import Video
 
 if TYPE_CHECKING:
     from ssv2rt.core.recipes import Clip, Data
     from ssv2rt.engines.bundle import Bundle
     from ssv2rt.pipelines.decoder_trust import Decision
+    from ssv2rt.scoring.predictor import Predictor
     from ssv2rt.scoring.scorer import Scorer
     from ssv2rt.scoring.segments import Windows
     from ssv2rt.scoring.window_scorer import WindowScorer
@@ -61,8 +64,25 @@ def make_scorer(
     predictor = Predictor(opened, top_k=top_k, extra_columns=extra_columns, device=gpu)
     open_same_bundle(Path(bundle), opened.digest)  # nobody replaced it while it was loaded
     if windows:
-        return worker_of(WindowScorer(predictor, data=data, clip=clip, windows=windows))
+        usual = WindowScorer(predictor, data=data, clip=clip, windows=windows)
+        careful = WindowScorer(_WindowByWindow(predictor), data=data, clip=clip, windows=windows)  # type: ignore[arg-type]
+
+        def score(batches: Iterable[list[Task]]) -> Iterator[Answer]:
+            for first in (batches := iter(batches)):
+                suspect = any(video.by_pyav for _, video in first)
+                yield from (careful if suspect else usual).score(chain([first], batches))
+
+        return Worker(score, usual.videos, usual.batches_ahead)
     return worker_of(Scorer(predictor, data=data, clip=clip, trusted=trusted))
+
+
+class _WindowByWindow:
+    """A `Predictor` for a `WindowScorer` that is to answer each window at once, so that a crash loses few of them."""
+
+    batch = in_flight = 1
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.device, self.start = predictor.device, predictor.start
 
 
 def open_same_bundle(path: Path, digest: str) -> Bundle:

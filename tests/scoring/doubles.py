@@ -137,3 +137,20 @@ def aborting(*, log: str, **options: object) -> Any:
 
     ClipGraph.feed, DecoderTrust._compare = crash, noted  # type: ignore[method-assign]
     return make_scorer(**options)  # type: ignore[arg-type]
+
+
+def aborting_in_windows(**options: object) -> Any:
+    """The real scorer of windows, patched to abort in the decoder before the eighth window of a video named `abort`."""
+    from ssv2rt.scoring import window_scorer
+    from ssv2rt.scoring.worker import make_scorer
+
+    slide = window_scorer.slide
+
+    def crash(location: Any, *arguments: Any, **more: Any) -> Any:
+        for window in slide(location, *arguments, **more):
+            if "abort" in str(location) and window.number == 7:
+                os.abort()
+            yield window
+
+    window_scorer.slide = crash
+    return make_scorer(**options)  # type: ignore[arg-type]
