@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ssv2rt.commands.output import print_facts
 from ssv2rt.core.errors import UsageError
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.scoring.discover import check_inputs, discover
@@ -78,3 +79,8 @@ def test_lists_separate_names_by_newlines_or_nul_bytes(tmp_path: Path, capsys: p
     assert found == ["a.webm", "C:\\clips\\b.webm", "\\\\host\\c.webm", "d.webm"]
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and r"has paths of Windows, such as 'C:\clips\b.webm'" in said
+
+
+def test_names_are_printed_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    print_facts({"out": "a\n\x1b[31m\udcff.csv", "videos": 3}, as_json=False)
+    assert capsys.readouterr().out == "out     a \\x1b[31m\\udcff.csv\nvideos  3\n"
