@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
 import sys
+from typing import Any
 
 import click
 
@@ -19,26 +21,37 @@ from ssv2rt.commands.index import index
 from ssv2rt.commands.inspect import inspect
 from ssv2rt.commands.merge import merge
 from ssv2rt.commands.models import models
+from ssv2rt.commands.output import discard_stdout
 from ssv2rt.commands.preview import preview
 from ssv2rt.commands.recipes import recipes
 from ssv2rt.commands.score import score
 from ssv2rt.commands.synthesize import synthesize
 from ssv2rt.commands.train import train
-from ssv2rt.core.errors import UserError
+from ssv2rt.core.errors import MORE_MEMORY, UserError, out_of_memory
 from ssv2rt.core.log import log_to_stderr, printable
 
 
 class _InOrder(click.Group):
-    """Lists commands in the order in which they were added."""
+    """Lists commands in the order in which they were added. An output that nobody reads any more (`| head`) is no error."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            discard_stdout()
 
 
 @click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="ssv2rt")
 def app() -> None:
     """Train 3D-convolution action models on Something-Something V2, and score folders of videos with them."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the working directory has been deleted; change to one that is there") from None
 
 
 def _set_level(ctx: click.Context, option: click.Parameter, given: bool) -> None:
@@ -97,6 +110,15 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except (MemoryError, ImportError) as error:
+        if not out_of_memory(error):
+            raise
+        _fail(f"Error: out of memory ({error or 'allocation failed'}); {MORE_MEMORY}", 1)
+    except OSError as error:
+        if error.filename or error.errno not in (errno.ENOSPC, errno.EIO):
+            raise
+        discard_stdout()
+        _fail(f"Error: cannot write what is to be printed: {error.strerror}; see where standard output goes", 1)
 
 
 def _open_standard_files() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.forkserver as forkserver
 import os
 import signal
 from collections.abc import Iterator
@@ -60,13 +61,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _quick_workers(_own_cache: None) -> Iterator[None]:
     """Workers are forked from a process that has imported what they need. `python -m ssv2rt` spawns them, as for users."""
-    from ssv2rt.scoring import supervisor
+    from ssv2rt.core import worker_pool
 
     multiprocessing.set_forkserver_preload(
         ["ssv2rt.scoring.scorer", "ssv2rt.scoring.window_scorer", "ssv2rt.engines.backends.openvino"]
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(supervisor, "_PROCESSES", multiprocessing.get_context("forkserver"))
+        forkserver.ensure_running()  # its socket is in a temporary folder, which `score` would remove as its own
+        patch.setattr(worker_pool, "_PROCESSES", multiprocessing.get_context("forkserver"))
         yield
 
 

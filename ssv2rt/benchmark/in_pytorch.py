@@ -9,13 +9,17 @@ import torch
 
 from ssv2rt.core.hardware import gpu_architecture, native_bf16
 from ssv2rt.core.recipes import BatchProfile, Clip, Data, Model
+from ssv2rt.core.worker_pool import Worker
 from ssv2rt.engines.base import Outputs, Runner
 from ssv2rt.engines.bundle import Bundle, BundleInfo
 from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.registry import build_model
 from ssv2rt.pipelines.decoder_trust import Decision
 from ssv2rt.scoring.predictor import Predictor
+from ssv2rt.scoring.row import Row
 from ssv2rt.scoring.scorer import Scorer
+from ssv2rt.scoring.video_sources import Video
+from ssv2rt.scoring.worker import worker_of
 from ssv2rt.training.determinism import set_deterministic
 
 CLASSES = 174
@@ -43,12 +47,14 @@ def random_network(model: Model) -> ClipModel:
     return build_model(model, CLASSES).eval()
 
 
-def make_scorer(*, model: Model, clip: Clip, batch: int, trusted: Mapping[str, Decision] | None = None) -> Scorer:
+def make_scorer(
+    *, model: Model, clip: Clip, batch: int, trusted: Mapping[str, Decision] | None = None
+) -> Worker[Video, Row]:
     """Builds the scorer of a worker process, in place of `ssv2rt.scoring.worker.make_scorer`."""
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     bundle = bundle_without_engine(model, clip, batch, device)
     predictor = Predictor(bundle, top_k=5, device=device, runner=PyTorchRunner(random_network(model), device))
-    return Scorer(predictor, data=Data(), clip=clip, trusted=trusted)
+    return worker_of(Scorer(predictor, data=Data(), clip=clip, trusted=trusted))
 
 
 def bundle_without_engine(model: Model, clip: Clip, batch: int, device: torch.device) -> Bundle:

@@ -27,6 +27,7 @@ from ssv2rt.core.errors import UserError
 from ssv2rt.core.hardware import choose_device, versions
 from ssv2rt.core.recipes import Clip, Data, Model
 from ssv2rt.core.run_folders import cache_folder
+from ssv2rt.core.worker_pool import WorkerSettings
 from ssv2rt.engines.backends.registry import backend, choose_backend, load_runner
 from ssv2rt.engines.base import Outputs, Runner
 from ssv2rt.engines.bundle import INFO, Bundle, open_bundle
@@ -38,7 +39,6 @@ from ssv2rt.pipelines.samplers import in_batches
 from ssv2rt.scoring.journal import journal_path
 from ssv2rt.scoring.supervisor import Supervisor
 from ssv2rt.scoring.video_sources import Video
-from ssv2rt.scoring.worker import WorkerSettings
 from ssv2rt.video.probe import probe
 
 logger = logging.getLogger(__name__)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 
 import click
 
@@ -11,15 +13,24 @@ from ssv2rt.core.log import printable
 
 def print_json(value: object) -> None:
     """Prints one line of JSON."""
-    click.echo(json.dumps(value))
+    _print(json.dumps(value))
 
 
 def print_facts(facts: dict[str, object], as_json: bool) -> None:
     """Prints one line for each fact, or one line of JSON."""
-    if as_json:
-        print_json(facts)
-        return
     width = max(len(key) for key in facts)
-    for key, value in facts.items():
-        text = f"{value:.2f}" if isinstance(value, float) else str(value)
-        click.echo(printable(f"{key:{width}}  {text}"))
+    texts = {key: f"{value:.2f}" if isinstance(value, float) else printable(str(value)) for key, value in facts.items()}
+    _print(json.dumps(facts) if as_json else "\n".join(f"{key:{width}}  {text}" for key, text in texts.items()))
+
+
+def _print(text: str) -> None:
+    """Prints text. If nobody reads it any more, as with `| head`, that is no error."""
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        discard_stdout()
+
+
+def discard_stdout() -> None:
+    """Discards what was printed and could not be written, or Python would fail at it again as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

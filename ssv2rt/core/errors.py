@@ -34,6 +34,16 @@ def os_errors_as_user_errors(what: str) -> Iterator[None]:
         raise UserError(f"{what}: {error.strerror or error}; mend that, or take another folder") from None
 
 
+MORE_MEMORY = "see what `ulimit -v` and the memory of this machine or container allow"
+"""What to do if memory runs out."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error tells that memory ran out: an allocation failed, or a library could not be loaded for lack of it."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or "failed to map segment" in said or "cannot allocate memory" in said
+
+
 def suggest(word: str, allowed: list[str]) -> str:
     """Text to append to a message like `no model 'word'`: the closest allowed word, if any, and the list of all."""
     close = nearest(word, allowed)

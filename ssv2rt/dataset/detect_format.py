@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import stat
+from itertools import islice
 from pathlib import Path
 
 from ssv2rt.core.errors import UsageError, UserError
 from ssv2rt.dataset.annotations import read_annotations
 from ssv2rt.dataset.folders import read_folders
-from ssv2rt.dataset.listing import Listing
+from ssv2rt.dataset.listing import PICTURE_SUFFIXES, Listing
 from ssv2rt.dataset.manifest import is_manifest
 from ssv2rt.dataset.tables import TABLE_SUFFIXES, read_tables
 
 _SUPPORTED = "SSv2's JSON files, a folder for each class, or a .csv or .parquet table with the columns path and label"
+
+
+_MOST_LOOKED_AT = 10_000
+"""Files, to say why a folder is no data set."""
 
 
 def list_clips(root: Path) -> Listing:
@@ -37,5 +43,10 @@ def list_clips(root: Path) -> Listing:
     else:
         found = read_annotations(root) or read_tables(root) or read_folders(root)
     if found is None:
+        looked_at = islice((name for _, _, names in os.walk(root) for name in names), _MOST_LOOKED_AT)
+        if picture := next((name for name in looked_at if name.lower().endswith(PICTURE_SUFFIXES)), None):
+            raise UserError(
+                f"no videos in '{root}', but pictures such as '{picture}'; make a video of each folder's frames"
+            )
         raise UserError(f"no data set in '{root}'; expected {_SUPPORTED}")
     return found

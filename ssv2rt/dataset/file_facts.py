@@ -4,31 +4,58 @@ from __future__ import annotations
 
 import hashlib
 import stat
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
+from ssv2rt.core.worker_pool import Worker
 from ssv2rt.dataset.listing import escape_non_utf8
 from ssv2rt.video.container import CLIP_ERRORS, OK, BadVideo, reason_of
 from ssv2rt.video.probe import VideoInfo, decode_fully, probe
 
 SavedState = tuple[int, int, bool] | None
 """What a manifest already has on a file: size in bytes, mtime in ns, and whether it was decoded. None for a new file."""
+ProbeFile = tuple[str, SavedState]
+"""A file to probe: its path, and its saved state."""
 ProbeFacts = dict[str, object]
 """The values for `manifest.PROBE_FIELDS` of one file."""
 
 
-def file_facts(folder: Path, files: list[tuple[str, SavedState]], decode: bool) -> list[ProbeFacts | None]:
-    """Probes files. The result has None for files that have not changed.
+def prober(*, folder: Path, decode: bool, batch_size: int) -> Worker[ProbeFile, ProbeFacts | None]:
+    """What a worker process does to get `file_facts`: results come in parts, so that it does not seem to hang.
 
     Args:
-        folder: folder of the files.
-        files: path relative to `folder`, and its saved state.
+        folder: what the files' paths are relative to.
+        decode: see `file_facts`.
+        batch_size: files in a batch.
+    """
+
+    def run(batches: Iterable[list[tuple[int, ProbeFile]]]) -> Iterator[list[tuple[int, ProbeFacts | None]]]:
+        for batch in batches:
+            part, part_ends = [], time.monotonic() + _SECONDS_PER_PART
+            for number, (path, saved_state) in batch:
+                part.append((number, file_facts(folder / path, saved_state, decode)))
+                if time.monotonic() > part_ends:
+                    yield part
+                    part, part_ends = [], time.monotonic() + _SECONDS_PER_PART
+            yield part
+
+    return Worker(run, batch_size, _BATCHES_AHEAD)
+
+
+_SECONDS_PER_PART = 0.5
+_BATCHES_AHEAD = 4
+
+
+def file_facts(path: Path, saved_state: SavedState, decode: bool) -> ProbeFacts | None:
+    """Probes a file. Returns None if it has not changed.
+
+    Args:
+        path: the file.
+        saved_state: what is known of it.
         decode: also decode every frame, unless that was done before.
     """
-    return [_facts_of(folder / path, saved_state, decode) for path, saved_state in files]
-
-
-def _facts_of(path: Path, saved_state: SavedState, decode: bool) -> ProbeFacts | None:
     facts: ProbeFacts = {"status": OK, "suspicion": "", "decoded": False}
     try:
         if escape_non_utf8(str(path)) != str(path):

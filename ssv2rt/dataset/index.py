@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,8 +21,9 @@ import pyarrow.parquet as pq
 from ssv2rt.core.atomic_files import atomic_file, remove_partial_files
 from ssv2rt.core.cores import cores
 from ssv2rt.core.errors import UserError
+from ssv2rt.core.worker_pool import WorkerPool, WorkerSettings
 from ssv2rt.dataset.detect_format import list_clips
-from ssv2rt.dataset.file_facts import ProbeFacts, SavedState, file_facts
+from ssv2rt.dataset.file_facts import ProbeFacts, ProbeFile, SavedState, prober
 from ssv2rt.dataset.listing import Listing, escape_non_utf8, fingerprint
 from ssv2rt.dataset.manifest import (
     CLIP_FIELDS,
@@ -47,11 +45,14 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 """Called with (clips done, clips in all)."""
 
-_CLIPS_PER_JOB = 128
+_FILES_PER_BATCH = 128
 _SAVE_EVERY = 10.0
 """Seconds between saves. A killed process loses at most this much work."""
-_MIN_CLIPS_FOR_POOL = 1000
-"""With fewer clips, probing in this process is faster than starting a process pool."""
+_TIMEOUT, _DECODE_TIMEOUT = 600.0, 3600.0
+"""Seconds that a worker process may take for one file, without and with decoding all of it; slow storage counts."""
+_PROBER = "ssv2rt.dataset.file_facts:prober"
+_MOST_IN_PROCESS = 1000
+"""As many files are probed by this process in less time than others take to start."""
 
 
 def open_manifest(root: Path, *, progress: Progress = lambda done, total: None) -> Manifest:
@@ -114,13 +115,13 @@ def index(
     clip_table = _clip_table(listing)
     saved = _read_saved([out] if out else manifest_paths(root), SCHEMA.names)
     builder = _ManifestBuilder(listing, clip_table, saved.table if saved else SCHEMA.empty_table())
-    total, done, next_save = len(clip_table), 0, time.monotonic() + _SAVE_EVERY
-    jobs = builder.jobs(decode=decode, trust=trust)
-    done = total - sum(len(rows) for rows, _ in jobs)
+    total, next_save = len(clip_table), time.monotonic() + _SAVE_EVERY
+    files = builder.files(decode=decode, trust=trust)
+    done = total - len(files)
     try:
-        for rows, found in _probe_all(listing.folder, jobs, decode, workers or cores()):
-            builder.add(rows, found)
-            done += len(rows)
+        for part in _probe(listing.folder, files, decode, workers or cores()):
+            builder.add(part)
+            done += len(part)
             progress(done, total)
             if time.monotonic() >= next_save:
                 _save(root, out, builder.manifest(complete=False), with_quarantine=False)
@@ -130,10 +131,6 @@ def index(
         raise
     manifest = builder.manifest(complete=True)
     return manifest, _save(root, out, manifest)
-
-
-ProbeJob = tuple[np.ndarray, list[tuple[str, SavedState]]]
-"""Indices of clips in the listing, and for each its path and saved state."""
 
 
 class _ManifestBuilder:
@@ -147,8 +144,8 @@ class _ManifestBuilder:
         self._row = np.array([place.get(clip.path, -1) for clip in listing.clips], np.int64)
         """int64 (N,): the row of each clip in the concatenation of `_facts`; -1 if it has not been probed."""
 
-    def jobs(self, *, decode: bool, trust: bool) -> list[ProbeJob]:
-        """The clips that have to be probed, in chunks."""
+    def files(self, *, decode: bool, trust: bool) -> list[tuple[int, ProbeFile]]:
+        """The files that have to be probed, with their clips' indices in the listing."""
         saved = self._facts[0]
         columns = [saved[name].to_pylist() for name in ("bytes", "mtime_ns", "decoded", "status")]
         # An error found by probing is checked again. One found by decoding is kept until the file changes.
@@ -157,25 +154,19 @@ class _ManifestBuilder:
             for size, changed, decoded, status in zip(*columns, strict=True)
         ]
         fine = [status == OK for status in columns[3]]
-        wanted: list[tuple[int, SavedState]] = []
+        wanted: list[tuple[int, ProbeFile]] = []
         for row, at in enumerate(self._row):
             before = saved_states[at] if at >= 0 else None
             if not (trust and before and fine[at] and (before[2] or not decode)):
-                wanted.append((row, before))
-        return [
-            (
-                np.array([row for row, _ in chunk]),
-                [(self._listing.clips[row].path, before) for row, before in chunk],
-            )
-            for chunk in (wanted[start : start + _CLIPS_PER_JOB] for start in range(0, len(wanted), _CLIPS_PER_JOB))
-        ]
+                wanted.append((row, (self._listing.clips[row].path, before)))
+        return wanted
 
-    def add(self, rows: np.ndarray, found: Sequence[ProbeFacts | None]) -> None:
+    def add(self, part: Sequence[tuple[int, ProbeFacts | None]]) -> None:
         """Adds probe results for clips; None where the saved result is still valid."""
-        new = [at for at, facts in enumerate(found) if facts is not None]
-        self._row[rows[new]] = self._count + np.arange(len(new))
+        new = [(row, facts) for row, facts in part if facts is not None]
+        self._row[[row for row, _ in new]] = self._count + np.arange(len(new))
         self._count += len(new)
-        arrays = [pa.array([(found[at] or {}).get(kind.name) for at in new], kind.type) for kind in PROBE_FIELDS]
+        arrays = [pa.array([facts.get(kind.name) for _, facts in new], kind.type) for kind in PROBE_FIELDS]
         self._facts.append(pa.Table.from_arrays(arrays, schema=PROBE_FIELDS))
 
     def manifest(self, *, complete: bool) -> Manifest:
@@ -198,43 +189,27 @@ def _clip_table(listing: Listing) -> pa.Table:
     return pa.Table.from_arrays([*arrays, pa.array([clip.label for clip in clips], pa.int32())], schema=CLIP_FIELDS)
 
 
-def _probe_all(
-    folder: Path, jobs: list[ProbeJob], decode: bool, workers: int
-) -> Iterator[tuple[np.ndarray, list[ProbeFacts | None]]]:
-    """Probes files in a pool of processes, because reading containers holds the GIL. Isolates files that crash a process."""
-    count = sum(len(rows) for rows, _ in jobs)
-    if workers == 1 or (count < _MIN_CLIPS_FOR_POOL and not decode) or len(jobs) == 1:
-        for rows, files in jobs:
-            yield rows, file_facts(folder, files, decode)
+def _probe(
+    folder: Path, files: list[tuple[int, ProbeFile]], decode: bool, workers: int
+) -> Iterator[list[tuple[int, ProbeFacts | None]]]:
+    """Probes files, in worker processes if there are many: reading containers holds the GIL."""
+    options: dict[str, Any] = {"folder": folder, "decode": decode, "batch_size": _FILES_PER_BATCH}
+    if workers == 1 or len(files) <= (_FILES_PER_BATCH if decode else _MOST_IN_PROCESS):
+        yield from prober(**options).run([files])
         return
-    waiting = deque(jobs)
-    while waiting:
-        running: deque[tuple[ProbeJob, Future[list[ProbeFacts | None]]]] = deque()
-        # Spawn, because forking a process with threads may deadlock.
-        pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=multiprocessing.get_context("spawn"))
-        try:
-            while waiting or running:
-                while waiting and len(running) < 4 * workers:
-                    job = waiting.popleft()
-                    running.append((job, pool.submit(file_facts, folder, job[1], decode)))
-                (rows, files), future = running[0]
-                yield rows, future.result()
-                running.popleft()
-        except BrokenProcessPool:
-            # A file crashed its process, or memory ran out. Retry the first job file by file, and requeue the others.
-            waiting.extendleft(job for job, _ in reversed(list(running)[len(running) and 1 :]))
-            yield rows, [_probe_isolated(folder, file, decode) for file in files]
-        finally:
-            pool.shutdown(cancel_futures=True)
+    settings = [WorkerSettings(_PROBER, options)] * min(workers, -(-len(files) // _FILES_PER_BATCH))
+    with _ProbePool(settings, timeout=_DECODE_TIMEOUT if decode else _TIMEOUT) as pool:
+        yield from pool.run(files)
 
 
-def _probe_isolated(folder: Path, file: tuple[str, SavedState], decode: bool) -> ProbeFacts | None:
-    """Probes one file in a process of its own, which it may crash."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            return pool.submit(file_facts, folder, [file], decode).result()[0]
-        except BrokenProcessPool:
-            return {"status": "decoder crashed", "suspicion": "", "decoded": False}
+class _ProbePool(WorkerPool[ProbeFile, ProbeFacts | None]):
+    """A `WorkerPool` for files. One that crashes or hangs its process is unusable."""
+
+    role = "the process that probes videos"
+
+    def failed(self, task: ProbeFile, reason: str, exit_code: int | None) -> ProbeFacts | None:
+        logger.warning(f"probing '{task[0]}' ended its process ({reason}, exit code {exit_code}); going on without it")
+        return {"status": reason, "suspicion": "", "decoded": False}
 
 
 def _read_saved(paths: list[Path], columns: Sequence[str]) -> Manifest | None:

@@ -51,6 +51,10 @@ VIDEO_SUFFIXES = frozenset(
 )
 
 
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
+"""Extensions of frames that were taken out of a video, which are no videos."""
+
+
 @dataclass(frozen=True)
 class Clip:
     """One clip, as its data set describes it."""

@@ -1,4 +1,7 @@
-"""Reads data sets given as CSV or Parquet tables with the columns path, label and optionally split."""
+"""Reads data sets given as CSV or Parquet tables with the columns path, label and optionally split.
+
+The columns of a CSV table may be separated by commas, semicolons or tabs.
+"""
 
 from __future__ import annotations
 
@@ -78,15 +81,23 @@ def _read_table(path: Path) -> pa.Table:
         text = pyarrow.csv.ConvertOptions(
             column_types={name: pa.string() for name in _column_names(path)}, strings_can_be_null=False
         )
-        parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
+        parse = pyarrow.csv.ParseOptions(newlines_in_values=True, delimiter=_separator(path))
         return pyarrow.csv.read_csv(path, convert_options=text, parse_options=parse)
     except (OSError, pa.ArrowException, ValueError) as error:
         raise UserError(f"cannot read '{path}': {' '.join(str(error).split())}; expected a table of clips") from None
 
 
 def _column_names(path: Path) -> list[str]:
-    with pyarrow.csv.open_csv(path) as reader:
+    parse = pyarrow.csv.ParseOptions(delimiter=_separator(path))
+    with pyarrow.csv.open_csv(path, parse_options=parse) as reader:
         return list(reader.schema.names)
+
+
+def _separator(path: Path) -> str:
+    """What separates columns: a comma, or what the first line has instead, a semicolon or a tab."""
+    with path.open("rb") as file:
+        first = file.readline(1 << 16)
+    return next((mark for mark in ",;\t" if mark.encode() in first), ",")
 
 
 def _is_table(path: Path) -> bool:

@@ -152,6 +152,8 @@ class Bundle:
 
     path: Path
     info: BundleInfo
+    digest: str = ""
+    """SHA-256 of `bundle.json`, and so of all that the bundle holds; empty if it was not read from there."""
 
     @property
     def engine_file(self) -> Path:
@@ -175,7 +177,8 @@ def open_bundle(path: Path) -> Bundle:
 def _open_bundle(path: Path) -> Bundle:
     if not (path / INFO).is_file():
         raise UserError(f"no engine bundle in '{path}'; make one with `ssv2rt build-engine`")
-    info = read_info(path / INFO)
+    content = (path / INFO).read_bytes()
+    info = _parse(path / INFO, content)
     for name, expected in info.files.items():
         file = path / name
         if Path(name).name != name or not file.is_file():
@@ -193,7 +196,7 @@ def _open_bundle(path: Path) -> Bundle:
     for name in sorted({info.engine_file, info.onnx_file} | read):
         if name not in info.files:
             raise UserError(f"{path / INFO}: no hash for '{name}'; rebuild it with `{info.rebuild}`")
-    return Bundle(path, info)
+    return Bundle(path, info, hashlib.sha256(content).hexdigest())
 
 
 def read_info(file: Path) -> BundleInfo:
@@ -203,8 +206,12 @@ def read_info(file: Path) -> BundleInfo:
         UserError: it is damaged, or of another format.
         OSError: it cannot be read.
     """
+    return _parse(file, file.read_bytes())
+
+
+def _parse(file: Path, content: bytes) -> BundleInfo:
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw = json.loads(content)
         json.dumps(raw, ensure_ascii=False).encode()  # ValueError: a lone surrogate, which no output could hold
         found = raw.get("format", FORMAT) if isinstance(raw, dict) else FORMAT
         if isinstance(found, int) and found != FORMAT:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from torch import nn
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.recipes import Clip, Data
 from ssv2rt.core.run_folders import Run
-from ssv2rt.dataset.labels import read_labels
+from ssv2rt.dataset.labels import check_text, read_labels
 from ssv2rt.engines.base import Outputs
 from ssv2rt.engines.bundle import sha256
 from ssv2rt.engines.export import EMBEDDING, INPUT, OPSET, OUTPUT, EngineModel, export_onnx
@@ -235,6 +236,9 @@ def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
     return [d.dim_value or d.dim_param or "?" for d in value.type.tensor_type.shape.dim]
 
 
+_NUMBERED = re.compile(r"\d+[;,\t]|.*[;\t]\s*\d+$")
+
+
 def _read_label_names(path: Path) -> tuple[str, ...]:
     try:
         text = path.read_text(encoding="utf-8")
@@ -243,7 +247,12 @@ def _read_label_names(path: Path) -> tuple[str, ...]:
     try:
         value = json.loads(text)
     except ValueError:
-        return tuple(line.strip() for line in text.splitlines() if line.strip())
+        names = tuple(line.strip() for line in text.splitlines() if line.strip())
+        if names and all(_NUMBERED.match(name) for name in names):
+            raise UserError(
+                f"{path}: its lines have numbers beside the names, such as {names[0]!r}; give a class name alone on each line"
+            ) from None
+        return names
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
-        return tuple(value)
+        return check_text(tuple(value), path)
     return read_labels(path)

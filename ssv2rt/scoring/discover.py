@@ -5,18 +5,22 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from ssv2rt.core.errors import UsageError, UserError
+from ssv2rt.dataset.listing import escape_non_utf8
 from ssv2rt.scoring.sqlite_store import SeenNames
 from ssv2rt.scoring.video_sources import (
     COMPRESSED_TAR_SUFFIXES,
     FILE_SCHEME,
     FoundVideo,
     Video,
+    log_once,
     named_by_url,
     path_of_file_url,
     videos_at_address,
@@ -26,6 +30,9 @@ from ssv2rt.scoring.video_sources import (
 from ssv2rt.video.storage import is_address
 
 STDIN = "-"
+_CHUNK, _LONGEST_NAME = 1 << 16, 1 << 15
+"""Bytes of a list that are read at once, and of a name in it."""
+_WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|[^/]*\\")
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ def _videos_of_input(name: str) -> Iterator[FoundVideo]:
     path = Path(name)
     try:
         if name == STDIN:
-            yield from _videos_at_paths(_names_in_list(sys.stdin.buffer))
+            yield from _videos_at_paths(_names_in_list(sys.stdin.buffer, "standard input"))
         elif path.is_dir() and name:
             yield from videos_below(path)
         elif name.lower().endswith(COMPRESSED_TAR_SUFFIXES):
@@ -114,11 +121,12 @@ def _videos_of_input(name: str) -> Iterator[FoundVideo]:
             yield from videos_at_address(name)
         elif name.startswith("@"):
             with open(name[1:], "rb") as lines:
-                yield from _videos_at_paths(_names_in_list(lines))
+                yield from _videos_at_paths(_names_in_list(lines, name[1:]))
         elif glob.has_magic(name):
             yield from _videos_at_paths(_matching_names(name))
         else:
-            raise UsageError(f"no file or folder '{name}'; check the path")
+            here = "write paths of this machine, with /" if _WINDOWS_PATH.match(name) else "check the path"
+            raise UsageError(f"no file or folder '{name}'; {here}")
     except OSError as error:
         if is_address(name):
             raise UserError(
@@ -131,20 +139,31 @@ def _videos_at_paths(names: Iterable[str]) -> Iterator[FoundVideo]:
     return (found for name in names for found in videos_at_path(name))
 
 
-def _names_in_list(lines: Iterable[bytes]) -> Iterator[str]:
-    """Names separated by newlines, or by NUL bytes if there are any (as `find -print0` writes them)."""
-    rest = b""
-    for line in lines:
-        rest += line
-        if b"\0" in rest:
-            *names, rest = rest.split(b"\0")
-        elif rest.endswith(b"\n"):
-            names, rest = [rest.rstrip(b"\r\n")], b""
-        else:
-            continue
-        yield from (_decoded_name(name) for name in names if name)
-    if rest:
+def _names_in_list(file: IO[bytes], where: str) -> Iterator[str]:
+    """Names separated by newlines, or by NUL bytes if there are any (as `find -print0` writes them).
+
+    Raises:
+        UsageError: it is no list of names, and perhaps endless.
+    """
+    rest, separator, without_name, windows_path = b"", b"\n", 0, ""
+    while chunk := file.read1(_CHUNK):  # type: ignore[attr-defined]  # as much as is there, of a pipe
+        rest += chunk
+        separator = b"\0" if b"\0" in chunk else separator
+        *lines, rest = rest.split(separator)
+        names = [name for line in lines if (name := line.rstrip(b"\r") if separator == b"\n" else line)]
+        without_name = 0 if names else without_name + len(chunk)
+        if max(map(len, [rest, *names])) > _LONGEST_NAME or without_name > _CHUNK:
+            raise UsageError(f"'{where}' is no list of names: it goes on and on without one; give a name on each line")
+        for name in map(_decoded_name, names):
+            windows_path = windows_path or (name if _WINDOWS_PATH.match(name) and not os.path.exists(name) else "")
+            yield name
+    if rest := rest.rstrip(b"\r\n"):
         yield _decoded_name(rest)
+    if windows_path:
+        log_once(
+            f"'{where}' has paths of Windows, such as '{escape_non_utf8(windows_path)}', which are missing here; "
+            f"write paths of this machine, with /"
+        )
 
 
 def _decoded_name(name: bytes) -> str:

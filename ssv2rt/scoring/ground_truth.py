@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssv2rt.core.errors import UsageError
+from ssv2rt.core.errors import UsageError, UserError
 from ssv2rt.dataset.annotations import read_answers, read_one_split, video_folder
 from ssv2rt.dataset.listing import UNLABELED
 from ssv2rt.scoring.row import EXPECTED, Row
@@ -31,11 +33,18 @@ class GroundTruth:
         Raises:
             UserError: it is none, or it has a label that is none of the classes.
         """
+        if not file.is_file():
+            raise UserError(f"no file '{file}'; give an annotation file of SSv2, or its test-answers.csv")
         if file.suffix.lower() == ".csv":
             clips = list(read_answers(file, tuple(classes)).items())
         else:
             clips = read_one_split(file, tuple(classes))
         return cls({clip: "" if label == UNLABELED else classes[label] for clip, label in clips})
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what was read, of however many files."""
+        return hashlib.sha256(json.dumps(self.labels, sort_keys=True).encode()).hexdigest()
 
     def only(self, videos: Iterable[Video]) -> Iterator[Video]:
         """Of videos the first with each id, whatever its extension; at the end those that were not among them."""

@@ -49,6 +49,8 @@ class ParquetParts:
     def __init__(self, out: Path, columns: Sequence[str], journal: Journal) -> None:
         self._folder, self._columns, self._journal = parts_folder(out), list(columns), journal
         self._folder.mkdir(exist_ok=True)
+        for file in self._folder.glob(".part-*.parquet.*.partial"):
+            file.unlink()  # of a call that was killed
         if not journal.rows:
             for file in self._folder.glob("part-*.parquet"):
                 file.unlink()

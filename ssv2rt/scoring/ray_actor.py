@@ -9,7 +9,6 @@ import os
 import pickle
 import queue
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -22,11 +21,14 @@ import ssv2rt
 from ssv2rt.core.atomic_files import atomic_folder
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.run_folders import cache_folder
+from ssv2rt.core.temporary import outer_temporary_folder
+from ssv2rt.core.worker_pool import WorkerSettings
 from ssv2rt.dataset.listing import escape_non_utf8
+from ssv2rt.engines.bundle import Bundle
 from ssv2rt.scoring.ray_nodes import check_version
 from ssv2rt.scoring.row import IS_LAST, WINDOW, Row
 from ssv2rt.scoring.supervisor import Supervisor, Task
-from ssv2rt.scoring.worker import WorkerSettings
+from ssv2rt.scoring.worker import open_same_bundle
 
 PACK, ROWS = "pack", "rows"
 """Columns of the blocks that the actor receives and yields. Both hold pickles: (pack number, tasks), and a list of (video
@@ -40,7 +42,7 @@ class RayActor:
         pack_queue: handle of the `PackQueue` actor, which counts attempts.
         settings: settings of the worker.
         bundle: Ray object reference to the result of `read_bundle`; None if `settings` need no bundle.
-        name: name of the bundle's folder in this node's cache.
+        name: the bundle's digest, which is the name of its folder in this node's cache.
         version: version of this package on the driver.
         timeout: see `Supervisor`.
         cores: CPU cores to use; 0 for no limit.
@@ -162,9 +164,11 @@ def rows_in_order(numbers: list[int], answers: queue.SimpleQueue[Any]) -> Iterat
             yield number, row
 
 
-def read_bundle(folder: Path) -> dict[str, bytes]:
-    """The files of an engine bundle: their content by name."""
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
+def read_bundle(bundle: Bundle) -> dict[str, bytes]:
+    """The files of an engine bundle: their content by name. Raises UserError if they are not those that were opened."""
+    files = {file.name: file.read_bytes() for file in bundle.path.iterdir()}
+    open_same_bundle(bundle.path, bundle.digest)
+    return files
 
 
 def _local_settings(settings: WorkerSettings, bundle: Any, name: str) -> WorkerSettings:
@@ -181,19 +185,17 @@ def _cached_bundle(bundle: Any, name: str) -> Path:
     """The folder of the bundle in the user's cache, which all actors of this node share. Fetched through Ray on first use."""
     import ray
 
-    from ssv2rt.engines.bundle import open_bundle
-
     folder = cache_folder() / "engines" / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with contextlib.suppress(UserError):
-            return open_bundle(folder).path
+            return open_same_bundle(folder, name).path
         files: Mapping[str, bytes] = ray.get(bundle)
         with atomic_folder(folder) as temporary:
             for file, content in files.items():
                 (temporary / file).write_bytes(content)
-        return open_bundle(folder).path
+        return open_same_bundle(folder, name).path
 
 
 def reserve_cores(count: int) -> Any:
@@ -206,7 +208,7 @@ def reserve_cores(count: int) -> Any:
     """
     available = sorted(os.sched_getaffinity(0))
     for number in range(len(available) // count if 2 * count <= len(available) else 0):
-        path = os.path.join(tempfile.gettempdir(), f"ssv2rt-{os.getuid()}-cores-{count}-{number}")
+        path = os.path.join(outer_temporary_folder(), f"ssv2rt-{os.getuid()}-cores-{count}-{number}")
         lock = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

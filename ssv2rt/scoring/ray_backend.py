@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import logging
 import pickle
-import shutil
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -26,12 +25,13 @@ import pyarrow as pa
 
 import ssv2rt
 from ssv2rt.core.errors import UserError
-from ssv2rt.engines.bundle import INFO, Bundle, sha256
+from ssv2rt.core.temporary import remove_temporary_folder
+from ssv2rt.core.worker_pool import WorkerSettings
+from ssv2rt.engines.bundle import Bundle
 from ssv2rt.scoring.ray_actor import PACK, ROWS, RayActor, read_bundle
 from ssv2rt.scoring.ray_nodes import check_versions, connect, first_error_line, on_node, ray_nodes, resources_per_actor
 from ssv2rt.scoring.row import IS_LAST
 from ssv2rt.scoring.supervisor import Answer, Task
-from ssv2rt.scoring.worker import WorkerSettings
 
 if TYPE_CHECKING:
     from ssv2rt.pipelines.decoder_trust import Decision
@@ -98,7 +98,8 @@ class RayBackend:
 
             ray.shutdown()
         if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            remove_temporary_folder(self._folder)
+            self._folder = None
 
     def score(self, videos: Iterator[Task]) -> Iterator[Answer]:
         """Yields the rows of all videos, with the videos' numbers, as they arrive.
@@ -167,8 +168,8 @@ class RayBackend:
             fn_constructor_kwargs={
                 "pack_queue": pack_queue,
                 "settings": self._settings,
-                "bundle": ray.put(read_bundle(self._bundle.path)) if self._bundle else None,
-                "name": sha256(self._bundle.path / INFO) if self._bundle else "",
+                "bundle": ray.put(read_bundle(self._bundle)) if self._bundle else None,
+                "name": self._bundle.digest if self._bundle else "",
                 "version": ssv2rt.__version__,
                 "timeout": self._timeout,
                 "cores": self._resources.cores,

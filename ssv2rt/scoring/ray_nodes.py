@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from typing import Any
 import ssv2rt
 from ssv2rt.core.cores import cores
 from ssv2rt.core.errors import UsageError, UserError
+from ssv2rt.core.temporary import make_temporary_folder, outer_temporary_folder, remove_temporary_folder
 
 logger = logging.getLogger(__name__)
 
@@ -113,12 +112,12 @@ def connect(address: str) -> str | None:
     finally:
         _restore_sigterm(sigterm_handler)
     logger.info("no Ray cluster is running; starting one on this machine")
-    folder = tempfile.mkdtemp(prefix="ssv2rt-ray-", dir=_short_folder(tempfile.gettempdir()))
+    folder = make_temporary_folder("ssv2rt-ray-", _short_folder(outer_temporary_folder()))
     try:
         with _stderr_muted():
             ray.init(address="local", num_cpus=cores(), include_dashboard=False, _temp_dir=folder, **quiet)
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_temporary_folder(folder)
         raise
     finally:
         _restore_sigterm(sigterm_handler)

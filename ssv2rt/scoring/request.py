@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from ssv2rt.core.cores import cores
 from ssv2rt.core.errors import UsageError
 from ssv2rt.core.recipes import Clip, Data, with_views
-from ssv2rt.engines.bundle import INFO, Bundle, sha256
+from ssv2rt.core.temporary import own_temporary_files
+from ssv2rt.core.worker_pool import WorkerSettings
+from ssv2rt.engines.bundle import Bundle
 from ssv2rt.engines.find import engine_named
 from ssv2rt.scoring.devices import devices_for
 from ssv2rt.scoring.discover import Shard, check_inputs
@@ -23,8 +25,8 @@ from ssv2rt.scoring.row import EMBEDDING, LOGITS, columns
 from ssv2rt.scoring.run import InputVideos, Output, Summary
 from ssv2rt.scoring.run import score as score_all
 from ssv2rt.scoring.segments import Windows
-from ssv2rt.scoring.worker import WorkerSettings
 from ssv2rt.scoring.writers import check_output
+from ssv2rt.video.storage import forget_local_copies
 
 if TYPE_CHECKING:
     from ssv2rt.scoring.ray_backend import RayBackend
@@ -114,6 +116,14 @@ def score_as_requested(request: ScoreRequest) -> ScoreResult:
         UsageError: the engine does not have what the request asks of it; or as `run.score`.
         UserError: there is no engine, there are no videos; or as `run.score`.
     """
+    with own_temporary_files():
+        try:
+            return _score(request)
+        finally:
+            forget_local_copies()
+
+
+def _score(request: ScoreRequest) -> ScoreResult:
     inputs = request.inputs
     if request.annotations:
         inputs = inputs or (videos_of(request.annotations),)
@@ -134,7 +144,7 @@ def score_as_requested(request: ScoreRequest) -> ScoreResult:
             videos,
             _output(request, top_k=top_k),
             workers,
-            _facts(request, bundle, clip, top_k=found),
+            _facts(request, bundle, clip, ground_truth, top_k=found),
             timeout=request.timeout,
             executor=backend,
             resume=request.resume,
@@ -163,6 +173,7 @@ def _workers(request: ScoreRequest, bundle: Bundle, clip: Clip, *, top_k: int) -
     threads = request.threads or (0 if request.cluster else max(1, cores() // len(devices)))
     options = {
         "bundle": str(bundle.path),
+        "digest": bundle.digest,
         "top_k": top_k,
         "clip": clip,
         "data": Data(threads=threads, cpu_share=request.cpu_share),
@@ -189,17 +200,19 @@ def _output(request: ScoreRequest, *, top_k: int) -> Output:
     )
 
 
-def _facts(request: ScoreRequest, bundle: Bundle, clip: Clip, *, top_k: int) -> dict[str, Any]:
+def _facts(
+    request: ScoreRequest, bundle: Bundle, clip: Clip, ground_truth: GroundTruth | None, *, top_k: int
+) -> dict[str, Any]:
     """What scores depend on; a call that goes on with another needs the same."""
     windows = request.windows
     return {
-        "engine": sha256(bundle.path / INFO),
+        "engine": bundle.digest,
         "clip": clip.model_dump(mode="json"),
         "top_k": top_k,
         "columns": request.extra_columns,
         "windows": [windows.seconds, windows.hop] if windows else [],
         "shard": request.shard or "1/1",
-        "annotations": sha256(request.annotations) if request.annotations else "",
+        "annotations": ground_truth.digest if ground_truth else "",
     }
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import glob
+import contextlib
+import errno
 import logging
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -14,20 +14,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ssv2rt.core.atomic_files import remove_partial_files
-from ssv2rt.core.errors import UsageError, UserError
+from ssv2rt.core.errors import UserError
 from ssv2rt.core.progress import Progress
+from ssv2rt.core.worker_pool import WorkerSettings
 from ssv2rt.scoring.discover import STDIN, Shard, discover
 from ssv2rt.scoring.ground_truth import AccuracyCounter, GroundTruth
 from ssv2rt.scoring.journal import Journal, journal_path, read_rows
 from ssv2rt.scoring.parquet_parts import ParquetParts
 from ssv2rt.scoring.row import PATH, WINDOW, Row
-from ssv2rt.scoring.segments import Windows, segments
+from ssv2rt.scoring.segments import REQUIRED, Windows, segments
 from ssv2rt.scoring.sqlite_store import SortedRows
+from ssv2rt.scoring.storage_watch import StorageWatch
 from ssv2rt.scoring.supervisor import Answer, Supervisor, Task
-from ssv2rt.scoring.video_sources import FILE_SCHEME, Video
-from ssv2rt.scoring.worker import WorkerSettings
-from ssv2rt.scoring.writers import open_writer
-from ssv2rt.video.storage import is_address, is_there
+from ssv2rt.scoring.video_sources import Video
+from ssv2rt.scoring.writers import check_output, open_writer
+from ssv2rt.video.storage import is_address
 
 if TYPE_CHECKING:
     from ssv2rt.pipelines.decoder_trust import Decision
@@ -35,9 +36,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-_STORAGE_LOSS_STATUSES = frozenset({"error: missing", "error: unreadable"})
-"""Statuses that many videos get when their storage goes offline."""
 _ROWS_IN_MEMORY = 1000
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass
@@ -51,33 +51,11 @@ class InputVideos:
     ground_truth: GroundTruth | None = None
     """If given, only the clips that the annotations name. Each of them gets a row, even if its video is missing."""
 
-    def __post_init__(self) -> None:
-        self._folders = [path for name in self.inputs if os.path.isdir(path := name.removeprefix(FILE_SCHEME))]
-        self._addresses = [name for name in self.inputs if is_address(name) and not name.startswith(FILE_SCHEME)]
-
     def __iter__(self) -> Iterator[Video]:
         found = discover(self.inputs)
         for video in self.ground_truth.only(found) if self.ground_truth else found:
             if not self.shard or video.name in self.shard:
                 yield video
-
-    def check_storage(self) -> None:
-        """Checks that the input folders and URLs can still be read.
-
-        Raises:
-            UserError: one cannot, so its storage is offline.
-        """
-        for name in self._folders:
-            try:
-                with os.scandir(name) as entries:
-                    next(entries, None)
-            except OSError as error:
-                raise UserError(
-                    f"'{name}' is gone ({error.strerror}); bring it back, and go on with --resume"
-                ) from None
-        for address in self._addresses:
-            if not glob.has_magic(address) and not is_there(address):
-                raise UserError(f"'{address}' cannot be reached any more; restore access, and go on with --resume")
 
 
 @dataclass(frozen=True)
@@ -141,51 +119,56 @@ def score(
         overwrite: discard an existing journal.
 
     Raises:
-        UsageError: there is a journal, and neither `resume` nor `overwrite` is set.
+        UsageError: there is a journal or an output, and neither `resume` nor `overwrite` is set.
         UserError: the engine cannot be loaded, or the output cannot be written. The rows scored so far are kept.
     """
     path = journal_path(output.path)
-    there = path.is_file()
-    if there and not resume and not overwrite:
-        raise UsageError(
-            f"an earlier run has left '{path}'; add --resume to go on with it, or --overwrite to begin anew"
-        )
-    if resume and not there:
+    if resume and not path.is_file():
         logger.warning(f"there is no '{path}' to resume from; starting a new run")
     try:
-        journal = Journal(path, facts, resume=resume and there, windows=output.windows is not None)
+        journal = Journal(
+            path,
+            facts,
+            resume=resume,
+            overwrite=overwrite,
+            windows=output.windows is not None,
+            required=REQUIRED if output.windows and output.windows.merge else (),
+        )
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error.strerror}; choose another --out") from None
-    before = journal.videos
-    remove_partial_files(output.path, older_than=-1)  # the lock on the journal excludes other writers
-    try:
-        parts = ParquetParts(output.path, output.parts, journal) if output.parts else None
-        with nullcontext(executor) if executor else Supervisor(workers, timeout=timeout) as scoring:
-            _score(videos, journal, scoring, parts)
-            trusted = scoring.trusted
-        journal.close()
-        accuracy = _write(path, output, videos.ground_truth)
-    except OSError as error:
-        raise UserError(
-            f"stopped after {journal.videos} videos: {error.strerror or error}; make room, and go on with --resume"
-        ) from None
-    except BaseException:
-        if not journal.rows:  # an empty journal would only make the next run fail
-            path.unlink(missing_ok=True)
-        else:
-            windows = f" and {journal.rows} windows" if output.windows else ""
-            logger.warning(f"{journal.videos} videos{windows} are scored and kept in '{path}'; go on with --resume")
-        raise
-    path.unlink()
+    with contextlib.closing(journal):
+        before = journal.videos
+        try:
+            if not (overwrite or journal.rows):
+                check_output(output.path, overwrite=False)  # another call may have made it since this one began
+            remove_partial_files(output.path, older_than=-1)  # the lock on the journal excludes other writers
+            parts = ParquetParts(output.path, output.parts, journal) if output.parts else None
+            with nullcontext(executor) if executor else Supervisor(workers, timeout=timeout) as scoring:
+                _score(videos, journal, scoring, parts)
+                trusted = scoring.trusted
+            journal.sync()
+            accuracy = _write(path, output, videos.ground_truth)
+        except OSError as error:
+            remedy = "make room" if error.errno in _NO_ROOM else "see that all is in its place"
+            raise UserError(
+                f"stopped after {journal.videos} videos: {error.strerror or error}; {remedy}, and go on with --resume"
+            ) from None
+        except BaseException:
+            if not journal.rows:  # an empty journal would only make the next run fail
+                journal.remove()
+            else:
+                windows = f" and {journal.rows} windows" if output.windows else ""
+                logger.warning(f"{journal.videos} videos{windows} are scored and kept in '{path}'; go on with --resume")
+            raise
+        journal.remove()
     return Summary(journal.videos, journal.errors, before, accuracy.facts() if accuracy else {}, trusted)
 
 
 def _score(videos: InputVideos, journal: Journal, executor: Executor, parts: ParquetParts | None) -> None:
-    total = _BackgroundCount(videos)
+    total, storage = _BackgroundCount(videos), StorageWatch(videos.inputs)
     with Progress("scoring", None, unit="videos", already_done=journal.videos) as progress:
-        for rows in executor.score(_unscored(videos, journal)):
-            if any(row["status"] in _STORAGE_LOSS_STATUSES for _, row in rows):
-                videos.check_storage()
+        for rows in executor.score(_unscored(videos, journal, storage)):
+            storage.check(row for _, row in rows)
             journal.write([row for _, row in rows])
             if parts:
                 parts.follow()
@@ -195,10 +178,10 @@ def _score(videos: InputVideos, journal: Journal, executor: Executor, parts: Par
         parts.end()
 
 
-def _unscored(videos: InputVideos, journal: Journal) -> Iterator[Task]:
+def _unscored(videos: InputVideos, journal: Journal, storage: StorageWatch) -> Iterator[Task]:
     """Yields the videos that are not in the journal."""
     resumed = others = journal.videos
-    for number, video in enumerate(videos):
+    for number, video in enumerate(storage.noting(videos)):
         if resumed and video.name in journal.seen:
             others -= 1
         else:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import tarfile
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ssv2rt.core.errors import UsageError, UserError
-from ssv2rt.dataset.listing import escape_non_utf8, is_video
-from ssv2rt.video.container import CLIP_ERRORS, VideoLocation
+from ssv2rt.dataset.listing import PICTURE_SUFFIXES, escape_non_utf8, is_video
+from ssv2rt.scoring.sqlite_store import SeenNames
+from ssv2rt.video.container import VideoLocation
 from ssv2rt.video.storage import ByteRange, file_system, is_address, storage_errors
 
 logger = logging.getLogger(__name__)
@@ -24,6 +26,10 @@ _SORT_CHUNK = 10_000
 """Entries of a folder that are sorted at once. Larger folders are sorted in chunks, to limit memory."""
 FILE_SCHEME = "file://"
 """URLs with this scheme are opened as local paths, so that symbolic links, pipes and FFmpeg work as usual."""
+_LONGEST_TAR_HEADER = 1 << 20
+"""Bytes."""
+_NAMES_SHOWN = 3
+_FRAME_FOLDERS = "folders of pictures"
 COMPRESSED_TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -97,9 +103,11 @@ def _check_installed(kind: str) -> None:
 def videos_below(root: Path) -> Iterator[FoundVideo]:
     """Videos below a folder, those of each folder before its subfolders. Symbolic links are followed, each folder once."""
     seen: set[str] = set()
+    left_out = _LeftOut(str(root))
     waiting = [root]
     while waiting:
         folder = waiting.pop()
+        videos = pictures = 0
         real = os.path.realpath(folder)
         if real in seen:
             continue
@@ -114,6 +122,7 @@ def videos_below(root: Path) -> Iterator[FoundVideo]:
                         if _is_folder(entry):
                             folders.append(Path(entry.path))
                         elif _is_video_or_tar(entry.name):
+                            videos += 1
                             # Calling realpath on every file would take most of the time.
                             where = os.path.realpath(entry) if entry.is_symlink() else os.path.join(real, entry.name)
                             path = Path(entry.path)
@@ -122,12 +131,19 @@ def videos_below(root: Path) -> Iterator[FoundVideo]:
                                 if is_tar(entry.name)
                                 else [(Video(str(path), path), where)]
                             )
+                        elif entry.name.lower().endswith(COMPRESSED_TAR_SUFFIXES):
+                            left_out.add("compressed archives", entry.path)
+                        else:
+                            pictures += entry.name.lower().endswith(PICTURE_SUFFIXES)
         except OSError as error:
-            _log_once(
+            log_once(
                 f"cannot list '{escape_non_utf8(str(folder))}': {error.strerror}; it gets an error row instead of its videos"
             )
             yield Video(str(folder), folder), real
+        if pictures and not videos:
+            left_out.add(_FRAME_FOLDERS, str(folder))
         waiting += reversed(folders)
+    left_out.log()
 
 
 def videos_at_address(address: str) -> Iterator[FoundVideo]:
@@ -155,7 +171,7 @@ def videos_at_address(address: str) -> Iterator[FoundVideo]:
                 found = True
                 here = _qualified_address(name, address)
                 if error:
-                    _log_once(f"cannot list '{here}': {error}; it gets an error row instead of its videos")
+                    log_once(f"cannot list '{here}': {error}; it gets an error row instead of its videos")
                     yield Video.at(here), here
                 elif _is_video_or_tar(os.path.basename(name)):
                     yield from videos_at_path(here)
@@ -203,20 +219,30 @@ def _qualified_address(name: str, like: str) -> str:
 
 
 def _videos_in_tar(tar: str, where: str) -> Iterator[FoundVideo]:
-    """The videos in a tar file, as byte ranges of it. If it is damaged, the tar file itself follows the intact members."""
-    links = end = 0
+    """The videos in a tar file, as byte ranges of it. If it is damaged, the tar file itself follows the intact members.
+
+    Of members with the same name the first is taken. What is left out is logged by name.
+    """
+    end, seen, left_out = 0, SeenNames(), _LeftOut(tar)
     try:
-        with ByteRange(tar).open() as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        with ByteRange(tar).open() as file, tarfile.open(fileobj=_BoundedReads(file), mode="r:") as archive:  # type: ignore[call-overload]
             while (member := archive.next()) is not None:
-                archive.members.clear()  # type: ignore[attr-defined]  # tarfile's list of members may not fit into memory
+                archive.members.clear()  # tarfile's list of members may not fit into memory
                 if not end <= member.offset_data <= archive.offset:
                     raise tarfile.ReadError("a member with a negative size")
                 end = archive.offset
                 parts = [part for part in member.name.split("/") if part not in ("", ".", "..")]
-                if not parts or not is_video(parts[-1]) or any(part.startswith(".") for part in parts):
+                if not parts or any(part.startswith(".") for part in parts) or member.isdir():
                     continue
-                links += member.issym() or member.islnk()
-                if member.isfile():
+                if parts[-1].lower().endswith((".tar", *COMPRESSED_TAR_SUFFIXES)):
+                    left_out.add("archives inside it", member.name)
+                elif not is_video(parts[-1]):
+                    continue
+                elif not member.isfile():
+                    left_out.add("links in place of videos", member.name)
+                elif not seen.add(member.name):
+                    left_out.add("further members with the name of an earlier one", member.name)
+                else:
                     size = 0 if member.issparse() else member.size
                     location = ByteRange(tar, member.offset_data, size)
                     yield Video(f"{tar}/{member.name}", location), f"{where}/{member.name}"
@@ -225,24 +251,53 @@ def _videos_in_tar(tar: str, where: str) -> Iterator[FoundVideo]:
             if after.strip(b"\0"):  # tarfile silently takes a damaged header for the end
                 raise tarfile.ReadError("a damaged header")
             if not after:
-                _log_once(
-                    f"'{escape_non_utf8(tar)}' has no end-of-archive mark; it may be truncated between two videos"
-                )
+                log_once(f"'{escape_non_utf8(tar)}' has no end-of-archive mark; it may be truncated between two videos")
     except UserError:
         raise
-    except (tarfile.TarError, *CLIP_ERRORS) as error:
-        _log_once(
-            f"cannot read '{escape_non_utf8(tar)}' to its end: {error}; it gets an error row instead of what follows"
+    except Exception as error:  # tarfile meets damaged headers with whatever its parsing code runs into
+        log_once(
+            f"cannot read '{escape_non_utf8(tar)}' to its end: {str(error) or type(error).__name__}; "
+            f"it gets an error row instead of what follows"
         )
         yield Video(tar, Path(tar) if not is_address(tar) else ByteRange(tar)), where
-    if links:
-        _log_once(
-            f"'{escape_non_utf8(tar)}' has {links} links in place of videos, which are left out; unpack it to score them"
-        )
+    left_out.log()
+
+
+class _BoundedReads:
+    """A tar file that tarfile may not read much of at once: a header can declare gigabytes."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > _LONGEST_TAR_HEADER:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._file.read(size)
+
+
+class _LeftOut:
+    """Counts what is not scored in a tar file or below a folder, by kind, with the first names."""
+
+    def __init__(self, place: str) -> None:
+        self._place, self._counts, self._names = place, Counter[str](), defaultdict[str, list[str]](list)
+
+    def add(self, kind: str, name: str) -> None:
+        self._counts[kind] += 1
+        if self._counts[kind] <= _NAMES_SHOWN:
+            self._names[kind].append(f"'{escape_non_utf8(name)}'")
+
+    def log(self) -> None:
+        for kind, count in self._counts.items():
+            names = ", ".join(self._names[kind]) + (", ..." if count > _NAMES_SHOWN else "")
+            remedy = "make videos of them" if kind == _FRAME_FOLDERS else "unpack them"
+            log_once(
+                f"'{escape_non_utf8(self._place)}' has {count} {kind}, which are left out: {names}; {remedy} to score them"
+            )
 
 
 @lru_cache(maxsize=1000)
-def _log_once(text: str) -> None:
+def log_once(text: str) -> None:
     """Logs a message once, though inputs are listed more than once: to check, to score and to count them."""
     logger.warning(text)
 

@@ -1,46 +1,26 @@
-"""The worker process, which scores videos so that a crashing decoder cannot take down the run.
-
-Protocol, over a pipe. After starting, the worker sends (READY, videos in a batch, batches ahead) or a `UserError`. The parent
-sends batches of videos, several of which may be in flight. The worker answers each with its rows, in order. A video with many
-rows is answered in parts, and an empty list is a heartbeat. `FLUSH` asks the worker to finish all batches in flight without
-waiting for more; None ends it. The worker sends (TRUSTED, decisions) when it learns which kinds of videos DALI can decode.
-"""
+"""What a worker process makes first: the engine and the decoders that score its videos."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import importlib
-import os
-import queue
-import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ssv2rt.core.errors import UserError
+from ssv2rt.core.worker_pool import Worker
+from ssv2rt.scoring.row import Row
+from ssv2rt.scoring.supervisor import Answer, Task
+from ssv2rt.scoring.video_sources import Video
 
 if TYPE_CHECKING:
     from ssv2rt.core.recipes import Clip, Data
+    from ssv2rt.engines.bundle import Bundle
     from ssv2rt.pipelines.decoder_trust import Decision
+    from ssv2rt.scoring.predictor import Predictor
+    from ssv2rt.scoring.scorer import Scorer
     from ssv2rt.scoring.segments import Windows
-
-FLUSH = "flush"
-READY = "ready"
-TRUSTED = "trusted"
-_DIE_WITH_PARENT = 1
-"""PR_SET_PDEATHSIG of prctl(2)."""
-
-
-@dataclass(frozen=True)
-class WorkerSettings:
-    """How a worker makes its scorer."""
-
-    factory: str
-    """module:function that is called with `options`, and returns a scorer."""
-    options: dict[str, Any]
-    memory: int = 0
-    """Limit on the worker's address space in bytes; 0 for none."""
+    from ssv2rt.scoring.window_scorer import WindowScorer
 
 
 def make_scorer(
@@ -52,8 +32,9 @@ def make_scorer(
     extra_columns: Sequence[str] = (),
     windows: Windows | None = None,
     device: int | None = None,
+    digest: str = "",
     trusted: Mapping[str, Decision] | None = None,
-) -> Any:
+) -> Worker[Video, Row]:
     """Makes a `Scorer`, or a `WindowScorer` if there are sliding windows.
 
     Args:
@@ -64,83 +45,65 @@ def make_scorer(
         extra_columns: see `Predictor`.
         windows: see `WindowScorer`.
         device: index of the GPU; None for an engine built for a CPU.
+        digest: `Bundle.digest` that the bundle must have; empty for any.
         trusted: see `Scorer`.
-    """
-    from pathlib import Path
 
+    Raises:
+        UserError: the bundle does not fit this machine, or is not the one that is expected.
+    """
     import torch
 
-    from ssv2rt.engines.bundle import open_bundle
     from ssv2rt.scoring.predictor import Predictor
     from ssv2rt.scoring.scorer import Scorer
     from ssv2rt.scoring.window_scorer import WindowScorer
 
-    opened = open_bundle(Path(bundle))
+    opened = open_same_bundle(Path(bundle), digest)
     if device is not None and torch.cuda.is_available():  # otherwise loading the engine reports what is missing
         torch.cuda.set_device(device)
     gpu = torch.device("cuda", device) if device is not None else None
     predictor = Predictor(opened, top_k=top_k, extra_columns=extra_columns, device=gpu)
+    open_same_bundle(Path(bundle), opened.digest)  # nobody replaced it while it was loaded
     if windows:
-        return WindowScorer(predictor, data=data, clip=clip, windows=windows)
-    return Scorer(predictor, data=data, clip=clip, trusted=trusted)
+        usual = WindowScorer(predictor, data=data, clip=clip, windows=windows)
+        careful = WindowScorer(_WindowByWindow(predictor), data=data, clip=clip, windows=windows)  # type: ignore[arg-type]
+
+        def score(batches: Iterable[list[Task]]) -> Iterator[Answer]:
+            for first in (batches := iter(batches)):
+                suspect = any(video.by_pyav for _, video in first)
+                yield from (careful if suspect else usual).score(chain([first], batches))
+
+        return Worker(score, usual.videos, usual.batches_ahead)
+    return worker_of(Scorer(predictor, data=data, clip=clip, trusted=trusted))
 
 
-def work(connection: Connection, settings: WorkerSettings, log_level: int) -> None:
-    """The main function of a worker. It runs until the parent sends None or is gone. `log_level` is for logging to stderr."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent kills this process
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    if settings.memory:
-        import resource
+class _WindowByWindow:
+    """A `Predictor` for a `WindowScorer` that is to answer each window at once, so that a crash loses few of them."""
 
-        resource.setrlimit(resource.RLIMIT_AS, (settings.memory, settings.memory))
-    from ssv2rt.core.errors import UserError
-    from ssv2rt.core.log import log_to_stderr
+    batch = in_flight = 1
 
-    log_to_stderr(log_level)
-    try:
-        module, _, name = settings.factory.partition(":")
-        scorer = getattr(importlib.import_module(module), name)(**settings.options)
-    except UserError as error:
-        connection.send(error)
-        return
-    connection.send((READY, scorer.videos, scorer.batches_ahead))
-    # A thread receives messages at once: both ends would deadlock if each were blocked in `send`.
-    messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(connection, messages), daemon=True).start()
-    ended = False
-    reported_trust: dict[str, Decision] = {}
-
-    def batches() -> Iterator[Any]:
-        nonlocal ended
-        while True:
-            message = messages.get()
-            if message is None:
-                ended = True
-                return
-            if message == FLUSH:
-                return
-            yield message
-
-    with contextlib.suppress(BrokenPipeError):
-        try:
-            while not ended:
-                for rows in scorer.score(batches()):
-                    if (trusted := getattr(scorer, "trusted", reported_trust)) != reported_trust:
-                        reported_trust = dict(trusted)
-                        connection.send((TRUSTED, reported_trust))
-                    connection.send(rows)
-        except UserError as error:
-            connection.send(error)
-    os._exit(0)  # do not wait for threads that hang in a decoder
+    def __init__(self, predictor: Predictor) -> None:
+        self.device, self.start = predictor.device, predictor.start
 
 
-def _listen(connection: Connection, messages: queue.SimpleQueue[Any]) -> None:
-    message: Any = FLUSH
-    while message is not None:
-        try:
-            message = connection.recv()
-        except (EOFError, OSError):
-            message = None
-        messages.put(message)
+def open_same_bundle(path: Path, digest: str) -> Bundle:
+    """Opens a bundle again.
+
+    Raises:
+        UserError: it has another digest than expected, unless that is empty; or as `open_bundle`.
+    """
+    from ssv2rt.engines.bundle import open_bundle
+
+    opened = open_bundle(path)
+    if digest and opened.digest != digest:
+        raise UserError(
+            f"the engine in '{path}' was replaced while it was in use; put the old one back and go on with --resume, "
+            f"or score anew with --overwrite"
+        )
+    return opened
+
+
+def worker_of(scorer: Scorer | WindowScorer) -> Worker[Video, Row]:
+    """What a process does with a scorer. A `Scorer` learns which kinds of videos DALI can decode."""
+    decisions: Any = getattr(scorer, "trusted", None)
+    learned = (lambda: {"trusted": dict(decisions)} if decisions else {}) if decisions is not None else dict
+    return Worker(scorer.score, scorer.videos, scorer.batches_ahead, learned)

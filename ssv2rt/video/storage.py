@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,6 +61,15 @@ def is_there(address: str) -> bool:
             return bool(system.exists(path))
     except OSError:
         return False
+
+
+def forget_local_copies() -> None:
+    """Forgets fsspec's file systems that keep copies in a temporary folder (`simplecache::` and others), as it is removed."""
+    from fsspec.core import get_filesystem_class
+
+    if "fsspec.implementations.cached" in sys.modules:
+        for kind in ("simplecache", "filecache", "blockcache"):
+            get_filesystem_class(kind).clear_instance_cache()
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,3 +227,21 @@ def test_names_of_ssv2_videos_in_any_case(tmp_path: Path, tiny_set: Path) -> Non
     touch(tmp_path, f"videos/{ids[0]}.WEBM", f"videos/{ids[1]}.mkv", f"videos/._{ids[2]}.webm")
     paths = {c.id: c.path for c in list_clips(tmp_path).clips}
     assert [paths[i] for i in ids[:3]] == [f"videos/{ids[0]}.WEBM", f"videos/{ids[1]}.mkv", f"videos/{ids[2]}.webm"]
+
+
+def test_folders_of_frames_are_no_clips(tmp_path: Path) -> None:
+    for name in ("up", "down"):
+        (tmp_path / name / "clip").mkdir(parents=True)
+        (tmp_path / name / "clip" / "0001.jpg").touch()
+    with pytest.raises(UserError, match="pictures such as '0001.jpg'; make a video of each folder's frames"):
+        list_clips(tmp_path)
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_columns_may_be_separated_by_semicolons_or_tabs(tmp_path: Path, mark: str) -> None:
+    rows = [("path", "label", "split"), ("a,b.mp4", "up", "train"), ("c.mp4", "down, slowly", "val")]
+    (tmp_path / "t.csv").write_text("".join(mark.join(row) + "\n" for row in rows))
+    for root in (tmp_path, tmp_path / "t.csv"):
+        listing = list_clips(root)
+        assert listing.labels == ("down, slowly", "up")
+        assert [(clip.path, clip.split) for clip in listing.clips] == [("a,b.mp4", "train"), ("c.mp4", "validation")]

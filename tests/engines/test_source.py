@@ -199,6 +199,21 @@ def test_label_file_formats(graphs: dict[str, Path], tmp_path: Path, names: str)
     assert source_of_onnx(graphs["fp32"], tmp_path / "labels").labels == LABELS
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("0;up\n1;down\n", "numbers beside the names, such as '0;up'; give a class name alone on each line"),
+        ("up\t0\ndown\t1\n", r"numbers beside the names, such as 'up\\t0'"),
+        (r'["up", "\ud800"]', "is no Unicode text"),
+        (r'{"up": "0", "\ud800": "1"}', "is no Unicode text"),
+    ],
+)
+def test_odd_label_lists_are_refused(graphs: dict[str, Path], tmp_path: Path, content: str, says: str) -> None:
+    (tmp_path / "labels").write_text(content)
+    with pytest.raises(UserError, match=says):
+        source_of_onnx(graphs["fp32"], tmp_path / "labels")
+
+
 def test_unsuitable_graphs_and_labels_are_refused(
     model: ClipModel, graphs: dict[str, Path], labels: Path, tmp_path: Path
 ) -> None:

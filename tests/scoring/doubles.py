@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from ssv2rt.core.errors import UserError
-from ssv2rt.scoring.row import Row, named_row
+from ssv2rt.core.worker_pool import Worker
+from ssv2rt.scoring.row import IS_LAST, WINDOW, Row, named_row
 from ssv2rt.scoring.supervisor import Task
+from ssv2rt.scoring.video_sources import Video
 
 
-class Deadly:
+class Deadly(Worker[Video, Row]):
     """Yields a row for each video, but aborts, hangs, etc. on a video whose name says so."""
 
     def __init__(self, *, videos: int = 8, log: str = "") -> None:
-        self.videos, self.batches_ahead, self._log = videos, 5, log
+        super().__init__(self.score, videos, 5)
+        self._log = log
         if log:
             with open(log, "a") as file:
                 file.write("start\n")
@@ -55,6 +58,27 @@ class Deadly:
         return [(number, named_row(video.name, {"status": "ok", "frames": len(video.name)})) for number, video in batch]
 
 
+class Restless(Worker[Video, Row]):
+    """Yields ten windows for each video; `fits` makes its process die after each few of them, `abort` at the sixth."""
+
+    def __init__(self) -> None:
+        super().__init__(self.score, 1, 4)
+
+    def score(self, batches: Iterable[list[Task]]) -> Iterator[list[tuple[int, Row]]]:
+        for ((number, video),) in batches:
+            for window in range(10):
+                yield [(number, named_row(video.name, {"status": "ok", WINDOW: window, IS_LAST: window == 9}))]
+                if "abort" in video.name and window == 5:
+                    os.abort()
+                if "fits" in video.name and window in (2, 5, 8):
+                    try:
+                        os.close(os.open(f"{video.name}-{window}", os.O_CREAT | os.O_EXCL))
+                    except FileExistsError:
+                        continue  # the crash does not recur
+                    time.sleep(0.2)  # until the pool has what was sent
+                    os.abort()
+
+
 class Refusing:
     """Raises UserError in its constructor."""
 
@@ -85,8 +109,11 @@ class Slow(Deadly):
         time.sleep(0.2)
         lost = {"status": "error: missing"}
         return [
-            (number, row if os.path.exists(row["path"]) else named_row(row["path"], lost))
-            for number, row in super()._rows(batch)
+            (
+                number,
+                row if os.path.exists(getattr(video.location, "file", row["path"])) else named_row(row["path"], lost),
+            )
+            for (number, row), (_, video) in zip(super()._rows(batch), batch, strict=True)
         ]
 
 
@@ -109,4 +136,21 @@ def aborting(*, log: str, **options: object) -> Any:
         return compare(self, *arguments)
 
     ClipGraph.feed, DecoderTrust._compare = crash, noted  # type: ignore[method-assign]
+    return make_scorer(**options)  # type: ignore[arg-type]
+
+
+def aborting_in_windows(**options: object) -> Any:
+    """The real scorer of windows, patched to abort in the decoder before the eighth window of a video named `abort`."""
+    from ssv2rt.scoring import window_scorer
+    from ssv2rt.scoring.worker import make_scorer
+
+    slide = window_scorer.slide
+
+    def crash(location: Any, *arguments: Any, **more: Any) -> Any:
+        for window in slide(location, *arguments, **more):
+            if "abort" in str(location) and window.number == 7:
+                os.abort()
+            yield window
+
+    window_scorer.slide = crash
     return make_scorer(**options)  # type: ignore[arg-type]

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ssv2rt.core.errors import UserError
+from ssv2rt.core.worker_pool import WorkerSettings
 from ssv2rt.scoring.row import columns
 from ssv2rt.scoring.run import InputVideos, Output, score
-from ssv2rt.scoring.worker import WorkerSettings
 
 
 class Counter:

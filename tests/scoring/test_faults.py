@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from typing import Any
 import pytest
 
 from ssv2rt.engines.bundle import Bundle
+from ssv2rt.scoring.row import named_row
+from ssv2rt.scoring.storage_watch import StorageWatch
+from ssv2rt.scoring.video_sources import Video
 
 VIDEOS = 24
 
@@ -142,27 +146,54 @@ def test_too_many_open_files_end_the_run_instead_of_giving_error_rows(
     assert done.returncode == 1 and "Too many open files" in done.stderr and "`ulimit -n`" in done.stderr
 
 
-def test_input_folder_that_goes_offline_ends_the_run(whole: tuple[bytes, int], inputs: Path, tmp_path: Path) -> None:
-    place = tmp_path / "videos"
-    shutil.copytree(inputs, place)
-    settings = {"out": str(tmp_path / "p.csv"), "inputs": [str(place)], "double": "Slow", "options": {"videos": 1}}
+@pytest.mark.parametrize("how", ["gone", "empty", "empty below", "tar"])
+def test_storage_that_goes_offline_ends_the_run(
+    whole: tuple[bytes, int], inputs: Path, tmp_path: Path, how: str
+) -> None:
+    """Also where a file system that was mounted leaves an empty folder, at an input or below it."""
+    root = tmp_path / "mounted"
+    place = {"tar": root, "empty below": root / "below"}.get(how, root)
+    given = root / "all.tar" if how == "tar" else root
+    if how == "tar":
+        root.mkdir()
+        with tarfile.open(given, "w") as archive:
+            archive.add(inputs, ".")
+    else:
+        shutil.copytree(inputs, place)
+    if how == "empty below":
+        (root / "another").mkdir()
+    settings = {"out": str(tmp_path / "p.csv"), "inputs": [str(given)], "double": "Slow", "options": {"videos": 1}}
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.scoring.faulty", json.dumps(settings)], stderr=subprocess.PIPE, text=True
     )
     journal = tmp_path / "p.csv.journal"
     while not (journal.is_file() and journal.read_bytes().count(b"\n") > 3):
+        assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     place.rename(tmp_path / "elsewhere")
+    if how != "gone":
+        place.mkdir()
     _, said = process.communicate()
-    assert (
-        process.returncode == 1
-        and "is gone (No such file or directory); bring it back, and go on with --resume" in said
-    )
-    assert b"missing" not in journal.read_bytes()
+    says = {"gone": "' is gone (No such file or directory); ", "tar": "' is gone, and had videos before; "}
+    assert process.returncode == 1 and says.get(how, "' is empty now, and had videos before; ") in said
+    assert "bring it back, and go on with --resume" in said and b"missing" not in journal.read_bytes()
+    shutil.rmtree(place, ignore_errors=True)
     (tmp_path / "elsewhere").rename(place)
-    done = run(tmp_path / "p.csv", place, resume=True)
+    done = run(tmp_path / "p.csv", given, resume=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["videos"] == VIDEOS and b"missing" not in (tmp_path / "p.csv").read_bytes()
+
+
+def test_a_video_that_is_deleted_is_missing(inputs: Path, tmp_path: Path) -> None:
+    """So is one that a list names in vain, and one whose folder was deleted beside others."""
+    for name in ("a", "b"):
+        shutil.copytree(inputs, tmp_path / "in" / name)
+    names = [tmp_path / "in/a/3.webm", tmp_path / "in/b/7.webm", tmp_path / "never/x.webm"]
+    watch = StorageWatch([])
+    assert len(list(watch.noting([Video.at(str(name)) for name in names]))) == 3
+    names[0].unlink()
+    shutil.rmtree(tmp_path / "in" / "b")
+    watch.check([named_row(str(name), {"status": "error: missing"}) for name in names])
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssv2rt.core.errors import UserError
+from ssv2rt.core.worker_pool import WorkerSettings
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.scoring import parquet_parts as parts
 from ssv2rt.scoring.journal import Journal
@@ -29,7 +30,6 @@ from ssv2rt.scoring.ray_nodes import ActorResources, resources_per_actor
 from ssv2rt.scoring.row import IS_LAST, WINDOW, Row, named_row
 from ssv2rt.scoring.supervisor import Task
 from ssv2rt.scoring.video_sources import Video
-from ssv2rt.scoring.worker import WorkerSettings
 from tests.cli import Done, ssv2rt
 
 pytestmark = pytest.mark.cluster

@@ -4,21 +4,27 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssv2rt.core.errors import UserError
-from ssv2rt.engines.bundle import Bundle
+from ssv2rt.engines.bundle import INFO, Bundle
 from ssv2rt.scoring import run
 from ssv2rt.scoring.journal import Journal, read_rows
-from ssv2rt.scoring.row import named_row
+from ssv2rt.scoring.merge import read_output
+from ssv2rt.scoring.row import columns, named_row
+from ssv2rt.scoring.run import Output, _write
+from ssv2rt.scoring.segments import REQUIRED, Windows
 from tests.cli import Done, ssv2rt
 
 FACTS = {"engine": "abc", "top_k": 1}
@@ -49,6 +55,83 @@ def test_truncated_journal_resumes_after_its_last_complete_line(
     assert path.read_bytes() == whole and list(read_rows(path)) == [row(number) for number in range(rows)]
 
 
+_VALUES = st.sampled_from(
+    [
+        None,
+        True,
+        3,
+        -1,
+        2.5,
+        float("nan"),
+        10**30,
+        "",
+        "ok",
+        "\ud800.webm",
+        "0.webm",
+        "a\nb.webm",
+        [],
+        {},
+        {"float32": "AAA"},
+    ]
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_rows_of_a_hostile_journal_are_ignored_or_whole(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Whatever stands in a journal: it is refused, or the output has exactly one whole row for each video."""
+    folder = tmp_path_factory.mktemp("j")
+    path, windows = folder / "p.csv.journal", data.draw(st.booleans())
+    extra = {"label": "a", "start": 0.0, "end": 1.0} if windows else {"label": "a", "logits": np.ones(2, np.float32)}
+    wanted = [{**row(number), **extra} for number in range(6)]
+    with contextlib.closing(Journal(path, FACTS, windows=windows)) as journal:
+        journal.write(wanted)
+    lines = path.read_bytes().splitlines(keepends=True)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(lines) - 1))
+        kind = data.draw(st.sampled_from(["bytes", "value", "lacking", "twice", "swapped"]))
+        with contextlib.suppress(ValueError, AttributeError):
+            if kind == "bytes":
+                cut = data.draw(st.integers(0, len(lines[at])))
+                lines[at] = lines[at][:cut] + data.draw(st.binary(max_size=8)) + lines[at][cut + 1 :]
+            elif kind == "twice":
+                lines.insert(at, lines[data.draw(st.integers(0, len(lines) - 1))])
+            elif kind == "swapped":
+                lines[at], lines[-1] = lines[-1], lines[at]
+            else:
+                value = json.loads(lines[at])
+                key = data.draw(st.sampled_from([*value, "window", "last", "frames", "ssv2rt"]))
+                value.pop(key, None)
+                if kind == "value":
+                    value[key] = data.draw(_VALUES)
+                lines[at] = json.dumps(value).encode() + b"\n"
+    path.write_bytes(b"".join(lines))
+    try:
+        journal = Journal(path, FACTS, resume=True, windows=windows, required=REQUIRED if windows else ())
+    except UserError:
+        return
+    with contextlib.closing(journal):
+        journal.write([one for one in wanted if one["path"] not in journal.seen])
+    names = columns(1, windows=windows, merged=windows, extra_columns=[] if windows else ["logits"])
+    for suffix in (".csv", ".jsonl", ".parquet"):
+        output = Output(folder / f"p{suffix}", names, sort=True, windows=Windows(1.0, 1.0, True) if windows else None)
+        _write(path, output, None)
+        assert [found["video"] for found in read_output(output.path)[1]] == [one["video"] for one in wanted]
+
+
+def test_damaged_rows_are_said_and_scored_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "j"
+    with contextlib.closing(Journal(path, FACTS)) as journal:
+        journal.write([row(number) for number in range(5)])
+    path.write_bytes(path.read_bytes().replace(b"2.webm", b"2.we\xffm"))
+    with contextlib.closing(Journal(path, FACTS, resume=True)) as journal:
+        assert journal.videos == 4 and "4.webm" in journal.seen and "2.webm" not in journal.seen
+    assert "has 1 damaged lines; the videos that they told of are scored again" in capsys.readouterr().err
+    assert [found["path"] for found in read_rows(path)] == [f"{number}.webm" for number in (0, 1, 3, 4)]
+
+
 def test_journal_of_another_run_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "p.csv.journal"
     Journal(path, FACTS, resume=False).close()
@@ -59,7 +142,7 @@ def test_journal_of_another_run_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="is not a journal"):
             Journal(path, FACTS, resume=True)
     path.write_text('{"a": 1}\n')
-    with pytest.raises(UserError, match="is not a journal of ssv2rt"):
+    with pytest.raises(UserError, match="is not a journal of this ssv2rt"):
         Journal(path, FACTS, resume=True)
 
 
@@ -72,6 +155,77 @@ def test_journal_is_locked(tmp_path: Path) -> None:
     journal.write([row(1)])
     journal.close()
     assert Journal(tmp_path / "j", FACTS, resume=True).videos == 2
+
+
+def test_journals_of_several_processes_exclude_each_other(tmp_path: Path) -> None:
+    """Also where one process removes the journal between the opening and the locking of another."""
+    code = (
+        "import os, sys; from pathlib import Path;"
+        "from ssv2rt.core.errors import UserError; from ssv2rt.scoring.journal import Journal\n"
+        "held = 0\n"
+        "while held < 150:\n"
+        "    try: journal = Journal(Path('j'), {}, overwrite=True)\n"
+        "    except UserError: continue\n"
+        "    os.close(os.open('held', os.O_CREAT | os.O_EXCL))\n"  # fails if another process has a journal
+        "    held += 1\n"
+        "    os.unlink('held'); journal.remove()\n"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) for _ in range(3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+
+
+def test_journal_is_locked_until_the_output_is_written(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path) -> None:
+    code = (
+        "import os, sys, time; from ssv2rt.scoring import run; write = run._write\n"
+        "def slowly(*arguments):\n"
+        "    open('written', 'w').close()\n"
+        "    while not os.path.exists('go'): time.sleep(0.01)\n"
+        "    return write(*arguments)\n"
+        "run._write = slowly; sys.argv = ['ssv2rt', *sys.argv[1:]]\n"
+        "if __name__ == '__main__': from ssv2rt.cli import main; main()\n"
+    )
+    (tmp_path / "slow.py").write_text(code)
+    out = tmp_path / "p.csv"
+    arguments = ["score", str(tiny_set / "videos"), "--out", str(out), "--engine", str(tiny_bundle.path)]
+    first = subprocess.Popen([sys.executable, "slow.py", *arguments], cwd=tmp_path, stderr=subprocess.PIPE)
+    while not (tmp_path / "written").exists():
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.01)
+    second = start(tiny_bundle, tiny_set / "videos", out, "--overwrite")
+    _, said = second.communicate()
+    assert second.returncode == 1 and b"another process is writing" in said
+    (tmp_path / "go").touch()
+    assert first.wait() == 0 and out.read_bytes().count(b"\n") == 81
+
+
+def test_engine_that_is_replaced_ends_the_run(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path) -> None:
+    """A worker that is started anew must not score with another engine."""
+    engine = tmp_path / "engine"
+    shutil.copytree(tiny_bundle.path, engine)
+    sources = sorted((tiny_set / "videos").iterdir())
+    (tmp_path / "in").mkdir()
+    for number in range(3000):
+        os.link(sources[number % len(sources)], tmp_path / "in" / f"{number}.webm")
+    out, journal = tmp_path / "p.csv", tmp_path / "p.csv.journal"
+    process = start(replace(tiny_bundle, path=engine), tmp_path / "in", out)
+    while not (journal.is_file() and journal.read_bytes().count(b"\n") > 1):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    shutil.copytree(tiny_bundle.path, tmp_path / "other")
+    labels = ["other", *tiny_bundle.info.labels[1:]]
+    info = json.loads((engine / INFO).read_text()) | {"labels": labels}
+    (tmp_path / "other" / INFO).write_text(json.dumps(info))
+    engine.rename(tmp_path / "old")
+    (tmp_path / "other").rename(engine)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for child in children:
+        os.kill(int(child), signal.SIGKILL)
+    _, said = process.communicate()
+    assert process.returncode == 1 and b"was replaced while it was in use" in said and b"Traceback" not in said, said
+    assert not out.exists() and not any(found.get("label") == "other" for found in read_rows(journal))
+    process = start(replace(tiny_bundle, path=engine), tmp_path / "in", out, "--resume")
+    _, said = process.communicate()
+    assert process.returncode == 1 and b"was started with another engine" in said
 
 
 def score(bundle: Bundle, inputs: Path, out: Path, *options: object) -> Done:
@@ -159,6 +313,25 @@ def test_existing_journal_needs_resume_or_overwrite(tiny_bundle: Bundle, tiny_se
     assert done.returncode == 0 and os.listdir(tmp_path) == ["p.csv"]
 
 
+def test_local_copies_do_not_stay_behind(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path) -> None:
+    """Neither of a call that ends, nor, once the next one has begun, of one that was killed."""
+    (tmp_path / "tmp").mkdir()
+    inputs = f"simplecache::file://{tiny_set / 'videos'}"
+    command = [sys.executable, "-m", "ssv2rt", "score", inputs, "--out", str(tmp_path / "p.csv")]
+    command += ["--engine", str(tiny_bundle.path)]
+    environment = os.environ | {"TMPDIR": str(tmp_path / "tmp")}
+    process = subprocess.Popen(command, env=environment)
+    while not any(path.is_file() for path in (tmp_path / "tmp").rglob("*")):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert os.listdir(tmp_path / "tmp")
+    (tmp_path / "p.csv.journal").touch()  # it may not have come that far
+    assert subprocess.run([*command, "--resume"], env=environment).returncode == 0
+    assert not os.listdir(tmp_path / "tmp") and sorted(os.listdir(tmp_path)) == ["p.csv", "tmp"]
+
+
 def test_run_without_rows_leaves_no_journal(tiny_bundle: Bundle, tmp_path: Path) -> None:
     """An empty journal would make the next run fail."""
     done = ssv2rt("score", "-", "--out", "p.csv", "--engine", tiny_bundle.path, cwd=tmp_path)
@@ -179,7 +352,7 @@ def test_resume_with_other_inputs_keeps_old_rows(
     """Rows of earlier inputs are kept, with a warning."""
     first, second = sorted((tiny_set / "videos").iterdir())[:2]
     facts = begun_with(tiny_bundle, first, tmp_path, monkeypatch)
-    journal = Journal(tmp_path / "p.csv.journal", facts, resume=False)
+    journal = Journal(tmp_path / "p.csv.journal", facts, overwrite=True)
     journal.write([named_row(str(first), {"status": "ok"}), named_row("gone.webm", {"status": "ok"})])
     journal.close()
     done = score(tiny_bundle, second, tmp_path / "p.csv", "--resume", first)

@@ -57,7 +57,7 @@ def test_broken_videos_get_error_rows_and_change_no_others(
         "empty.webm": (b"", "error: empty file"),
         "text.mp4": (b"not a video\n" * 50, "error: unreadable"),
         "half.webm": (data[: len(data) // 2], "error: truncated"),
-        "header.webm": (data[:300], "error: unreadable"),
+        "header.webm": (data[:300], "error: truncated"),
     }
     mixed = list(videos)
     for number, (name, (content, _)) in enumerate(broken.items()):

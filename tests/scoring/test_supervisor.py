@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.recipes import Data, Synthetic
+from ssv2rt.core.worker_pool import WorkerSettings
 from ssv2rt.dataset.synthetic import synthesize
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.pipelines.decoder_trust import Decision
+from ssv2rt.scoring.journal import Journal, read_rows
 from ssv2rt.scoring.row import Row
 from ssv2rt.scoring.supervisor import Supervisor, Task
 from ssv2rt.scoring.video_sources import Video
-from ssv2rt.scoring.worker import WorkerSettings
 
 
 def deadly(**options: object) -> WorkerSettings:
@@ -91,6 +92,21 @@ def test_only_crashing_videos() -> None:
 def test_crash_that_does_not_recur_costs_no_video(tmp_path: Path) -> None:
     found, restarts = statuses([deadly(log=str(tmp_path / "log"))], many(30, "flaky.webm"))
     assert set(found.values()) == {"ok"} and restarts == 1
+
+
+def test_windows_go_on_after_crashes_that_do_not_recur(tmp_path: Path) -> None:
+    """A video is given up once an attempt gets no further than those before it."""
+    names = [str(tmp_path / name) for name in ("a.webm", "fits.webm", "abort.webm", "b.webm")]
+    journal = Journal(tmp_path / "p.csv.journal", {}, resume=False, windows=True)
+    with Supervisor([WorkerSettings("tests.scoring.doubles:Restless", {})], timeout=60) as supervisor:
+        for part in supervisor.score(iter(tasks(names))):
+            journal.write([row for _, row in part])
+    journal.close()
+    rows = list(read_rows(tmp_path / "p.csv.journal"))
+    windows = {name: [(row["window"], row["status"]) for row in rows if row["path"] == name] for name in names}
+    ok = [(window, "ok") for window in range(10)]
+    assert windows[names[0]] == windows[names[1]] == windows[names[3]] == ok
+    assert windows[names[2]] == [*ok[:6], (6, "error: decoder crashed")]
 
 
 @settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.too_slow])

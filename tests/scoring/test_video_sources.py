@@ -17,9 +17,9 @@ from ssv2rt.engines.bundle import Bundle
 from ssv2rt.pipelines import prefetch as readahead
 from ssv2rt.scoring.discover import check_inputs, discover
 from ssv2rt.scoring.predictor import Predictor
-from ssv2rt.scoring.row import Row
-from ssv2rt.scoring.run import InputVideos
+from ssv2rt.scoring.row import Row, named_row
 from ssv2rt.scoring.scorer import Scorer
+from ssv2rt.scoring.storage_watch import StorageWatch
 from ssv2rt.scoring.video_sources import Video
 from ssv2rt.video.container import BadVideo, open_video
 from ssv2rt.video.probe import probe
@@ -136,6 +136,58 @@ def test_hidden_files_and_links_in_a_tar_are_skipped(
     assert named_in(tmp_path / "a.tar") == named_in(tmp_path / "a.tar") == ["./a.webm"]
     said = capsys.readouterr().err
     assert said.count("has 2 links in place of videos") == 1, said
+
+
+def test_odd_headers_of_a_tar_are_its_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A GNU sparse header that goes on behind the end, and headers that declare gigabytes."""
+    first = tar_of(tmp_path / "a.tar", {"a.webm": b"x" * 700}).read_bytes()[:1536]
+    sparse = bytearray(header("b.webm", b"00000001000\0", tarfile.GNUTYPE_SPARSE))
+    sparse[482] = 1  # more entries follow, it says
+    sparse[148:156] = b" " * 8
+    sparse[148:156] = b"%06o\0 " % sum(sparse)
+    endings = {"sparse": bytes(sparse)}
+    for kind in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
+        endings[f"long-{kind.decode()}"] = header("x", b"%011o\0" % (6 << 30), kind)
+    for name, ending in endings.items():
+        path = tmp_path / f"{name}.tar"
+        path.write_bytes(first + ending)
+        if name.startswith("long"):
+            os.truncate(path, 6 << 30)  # so that the bytes are there
+        assert named_in(path) == ["a.webm", str(path)]
+    assert capsys.readouterr().err.count("a header of 6442450944 bytes") == 4
+
+
+def test_what_is_left_out_of_a_tar_is_said_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name in (
+            "a.webm",
+            "b/b.webm",
+            "a.webm",
+            "in.tar",
+            "in.tar.gz",
+            "\udcff\n.webm",
+            "\udcff\n.webm",
+            "notes.txt",
+        ):
+            archive.addfile(tarfile.TarInfo(name))
+    assert named_in(tmp_path / "a.tar") == ["a.webm", "b/b.webm", "\udcff\n.webm"]
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert (
+        r"has 2 further members with the name of an earlier one, which are left out: 'a.webm', '\xff .webm';" in said[0]
+    )
+    assert "has 2 archives inside it, which are left out: 'in.tar', 'in.tar.gz';" in said[1]
+
+
+def test_what_is_left_out_below_a_folder_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.webm", "b.tar.gz", "cover.jpg", "clip1/0001.jpg", "clip1/0002.jpg", "clip2/0001.PNG"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [video.name for video in discover([str(tmp_path)])] == [str(tmp_path / "a.webm")]
+    compressed, pictures = capsys.readouterr().err.splitlines()
+    assert f"has 1 compressed archives, which are left out: '{tmp_path}/b.tar.gz'; unpack them" in compressed
+    clips = f"'{tmp_path}/clip1', '{tmp_path}/clip2'"
+    assert f"has 2 folders of pictures, which are left out: {clips}; make videos of them" in pictures
 
 
 def test_special_characters_in_urls(clips: list[Path], tmp_path: Path) -> None:
@@ -273,8 +325,8 @@ def test_byte_range_can_be_decoded(clips: list[Path], tmp_path: Path) -> None:
 def test_url_that_goes_offline_ends_the_run(clips: list[Path]) -> None:
     system = fsspec.filesystem("memory")
     system.pipe("/gone/a.webm", clips[0].read_bytes())
-    videos = InputVideos(["memory://gone"])
-    videos.check_storage()
+    storage = StorageWatch(["memory://gone"])
+    storage.check_inputs()
     system.rm("/gone", recursive=True)
     with pytest.raises(UserError, match="'memory://gone' cannot be reached any more"):
-        videos.check_storage()
+        storage.check([named_row("memory://gone/a.webm", {"status": "error: missing"})])

@@ -1,7 +1,9 @@
 """Sliding windows have a row each; consecutive windows with the same label are merged into segments."""
 
+import contextlib
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,12 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssv2rt.core.recipes import Data
+from ssv2rt.core.worker_pool import WorkerSettings
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.scoring import window_scorer as slider
 from ssv2rt.scoring.journal import Journal, read_rows
 from ssv2rt.scoring.predictor import Predictor
 from ssv2rt.scoring.row import Row, named_row
 from ssv2rt.scoring.segments import Windows, segments
+from ssv2rt.scoring.supervisor import Supervisor
 from ssv2rt.scoring.video_sources import Video
 from ssv2rt.scoring.window_scorer import WindowScorer
 from ssv2rt.video.sliding_window import TimeWindow, slide
@@ -207,3 +211,29 @@ def test_resume_after_a_kill_within_a_long_video(tiny_bundle: Bundle, tmp_path: 
     done = ssv2rt(*shared, "--out", "p.csv", "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "p.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_a_crash_of_the_decoder_loses_few_windows(tiny_bundle: Bundle, videos: list[Path], tmp_path: Path) -> None:
+    """A video that crashed is tried again window by window, without waiting for a batch of them to be full."""
+    bad = tmp_path / "abort.webm"
+    shutil.copy(videos[0], bad)
+    options = {"bundle": str(tiny_bundle.path), "top_k": 2, "clip": tiny_bundle.info.clip, "data": Data(threads=2)}
+    settings = WorkerSettings("tests.scoring.doubles:aborting_in_windows", options | {"windows": WINDOWS})
+    tasks = [(number, Video(str(path), path)) for number, path in enumerate([*videos, bad])]
+    journal = Journal(tmp_path / "j", {}, windows=True)
+    with contextlib.closing(journal), Supervisor([settings], timeout=60) as supervisor:
+        for part in supervisor.score(tasks):
+            journal.write([row for _, row in part])
+    found = list(read_rows(tmp_path / "j"))
+    expected = rows_of(tiny_bundle, videos)
+    order = {str(video): place for place, video in enumerate(videos)}
+    good = sorted(
+        (row for row in found if row["path"] != str(bad)), key=lambda row: (order[row["path"]], row["window"])
+    )
+    assert good == expected
+    *scored, last = [row for row in found if row["path"] == str(bad)]
+    assert last["status"] == "error: decoder crashed" and 3 <= len(scored) <= 7
+    kept = ("window", "start", "end", "label", "probability")
+    assert [[row[key] for key in kept] for row in scored] == [
+        [row[key] for key in kept] for row in expected[: len(scored)]
+    ]
