@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ssv2rt.benchmark.matrix_product import MATMUL, MatrixProduct
 from ssv2rt.benchmark.rounds import Workload, describe_machine, run_rounds, synchronized_time
 from ssv2rt.core.cores import cores
 from ssv2rt.core.errors import UserError
@@ -27,6 +28,8 @@ from ssv2rt.engines.base import Graph
 from ssv2rt.engines.build import FP32_ONNX_FILE, ONNX_FILE, make_bundle_info
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.engines.export import INPUT, OUTPUT
+from ssv2rt.engines.inspect import list_layers, totals
+from ssv2rt.engines.onnx_files import read_graph
 from ssv2rt.engines.precision import CALIBRATED_PRECISIONS, write_in_precision
 from ssv2rt.engines.quantization import quantize
 from ssv2rt.engines.source import Source, source_of_model
@@ -80,11 +83,18 @@ def benchmark_engine(
             runs |= _engines(source, clips, Path(folder), precisions, threads, absent, compiled)
             logits_of = _first_logits(runs, absent)
             workloads = {name: _engine_workload(runs[name], device) for name in logits_of}
+            products = {precision: MatrixProduct(device, precision) for precision in ("int8", "bf16")}
+            workloads |= {f"{MATMUL}, {precision}": product.turn for precision, product in products.items()}
             rates = run_rounds(workloads, units=batch, rounds=rounds)
+            gmacs = totals(list_layers(read_graph(onnx_graph_of(source, "fp32", Path(folder)))))["gmacs"]
     finally:
         torch.set_num_threads(before)
     logit_range = logits_of[EAGER].max() - logits_of[EAGER].min()
     eager = rates[EAGER].median
+    peaks = {
+        precision: rates.pop(f"{MATMUL}, {precision}").high / batch * product.operations
+        for precision, product in products.items()
+    }
     direct = {
         name: rate
         for name, rate in rates.items()
@@ -104,6 +114,14 @@ def benchmark_engine(
         "share_of_by_hand": {
             name.removesuffix(DIRECT_CALL): rates[name.removesuffix(DIRECT_CALL)].median / rate.median
             for name, rate in direct.items()
+        },
+        "gmacs_per_clip": gmacs,
+        "matrix_product_gops": {precision: peak / 1e9 for precision, peak in peaks.items()},
+        "share_of_matrix_product": {
+            name: 2e9 * gmacs * rate.median / peaks[precision]
+            for name, rate in rates.items()
+            for precision in [name.rpartition(", ")[2]]
+            if precision in peaks
         },
         "absent": absent,
         "machine": describe_machine(),

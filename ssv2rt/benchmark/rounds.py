@@ -48,7 +48,7 @@ def run_rounds(workloads: Mapping[str, Workload], *, units: int, rounds: int) ->
                 seconds = work()
                 if number:  # round 0 is the warm-up
                     rates[name].append(units / (seconds or time.perf_counter() - start))
-                progress.add(1, synchronized_time=name)
+                progress.add(1, now=name)
     return {name: _rate(values) for name, values in rates.items()}
 
 

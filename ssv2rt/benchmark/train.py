@@ -14,9 +14,10 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from ssv2rt.benchmark.matrix_product import MATMUL, MatrixProduct
 from ssv2rt.benchmark.rounds import describe_machine, run_rounds, synchronized_time
 from ssv2rt.core.errors import UserError
-from ssv2rt.core.hardware import DTYPES, Precision, choose_device, choose_precision, versions
+from ssv2rt.core.hardware import DTYPES, choose_device, choose_precision, versions
 from ssv2rt.core.recipe_files import load_recipe
 from ssv2rt.core.recipes import Recipe
 from ssv2rt.dataset.manifest import Manifest, Split
@@ -35,7 +36,6 @@ logger = logging.getLogger(__name__)
 WITH_LOADER = "fed by the loader"
 READY_BATCH = "the batch lies ready"
 PLAIN = "plain loop, fp32, contiguous"
-MATMUL = "matrix product"
 
 
 def recipe_to_benchmark(name: str | None, overrides: tuple[str, ...], data: Path | None) -> Recipe:
@@ -116,7 +116,7 @@ def benchmark_train(recipe: Recipe, manifest: Manifest, *, steps: int, rounds: i
         units=steps * batch,
         rounds=rounds,
     )
-    peak = rates.pop(MATMUL).high / (steps * batch) * product.flops
+    peak = rates.pop(MATMUL).high / (steps * batch) * product.operations
     achieved = rates[READY_BATCH].median / batch * flops
     return {
         "model": recipe.model.name,
@@ -137,24 +137,6 @@ def benchmark_train(recipe: Recipe, manifest: Manifest, *, steps: int, rounds: i
         "machine": describe_machine(),
         "versions": versions(),
     }
-
-
-class MatrixProduct:
-    """Products of two large square matrices in the precision of training: the peak FLOP/s that can be reached in practice."""
-
-    def __init__(self, device: torch.device, precision: Precision) -> None:
-        size, self._repeats = (8192, 20) if device.type == "cuda" else (2048, 4)
-        self._pair = torch.randn(2, size, size, device=device).to(DTYPES[precision])
-        self.flops = 2 * size**3 * self._repeats
-        """FLOPs of one call of `turn`."""
-
-    def turn(self) -> float:
-        """Computes the products and returns the seconds taken."""
-        a, b = self._pair
-        start = synchronized_time(a.device)
-        for _ in range(self._repeats):
-            a @ b
-        return synchronized_time(a.device) - start
 
 
 def _build_network(recipe: Recipe, manifest: Manifest) -> ClipModel:

@@ -69,6 +69,13 @@ def show_engine(figures: dict[str, Any]) -> None:
     times = {name: f"{value:.2f}" for name, value in figures["times_eager"].items()}
     errors = {name: f"{value:.2%}" for name, value in figures["largest_difference"].items()}
     _print_rates(console, "clips/s", figures["clips_per_second"], {"x eager fp32": times, "logits off by": errors})
+    peaks = ", ".join(f"{precision} {rate:,.0f}" for precision, rate in figures["matrix_product_gops"].items())
+    console.print(
+        f"{figures['gmacs_per_clip']:.1f} GMACs per clip; products of large matrices reach {peaks} billion operations "
+        "per second"
+    )
+    for name, share in figures["share_of_matrix_product"].items():
+        console.print(f"{name}: {share:.2f} of the rate of such a product")
     for name, share in figures["share_of_by_hand"].items():
         console.print(f"{name}: {share:.3f} of the rate of the same engine called by hand")
     _print_absent(console, figures)
