@@ -7,7 +7,6 @@ import stat
 from dataclasses import fields
 from pathlib import Path
 
-from ssv2rt.dataset.listing import escape_non_utf8
 from ssv2rt.video.container import CLIP_ERRORS, OK, BadVideo, reason_of
 from ssv2rt.video.probe import VideoInfo, decode_fully, probe
 
@@ -31,8 +30,6 @@ def file_facts(folder: Path, files: list[tuple[str, SavedState]], decode: bool) 
 def _facts_of(path: Path, saved_state: SavedState, decode: bool) -> ProbeFacts | None:
     facts: ProbeFacts = {"status": OK, "suspicion": "", "decoded": False}
     try:
-        if escape_non_utf8(str(path)) != str(path):
-            raise BadVideo("name is no text")
         status = path.stat()
         if saved_state and saved_state[:2] == (status.st_size, status.st_mtime_ns) and (saved_state[2] or not decode):
             return None

@@ -24,14 +24,16 @@ import pyarrow.parquet as pq
 from ssv2rt.core.atomic_files import atomic_file, remove_partial_files
 from ssv2rt.core.cores import cores
 from ssv2rt.core.errors import UserError
+from ssv2rt.core.locks import LockedError, exclusive
 from ssv2rt.dataset.detect_format import list_clips
 from ssv2rt.dataset.file_facts import ProbeFacts, SavedState, file_facts
-from ssv2rt.dataset.listing import Listing, escape_non_utf8, fingerprint
+from ssv2rt.dataset.listing import Listing, fingerprint, path_to_text
 from ssv2rt.dataset.manifest import (
     CLIP_FIELDS,
     PROBE_FIELDS,
     SCHEMA,
     TRAINING_COLUMNS,
+    VERSION,
     Manifest,
     is_manifest,
     manifest_paths,
@@ -50,6 +52,8 @@ Progress = Callable[[int, int], None]
 _CLIPS_PER_JOB = 128
 _SAVE_EVERY = 10.0
 """Seconds between saves. A killed process loses at most this much work."""
+_SECONDS_BETWEEN_TRIES = 0.5
+"""While another process is indexing."""
 _MIN_CLIPS_FOR_POOL = 1000
 """With fewer clips, probing in this process is faster than starting a process pool."""
 
@@ -57,7 +61,8 @@ _MIN_CLIPS_FOR_POOL = 1000
 def open_manifest(root: Path, *, progress: Progress = lambda done, total: None) -> Manifest:
     """Reads the manifest of a data set, or builds it if it is missing or out of date.
 
-    Clips that were unusable are probed again. The files of usable clips are assumed to be unchanged.
+    Clips that were unusable are probed again. The files of usable clips are assumed to be unchanged. If another process is
+    indexing the data set, this waits for it.
 
     Args:
         root: a data set in any format, or a manifest.
@@ -70,17 +75,31 @@ def open_manifest(root: Path, *, progress: Progress = lambda done, total: None) 
         manifest = read_manifest(root, TRAINING_COLUMNS)
         if manifest is None:
             raise UserError(
-                f"the manifest '{root}' is damaged or of another version; build it again with `ssv2rt index`"
+                f"the manifest '{root}' is damaged or of another version; run `ssv2rt index DATA --out '{root}'` again"
+            )
+        if manifest.version != VERSION:
+            raise UserError(
+                f"the manifest '{root}' is of an older version, which counted the frames of some videos wrong; "
+                f"run `ssv2rt index DATA --out '{root}'` again"
             )
         if not manifest.fingerprint:
             raise UserError(f"the manifest '{root}' is incomplete: its `ssv2rt index` was interrupted; run that again")
         if not manifest.is_current():
             logger.warning(f"the data set in '{manifest.folder}' has changed since '{root}' was made")
         return manifest
-    manifest = _read_saved(manifest_paths(root), TRAINING_COLUMNS)
-    if manifest and manifest.is_current():
-        return manifest if manifest.all_clips_usable() else index(root, trust=True, progress=progress)[0]
-    return index(root, progress=progress)[0]
+    waited = False
+    while True:
+        manifest = _read_saved(manifest_paths(root), TRAINING_COLUMNS)
+        current = manifest is not None and manifest.is_current()
+        if manifest and current and (waited or manifest.all_clips_usable()):
+            return manifest
+        try:
+            return index(root, trust=current, progress=progress)[0]
+        except LockedError as error:
+            if not waited:
+                logger.info(f"waiting: {str(error).partition(';')[0]}")
+            waited = True
+            time.sleep(_SECONDS_BETWEEN_TRIES)
 
 
 def index(
@@ -106,30 +125,49 @@ def index(
         The manifest, and the path that it was written to.
 
     Raises:
-        UserError: `root` is not a data set, or `out` cannot be written.
+        LockedError: another process is indexing the data set.
+        UserError: `root` is not a data set, or the manifest cannot be written.
     """
-    for place in (out, quarantine_file(out)) if out else ():
-        _check_replaceable(place)
     listing = list_clips(root)
+    with _Writer.open(root, out) as writer:
+        return _index(listing, writer, decode=decode, trust=trust, workers=workers or cores(), progress=progress)
+
+
+def _index(
+    listing: Listing, writer: _Writer, *, decode: bool, trust: bool, workers: int, progress: Progress
+) -> tuple[Manifest, Path]:
     clip_table = _clip_table(listing)
-    saved = _read_saved([out] if out else manifest_paths(root), SCHEMA.names)
-    builder = _ManifestBuilder(listing, clip_table, saved.table if saved else SCHEMA.empty_table())
-    total, done, next_save = len(clip_table), 0, time.monotonic() + _SAVE_EVERY
-    jobs = builder.jobs(decode=decode, trust=trust)
-    done = total - sum(len(rows) for rows, _ in jobs)
+    saved = _read_saved(writer.paths, SCHEMA.names)
+    if saved and saved.version != VERSION:
+        logger.info(
+            f"the manifest of '{listing.folder}' is of an older version, which counted the frames of some videos wrong; "
+            f"all clips are probed again"
+        )
+    builder = _ManifestBuilder(listing, clip_table, saved)
+    again, jobs = builder.jobs_to_decode_again(), builder.jobs(decode=decode, trust=trust)
+    total, next_save = len(clip_table), time.monotonic() + _SAVE_EVERY
+    done = total - sum(len(rows) for rows, _ in again + jobs)
+    for rows, found in _probe_all(listing.folder, again, True, workers):
+        builder.add(rows, found)
+    done += sum(len(rows) for rows, _ in again)
     try:
-        for rows, found in _probe_all(listing.folder, jobs, decode, workers or cores()):
+        for rows, found in _probe_all(listing.folder, jobs, decode, workers):
             builder.add(rows, found)
             done += len(rows)
             progress(done, total)
             if time.monotonic() >= next_save:
-                _save(root, out, builder.manifest(complete=False), with_quarantine=False)
+                writer.write(builder.manifest(complete=False), with_quarantine=False)
                 next_save = time.monotonic() + _SAVE_EVERY
+    except UserError:
+        raise  # the manifest cannot be written
     except BaseException:
-        _save(root, out, builder.manifest(complete=False))
+        try:
+            writer.write(builder.manifest(complete=False))
+        except UserError as error:
+            logger.warning(f"what was probed is lost: {error}")
         raise
     manifest = builder.manifest(complete=True)
-    return manifest, _save(root, out, manifest)
+    return manifest, writer.write(manifest)
 
 
 ProbeJob = tuple[np.ndarray, list[tuple[str, SavedState]]]
@@ -139,12 +177,23 @@ ProbeJob = tuple[np.ndarray, list[tuple[str, SavedState]]]
 class _ManifestBuilder:
     """Assembles a manifest from saved and new probe results."""
 
-    def __init__(self, listing: Listing, clip_table: pa.Table, saved: pa.Table) -> None:
+    def __init__(self, listing: Listing, clip_table: pa.Table, saved: Manifest | None) -> None:
         self._listing, self._clip_table = listing, clip_table
-        self._facts = [saved.select(PROBE_FIELDS.names)]
-        self._count = len(saved)
-        place = {path: at for at, path in enumerate(saved["path"].to_pylist())}
-        self._row = np.array([place.get(clip.path, -1) for clip in listing.clips], np.int64)
+        table = saved.table if saved else SCHEMA.empty_table()
+        place = {path: at for at, path in enumerate(table["path"].to_pylist())}
+        row = np.array([place.get(path, -1) for path in clip_table["path"].to_pylist()], np.int64)
+        self._old: dict[int, ProbeFacts] = {}
+        """What a manifest of an older version has on clips that were decoded, by index in the listing."""
+        if saved and saved.version != VERSION:
+            known = np.flatnonzero(row >= 0)
+            decoded = known[table["decoded"].to_numpy()[row[known]]]
+            facts = table.select(_SAME_VIDEO).take(row[decoded]).to_pylist()
+            self._old = dict(zip(decoded.tolist(), facts, strict=True))
+            table, row = SCHEMA.empty_table(), np.full(len(row), -1, np.int64)
+        self._damaged = {row for row, facts in self._old.items() if facts["status"] != OK}
+        self._facts = [table.select(PROBE_FIELDS.names)]
+        self._count = len(table)
+        self._row = row
         """int64 (N,): the row of each clip in the concatenation of `_facts`; -1 if it has not been probed."""
 
     def jobs(self, *, decode: bool, trust: bool) -> list[ProbeJob]:
@@ -160,8 +209,18 @@ class _ManifestBuilder:
         wanted: list[tuple[int, SavedState]] = []
         for row, at in enumerate(self._row):
             before = saved_states[at] if at >= 0 else None
-            if not (trust and before and fine[at] and (before[2] or not decode)):
+            if row not in self._damaged and not (trust and before and fine[at] and (before[2] or not decode)):
                 wanted.append((row, before))
+        return self._chunks(wanted)
+
+    def jobs_to_decode_again(self) -> list[ProbeJob]:
+        """The clips that a manifest of an older version calls unusable because decoding failed.
+
+        Only decoding them again tells whether they are: perhaps their frames were counted wrong.
+        """
+        return self._chunks([(row, None) for row in sorted(self._damaged)])
+
+    def _chunks(self, wanted: list[tuple[int, SavedState]]) -> list[ProbeJob]:
         return [
             (
                 np.array([row for row, _ in chunk]),
@@ -172,6 +231,10 @@ class _ManifestBuilder:
 
     def add(self, rows: np.ndarray, found: Sequence[ProbeFacts | None]) -> None:
         """Adds probe results for clips; None where the saved result is still valid."""
+        for row, facts in zip(rows.tolist(), found, strict=True):
+            before = self._old.get(row)
+            if facts and before and all(facts.get(name) == before[name] for name in _SAME_VIDEO):
+                facts["decoded"] = True
         new = [at for at, facts in enumerate(found) if facts is not None]
         self._row[rows[new]] = self._count + np.arange(len(new))
         self._count += len(new)
@@ -191,11 +254,16 @@ class _ManifestBuilder:
         return Manifest(self._listing.labels, folder, table, sources, mark)
 
 
+_SAME_VIDEO = ("status", "bytes", "mtime_ns", "frames")
+"""Where probing finds these unchanged, an earlier decoding of the file still counts."""
+
+
 def _clip_table(listing: Listing) -> pa.Table:
-    clips = listing.clips
-    columns = [[escape_non_utf8(text) for text in (clip.id, clip.path, clip.split)] for clip in clips]
-    arrays = [pa.array([row[at] for row in columns], pa.string()) for at in range(3)]
-    return pa.Table.from_arrays([*arrays, pa.array([clip.label for clip in clips], pa.int32())], schema=CLIP_FIELDS)
+    rows = [(path_to_text(clip.id), path_to_text(clip.path), clip.split, clip.label) for clip in listing.clips]
+    columns = [[row[at] for row in rows] for at in range(len(CLIP_FIELDS))]
+    return pa.Table.from_arrays(
+        [pa.array(column, field.type) for column, field in zip(columns, CLIP_FIELDS, strict=True)], schema=CLIP_FIELDS
+    )
 
 
 def _probe_all(
@@ -238,25 +306,84 @@ def _probe_isolated(folder: Path, file: tuple[str, SavedState], decode: bool) ->
 
 
 def _read_saved(paths: list[Path], columns: Sequence[str]) -> Manifest | None:
-    """The manifest of an earlier call: the first that is current, or else the first that is readable."""
+    """The manifest of an earlier call: the first that is current, or else the first of the newest version."""
     found = [manifest for path in paths if (manifest := read_manifest(path, columns))]
-    return next((manifest for manifest in found if manifest.is_current()), found[0] if found else None)
+    current = next((manifest for manifest in found if manifest.is_current()), None)
+    return current or max(found, key=lambda manifest: manifest.version, default=None)
 
 
-def _save(root: Path, out: Path | None, manifest: Manifest, *, with_quarantine: bool = True) -> Path:
-    """Writes a manifest and its quarantine table. Returns the path of the manifest."""
-    beside, cached = (out, out) if out else manifest_paths(root)
-    try:
-        _check_replaceable(beside)
-        _check_replaceable(quarantine_file(beside))
-        _write(beside, manifest, with_quarantine)
-        return beside
-    except OSError as error:
-        if out:
-            raise UserError(f"cannot write '{out}': {error.strerror}; choose another --out") from None
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    _write(cached, manifest, with_quarantine)
-    return cached
+class _Writer:
+    """Writes the manifest of a data set and its quarantine table, while no other process does.
+
+    Args:
+        root: the data set, for messages.
+        paths: where the manifest may be, in the order of preference.
+    """
+
+    def __init__(self, root: Path, paths: list[Path]) -> None:
+        self.paths = paths
+        self._root = root
+        self._reasons: dict[Path, str] = {}
+        """Paths that cannot be written, and why."""
+        self._told = False
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, root: Path, out: Path | None) -> Iterator[_Writer]:
+        """Takes the lock of the first path that can be written: `out` if it is given, or see `manifest_paths`."""
+        writer = cls(root, [out] if out else manifest_paths(root))
+        with contextlib.ExitStack() as stack:
+            for path in writer.paths:
+                _check_replaceable(path)
+                _check_replaceable(quarantine_file(path))
+                try:
+                    if out and not out.parent.is_dir():
+                        raise UserError(f"cannot write '{out}': there is no folder '{out.parent}'")
+                    stack.enter_context(exclusive(path, "indexing"))
+                except LockedError:
+                    raise
+                except UserError as error:
+                    writer._reasons[path] = str(error).partition(";")[0]
+                    continue
+                for file in (path, quarantine_file(path)):
+                    remove_partial_files(file, older_than=-1)  # no live process is writing them
+                break
+            writer._next_path()
+            yield writer
+
+    def write(self, manifest: Manifest, *, with_quarantine: bool = True) -> Path:
+        """Writes both files, and returns the path of the manifest.
+
+        Raises:
+            UserError: they can be written nowhere.
+        """
+        while True:
+            path = self._next_path()
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_manifest(path, manifest)
+                if with_quarantine:
+                    with atomic_file(quarantine_file(path)) as temporary:
+                        pyarrow.csv.write_csv(quarantine(manifest), temporary)
+                return path
+            except OSError as error:
+                reason = os.strerror(error.errno) if error.errno else str(error)
+                self._reasons[path] = f"cannot write '{path}': {reason}"
+
+    def _next_path(self) -> Path:
+        """The first path that is not known to be unwritable. Says so once if it is not the preferred one."""
+        path = next((path for path in self.paths if path not in self._reasons), None)
+        if path is None:
+            remedy = "set SSV2RT_CACHE to a folder that you can write to, or choose one with `ssv2rt index --out`"
+            raise UserError(
+                f"{', and '.join(self._reasons.values())}; {remedy if len(self.paths) > 1 else 'choose another --out'}"
+            )
+        if path != self.paths[0] and not self._told:
+            logger.info(
+                f"{self._reasons[self.paths[0]]}; the manifest of '{self._root}' is kept in the cache: '{path}'"
+            )
+            self._told = True
+        return path
 
 
 def _check_replaceable(path: Path) -> None:
@@ -282,12 +409,3 @@ def _is_parquet(path: Path) -> bool:
     except (OSError, pa.ArrowException):
         return False
     return True
-
-
-def _write(path: Path, manifest: Manifest, with_quarantine: bool) -> None:
-    remove_partial_files(path)
-    write_manifest(path, manifest)
-    if not with_quarantine:
-        return
-    with atomic_file(quarantine_file(path)) as temporary:
-        pyarrow.csv.write_csv(quarantine(manifest), temporary)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -44,11 +45,32 @@ METADATA_KEY = b"ssv2rt"
 VIDEO_SUFFIXES = frozenset(
     f".{name}"
     for name in (
-        *("webm", "mp4", "m4v", "mov", "qt", "avi", "divx", "mkv", "mpg", "mpeg", "mpg2", "m2v", "mjpeg", "mjpg", "ts"),
-        *("mts", "m2ts", "vob", "wmv", "asf", "flv", "f4v", "3gp", "3g2", "ogv", "gif", "mxf", "ivf", "y4m", "h264"),
-        *("264", "h265", "265", "rm", "rmvb"),
+        *(
+            "webm",
+            "mkv",
+            "mk3d",
+            "mp4",
+            "m4v",
+            "m4s",
+            "mov",
+            "qt",
+            "3gp",
+            "3g2",
+            "f4v",
+            "flv",
+            "avi",
+            "divx",
+            "wmv",
+            "asf",
+        ),
+        *("mpg", "mpeg", "mpg2", "m1v", "m2v", "m2p", "vob", "mod", "tod", "ts", "m2t", "mts", "m2ts", "mxf", "dv"),
+        *("h264", "264", "avc", "h265", "265", "hevc", "ivf", "av1", "obu", "mjpeg", "mjpg", "y4m", "gif", "apng"),
+        *("ogv", "ogm", "rm", "rmvb"),
     )
 )
+"""Extensions of videos, in lower case: what is looked for in folders and tar files by every command."""
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
+"""Extensions of frames that were extracted from a video. Folders of them are not clips."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +130,24 @@ def list_entries(folder: Path) -> list[os.DirEntry[str]]:
 def escape_non_utf8(name: str) -> str:
     """A file name as valid UTF-8: other bytes are escaped like \\xff."""
     return os.fsencode(name).decode("utf-8", errors="backslashreplace")
+
+
+def path_to_text(path: str) -> str:
+    """A path as valid UTF-8, from which `text_to_path` makes the same path again.
+
+    Bytes that are not UTF-8 are escaped, as by `escape_non_utf8`. So that no two paths give the same text, a backslash is
+    escaped as \\x5c where the path itself has what looks like an escape.
+    """
+    return escape_non_utf8(_ESCAPE.sub(r"\\x5c\1", path))
+
+
+def text_to_path(text: str) -> str:
+    """The path that `path_to_text` made a text of."""
+    return os.fsdecode(_ESCAPE_BYTES.sub(lambda escape: bytes.fromhex(escape[1][1:].decode()), text.encode()))
+
+
+_ESCAPE = re.compile(r"\\(x(?:5c|[89a-f][0-9a-f]))")
+_ESCAPE_BYTES = re.compile(_ESCAPE.pattern.encode())
 
 
 def is_video(name: str) -> bool:
