@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ssv2rt.core.errors import UserError, nearest
 from ssv2rt.dataset.labels import class_of_template, read_json, read_labels
-from ssv2rt.dataset.listing import SPLITS, UNLABELED, Clip, Listing, is_video
+from ssv2rt.dataset.listing import SPLITS, UNLABELED, Clip, Listing, encode_frames, find_picture, is_video
 
 _PREFIXES = ("", "something-something-v2-")
 _ANNOTATION_FOLDERS = ("", "labels", "annotations")
@@ -120,11 +120,16 @@ def _find_videos(root: Path) -> tuple[Path, dict[str, str]]:
         folder = root / name
         if folder.is_dir():
             files: dict[str, str] = {}
+            other = ""
             with os.scandir(folder) as entries:
                 for entry in entries:
                     stem, suffix = os.path.splitext(entry.name)
-                    if is_video(entry.name) and not stem.startswith(".") and (stem not in files or suffix == ".webm"):
+                    if not is_video(entry.name) or stem.startswith("."):
+                        other = entry.path
+                    elif stem not in files or suffix == ".webm":
                         files[stem] = entry.name
+            if not files and name and other and (picture := find_picture(Path(other))):
+                raise UserError(f"no videos in '{folder}', but pictures such as '{picture}'; {encode_frames(picture)}")
             if name or files:
                 return folder, files
     raise UserError(f"no videos in '{root}'; expected '{root / 'videos'}/ID.webm'")
@@ -132,7 +137,9 @@ def _find_videos(root: Path) -> tuple[Path, dict[str, str]]:
 
 def _read_split(path: Path, labels: tuple[str, ...]) -> list[tuple[str, int]]:
     entries = read_json(path)
-    if not isinstance(entries, list) or not all(isinstance(e, dict) and "id" in e for e in entries):
+    if not isinstance(entries, list) or not all(
+        isinstance(e, dict) and isinstance(e.get("id"), str | int) for e in entries
+    ):
         raise UserError(f'{path}: not SSv2\'s annotations; expected [{{"id": "...", "template": "..."}}, ...]')
     if not entries:
         raise UserError(f"{path}: lists no clips; download it again")

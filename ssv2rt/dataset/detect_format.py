@@ -12,7 +12,9 @@ from ssv2rt.dataset.listing import Listing
 from ssv2rt.dataset.manifest import is_manifest
 from ssv2rt.dataset.tables import TABLE_SUFFIXES, read_tables
 
-_SUPPORTED = "SSv2's JSON files, a folder for each class, or a .csv or .parquet table with the columns path and label"
+_SUPPORTED = (
+    "SSv2's JSON files, a folder for each class, or a .csv, .tsv or .parquet table with the columns path and label"
+)
 
 
 def list_clips(root: Path) -> Listing:
@@ -23,14 +25,16 @@ def list_clips(root: Path) -> Listing:
         UserError: the folder is not a data set, or the data set is malformed.
     """
     try:
-        is_folder = stat.S_ISDIR(root.stat().st_mode)
+        mode = root.stat().st_mode
     except FileNotFoundError:
         raise UsageError(f"no data '{root}'; give --data a folder or a table of clips") from None
     except OSError as error:
         raise UsageError(f"cannot read '{root}': {error.strerror}; give --data a folder or a table of clips") from None
-    if not is_folder:
-        if root.suffix.lower() not in TABLE_SUFFIXES:
-            raise UsageError(f"'{root}' is neither a folder nor a .csv or .parquet table; give --data one of them")
+    if not stat.S_ISDIR(mode):
+        if root.suffix.lower() not in TABLE_SUFFIXES or not stat.S_ISREG(mode):
+            raise UsageError(
+                f"'{root}' is neither a folder nor a .csv, .tsv or .parquet table; give --data one of them"
+            )
         if is_manifest(root):
             raise UsageError(f"'{root}' is a manifest; give the data set that it was made from")
         found = read_tables(root)

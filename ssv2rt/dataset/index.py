@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet as pq
 
 from ssv2rt.core.atomic_files import atomic_file, remove_partial_files
 from ssv2rt.core.cores import cores
@@ -36,6 +35,7 @@ from ssv2rt.dataset.manifest import (
     VERSION,
     Manifest,
     is_manifest,
+    is_parquet,
     manifest_paths,
     read_manifest,
     write_manifest,
@@ -363,8 +363,8 @@ class _Writer:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_manifest(path, manifest)
                 if with_quarantine:
-                    with atomic_file(quarantine_file(path)) as temporary:
-                        pyarrow.csv.write_csv(quarantine(manifest), temporary)
+                    with atomic_file(quarantine_file(path)) as temporary, temporary.open("wb") as file:
+                        pyarrow.csv.write_csv(quarantine(manifest), file)
                 return path
             except OSError as error:
                 reason = os.strerror(error.errno) if error.errno else str(error)
@@ -398,14 +398,6 @@ def _check_replaceable(path: Path) -> None:
             or head.decode(errors="replace").strip().replace('"', "") == ",".join(COLUMNS)
         ):
             return
-    if f".{path.name}".endswith(".manifest.parquet") and path.is_file() and not _is_parquet(path):
+    if f".{path.name}".endswith(".manifest.parquet") and path.is_file() and not is_parquet(path):
         return  # a damaged manifest
     raise UserError(f"'{path}' exists, and `ssv2rt index` has not written it; move it, or choose another --out")
-
-
-def _is_parquet(path: Path) -> bool:
-    try:
-        pq.read_schema(path)
-    except (OSError, pa.ArrowException):
-        return False
-    return True

@@ -31,12 +31,22 @@ def read_labels(path: Path) -> tuple[str, ...]:
     if not isinstance(table, dict) or not table:
         raise UserError(f'{path}: not SSv2\'s label list; expected {{"label text": "number", ...}}')
     try:
-        numbers = {int(number): str(name) for name, number in table.items()}
-    except (TypeError, ValueError, OverflowError):
+        numbers = {int(str(number)): name for name, number in table.items()}
+    except ValueError:
         raise UserError(f"{path}: not SSv2's label list; every label needs a whole number, as a string") from None
     if sorted(numbers) != list(range(len(table))):
         raise UserError(f"{path}: label numbers must be 0 to {len(table) - 1}, each once")
-    return tuple(numbers[index] for index in range(len(numbers)))
+    return check_text(tuple(numbers[index] for index in range(len(numbers))), path)
+
+
+def check_text(names: tuple[str, ...], path: Path) -> tuple[str, ...]:
+    """The same names; raises UserError if one holds a lone surrogate, which JSON can, and no other file."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{path}: the label {name!r} is no Unicode text; write it anew") from None
+    return names
 
 
 def class_of_template(template: str) -> str:

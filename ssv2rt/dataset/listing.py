@@ -2,8 +2,8 @@
 
     SSv2            DIR/[labels/]{labels,train,validation[,test]}.json, videos in DIR/videos
     class folders   DIR/train/LABEL/*.mp4, DIR/validation/LABEL/*.mp4, ...; or DIR/LABEL/*.mp4
-    table           a .csv or .parquet file with the columns path, label and optionally split; or a folder with one such
-                    table, or with one for each split (train.csv, val.csv)
+    table           a .csv, .tsv or .parquet file with the columns path, label and optionally split; or a folder with one
+                    such table, or with one for each split (train.csv, val.csv)
 
 If there is no validation split, a tenth of the training clips of each class is held out for it: those with the lowest hash of
 their id, so that the choice is the same on every machine.
@@ -11,6 +11,7 @@ their id, so that the choice is the same on every machine.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -20,8 +21,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from ssv2rt.core.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +121,7 @@ def list_entries(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             found = [e for e in entries if not e.name.startswith(".") and (is_video(e.name) or e.is_dir())]
     except PermissionError:
-        logger.warning(f"no permission to look into '{folder}'; it is left out")
+        logger.warning(f"no permission to look into '{escape_non_utf8(str(folder))}'; it is left out")
         return []
     return sorted(found, key=lambda entry: entry.name)
 
@@ -148,6 +147,20 @@ def text_to_path(text: str) -> str:
 
 _ESCAPE = re.compile(r"\\(x(?:5c|[89a-f][0-9a-f]))")
 _ESCAPE_BYTES = re.compile(_ESCAPE.pattern.encode())
+
+
+def find_picture(folder: Path) -> Path | None:
+    """A picture in a folder, to tell that it holds the frames of a video; None if there is none."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.lower().endswith(PICTURE_SUFFIXES)]
+        return folder / min(names) if names else None
+    return None
+
+
+def encode_frames(picture: Path) -> str:
+    """What to do about a folder of pictures, as the end of a message."""
+    pattern = picture.parent / f"*{picture.suffix}"
+    return f"make a video of each folder's frames: ffmpeg -framerate 12 -pattern_type glob -i '{pattern}' clip.mp4"
 
 
 def is_video(name: str) -> bool:
@@ -180,15 +193,6 @@ def hold_out_validation(clips: list[Clip]) -> list[Clip]:
         count = max(1, round(HELD_OUT_FRACTION * len(members))) if len(members) > 1 else 0
         held |= {clip.id for clip in sorted(members, key=_hold_out_key)[:count]}
     return [Clip(c.id, c.path, "validation", c.label) if c.id in held else c for c in clips]
-
-
-def check_ids(clips: Iterable[Clip], source: Path) -> None:
-    """Raises UserError if two clips have the same id."""
-    seen: set[str] = set()
-    for clip in clips:
-        if clip.id in seen:
-            raise UserError(f"{source}: clip '{clip.id}' is listed twice; every clip may appear once")
-        seen.add(clip.id)
 
 
 def _hold_out_key(clip: Clip) -> bytes:

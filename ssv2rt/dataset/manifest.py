@@ -200,9 +200,22 @@ def manifest_paths(root: Path) -> list[Path]:
 
 def is_manifest(path: Path) -> bool:
     """Whether a file is a manifest, and not another Parquet table."""
-    with contextlib.suppress(OSError, pa.ArrowException):
-        return path.is_file() and METADATA_KEY in (pq.read_schema(path).metadata or {})
-    return False
+    schema = read_schema(path)
+    return schema is not None and METADATA_KEY in (schema.metadata or {})
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file is a Parquet table."""
+    return read_schema(path) is not None
+
+
+def read_schema(path: Path) -> pa.Schema | None:
+    """The schema of a Parquet table; None if the file is not one. Arrow opens no path that is not UTF-8, so this does."""
+    with contextlib.suppress(OSError, ValueError, pa.ArrowException):
+        if path.is_file():
+            with path.open("rb") as file:
+                return pq.read_schema(file)
+    return None
 
 
 def read_manifest(path: Path, columns: Sequence[str] = SCHEMA.names) -> Manifest | None:
@@ -214,10 +227,9 @@ def read_manifest(path: Path, columns: Sequence[str] = SCHEMA.names) -> Manifest
     if not path.is_file():
         return None  # opening a pipe would block
     with contextlib.suppress(OSError, pa.ArrowException, LookupError, TypeError, ValueError, RecursionError):
-        with pq.ParquetFile(
-            path
-        ) as file:  # `pq.read_table` would add columns for folders like split=train above the file
-            table = file.read(columns=list(columns)).select(list(columns))
+        # `pq.read_table` would add columns for folders like split=train above the file.
+        with path.open("rb") as file, pq.ParquetFile(file) as parquet:
+            table = parquet.read(columns=list(columns)).select(list(columns))
         facts = json.loads((table.schema.metadata or {})[METADATA_KEY])
         version, labels = facts["version"], tuple(facts["labels"])
         if version not in _READABLE_VERSIONS:
@@ -292,5 +304,5 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
         "fingerprint": manifest.fingerprint,
     }
     table = manifest.table.replace_schema_metadata({METADATA_KEY: json.dumps(facts).encode()})
-    with atomic_file(path) as temporary:
-        pq.write_table(table, temporary)
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        pq.write_table(table, file)

@@ -187,12 +187,23 @@ def test_many_clips_are_probed_in_parallel(tmp_path: Path) -> None:
     assert alone.table.equals(together.table)
 
 
-def test_name_that_is_not_utf8_only_affects_its_clip(zoo: Path) -> None:
-    raw = os.fsdecode(os.fsencode(zoo / "train" / "good") + b"/\xff.mp4")
-    shutil.copy(zoo / "train" / "good" / "1.mp4", raw)
-    manifest, _ = index(zoo)
-    assert row(manifest, "\\xff.mp4")["status"] == "name is no text"
-    assert len(manifest.split("train")) == 7
+@pytest.mark.parametrize("suffix", [".mp4", ".csv"])
+def test_a_name_that_is_not_utf8_leads_back_to_its_clip(zoo: Path, suffix: str) -> None:
+    """Beside a name that looks like its escaped form."""
+    names = [b"\xff.mp4", b"\\xff.mp4"]
+    for number, name in enumerate(names):
+        shutil.copy(zoo / "train" / "good" / f"{number}.mp4", os.fsencode(zoo / "train" / "good") + b"/" + name)
+    root = zoo
+    if suffix == ".csv":
+        root = zoo.parent / "t.csv"
+        lines = [b"zoo/train/good/%s,caf\xe9 %d\n" % (name, number) for number, name in enumerate(names)]
+        root.write_bytes(b"path,label\n" + b"".join(lines))
+    manifest, _ = index(root)
+    assert row(manifest, "\\xff.mp4")["frames"] == 30 and row(manifest, "\\x5cxff.mp4")["frames"] == 31
+    split = open_manifest(root).split("train")
+    assert {os.fsencode(split.path(number).name) for number in range(len(split))} >= {*names}
+    if suffix == ".csv":
+        assert split.labels == ("caf\\xe9 0", "caf\\xe9 1")
 
 
 def test_decoding_errors_are_kept_until_the_file_changes(zoo: Path) -> None:
