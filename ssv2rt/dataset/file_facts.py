@@ -22,7 +22,7 @@ def file_facts(folder: Path, files: list[tuple[str, SavedState]], decode: bool) 
     Args:
         folder: folder of the files.
         files: path relative to `folder`, and its saved state.
-        decode: also decode every frame, unless that was done before.
+        decode: also decode every frame, unless that was done before. A video without a key frame is decoded in any case.
     """
     return [_facts_of(folder / path, saved_state, decode) for path, saved_state in files]
 
@@ -40,7 +40,7 @@ def _facts_of(path: Path, saved_state: SavedState, decode: bool) -> ProbeFacts |
         facts |= {name: getattr(info, name) for name in _PROBED_FIELDS}
         facts["hash"] = content_hash(source)
         facts["suspicion"] = "; ".join(find_anomalies(info))
-        if decode:
+        if decode or not info.key_frames:  # without a key frame, only decoding tells whether the video can be used
             facts["decoded"] = True
             shown = decode_fully(source)
             if shown != info.frames:
@@ -77,12 +77,11 @@ def find_anomalies(info: VideoInfo) -> list[str]:
         text
         for odd, text in (
             (info.frames == 1, "a single frame"),
-            (info.key_frames == 0, "no key frame"),
-            (info.streams > 1, f"{info.streams} video streams, of which the best is used"),
+            (info.streams > 1, f"{info.streams} video streams, of which one is used"),
             (info.rate > 240, f"{info.rate:.0f} frames per second"),
             (0 < info.rate < 1, f"{info.rate:.2f} frames per second"),
             (min(info.width, info.height) < 32, f"only {info.width}x{info.height} pixels"),
-            (info.duration > 600, f"lasts {info.duration:.0f} seconds"),
+            (info.duration > 600, f"{info.duration:.0f} seconds long"),
         )
         if odd
     ]

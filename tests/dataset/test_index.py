@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from ssv2rt.core.errors import UserError
-from ssv2rt.dataset.file_facts import content_hash
+from ssv2rt.dataset.file_facts import content_hash, file_facts
 from ssv2rt.dataset.index import index, open_manifest
+from ssv2rt.dataset.listing import is_video
 from ssv2rt.dataset.manifest import SCHEMA, TRAINING_COLUMNS, Manifest, read_manifest, write_manifest
 from ssv2rt.dataset.synthetic import mux_webm
 from tests.cli import ssv2rt
@@ -285,3 +286,64 @@ if __name__ == "__main__":
     )
     done = subprocess.run([sys.executable, "run.py"], cwd=zoo.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_cut_whose_key_frame_is_not_shown_is_fine_if_it_decodes(tmp_path: Path) -> None:
+    """As `ffmpeg -ss` cuts with `-c copy`: an edit list hides the frames before the cut, and with them the key frame."""
+    whole = numbered_video(tmp_path / "whole.mp4", "libx264", frames=20)
+    (tmp_path / "data" / "a").mkdir(parents=True)
+    for name, first in (("hidden.mp4", 0), ("lost.webm", 5)):
+        source = whole if first == 0 else numbered_video(tmp_path / "whole.webm", "libvpx-vp9", frames=20)
+        with (
+            av.open(str(source)) as container,
+            av.open(str(tmp_path / "data" / "a" / name), "w", options={"avoid_negative_ts": "disabled"}) as cut,
+        ):
+            stream = cut.add_stream_from_template(container.streams.video[0])
+            for packet in [packet for packet in container.demux(video=0) if packet.size][first:]:
+                assert packet.pts is not None and packet.dts is not None and packet.time_base is not None
+                shift = round(5 / 12 / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+                cut.mux(packet)
+    manifest, _ = index(tmp_path / "data")
+    facts = row(manifest, "hidden.mp4")
+    assert (facts["key_frames"], facts["frames"], facts["status"], facts["suspicion"]) == (0, 15, "ok", "")
+    assert row(manifest, "lost.webm")["status"] in ("corrupt", "unreadable")
+
+
+def shown_by_ffprobe(path: Path) -> int:
+    command = [
+        "ffprobe",
+        "-v",
+        "quiet",
+        "-select_streams",
+        "V:0",
+        "-count_frames",
+        "-of",
+        "json",
+        "-show_streams",
+        str(path),
+    ]
+    streams = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)["streams"]
+    return int(streams[0]["nb_read_frames"])
+
+
+@pytest.mark.skipif(shutil.which("ffprobe") is None, reason="needs ffprobe")
+def test_frame_counts_agree_with_decoding_and_with_ffprobe(real_videos: Path) -> None:
+    """`index`, `index --decode` and FFmpeg, on real videos and on odd ones."""
+    damaged = {"lost1s.ts": "corrupt"}
+    videos = [
+        path
+        for folder in (real_videos, real_videos.parent / "cases")
+        for path in folder.glob("*")
+        if is_video(path.name)
+    ]
+    assert len(videos) > 20
+    for path in sorted(videos):
+        (probed,) = file_facts(path.parent, [(path.name, None)], decode=False)
+        (decoded,) = file_facts(path.parent, [(path.name, None)], decode=True)
+        assert probed is not None and decoded is not None
+        if probed["status"] == "ok":
+            assert decoded["status"] == damaged.get(path.name, "ok"), path
+            assert probed["frames"] == decoded["frames"] == shown_by_ffprobe(path), path
+        else:
+            assert decoded["status"] == probed["status"], path
