@@ -33,7 +33,7 @@ def prepare(data: Data) -> Manifest:
         root = Path(data.root)
     else:
         raise UsageError("no data: give --data DIR, or set data.root in the recipe")
-    with Progress(f"looking at the videos of {root}") as progress:
+    with Progress(f"indexing {root}") as progress:
         return open_manifest(root, progress=progress.show)
 
 
@@ -63,7 +63,7 @@ def ssv2_like_set() -> Path:
 
 
 def synthetic_set(spec: Synthetic, key_frames: KeyFrames = "all") -> Path:
-    """The folder of a synthetic set in the user's cache. It is made if it is missing."""
+    """The folder of a synthetic set in the cache folder. The set is made if it is missing."""
     coding = "" if key_frames == "all" else f" {key_frames}"
     digest = hashlib.blake2b(
         f"{FORMAT[key_frames]} {spec.model_dump_json()}{coding}".encode(), digest_size=6
