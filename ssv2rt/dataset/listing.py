@@ -137,6 +137,8 @@ def path_to_text(path: str) -> str:
     Bytes that are not UTF-8 are escaped, as by `escape_non_utf8`. So that no two paths give the same text, a backslash is
     escaped as \\x5c where the path itself has what looks like an escape.
     """
+    if path.isascii() and "\\" not in path:
+        return path  # as most paths are: there may be hundreds of thousands
     return escape_non_utf8(_ESCAPE.sub(r"\\x5c\1", path))
 
 

@@ -2,8 +2,8 @@
 backward with the opposite label. So a model must use the order of the frames to tell the two classes apart.
 
 By default every frame is a VP9 key frame. The backward clip then has the packets of the forward clip in reverse order, and
-both have *exactly* the same decoded frames. With `key_frames="first"` clips are coded like SSv2's: one key frame followed by inter
-frames, and in clips of 14 frames or more hidden pictures (see `video.pictures`). The frames of two twins then differ by
+both have *exactly* the same decoded frames. With `key_frames="first"` clips are coded like SSv2's: one key frame followed by
+inter frames, and in clips of 14 frames or more hidden pictures (see `video.pictures`). The frames of two twins then differ by
 compression noise.
 """
 

@@ -70,7 +70,7 @@ def read_tables(root: Path) -> Listing | None:
     clips: dict[str, tuple[str, str]] = {}  # path: split and label
     places: dict[str, str] = {}
     for file, split in files:
-        repeated = 0
+        repeated, name = 0, file.name
         for place, path, *facts in _clip_rows(file, split):
             if path in clips and clips[path] != tuple(facts):
                 raise UserError(
@@ -78,7 +78,7 @@ def read_tables(root: Path) -> Listing | None:
                     f"every clip may appear once"
                 )
             repeated += path in clips
-            clips[path], places[path] = (facts[0], facts[1]), f"{place} of {file.name}"
+            clips[path], places[path] = (facts[0], facts[1]), f"{place} of {name}"
         if repeated:
             logger.warning(f"{file}: {repeated} rows repeat others; each clip is used once")
     labels, listed = number_classes([(path, split, label) for path, (split, label) in clips.items()])
