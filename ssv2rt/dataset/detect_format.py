@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from ssv2rt.core.errors import UsageError, UserError
+from ssv2rt.core.errors import UsageError, UserError, os_errors_as_user_errors
 from ssv2rt.dataset.annotations import read_annotations
 from ssv2rt.dataset.folders import read_folders
 from ssv2rt.dataset.listing import Listing
@@ -39,7 +39,8 @@ def list_clips(root: Path) -> Listing:
             raise UsageError(f"'{root}' is a manifest; give the data set that it was made from")
         found = read_tables(root)
     else:
-        found = read_annotations(root) or read_tables(root) or read_folders(root)
+        with os_errors_as_user_errors(f"cannot read the data set '{root}'"):
+            found = read_annotations(root) or read_tables(root) or read_folders(root)
     if found is None:
         raise UserError(f"no data set in '{root}'; expected {_SUPPORTED}")
     return found

@@ -14,6 +14,7 @@ from ssv2rt.dataset.listing import (
     escape_non_utf8,
     find_picture,
     hold_out_validation,
+    is_folder,
     list_entries,
     number_classes,
     path_to_text,
@@ -48,7 +49,7 @@ def read_folders(root: Path) -> Listing | None:
             rows += [(path, "train", label) for path in videos]
         if rows:
             search.warn_unclassified(root)
-    rows = rows or [(entry.name, "test", "") for entry in list_entries(root) if not entry.is_dir()]
+    rows = rows or [(entry.name, "test", "") for entry in list_entries(root) if not is_folder(entry)]
     pictures = search.frame_folders or ([picture] if not rows and (picture := find_picture(root)) else [])
     if pictures and not rows:
         raise UserError(f"no videos in '{root}', but pictures such as '{pictures[0]}'; {encode_frames(pictures[0])}")
@@ -74,7 +75,7 @@ def _label(folder: os.DirEntry[str]) -> str:
 
 
 def _folders(folder: Path) -> list[os.DirEntry[str]]:
-    return [entry for entry in list_entries(folder) if entry.is_dir()]
+    return [entry for entry in list_entries(folder) if is_folder(entry)]
 
 
 class _VideoSearch:
@@ -98,7 +99,7 @@ class _VideoSearch:
         if not entries and (picture := find_picture(Path(folder.path))):
             self.frame_folders.append(picture)
         for entry in entries:
-            if entry.is_dir():
+            if is_folder(entry):
                 found += self.videos(entry, f"{name}/{entry.name}")
             else:
                 found.append(f"{name}/{entry.name}")
@@ -106,7 +107,7 @@ class _VideoSearch:
 
     def warn_unclassified(self, folder: Path) -> None:
         """Warns of videos that are directly in `folder`, and so in no class folder."""
-        unclassified = [entry.name for entry in list_entries(folder) if not entry.is_dir()]
+        unclassified = [entry.name for entry in list_entries(folder) if not is_folder(entry)]
         if unclassified:
             logger.warning(
                 f"{len(unclassified)} videos in '{folder}', such as '{unclassified[0]}', are in no class folder; left out"

@@ -40,29 +40,29 @@ SPLIT_ALIASES = {
 UNLABELED = -1
 HELD_OUT_FRACTION = 0.1
 METADATA_KEY = b"ssv2rt"
-"""Key of the Parquet metadata by which a manifest is told apart from a table of clips."""
+"""Key of the Parquet metadata that marks a manifest. Other Parquet tables may be tables of clips."""
 VIDEO_SUFFIXES = frozenset(
     f".{name}"
     for name in (
+        *("webm", "mkv", "mk3d", "mp4", "m4v", "m4s", "mov", "qt", "3gp", "3g2", "f4v", "flv", "avi", "divx", "wmv"),
         *(
-            "webm",
-            "mkv",
-            "mk3d",
-            "mp4",
-            "m4v",
-            "m4s",
-            "mov",
-            "qt",
-            "3gp",
-            "3g2",
-            "f4v",
-            "flv",
-            "avi",
-            "divx",
-            "wmv",
             "asf",
+            "mpg",
+            "mpeg",
+            "mpg2",
+            "m1v",
+            "m2v",
+            "m2p",
+            "vob",
+            "mod",
+            "tod",
+            "ts",
+            "m2t",
+            "mts",
+            "m2ts",
+            "mxf",
+            "dv",
         ),
-        *("mpg", "mpeg", "mpg2", "m1v", "m2v", "m2p", "vob", "mod", "tod", "ts", "m2t", "mts", "m2ts", "mxf", "dv"),
         *("h264", "264", "avc", "h265", "265", "hevc", "ivf", "av1", "obu", "mjpeg", "mjpg", "y4m", "gif", "apng"),
         *("ogv", "ogm", "rm", "rmvb"),
     )
@@ -99,7 +99,7 @@ class Listing:
 
 
 def fingerprint(folder: Path, sources: Iterable[Path]) -> str:
-    """A hash of the names, sizes and mtimes of files, and of the names of folders' entries."""
+    """A hash of the names, sizes and modification times of files, and of the names of the entries of folders."""
     facts = hashlib.blake2b(digest_size=16)
     for path in sources:
         name = path.relative_to(folder) if path.is_relative_to(folder) else path
@@ -116,14 +116,22 @@ def fingerprint(folder: Path, sources: Iterable[Path]) -> str:
 
 
 def list_entries(folder: Path) -> list[os.DirEntry[str]]:
-    """The subfolders and videos of a folder, sorted by name, without hidden ones. Warns if it may not be read."""
+    """The subfolders and videos of a folder, sorted by name, without hidden ones. Warns if the folder cannot be listed."""
     try:
         with os.scandir(folder) as entries:
-            found = [e for e in entries if not e.name.startswith(".") and (is_video(e.name) or e.is_dir())]
-    except PermissionError:
-        logger.warning(f"no permission to look into '{escape_non_utf8(str(folder))}'; it is left out")
+            found = [e for e in entries if not e.name.startswith(".") and (is_video(e.name) or is_folder(e))]
+    except OSError as error:
+        logger.warning(f"cannot list '{escape_non_utf8(str(folder))}' ({error.strerror}); it is left out")
         return []
     return sorted(found, key=lambda entry: entry.name)
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one. Links that lead nowhere or to themselves are not."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def escape_non_utf8(name: str) -> str:

@@ -77,7 +77,7 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("length", f"{summary['hours']:g} hours, {summary['gigabytes']:g} GB"),
     ]
     lines += [("uneven frame rate", f"{summary['variable_rate']:,}")] if summary["variable_rate"] else []
-    lines += [("turned", f"{summary['turned']:,}")] if summary["turned"] else []
+    lines += [("rotated", f"{summary['turned']:,}")] if summary["turned"] else []
     lines += [
         ("unusable", format_counts(summary["unusable"])),
         ("suspicious", f"{summary['suspicious']:,}" if summary["suspicious"] else "none"),

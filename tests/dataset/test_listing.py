@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -396,6 +398,8 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     touch(tmp_path / "else", "c.mp4")
     (root / "train" / "up" / "more").symlink_to(tmp_path / "else")
     (root / "train" / "up" / "loop").symlink_to(root / "train" / "up")
+    (root / "train" / "up" / "itself").symlink_to("itself")
+    (root / "train" / "itself").symlink_to("itself")
     assert sorted(found(list_clips(root))) == ["train/down/b.mp4", "train/up/a.mp4", "train/up/more/c.mp4"]
 
 
@@ -435,3 +439,30 @@ def test_names_of_ssv2_videos_in_any_case(tmp_path: Path, tiny_set: Path) -> Non
     touch(tmp_path, f"videos/{ids[0]}.WEBM", f"videos/{ids[1]}.mkv", f"videos/._{ids[2]}.webm")
     paths = {c.id: c.path for c in list_clips(tmp_path).clips}
     assert [paths[i] for i in ids[:3]] == [f"videos/{ids[0]}.WEBM", f"videos/{ids[1]}.mkv", f"videos/{ids[2]}.webm"]
+
+
+AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from ssv2rt.core.errors import UserError
+from ssv2rt.dataset.detect_format import list_clips
+os.setuid(65534)
+try:
+    list_clips(Path(sys.argv[1]))
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("mode", [0o000, 0o444])
+def test_a_folder_without_permission_is_one_line(mode: int) -> None:
+    with TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        touch(Path(folder), "data/up/a.mp4")
+        os.chmod(Path(folder) / "data", mode)
+        command = [sys.executable, "-c", AS_NOBODY, f"{folder}/data"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0 and done.stdout.startswith(
+            f"cannot read the data set '{folder}/data': Permission"
+        ), done
