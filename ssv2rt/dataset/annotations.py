@@ -1,8 +1,8 @@
-"""Reads SSv2's annotation files, old and new: they assign each clip to a split and a class.
+"""Reads SSv2's annotation files, which assign each clip to a split and a class.
 
-Old names: `something-something-v2-{labels,train,validation,test}.json`.
-New names: `{labels,train,validation,test}.json` and `test-answers.csv` (lines `id;label`).
-They may be in the data set's folder, or in `labels/` or `annotations/` below it.
+The files are called `something-something-v2-{labels,train,validation,test}.json` in older downloads of SSv2, and
+`{labels,train,validation,test}.json` and `test-answers.csv` (lines `id;label`) in newer ones. They may be in the folder of the
+data set, or in `labels/` or `annotations/` below it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def read_annotations(root: Path) -> Listing | None:
         for clip, label in entries:
             if clip in clips:
                 raise UserError(
-                    f"clip '{clip}' is in both {clips[clip].split} and {split} of '{root}'; a split must be held out"
+                    f"clip '{clip}' is in both {clips[clip].split} and {split} of '{root}'; every clip may be in one split"
                 )
             clips[clip] = Clip(clip, within + files.get(clip, f"{clip}.webm"), split, label)
     return Listing(labels, root, list(clips.values()), sources)
@@ -89,7 +89,7 @@ def read_answers(path: Path, classes: tuple[str, ...]) -> dict[str, int]:
         if not separator or not _is_clip_id(clip):
             raise UserError(f"{path}: line {number} is {line[:60]!r}; expected id;label, as in SSv2's test-answers.csv")
         if clip in answers:
-            raise UserError(f"{path}: clip '{clip}' is named twice; every id may stand once")
+            raise UserError(f"{path}: clip '{clip}' is named twice; ids must be unique")
         answers[clip] = _class_number(class_of_template(text.strip()), index, path, clip)
     if not answers:
         raise UserError(f"{path}: names no clips; expected lines id;label, as in SSv2's test-answers.csv")

@@ -11,7 +11,8 @@ from ssv2rt.video.container import CLIP_ERRORS, OK, BadVideo, reason_of
 from ssv2rt.video.probe import VideoInfo, decode_fully, probe
 
 SavedState = tuple[int, int, bool] | None
-"""What a manifest already has on a file: size in bytes, mtime in ns, and whether it was decoded. None for a new file."""
+"""What a manifest already has on a file: size in bytes, modification time in ns, and whether it was decoded. None for a file
+that it does not have."""
 ProbeFacts = dict[str, object]
 """The values for `manifest.PROBE_FIELDS` of one file."""
 
@@ -35,7 +36,7 @@ def _facts_of(path: Path, saved_state: SavedState, decode: bool) -> ProbeFacts |
             return None
         facts |= {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
         small = stat.S_ISREG(status.st_mode) and status.st_size <= 3 * _PIECE_BYTES
-        source: Path | bytes = path.read_bytes() if small else path  # small files are opened once
+        source: Path | bytes = path.read_bytes() if small else path  # a small file is opened only once
         info = probe(source)
         facts |= {name: getattr(info, name) for name in _PROBED_FIELDS}
         facts["hash"] = content_hash(source)
@@ -72,7 +73,7 @@ def content_hash(source: Path | bytes) -> str:
 
 
 def find_anomalies(info: VideoInfo) -> list[str]:
-    """What is suspicious about a usable video; goes to the column `suspicion`."""
+    """Unusual properties of a usable video, for the column `suspicion`. Each is a phrase such as 'a single frame'."""
     return [
         text
         for odd, text in (

@@ -53,7 +53,7 @@ _CLIPS_PER_JOB = 128
 _SAVE_EVERY = 10.0
 """Seconds between saves. A killed process loses at most this much work."""
 _SECONDS_BETWEEN_TRIES = 0.5
-"""While another process is indexing."""
+"""How often it is checked whether another process that is indexing has ended."""
 _MIN_CLIPS_FOR_POOL = 1000
 """With fewer clips, probing in this process is faster than starting a process pool."""
 
@@ -117,7 +117,7 @@ def index(
         root: a data set in any format.
         out: path of the manifest. The default is beside the data, or in the cache if that is not writable.
         decode: also decode every frame of every clip, which finds damage that the container does not show.
-        trust: assume that the files of usable clips are unchanged, without checking their size and mtime.
+        trust: assume that the files of usable clips are unchanged, without checking their size and modification time.
         workers: number of processes; 0 for one per core.
         progress: called as clips are probed.
 

@@ -1,4 +1,4 @@
-"""The listing of a data set: its classes, and the file, split and class of each clip. Three formats are recognized.
+"""The listing of a data set: its classes, and the file, split and class of each clip. There are three formats:
 
     SSv2            DIR/[labels/]{labels,train,validation[,test]}.json, videos in DIR/videos
     class folders   DIR/train/LABEL/*.mp4, DIR/validation/LABEL/*.mp4, ...; or DIR/LABEL/*.mp4
