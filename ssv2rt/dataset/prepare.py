@@ -14,6 +14,7 @@ from ssv2rt.core.progress import Progress
 from ssv2rt.core.recipes import Data, Synthetic
 from ssv2rt.core.run_folders import cache_folder
 from ssv2rt.dataset.index import open_manifest
+from ssv2rt.dataset.listing import escape_non_utf8
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.dataset.synthetic import FORMAT, KeyFrames, is_complete, synthesize
 
@@ -38,11 +39,19 @@ def prepare(data: Data) -> Manifest:
 
 
 def override_root(data: Data, root: Path | None) -> Data:
-    """`data` with another data set, if `root` is given."""
+    """`data` with another data set, if `root` is given.
+
+    Raises:
+        UsageError: the path is not UTF-8, so that it cannot be written into a recipe.
+    """
     if not root:
         return data
-    # Absolute, so that the run finds its data from any working directory.
-    return data.model_copy(update={"root": os.path.abspath(root), "synthetic": None, "test_videos": ""})
+    path = os.path.abspath(root)  # so that the run finds its data from any working directory
+    if (shown := escape_non_utf8(path)) != path:
+        raise UsageError(
+            f"--data '{shown}' is not UTF-8, as paths in recipes must be; make a link to it: ln -s '{root}' data"
+        )
+    return data.model_copy(update={"root": path, "synthetic": None, "test_videos": ""})
 
 
 def export_test_clips(manifest: Manifest, folder: Path) -> None:

@@ -182,3 +182,11 @@ def test_folders_above_the_manifest_do_not_become_columns(tmp_path: Path, tiny_s
     root = tmp_path / "split=train" / "label=3"
     shutil.copytree(tiny_set, root, ignore=shutil.ignore_patterns("manifest.parquet"))
     assert probed(root) == 80 and probed(root) == 0
+
+
+def test_a_path_that_no_recipe_can_hold_is_refused_in_one_line(tmp_path: Path) -> None:
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    root.mkdir()
+    done = ssv2rt("train", "--data", root, cwd=tmp_path)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert f"--data '{tmp_path}/\\xff' is not UTF-8, as paths in recipes must be; make a link to it" in done.stderr
