@@ -21,6 +21,16 @@ def doctor(as_json: bool) -> None:
       ssv2rt doctor
       ssv2rt doctor --json
     """
+    from ssv2rt.core.errors import UserError
+    from ssv2rt.core.log import printable
+    from ssv2rt.doctor.packages import ESSENTIAL, broken_packages
+
+    if broken := list(broken_packages(ESSENTIAL)):
+        for sentence in broken:
+            click.echo(printable(f"- {sentence}"), err=True)
+        raise UserError(
+            f"{len(broken)} packages that ssv2rt needs do not work; mend them, and run `ssv2rt doctor` again"
+        )
     from ssv2rt.doctor.examine import examine, show
 
     facts = examine()

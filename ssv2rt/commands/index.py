@@ -23,8 +23,8 @@ from ssv2rt.commands.options import Command, json_option
 def index(data: Path, out: Path | None, decode: bool, workers: int | None, as_json: bool) -> None:
     """Probe every clip of a data set, and report damaged ones.
 
-    DATA is a folder in the layout of SSv2, a folder with one folder per class, or a .csv or .parquet table with the columns
-    path and label. The results are stored in a manifest, and unchanged clips are not probed again.
+    DATA is a folder in the layout of SSv2, a folder with one folder per class, or a .csv, .tsv or .parquet table with the
+    columns path and label. The results are stored in a manifest, and unchanged clips are not probed again.
 
     \b
     Examples:

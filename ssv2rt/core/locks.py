@@ -15,6 +15,10 @@ from ssv2rt.core.errors import UserError
 logger = logging.getLogger(__name__)
 
 
+class LockedError(UserError):
+    """Another process holds the lock, or another block of this one."""
+
+
 @contextlib.contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
     """Holds the lock of `path` during the block.
@@ -32,7 +36,8 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         what: what the owner does to `path`, for the error message: "building", "training".
 
     Raises:
-        UserError: another process, or another block of this one, holds the lock; or the folder cannot be written.
+        LockedError: another process, or another block of this one, holds the lock.
+        UserError: the folder cannot be written.
     """
     lock = path.with_name(f".{path.name[:100]}.lock")
     try:
@@ -62,7 +67,7 @@ def _locked(lock: Path, what: str) -> int:
         except BlockingIOError:
             owner = os.read(descriptor, 300).decode(errors="replace") or "another process"
             os.close(descriptor)
-            raise UserError(f"{owner} is {what}; wait for it to end, or stop it") from None
+            raise LockedError(f"{owner} is {what}; wait for it to end, or stop it") from None
         except OSError as error:
             logger.warning(f"no lock on '{lock}' ({error.strerror}); start no second process that is {what}")
             return descriptor

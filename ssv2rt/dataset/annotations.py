@@ -1,8 +1,8 @@
-"""Reads SSv2's annotation files, old and new: they assign each clip to a split and a class.
+"""Reads SSv2's annotation files, which assign each clip to a split and a class.
 
-Old names: `something-something-v2-{labels,train,validation,test}.json`.
-New names: `{labels,train,validation,test}.json` and `test-answers.csv` (lines `id;label`).
-They may be in the data set's folder, or in `labels/` or `annotations/` below it.
+The files are called `something-something-v2-{labels,train,validation,test}.json` in older downloads of SSv2, and
+`{labels,train,validation,test}.json` and `test-answers.csv` (lines `id;label`) in newer ones. They may be in the folder of the
+data set, or in `labels/` or `annotations/` below it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ssv2rt.core.errors import UserError, nearest
 from ssv2rt.dataset.labels import class_of_template, read_json, read_labels
-from ssv2rt.dataset.listing import SPLITS, UNLABELED, Clip, Listing, is_video
+from ssv2rt.dataset.listing import SPLITS, UNLABELED, Clip, Listing, encode_frames, find_picture, is_video
 
 _PREFIXES = ("", "something-something-v2-")
 _ANNOTATION_FOLDERS = ("", "labels", "annotations")
@@ -49,7 +49,7 @@ def read_annotations(root: Path) -> Listing | None:
         for clip, label in entries:
             if clip in clips:
                 raise UserError(
-                    f"clip '{clip}' is in both {clips[clip].split} and {split} of '{root}'; a split must be held out"
+                    f"clip '{clip}' is in both {clips[clip].split} and {split} of '{root}'; every clip may be in one split"
                 )
             clips[clip] = Clip(clip, within + files.get(clip, f"{clip}.webm"), split, label)
     return Listing(labels, root, list(clips.values()), sources)
@@ -89,7 +89,7 @@ def read_answers(path: Path, classes: tuple[str, ...]) -> dict[str, int]:
         if not separator or not _is_clip_id(clip):
             raise UserError(f"{path}: line {number} is {line[:60]!r}; expected id;label, as in SSv2's test-answers.csv")
         if clip in answers:
-            raise UserError(f"{path}: clip '{clip}' is named twice; every id may stand once")
+            raise UserError(f"{path}: clip '{clip}' is named twice; ids must be unique")
         answers[clip] = _class_number(class_of_template(text.strip()), index, path, clip)
     if not answers:
         raise UserError(f"{path}: names no clips; expected lines id;label, as in SSv2's test-answers.csv")
@@ -120,11 +120,16 @@ def _find_videos(root: Path) -> tuple[Path, dict[str, str]]:
         folder = root / name
         if folder.is_dir():
             files: dict[str, str] = {}
+            other = ""
             with os.scandir(folder) as entries:
                 for entry in entries:
                     stem, suffix = os.path.splitext(entry.name)
-                    if is_video(entry.name) and not stem.startswith(".") and (stem not in files or suffix == ".webm"):
+                    if not is_video(entry.name) or stem.startswith("."):
+                        other = entry.path
+                    elif stem not in files or suffix == ".webm":
                         files[stem] = entry.name
+            if not files and name and other and (picture := find_picture(Path(other))):
+                raise UserError(f"no videos in '{folder}', but pictures such as '{picture}'; {encode_frames(picture)}")
             if name or files:
                 return folder, files
     raise UserError(f"no videos in '{root}'; expected '{root / 'videos'}/ID.webm'")
@@ -132,7 +137,9 @@ def _find_videos(root: Path) -> tuple[Path, dict[str, str]]:
 
 def _read_split(path: Path, labels: tuple[str, ...]) -> list[tuple[str, int]]:
     entries = read_json(path)
-    if not isinstance(entries, list) or not all(isinstance(e, dict) and "id" in e for e in entries):
+    if not isinstance(entries, list) or not all(
+        isinstance(e, dict) and isinstance(e.get("id"), str | int) for e in entries
+    ):
         raise UserError(f'{path}: not SSv2\'s annotations; expected [{{"id": "...", "template": "..."}}, ...]')
     if not entries:
         raise UserError(f"{path}: lists no clips; download it again")

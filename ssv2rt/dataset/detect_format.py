@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import stat
-from itertools import islice
 from pathlib import Path
 
-from ssv2rt.core.errors import UsageError, UserError
+from ssv2rt.core.errors import UsageError, UserError, os_errors_as_user_errors
 from ssv2rt.dataset.annotations import read_annotations
 from ssv2rt.dataset.folders import read_folders
-from ssv2rt.dataset.listing import PICTURE_SUFFIXES, Listing
+from ssv2rt.dataset.listing import Listing
 from ssv2rt.dataset.manifest import is_manifest
 from ssv2rt.dataset.tables import TABLE_SUFFIXES, read_tables
 
-_SUPPORTED = "SSv2's JSON files, a folder for each class, or a .csv or .parquet table with the columns path and label"
-
-
-_MOST_LOOKED_AT = 10_000
-"""Files, to say why a folder is no data set."""
+_SUPPORTED = (
+    "SSv2's JSON files, a folder for each class, or a .csv, .tsv or .parquet table with the columns path and label"
+)
 
 
 def list_clips(root: Path) -> Listing:
@@ -29,24 +25,22 @@ def list_clips(root: Path) -> Listing:
         UserError: the folder is not a data set, or the data set is malformed.
     """
     try:
-        is_folder = stat.S_ISDIR(root.stat().st_mode)
+        mode = root.stat().st_mode
     except FileNotFoundError:
         raise UsageError(f"no data '{root}'; give --data a folder or a table of clips") from None
     except OSError as error:
         raise UsageError(f"cannot read '{root}': {error.strerror}; give --data a folder or a table of clips") from None
-    if not is_folder:
-        if root.suffix.lower() not in TABLE_SUFFIXES:
-            raise UsageError(f"'{root}' is neither a folder nor a .csv or .parquet table; give --data one of them")
+    if not stat.S_ISDIR(mode):
+        if root.suffix.lower() not in TABLE_SUFFIXES or not stat.S_ISREG(mode):
+            raise UsageError(
+                f"'{root}' is neither a folder nor a .csv, .tsv or .parquet table; give --data one of them"
+            )
         if is_manifest(root):
             raise UsageError(f"'{root}' is a manifest; give the data set that it was made from")
         found = read_tables(root)
     else:
-        found = read_annotations(root) or read_tables(root) or read_folders(root)
+        with os_errors_as_user_errors(f"cannot read the data set '{root}'"):
+            found = read_annotations(root) or read_tables(root) or read_folders(root)
     if found is None:
-        looked_at = islice((name for _, _, names in os.walk(root) for name in names), _MOST_LOOKED_AT)
-        if picture := next((name for name in looked_at if name.lower().endswith(PICTURE_SUFFIXES)), None):
-            raise UserError(
-                f"no videos in '{root}', but pictures such as '{picture}'; make a video of each folder's frames"
-            )
         raise UserError(f"no data set in '{root}'; expected {_SUPPORTED}")
     return found

@@ -10,12 +10,12 @@ from dataclasses import fields
 from pathlib import Path
 
 from ssv2rt.core.worker_pool import Worker
-from ssv2rt.dataset.listing import escape_non_utf8
 from ssv2rt.video.container import CLIP_ERRORS, OK, BadVideo, reason_of
 from ssv2rt.video.probe import VideoInfo, decode_fully, probe
 
 SavedState = tuple[int, int, bool] | None
-"""What a manifest already has on a file: size in bytes, mtime in ns, and whether it was decoded. None for a new file."""
+"""What a manifest already has on a file: size in bytes, modification time in ns, and whether it was decoded. None for a file
+that it does not have."""
 ProbeFile = tuple[str, SavedState]
 """A file to probe: its path, and its saved state."""
 ProbeFacts = dict[str, object]
@@ -54,23 +54,21 @@ def file_facts(path: Path, saved_state: SavedState, decode: bool) -> ProbeFacts 
     Args:
         path: the file.
         saved_state: what is known of it.
-        decode: also decode every frame, unless that was done before.
+        decode: also decode every frame, unless that was done before. A video without a key frame is decoded in any case.
     """
     facts: ProbeFacts = {"status": OK, "suspicion": "", "decoded": False}
     try:
-        if escape_non_utf8(str(path)) != str(path):
-            raise BadVideo("name is no text")
         status = path.stat()
         if saved_state and saved_state[:2] == (status.st_size, status.st_mtime_ns) and (saved_state[2] or not decode):
             return None
         facts |= {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
         small = stat.S_ISREG(status.st_mode) and status.st_size <= 3 * _PIECE_BYTES
-        source: Path | bytes = path.read_bytes() if small else path  # small files are opened once
+        source: Path | bytes = path.read_bytes() if small else path  # a small file is opened only once
         info = probe(source)
         facts |= {name: getattr(info, name) for name in _PROBED_FIELDS}
         facts["hash"] = content_hash(source)
         facts["suspicion"] = "; ".join(find_anomalies(info))
-        if decode:
+        if decode or not info.key_frames:  # without a key frame, only decoding tells whether the video can be used
             facts["decoded"] = True
             shown = decode_fully(source)
             if shown != info.frames:
@@ -102,17 +100,16 @@ def content_hash(source: Path | bytes) -> str:
 
 
 def find_anomalies(info: VideoInfo) -> list[str]:
-    """What is suspicious about a usable video; goes to the column `suspicion`."""
+    """Unusual properties of a usable video, for the column `suspicion`. Each is a phrase such as 'a single frame'."""
     return [
         text
         for odd, text in (
             (info.frames == 1, "a single frame"),
-            (info.key_frames == 0, "no key frame"),
-            (info.streams > 1, f"{info.streams} video streams, of which the best is used"),
+            (info.streams > 1, f"{info.streams} video streams, of which one is used"),
             (info.rate > 240, f"{info.rate:.0f} frames per second"),
             (0 < info.rate < 1, f"{info.rate:.2f} frames per second"),
             (min(info.width, info.height) < 32, f"only {info.width}x{info.height} pixels"),
-            (info.duration > 600, f"lasts {info.duration:.0f} seconds"),
+            (info.duration > 600, f"{info.duration:.0f} seconds long"),
         )
         if odd
     ]

@@ -6,7 +6,19 @@ import logging
 import os
 from pathlib import Path
 
-from ssv2rt.dataset.listing import SPLIT_ALIASES, Listing, hold_out_validation, list_entries, number_classes
+from ssv2rt.core.errors import UserError
+from ssv2rt.dataset.listing import (
+    SPLIT_ALIASES,
+    Listing,
+    encode_frames,
+    escape_non_utf8,
+    find_picture,
+    hold_out_validation,
+    is_folder,
+    list_entries,
+    number_classes,
+    path_to_text,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -15,7 +27,10 @@ def read_folders(root: Path) -> Listing | None:
     """The clips of a folder of class folders, or of a folder of unlabeled videos; None if it is neither.
 
     There are splits if a folder named like the training split contains class folders. Anything beside the split folders is
-    then ignored. Class folders may have subfolders.
+    then ignored. Class folders may have subfolders. Folders of pictures are left out, with a warning.
+
+    Raises:
+        UserError: there are only folders of pictures.
     """
     search = _VideoSearch()
     splits = [entry for entry in _folders(root) if entry.name.lower() in SPLIT_ALIASES]
@@ -26,22 +41,41 @@ def read_folders(root: Path) -> Listing | None:
             search.sources.append(Path(split.path))
             search.warn_unclassified(Path(split.path))
             for folder in _folders(Path(split.path)):
-                videos = search.videos(folder, f"{split.name}/{folder.name}")
-                rows += [(path, SPLIT_ALIASES[split.name.lower()], folder.name) for path in videos]
+                videos, label = search.videos(folder, f"{split.name}/{folder.name}"), _label(folder)
+                rows += [(path, SPLIT_ALIASES[split.name.lower()], label) for path in videos]
     else:
         for folder in _folders(root):
-            rows += [(path, "train", folder.name) for path in search.videos(folder, folder.name)]
+            videos, label = search.videos(folder, folder.name), _label(folder)
+            rows += [(path, "train", label) for path in videos]
         if rows:
             search.warn_unclassified(root)
-    rows = rows or [(entry.name, "test", "") for entry in list_entries(root) if not entry.is_dir()]
+    rows = rows or [(entry.name, "test", "") for entry in list_entries(root) if not is_folder(entry)]
+    pictures = search.frame_folders or ([picture] if not rows and (picture := find_picture(root)) else [])
+    if pictures and not rows:
+        raise UserError(f"no videos in '{root}', but pictures such as '{pictures[0]}'; {encode_frames(pictures[0])}")
+    if pictures:
+        logger.warning(
+            f"{len(pictures)} folders in '{root}' hold no videos but pictures, such as '{pictures[0]}', and are left out; "
+            f"{encode_frames(pictures[0])}"
+        )
     if not rows:
         return None
     labels, clips = number_classes(rows)
     return Listing(labels, root, hold_out_validation(clips), search.sources)
 
 
+def _label(folder: os.DirEntry[str]) -> str:
+    """The class of a folder: its name, in which bytes that are not UTF-8 are escaped, with a warning."""
+    label = path_to_text(folder.name)
+    if label != folder.name:
+        logger.warning(
+            f"the class of '{escape_non_utf8(folder.path)}' is called '{label}': labels are UTF-8, with other bytes escaped"
+        )
+    return label
+
+
 def _folders(folder: Path) -> list[os.DirEntry[str]]:
-    return [entry for entry in list_entries(folder) if entry.is_dir()]
+    return [entry for entry in list_entries(folder) if is_folder(entry)]
 
 
 class _VideoSearch:
@@ -49,6 +83,8 @@ class _VideoSearch:
 
     def __init__(self) -> None:
         self.sources: list[Path] = []
+        self.frame_folders: list[Path] = []
+        """A picture in each folder that has pictures, and neither videos nor subfolders."""
         self._seen: set[str] = set()
 
     def videos(self, folder: os.DirEntry[str], name: str) -> list[str]:
@@ -58,9 +94,12 @@ class _VideoSearch:
             return []
         self._seen.add(real)
         self.sources.append(Path(folder.path))
-        found = []
-        for entry in list_entries(Path(folder.path)):
-            if entry.is_dir():
+        found: list[str] = []
+        entries = list_entries(Path(folder.path))
+        if not entries and (picture := find_picture(Path(folder.path))):
+            self.frame_folders.append(picture)
+        for entry in entries:
+            if is_folder(entry):
                 found += self.videos(entry, f"{name}/{entry.name}")
             else:
                 found.append(f"{name}/{entry.name}")
@@ -68,7 +107,7 @@ class _VideoSearch:
 
     def warn_unclassified(self, folder: Path) -> None:
         """Warns of videos that are directly in `folder`, and so in no class folder."""
-        unclassified = [entry.name for entry in list_entries(folder) if not entry.is_dir()]
+        unclassified = [entry.name for entry in list_entries(folder) if not is_folder(entry)]
         if unclassified:
             logger.warning(
                 f"{len(unclassified)} videos in '{folder}', such as '{unclassified[0]}', are in no class folder; left out"

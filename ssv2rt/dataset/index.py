@@ -5,7 +5,6 @@ Saved results of unchanged files are reused: a repeated call resumes an interrup
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import time
@@ -15,28 +14,26 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
-from ssv2rt.core.atomic_files import atomic_file, remove_partial_files
 from ssv2rt.core.cores import cores
 from ssv2rt.core.errors import UserError
+from ssv2rt.core.locks import LockedError
 from ssv2rt.core.worker_pool import WorkerPool, WorkerSettings
 from ssv2rt.dataset.detect_format import list_clips
 from ssv2rt.dataset.file_facts import ProbeFacts, ProbeFile, SavedState, prober
-from ssv2rt.dataset.listing import Listing, escape_non_utf8, fingerprint
+from ssv2rt.dataset.listing import Listing, fingerprint, path_to_text
 from ssv2rt.dataset.manifest import (
     CLIP_FIELDS,
     PROBE_FIELDS,
     SCHEMA,
     TRAINING_COLUMNS,
+    VERSION,
     Manifest,
     is_manifest,
     manifest_paths,
     read_manifest,
-    write_manifest,
 )
-from ssv2rt.dataset.quarantine import COLUMNS, quarantine, quarantine_file
+from ssv2rt.dataset.manifest_writer import ManifestWriter
 from ssv2rt.video.container import OK
 
 logger = logging.getLogger(__name__)
@@ -48,6 +45,8 @@ Progress = Callable[[int, int], None]
 _FILES_PER_BATCH = 128
 _SAVE_EVERY = 10.0
 """Seconds between saves. A killed process loses at most this much work."""
+_SECONDS_BETWEEN_TRIES = 0.5
+"""How often it is checked whether another process that is indexing has ended."""
 _TIMEOUT, _DECODE_TIMEOUT = 600.0, 3600.0
 """Seconds that a worker process may take for one file, without and with decoding all of it; slow storage counts."""
 _PROBER = "ssv2rt.dataset.file_facts:prober"
@@ -58,7 +57,8 @@ _MOST_IN_PROCESS = 1000
 def open_manifest(root: Path, *, progress: Progress = lambda done, total: None) -> Manifest:
     """Reads the manifest of a data set, or builds it if it is missing or out of date.
 
-    Clips that were unusable are probed again. The files of usable clips are assumed to be unchanged.
+    Clips that were unusable are probed again. The files of usable clips are assumed to be unchanged. If another process is
+    indexing the data set, this waits for it.
 
     Args:
         root: a data set in any format, or a manifest.
@@ -71,17 +71,31 @@ def open_manifest(root: Path, *, progress: Progress = lambda done, total: None) 
         manifest = read_manifest(root, TRAINING_COLUMNS)
         if manifest is None:
             raise UserError(
-                f"the manifest '{root}' is damaged or of another version; build it again with `ssv2rt index`"
+                f"the manifest '{root}' is damaged or of another version; run `ssv2rt index DATA --out '{root}'` again"
+            )
+        if manifest.version != VERSION:
+            raise UserError(
+                f"the manifest '{root}' is of an older version, which counted the frames of some videos wrong; "
+                f"run `ssv2rt index DATA --out '{root}'` again"
             )
         if not manifest.fingerprint:
             raise UserError(f"the manifest '{root}' is incomplete: its `ssv2rt index` was interrupted; run that again")
         if not manifest.is_current():
             logger.warning(f"the data set in '{manifest.folder}' has changed since '{root}' was made")
         return manifest
-    manifest = _read_saved(manifest_paths(root), TRAINING_COLUMNS)
-    if manifest and manifest.is_current():
-        return manifest if manifest.all_clips_usable() else index(root, trust=True, progress=progress)[0]
-    return index(root, progress=progress)[0]
+    waited = False
+    while True:
+        manifest = _read_saved(manifest_paths(root), TRAINING_COLUMNS)
+        current = manifest is not None and manifest.is_current()
+        if manifest and current and (waited or manifest.all_clips_usable()):
+            return manifest
+        try:
+            return index(root, trust=current, progress=progress)[0]
+        except LockedError as error:
+            if not waited:
+                logger.info(f"waiting: {str(error).partition(';')[0]}")
+            waited = True
+            time.sleep(_SECONDS_BETWEEN_TRIES)
 
 
 def index(
@@ -99,7 +113,7 @@ def index(
         root: a data set in any format.
         out: path of the manifest. The default is beside the data, or in the cache if that is not writable.
         decode: also decode every frame of every clip, which finds damage that the container does not show.
-        trust: assume that the files of usable clips are unchanged, without checking their size and mtime.
+        trust: assume that the files of usable clips are unchanged, without checking their size and modification time.
         workers: number of processes; 0 for one per core.
         progress: called as clips are probed.
 
@@ -107,41 +121,71 @@ def index(
         The manifest, and the path that it was written to.
 
     Raises:
-        UserError: `root` is not a data set, or `out` cannot be written.
+        LockedError: another process is indexing the data set.
+        UserError: `root` is not a data set, or the manifest cannot be written.
     """
-    for place in (out, quarantine_file(out)) if out else ():
-        _check_replaceable(place)
     listing = list_clips(root)
+    with ManifestWriter.open(root, out) as writer:
+        return _index(listing, writer, decode=decode, trust=trust, workers=workers or cores(), progress=progress)
+
+
+def _index(
+    listing: Listing, writer: ManifestWriter, *, decode: bool, trust: bool, workers: int, progress: Progress
+) -> tuple[Manifest, Path]:
     clip_table = _clip_table(listing)
-    saved = _read_saved([out] if out else manifest_paths(root), SCHEMA.names)
-    builder = _ManifestBuilder(listing, clip_table, saved.table if saved else SCHEMA.empty_table())
+    saved = _read_saved(writer.paths, SCHEMA.names)
+    if saved and saved.version != VERSION:
+        logger.info(
+            f"the manifest of '{listing.folder}' is of an older version, which counted the frames of some videos wrong; "
+            f"all clips are probed again"
+        )
+    builder = _ManifestBuilder(listing, clip_table, saved)
+    again, files = builder.files_to_decode_again(), builder.files(decode=decode, trust=trust)
     total, next_save = len(clip_table), time.monotonic() + _SAVE_EVERY
-    files = builder.files(decode=decode, trust=trust)
-    done = total - len(files)
+    done = total - len(again) - len(files)
+    for part in _probe(listing.folder, again, True, workers):
+        builder.add(part)
+        done += len(part)
     try:
-        for part in _probe(listing.folder, files, decode, workers or cores()):
+        for part in _probe(listing.folder, files, decode, workers):
             builder.add(part)
             done += len(part)
             progress(done, total)
             if time.monotonic() >= next_save:
-                _save(root, out, builder.manifest(complete=False), with_quarantine=False)
+                writer.write(builder.manifest(complete=False), with_quarantine=False)
                 next_save = time.monotonic() + _SAVE_EVERY
+    except UserError:
+        raise  # the manifest cannot be written
     except BaseException:
-        _save(root, out, builder.manifest(complete=False))
+        try:
+            writer.write(builder.manifest(complete=False))
+        except UserError as error:
+            logger.warning(f"what was probed is lost: {error}")
         raise
     manifest = builder.manifest(complete=True)
-    return manifest, _save(root, out, manifest)
+    return manifest, writer.write(manifest)
 
 
 class _ManifestBuilder:
     """Assembles a manifest from saved and new probe results."""
 
-    def __init__(self, listing: Listing, clip_table: pa.Table, saved: pa.Table) -> None:
+    def __init__(self, listing: Listing, clip_table: pa.Table, saved: Manifest | None) -> None:
         self._listing, self._clip_table = listing, clip_table
-        self._facts = [saved.select(PROBE_FIELDS.names)]
-        self._count = len(saved)
-        place = {path: at for at, path in enumerate(saved["path"].to_pylist())}
-        self._row = np.array([place.get(clip.path, -1) for clip in listing.clips], np.int64)
+        table = saved.table if saved else SCHEMA.empty_table()
+        place = {path: at for at, path in enumerate(table["path"].to_pylist())}
+        row = np.array([place.get(path, -1) for path in clip_table["path"].to_pylist()], np.int64)
+        self._old: dict[int, ProbeFacts] = {}
+        """What a manifest of an older version has on clips that were decoded, by index in the listing."""
+        if saved and saved.version != VERSION:
+            known = np.flatnonzero(row >= 0)
+            decoded = known[table["decoded"].to_numpy()[row[known]]]
+            facts = table.select(_SAME_VIDEO).take(row[decoded]).to_pylist()
+            self._old = dict(zip(decoded.tolist(), facts, strict=True))
+            table, row = SCHEMA.empty_table(), np.full(len(row), -1, np.int64)
+        self._damaged = {row for row, facts in self._old.items() if facts["status"] != OK}
+        self._facts = [table.select(PROBE_FIELDS.names)]
+        self._count = len(table)
+        self._row = row
         """int64 (N,): the row of each clip in the concatenation of `_facts`; -1 if it has not been probed."""
 
     def files(self, *, decode: bool, trust: bool) -> list[tuple[int, ProbeFile]]:
@@ -157,12 +201,23 @@ class _ManifestBuilder:
         wanted: list[tuple[int, ProbeFile]] = []
         for row, at in enumerate(self._row):
             before = saved_states[at] if at >= 0 else None
-            if not (trust and before and fine[at] and (before[2] or not decode)):
+            if row not in self._damaged and not (trust and before and fine[at] and (before[2] or not decode)):
                 wanted.append((row, (self._listing.clips[row].path, before)))
         return wanted
 
+    def files_to_decode_again(self) -> list[tuple[int, ProbeFile]]:
+        """The files that a manifest of an older version calls unusable because decoding failed.
+
+        Only decoding them again tells whether they are: perhaps their frames were counted wrong.
+        """
+        return [(row, (self._listing.clips[row].path, None)) for row in sorted(self._damaged)]
+
     def add(self, part: Sequence[tuple[int, ProbeFacts | None]]) -> None:
         """Adds probe results for clips; None where the saved result is still valid."""
+        for row, facts in part:
+            before = self._old.get(row)
+            if facts and before and all(facts.get(name) == before[name] for name in _SAME_VIDEO):
+                facts["decoded"] = True
         new = [(row, facts) for row, facts in part if facts is not None]
         self._row[[row for row, _ in new]] = self._count + np.arange(len(new))
         self._count += len(new)
@@ -182,11 +237,16 @@ class _ManifestBuilder:
         return Manifest(self._listing.labels, folder, table, sources, mark)
 
 
+_SAME_VIDEO = ("status", "bytes", "mtime_ns", "frames")
+"""Where probing finds these unchanged, an earlier decoding of the file still counts."""
+
+
 def _clip_table(listing: Listing) -> pa.Table:
-    clips = listing.clips
-    columns = [[escape_non_utf8(text) for text in (clip.id, clip.path, clip.split)] for clip in clips]
-    arrays = [pa.array([row[at] for row in columns], pa.string()) for at in range(3)]
-    return pa.Table.from_arrays([*arrays, pa.array([clip.label for clip in clips], pa.int32())], schema=CLIP_FIELDS)
+    rows = [(path_to_text(clip.id), path_to_text(clip.path), clip.split, clip.label) for clip in listing.clips]
+    columns = [[row[at] for row in rows] for at in range(len(CLIP_FIELDS))]
+    return pa.Table.from_arrays(
+        [pa.array(column, field.type) for column, field in zip(columns, CLIP_FIELDS, strict=True)], schema=CLIP_FIELDS
+    )
 
 
 def _probe(
@@ -213,56 +273,7 @@ class _ProbePool(WorkerPool[ProbeFile, ProbeFacts | None]):
 
 
 def _read_saved(paths: list[Path], columns: Sequence[str]) -> Manifest | None:
-    """The manifest of an earlier call: the first that is current, or else the first that is readable."""
+    """The manifest of an earlier call: the first that is current, or else the first of the newest version."""
     found = [manifest for path in paths if (manifest := read_manifest(path, columns))]
-    return next((manifest for manifest in found if manifest.is_current()), found[0] if found else None)
-
-
-def _save(root: Path, out: Path | None, manifest: Manifest, *, with_quarantine: bool = True) -> Path:
-    """Writes a manifest and its quarantine table. Returns the path of the manifest."""
-    beside, cached = (out, out) if out else manifest_paths(root)
-    try:
-        _check_replaceable(beside)
-        _check_replaceable(quarantine_file(beside))
-        _write(beside, manifest, with_quarantine)
-        return beside
-    except OSError as error:
-        if out:
-            raise UserError(f"cannot write '{out}': {error.strerror}; choose another --out") from None
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    _write(cached, manifest, with_quarantine)
-    return cached
-
-
-def _check_replaceable(path: Path) -> None:
-    """Raises UserError if `path` exists and was not written by `ssv2rt index`."""
-    if not path.exists():
-        return
-    with contextlib.suppress(OSError):
-        head = path.open("rb").readline() if path.is_file() else b"-"
-        if (
-            head == b""
-            or is_manifest(path)
-            or head.decode(errors="replace").strip().replace('"', "") == ",".join(COLUMNS)
-        ):
-            return
-    if f".{path.name}".endswith(".manifest.parquet") and path.is_file() and not _is_parquet(path):
-        return  # a damaged manifest
-    raise UserError(f"'{path}' exists, and `ssv2rt index` has not written it; move it, or choose another --out")
-
-
-def _is_parquet(path: Path) -> bool:
-    try:
-        pq.read_schema(path)
-    except (OSError, pa.ArrowException):
-        return False
-    return True
-
-
-def _write(path: Path, manifest: Manifest, with_quarantine: bool) -> None:
-    remove_partial_files(path)
-    write_manifest(path, manifest)
-    if not with_quarantine:
-        return
-    with atomic_file(quarantine_file(path)) as temporary:
-        pyarrow.csv.write_csv(quarantine(manifest), temporary)
+    current = next((manifest for manifest in found if manifest.is_current()), None)
+    return current or max(found, key=lambda manifest: manifest.version, default=None)

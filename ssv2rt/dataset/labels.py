@@ -31,8 +31,8 @@ def read_labels(path: Path) -> tuple[str, ...]:
     if not isinstance(table, dict) or not table:
         raise UserError(f'{path}: not SSv2\'s label list; expected {{"label text": "number", ...}}')
     try:
-        numbers = {int(number): str(name) for name, number in table.items()}
-    except (TypeError, ValueError, OverflowError):
+        numbers = {int(str(number)): name for name, number in table.items()}
+    except ValueError:
         raise UserError(f"{path}: not SSv2's label list; every label needs a whole number, as a string") from None
     if sorted(numbers) != list(range(len(table))):
         raise UserError(f"{path}: label numbers must be 0 to {len(table) - 1}, each once")

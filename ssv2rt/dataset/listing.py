@@ -1,9 +1,9 @@
-"""The listing of a data set: its classes, and the file, split and class of each clip. Three formats are recognized.
+"""The listing of a data set: its classes, and the file, split and class of each clip. There are three formats:
 
     SSv2            DIR/[labels/]{labels,train,validation[,test]}.json, videos in DIR/videos
     class folders   DIR/train/LABEL/*.mp4, DIR/validation/LABEL/*.mp4, ...; or DIR/LABEL/*.mp4
-    table           a .csv or .parquet file with the columns path, label and optionally split; or a folder with one such
-                    table, or with one for each split (train.csv, val.csv)
+    table           a .csv, .tsv or .parquet file with the columns path, label and optionally split; or a folder with one
+                    such table, or with one for each split (train.csv, val.csv)
 
 If there is no validation split, a tenth of the training clips of each class is held out for it: those with the lowest hash of
 their id, so that the choice is the same on every machine.
@@ -11,16 +11,16 @@ their id, so that the choice is the same on every machine.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from ssv2rt.core.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -40,19 +40,36 @@ SPLIT_ALIASES = {
 UNLABELED = -1
 HELD_OUT_FRACTION = 0.1
 METADATA_KEY = b"ssv2rt"
-"""Key of the Parquet metadata by which a manifest is told apart from a table of clips."""
+"""Key of the Parquet metadata that marks a manifest. Other Parquet tables may be tables of clips."""
 VIDEO_SUFFIXES = frozenset(
     f".{name}"
     for name in (
-        *("webm", "mp4", "m4v", "mov", "qt", "avi", "divx", "mkv", "mpg", "mpeg", "mpg2", "m2v", "mjpeg", "mjpg", "ts"),
-        *("mts", "m2ts", "vob", "wmv", "asf", "flv", "f4v", "3gp", "3g2", "ogv", "gif", "mxf", "ivf", "y4m", "h264"),
-        *("264", "h265", "265", "rm", "rmvb"),
+        *("webm", "mkv", "mk3d", "mp4", "m4v", "m4s", "mov", "qt", "3gp", "3g2", "f4v", "flv", "avi", "divx", "wmv"),
+        *(
+            "asf",
+            "mpg",
+            "mpeg",
+            "mpg2",
+            "m1v",
+            "m2v",
+            "m2p",
+            "vob",
+            "mod",
+            "tod",
+            "ts",
+            "m2t",
+            "mts",
+            "m2ts",
+            "mxf",
+            "dv",
+        ),
+        *("h264", "264", "avc", "h265", "265", "hevc", "ivf", "av1", "obu", "mjpeg", "mjpg", "y4m", "gif", "apng"),
+        *("ogv", "ogm", "rm", "rmvb"),
     )
 )
-
-
+"""Extensions of videos, in lower case: what is looked for in folders and tar files by every command."""
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
-"""Extensions of frames that were taken out of a video, which are no videos."""
+"""Extensions of frames that were extracted from a video. Folders of them are not clips."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +99,7 @@ class Listing:
 
 
 def fingerprint(folder: Path, sources: Iterable[Path]) -> str:
-    """A hash of the names, sizes and mtimes of files, and of the names of folders' entries."""
+    """A hash of the names, sizes and modification times of files, and of the names of the entries of folders."""
     facts = hashlib.blake2b(digest_size=16)
     for path in sources:
         name = path.relative_to(folder) if path.is_relative_to(folder) else path
@@ -99,19 +116,61 @@ def fingerprint(folder: Path, sources: Iterable[Path]) -> str:
 
 
 def list_entries(folder: Path) -> list[os.DirEntry[str]]:
-    """The subfolders and videos of a folder, sorted by name, without hidden ones. Warns if it may not be read."""
+    """The subfolders and videos of a folder, sorted by name, without hidden ones. Warns if the folder cannot be listed."""
     try:
         with os.scandir(folder) as entries:
-            found = [e for e in entries if not e.name.startswith(".") and (is_video(e.name) or e.is_dir())]
-    except PermissionError:
-        logger.warning(f"no permission to look into '{folder}'; it is left out")
+            found = [e for e in entries if not e.name.startswith(".") and (is_video(e.name) or is_folder(e))]
+    except OSError as error:
+        logger.warning(f"cannot list '{escape_non_utf8(str(folder))}' ({error.strerror}); it is left out")
         return []
     return sorted(found, key=lambda entry: entry.name)
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one. Links that lead nowhere or to themselves are not."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def escape_non_utf8(name: str) -> str:
     """A file name as valid UTF-8: other bytes are escaped like \\xff."""
     return os.fsencode(name).decode("utf-8", errors="backslashreplace")
+
+
+def path_to_text(path: str) -> str:
+    """A path as valid UTF-8, from which `text_to_path` makes the same path again.
+
+    Bytes that are not UTF-8 are escaped, as by `escape_non_utf8`. So that no two paths give the same text, a backslash is
+    escaped as \\x5c where the path itself has what looks like an escape.
+    """
+    if path.isascii() and "\\" not in path:
+        return path  # as most paths are: there may be hundreds of thousands
+    return escape_non_utf8(_ESCAPE.sub(r"\\x5c\1", path))
+
+
+def text_to_path(text: str) -> str:
+    """The path that `path_to_text` made a text of."""
+    return os.fsdecode(_ESCAPE_BYTES.sub(lambda escape: bytes.fromhex(escape[1][1:].decode()), text.encode()))
+
+
+_ESCAPE = re.compile(r"\\(x(?:5c|[89a-f][0-9a-f]))")
+_ESCAPE_BYTES = re.compile(_ESCAPE.pattern.encode())
+
+
+def find_picture(folder: Path) -> Path | None:
+    """A picture in a folder, to tell that it holds the frames of a video; None if there is none."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.lower().endswith(PICTURE_SUFFIXES)]
+        return folder / min(names) if names else None
+    return None
+
+
+def encode_frames(picture: Path) -> str:
+    """What to do about a folder of pictures, as the end of a message."""
+    pattern = picture.parent / f"*{picture.suffix}"
+    return f"make a video of each folder's frames: ffmpeg -framerate 12 -pattern_type glob -i '{pattern}' clip.mp4"
 
 
 def is_video(name: str) -> bool:
@@ -144,15 +203,6 @@ def hold_out_validation(clips: list[Clip]) -> list[Clip]:
         count = max(1, round(HELD_OUT_FRACTION * len(members))) if len(members) > 1 else 0
         held |= {clip.id for clip in sorted(members, key=_hold_out_key)[:count]}
     return [Clip(c.id, c.path, "validation", c.label) if c.id in held else c for c in clips]
-
-
-def check_ids(clips: Iterable[Clip], source: Path) -> None:
-    """Raises UserError if two clips have the same id."""
-    seen: set[str] = set()
-    for clip in clips:
-        if clip.id in seen:
-            raise UserError(f"{source}: clip '{clip.id}' is listed twice; every clip may appear once")
-        seen.add(clip.id)
 
 
 def _hold_out_key(clip: Clip) -> bytes:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,12 +24,13 @@ from ssv2rt.core.atomic_files import atomic_file
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.run_folders import cache_folder
 from ssv2rt.dataset.labels import mirrored_labels
-from ssv2rt.dataset.listing import METADATA_KEY, fingerprint
+from ssv2rt.dataset.listing import METADATA_KEY, SPLITS, fingerprint, text_to_path
 from ssv2rt.video.container import OK
 from ssv2rt.video.probe import VideoMeta
 
 CLIP_FIELDS = pa.schema([("id", pa.string()), ("path", pa.string()), ("split", pa.string()), ("label", pa.int32())])
-"""Columns from the data set's listing. `path` is relative to `Manifest.folder`, or absolute. `label` is -1 if unknown."""
+"""Columns from the data set's listing. `path` is relative to `Manifest.folder`, or absolute; see `listing.path_to_text`.
+`label` is -1 if unknown."""
 PROBE_FIELDS = pa.schema(
     [
         ("status", pa.string()),  # ok, or why the clip is unusable
@@ -57,7 +60,9 @@ SCHEMA = pa.unify_schemas([CLIP_FIELDS, PROBE_FIELDS])
 TRAINING_COLUMNS = (*CLIP_FIELDS.names, "status", "width", "height", "frames", "duration", "times")
 """The columns that training and evaluation need."""
 
-_VERSION = 2
+VERSION = 3
+_READABLE_VERSIONS = (2, 3)
+"""Both have the same columns. Version 2 was written when the frames of some videos were counted wrong."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ class Split:
         return len(self.classes)
 
     def path(self, row: int) -> Path:
-        return self.folder / self.paths[row].as_py()
+        return self.folder / text_to_path(self.paths[row].as_py())
 
     def video_meta(self, row: int) -> VideoMeta:
         """The metadata of this row's video that sampling a clip needs."""
@@ -119,11 +124,14 @@ class Manifest:
     """Files and folders that the listing was read from, relative to `folder`."""
     fingerprint: str = ""
     """Fingerprint of the sources when the manifest was built; empty if building it was interrupted."""
+    version: int = VERSION
+    """Version of the file that the manifest was read from."""
 
     def is_current(self) -> bool:
-        """Whether the manifest is complete, and its sources have not changed."""
-        sources = [self.folder / source for source in self.sources]
-        return bool(self.fingerprint) and fingerprint(self.folder, sources) == self.fingerprint
+        """Whether the manifest is complete and of this version, and its sources have not changed."""
+        if self.version != VERSION or not self.fingerprint:
+            return False
+        return fingerprint(self.folder, [self.folder / source for source in self.sources]) == self.fingerprint
 
     def all_clips_usable(self) -> bool:
         """Whether every clip is usable."""
@@ -192,23 +200,93 @@ def manifest_paths(root: Path) -> list[Path]:
 
 def is_manifest(path: Path) -> bool:
     """Whether a file is a manifest, and not another Parquet table."""
-    with contextlib.suppress(OSError, pa.ArrowException):
-        return path.is_file() and METADATA_KEY in (pq.read_schema(path).metadata or {})
-    return False
+    schema = read_schema(path)
+    return schema is not None and METADATA_KEY in (schema.metadata or {})
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file is a Parquet table."""
+    return read_schema(path) is not None
+
+
+def read_schema(path: Path) -> pa.Schema | None:
+    """The schema of a Parquet table; None if the file is not one. Arrow opens no path that is not UTF-8, so this does."""
+    with contextlib.suppress(OSError, ValueError, pa.ArrowException):
+        if path.is_file():
+            with path.open("rb") as file:
+                return pq.read_schema(file)
+    return None
 
 
 def read_manifest(path: Path, columns: Sequence[str] = SCHEMA.names) -> Manifest | None:
-    """Reads a manifest, or some of its columns; None if the file is not a manifest, is damaged, or of another version."""
-    with contextlib.suppress(OSError, pa.ArrowException, KeyError, ValueError):
-        table = pq.read_table(path, columns=list(columns))
-        schema = pa.schema([SCHEMA.field(name) for name in columns])
+    """Reads a manifest, or some of its columns.
+
+    Returns:
+        None if the file is not a manifest, is damaged, or is of a version other than this one and the last.
+    """
+    if not path.is_file():
+        return None  # opening a pipe would block
+    with contextlib.suppress(OSError, pa.ArrowException, LookupError, TypeError, ValueError, RecursionError):
+        # `pq.read_table` would add columns for folders like split=train above the file.
+        with path.open("rb") as file, pq.ParquetFile(file) as parquet:
+            table = parquet.read(columns=list(columns)).select(list(columns))
         facts = json.loads((table.schema.metadata or {})[METADATA_KEY])
-        if facts["version"] == _VERSION:
-            folder = path.parent / facts["folder"]
-            return Manifest(
-                tuple(facts["labels"]), folder, table.cast(schema), tuple(facts["sources"]), facts["fingerprint"]
-            )
+        version, labels = facts["version"], tuple(facts["labels"])
+        if version not in _READABLE_VERSIONS:
+            return None
+        table = table.cast(pa.schema([SCHEMA.field(name) for name in columns]))
+        _check_metadata(facts)
+        _check_rows(table, len(labels))
+        return Manifest(
+            labels, path.parent / facts["folder"], table, tuple(facts["sources"]), facts["fingerprint"], version
+        )
     return None
+
+
+def _check_metadata(facts: dict[str, Any]) -> None:
+    """Raises ValueError or TypeError unless the values are as `write_manifest` writes them."""
+    for text in (facts["folder"], facts["fingerprint"], *facts["sources"]):
+        _require(b"\0" not in os.fsencode(text))
+    for label in facts["labels"]:
+        label.encode() if isinstance(label, str) else _require(False)
+    _require(isinstance(facts["labels"], list) and isinstance(facts["sources"], list))
+    _require(len(set(facts["labels"])) == len(facts["labels"]))
+
+
+def _check_rows(table: pa.Table, classes: int) -> None:
+    """Raises ValueError unless all values are ones that probing clips of so many classes can give."""
+    table.validate(full=True)  # texts are UTF-8
+    good = table.filter(pc.equal(table["status"], OK))
+    for name in table.column_names:
+        rows = table if name in _NEVER_NULL else good
+        _require(name == "times" or not rows[name].null_count)
+    _require(pc.all(pc.is_in(table["split"], pa.array(SPLITS))).as_py() is not False)
+    _require(pc.count_distinct(table["id"]).as_py() == len(table))
+    _require(not pc.any(pc.match_substring(table["path"], "\0")).as_py())
+    _require(
+        pc.all(pc.and_(pc.greater_equal(table["label"], -1), pc.less(table["label"], classes))).as_py() is not False
+    )
+    for name in good.column_names:
+        if name in _SMALLEST:
+            _require(pc.all(pc.greater_equal(good[name], _SMALLEST[name])).as_py() is not False)
+        if pa.types.is_floating(good.schema.field(name).type):
+            _require(pc.all(pc.is_finite(good[name])).as_py() is not False)
+    uneven = good.filter(pc.is_valid(good["times"]))
+    _require(pc.all(pc.equal(pc.list_value_length(uneven["times"]), uneven["frames"])).as_py() is not False)
+    times = pc.list_flatten(uneven["times"])
+    steps = np.diff(times.to_numpy(), prepend=0.0)
+    steps[np.cumsum(uneven["frames"].to_numpy())[:-1]] = 0.0  # from the last frame of a clip to the first of the next
+    _require(not times.null_count and bool((steps >= 0).all()) and bool(np.isfinite(steps).all()))
+
+
+_NEVER_NULL = frozenset({*CLIP_FIELDS.names, "status", "suspicion", "decoded"})
+"""Columns that have a value for every clip. The others have one for every usable clip, except `times`."""
+_SMALLEST = {"frames": 1, "width": 1, "height": 1, "key_frames": 0, "bytes": 0}
+
+
+def _require(condition: bool) -> None:
+    if not condition:
+        raise ValueError
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
@@ -219,12 +297,12 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     """
     beside = path.resolve().parent == manifest.folder.resolve()
     facts = {
-        "version": _VERSION,
+        "version": VERSION,
         "folder": "." if beside else str(manifest.folder.resolve()),
         "labels": manifest.labels,
         "sources": manifest.sources,
         "fingerprint": manifest.fingerprint,
     }
-    table = manifest.table.replace_schema_metadata({METADATA_KEY: json.dumps(facts).encode(errors="surrogateescape")})
-    with atomic_file(path) as temporary:
-        pq.write_table(table, temporary)
+    table = manifest.table.replace_schema_metadata({METADATA_KEY: json.dumps(facts).encode()})
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        pq.write_table(table, file)

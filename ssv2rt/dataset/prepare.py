@@ -14,6 +14,7 @@ from ssv2rt.core.progress import Progress
 from ssv2rt.core.recipes import Data, Synthetic
 from ssv2rt.core.run_folders import cache_folder
 from ssv2rt.dataset.index import open_manifest
+from ssv2rt.dataset.listing import escape_non_utf8
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.dataset.synthetic import FORMAT, KeyFrames, is_complete, synthesize
 
@@ -33,16 +34,24 @@ def prepare(data: Data) -> Manifest:
         root = Path(data.root)
     else:
         raise UsageError("no data: give --data DIR, or set data.root in the recipe")
-    with Progress(f"looking at the videos of {root}") as progress:
+    with Progress(f"indexing {root}") as progress:
         return open_manifest(root, progress=progress.show)
 
 
 def override_root(data: Data, root: Path | None) -> Data:
-    """`data` with another data set, if `root` is given."""
+    """`data` with another data set, if `root` is given.
+
+    Raises:
+        UsageError: the path is not UTF-8, so that it cannot be written into a recipe.
+    """
     if not root:
         return data
-    # Absolute, so that the run finds its data from any working directory.
-    return data.model_copy(update={"root": os.path.abspath(root), "synthetic": None, "test_videos": ""})
+    path = os.path.abspath(root)  # so that the run finds its data from any working directory
+    if (shown := escape_non_utf8(path)) != path:
+        raise UsageError(
+            f"--data '{shown}' is not UTF-8, as paths in recipes must be; make a link to it: ln -s '{root}' data"
+        )
+    return data.model_copy(update={"root": path, "synthetic": None, "test_videos": ""})
 
 
 def export_test_clips(manifest: Manifest, folder: Path) -> None:
@@ -63,7 +72,7 @@ def ssv2_like_set() -> Path:
 
 
 def synthetic_set(spec: Synthetic, key_frames: KeyFrames = "all") -> Path:
-    """The folder of a synthetic set in the user's cache. It is made if it is missing."""
+    """The folder of a synthetic set in the cache folder. The set is made if it is missing."""
     coding = "" if key_frames == "all" else f" {key_frames}"
     digest = hashlib.blake2b(
         f"{FORMAT[key_frames]} {spec.model_dump_json()}{coding}".encode(), digest_size=6

@@ -36,7 +36,7 @@ def quarantine(manifest: Manifest) -> pa.Table:
 
 
 def _duplicate_reasons(table: pa.Table) -> dict[int, str]:
-    """By row, for each clip with the same content as another: a text that names the other one."""
+    """For the row of each clip with the same content as another one, a phrase that names the other clip."""
     counts = pc.value_counts(table["hash"].combine_chunks().drop_null())
     duplicated_hashes = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
     if not len(duplicated_hashes):

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ssv2rt.core.log import printable
 from ssv2rt.dataset.listing import SPLITS
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.dataset.quarantine import quarantine, quarantine_file
@@ -58,7 +59,7 @@ def print_summary(summary: dict[str, Any]) -> None:
     lines = _lines(summary)
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
-        click.echo(f" {name:{width}}  {value}")
+        click.echo(printable(f" {name:{width}}  {value}"))
 
 
 def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
@@ -76,7 +77,7 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("length", f"{summary['hours']:g} hours, {summary['gigabytes']:g} GB"),
     ]
     lines += [("uneven frame rate", f"{summary['variable_rate']:,}")] if summary["variable_rate"] else []
-    lines += [("turned", f"{summary['turned']:,}")] if summary["turned"] else []
+    lines += [("rotated", f"{summary['turned']:,}")] if summary["turned"] else []
     lines += [
         ("unusable", format_counts(summary["unusable"])),
         ("suspicious", f"{summary['suspicious']:,}" if summary["suspicious"] else "none"),

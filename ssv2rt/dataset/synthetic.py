@@ -1,10 +1,10 @@
-"""Makes a synthetic data set in SSv2's layout. It consists of twins: each clip exists forward with one label, and backward
-with the opposite label. So a model must use the order of the frames to tell the two classes apart.
+"""Makes a synthetic data set in SSv2's layout. It consists of pairs of clips ("twins"): one shows a scene forward, the other
+backward with the opposite label. So a model must use the order of the frames to tell the two classes apart.
 
-By default every frame is a VP9 key frame. The backward twin then has the forward twin's packets in reverse order, and both
-have *exactly* the same decoded frames. With `key_frames="first"` clips are coded like SSv2's: one key frame followed by inter
-frames, and in clips of 14 frames or more hidden pictures (see `video.pictures`). The twins' frames then differ by coding
-noise.
+By default every frame is a VP9 key frame. The backward clip then has the packets of the forward clip in reverse order, and
+both have *exactly* the same decoded frames. With `key_frames="first"` clips are coded like SSv2's: one key frame followed by
+inter frames, and in clips of 14 frames or more hidden pictures (see `video.pictures`). The frames of two twins then differ by
+compression noise.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _CODING: dict[KeyFrames, dict[str, str]] = {
     "first": {"lag-in-frames": "25", "auto-alt-ref": "1", "g": "9999"},
 }
 _BITS_PER_PIXEL = 0.2
-"""Bit rate of `key_frames="first"`, which is about SSv2's."""
+"""Bits per pixel and frame with `key_frames="first"`, about as many as SSv2 has."""
 
 
 @dataclass(frozen=True)

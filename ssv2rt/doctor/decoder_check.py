@@ -1,5 +1,5 @@
-"""What DALI's decoder does on this machine: which kinds of videos it gets right, how fast it is beside PyAV, and what the
-first picture of a video costs it.
+"""Tries DALI's decoder on this machine: which kinds of videos it decodes like PyAV, how fast it is in comparison, and how
+long it takes for the first clip of a video.
 """
 
 from __future__ import annotations
@@ -29,41 +29,41 @@ from ssv2rt.pipelines.request_source import evaluation_request
 from ssv2rt.video.probe import probe
 
 _CLIPS = 4
-"""Of each kind."""
+"""Videos of each kind."""
 _FRAMES = 24
 
 
 @dataclass(frozen=True)
 class DecoderCheck:
-    """What was found."""
+    """The results of trying DALI's decoder."""
 
     kinds: dict[str, str]
-    """What each kind of videos is decoded by, and why."""
+    """For each kind of video, the decoder that is used for it, and why."""
     nvdec: float
-    """Clips of 16 frames a second from videos like SSv2's, by DALI's decoder."""
+    """Clips per second that DALI's decoder reaches on videos like those of SSv2, 16 frames per clip."""
     pyav: float
-    """The same by PyAV, on all cores."""
+    """Clips per second that PyAV reaches on the same videos, on all cores."""
     first: float
-    """Milliseconds until the first video of a size is decoded."""
+    """Milliseconds for the first clip, including the creation of a decoder."""
     next: float
-    """Milliseconds for the same video once more, which needs no decoder to be made if the last one is kept."""
+    """Milliseconds for the same clip again. This is less if DALI reuses its decoder."""
 
     @property
     def keeps_decoders(self) -> bool:
-        """Whether a decoder is used again for the next video of the same size."""
+        """Whether DALI reuses a decoder for the next video of the same size."""
         return self.next < max(20.0, 0.3 * self.first)
 
 
 def check_decoder(device: torch.device, decoder: str = "nvdec", *, rounds: int = 20) -> DecoderCheck:
-    """Decodes some synthetic videos in every way.
+    """Decodes some synthetic videos with DALI and with PyAV, compares the frames and measures the rates.
 
     Args:
-        device: where clips go.
+        device: device that clips are decoded to.
         decoder: 'nvdec', or 'dali' for DALI's CPU decoder.
-        rounds: times that the same video is decoded, and batches that are timed.
+        rounds: how often the same video is decoded, and how many batches are timed.
 
     Raises:
-        UserError: DALI decodes nothing here.
+        UserError: DALI's decoder does not work on this machine.
     """
     data = Data.model_validate({"decoder": decoder, "threads": usual_threads()})
     clip = Clip(frames=16, size=112, center_crop=1.0)
@@ -73,7 +73,7 @@ def check_decoder(device: torch.device, decoder: str = "nvdec", *, rounds: int =
         try:
             times = _times(ssv2_like_set[0], choose_decoder(data, device), device, rounds)
         except GraphFailed as error:
-            raise UserError(f"DALI does not decode: {error}; decode by PyAV: data.decoder = 'pyav'") from None
+            raise UserError(f"DALI cannot decode: {error}; decode with PyAV instead: data.decoder = 'pyav'") from None
         loader = ClipLoader(clip=clip, batch=_CLIPS, data=data, device=device)
         requests = [evaluation_request(path.name, path, probe(path), clip=clip) for path in videos]
         for _ in loader.batches([requests[at : at + _CLIPS] for at in range(0, len(requests), _CLIPS)]):
@@ -92,7 +92,7 @@ def check_decoder(device: torch.device, decoder: str = "nvdec", *, rounds: int =
 
 
 def _times(path: Path, decoder: Decoder, device: torch.device, rounds: int) -> list[float]:
-    """Seconds that DALI takes for the same frames, again and again."""
+    """Seconds that DALI takes for the same frames of a video, for each of several repetitions."""
     from ssv2rt.pipelines.dali_graph import FrameGraph
 
     graph = FrameGraph(decoder, (device.index or 0) if device.type == "cuda" else None)
@@ -106,7 +106,7 @@ def _times(path: Path, decoder: Decoder, device: torch.device, rounds: int) -> l
 
 
 def _videos(folder: Path) -> list[Path]:
-    """Some of each kind, in files."""
+    """Writes some videos of each kind, and returns their paths."""
     makers: dict[str, Callable[[np.ndarray], bytes]] = {
         "vp9.webm": lambda scene: mux_webm(encode_vp9(scene, "first"), 427, 240, "first"),
         "plain.mp4": lambda scene: _h264(scene, "bframes=0"),

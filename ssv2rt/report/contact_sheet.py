@@ -10,6 +10,7 @@ import torch
 
 from ssv2rt.core.atomic_files import atomic_file
 from ssv2rt.core.errors import UserError
+from ssv2rt.core.log import printable
 from ssv2rt.core.recipes import Recipe
 from ssv2rt.dataset.listing import escape_non_utf8
 from ssv2rt.dataset.manifest import Split
@@ -129,7 +130,7 @@ def _draw(shown: Sequence[tuple[str, ClipRequest, np.ndarray]], out: Path) -> No
         indent = "" if request.erased is None and not caption.startswith("epoch") else "    "
         frames = " ".join(map(str, request.frames[0]))
         title = f"{indent}{caption}     frames {frames} of {request.video_frames}"
-        axes.set_title(escape_non_utf8(title), loc="left", fontsize=8, pad=3, parse_math=False)
+        axes.set_title(printable(escape_non_utf8(title)), loc="left", fontsize=8, pad=3, parse_math=False)
     try:
         with atomic_file(out) as temporary:
             figure.savefig(temporary, format="png")

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ssv2rt.core.atomic_files import atomic_file
+from ssv2rt.core.log import printable
 from ssv2rt.training.confusion import per_class_results
 
 BLUE, RED, GOLD, GRAY = "#4477aa", "#ee6677", "#ccbb44", "#999999"
@@ -85,7 +86,7 @@ def draw_confusion(matrix: np.ndarray, labels: Sequence[str], path: Path) -> Non
     axes = figure.subplots()
     image = axes.imshow(shares, vmin=0, vmax=100, cmap="Blues", interpolation="nearest")
     if named:
-        names = [textwrap.shorten(label, 44, placeholder=" ...") for label in labels]
+        names = [_shown(label, 44) for label in labels]
         axes.set_xticks(range(len(labels)), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
         axes.set_yticks(range(len(labels)), names, fontsize=8)
         for row, column in zip(*np.nonzero(matrix), strict=True):
@@ -99,6 +100,11 @@ def draw_confusion(matrix: np.ndarray, labels: Sequence[str], path: Path) -> Non
     save_figure(figure, path)
 
 
+def _shown(label: str, width: int) -> str:
+    """A label, cut to a width, in which nothing is a control character or a formula for Matplotlib."""
+    return textwrap.shorten(printable(label), width, placeholder=" ...").replace("$", r"\$")
+
+
 def draw_worst_classes(matrix: np.ndarray, labels: Sequence[str], path: Path, most: int = 20) -> None:
     """Draws the recall of the worst classes, each with its most frequent wrong prediction. See `draw_confusion`."""
     results = per_class_results(matrix, labels)[:most]
@@ -107,7 +113,7 @@ def draw_worst_classes(matrix: np.ndarray, labels: Sequence[str], path: Path, mo
     rows = range(len(results))
     axes.barh(rows, [r.recall for r in results], color=BLUE, height=0.7)
     for row, result in zip(rows, results, strict=True):
-        name = textwrap.shorten(result.confused_with, 52, placeholder=" ...")
+        name = _shown(result.confused_with, 52)
         text = f"{result.confused_clips} of {result.clips} predicted as: {name}" if name else f"all {result.clips}"
         inside = result.recall > 55
         axes.text(
@@ -119,7 +125,7 @@ def draw_worst_classes(matrix: np.ndarray, labels: Sequence[str], path: Path, mo
             fontsize=7.5,
             color="white" if inside else "black",
         )
-    names = [textwrap.shorten(r.label, 56, placeholder=" ...") for r in results]
+    names = [_shown(r.label, 56) for r in results]
     axes.set_yticks(rows, names, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 100)

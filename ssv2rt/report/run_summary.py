@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ssv2rt.core.errors import UserError
+from ssv2rt.core.log import printable
 from ssv2rt.core.run_folders import Run
 from ssv2rt.report.plots import draw_confusion, draw_curves, draw_worst_classes
 from ssv2rt.training.confusion import confused_pairs, per_class_results, read_confusion, write_confusion
@@ -62,7 +63,8 @@ def _draw(matrix: np.ndarray, labels: Sequence[str], folder: Path) -> None:
 
 def print_worst_classes(matrix: np.ndarray, labels: Sequence[str], most: int = 5) -> None:
     """Prints the classes with the lowest recall and the most confused pairs of classes to stderr."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
+    labels = [printable(label) for label in labels]
     table = _table("worst classes", "recall", "clips", "predicted as")
     for result in per_class_results(matrix, labels)[:most]:
         table.add_row(result.label, f"{result.recall:.1f}%", str(result.clips), result.confused_with)

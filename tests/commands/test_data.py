@@ -42,7 +42,7 @@ def test_preview_of_a_video_shows_its_views(tmp_path: Path, tiny_set: Path) -> N
         (("preview", "bad.mp4", "--recipe", "no"), 2, "no recipe 'no'"),
         (("benchmark", "decode", "bad.mp4", "--no-scale"), 1, "none of the videos can be read"),
         (("index", "gone"), 2, "no data 'gone'"),
-        (("index", "bad.mp4"), 2, "neither a folder nor a .csv or .parquet table"),
+        (("index", "bad.mp4"), 2, "neither a folder nor a .csv, .tsv or .parquet table"),
         (("evaluate", "--views", "2"), 1, "no run"),
     ],
 )

@@ -18,8 +18,9 @@ import pytest
 
 from ssv2rt.core.errors import UserError
 from ssv2rt.dataset import index as index_module
-from ssv2rt.dataset.file_facts import content_hash
+from ssv2rt.dataset.file_facts import content_hash, file_facts
 from ssv2rt.dataset.index import index, open_manifest
+from ssv2rt.dataset.listing import is_video
 from ssv2rt.dataset.manifest import SCHEMA, TRAINING_COLUMNS, Manifest, read_manifest, write_manifest
 from ssv2rt.dataset.synthetic import mux_webm
 from tests.cli import ssv2rt
@@ -188,12 +189,23 @@ def test_many_clips_are_probed_in_parallel(tmp_path: Path) -> None:
     assert alone.table.equals(together.table)
 
 
-def test_name_that_is_not_utf8_only_affects_its_clip(zoo: Path) -> None:
-    raw = os.fsdecode(os.fsencode(zoo / "train" / "good") + b"/\xff.mp4")
-    shutil.copy(zoo / "train" / "good" / "1.mp4", raw)
-    manifest, _ = index(zoo)
-    assert row(manifest, "\\xff.mp4")["status"] == "name is no text"
-    assert len(manifest.split("train")) == 7
+@pytest.mark.parametrize("suffix", [".mp4", ".csv"])
+def test_a_name_that_is_not_utf8_leads_back_to_its_clip(zoo: Path, suffix: str) -> None:
+    """Beside a name that looks like its escaped form."""
+    names = [b"\xff.mp4", b"\\xff.mp4"]
+    for number, name in enumerate(names):
+        shutil.copy(zoo / "train" / "good" / f"{number}.mp4", os.fsencode(zoo / "train" / "good") + b"/" + name)
+    root = zoo
+    if suffix == ".csv":
+        root = zoo.parent / "t.csv"
+        lines = [b"zoo/train/good/%s,caf\xe9 %d\n" % (name, number) for number, name in enumerate(names)]
+        root.write_bytes(b"path,label\n" + b"".join(lines))
+    manifest, _ = index(root)
+    assert row(manifest, "\\xff.mp4")["frames"] == 30 and row(manifest, "\\x5cxff.mp4")["frames"] == 31
+    split = open_manifest(root).split("train")
+    assert {os.fsencode(split.path(number).name) for number in range(len(split))} >= {*names}
+    if suffix == ".csv":
+        assert split.labels == ("caf\\xe9 0", "caf\\xe9 1")
 
 
 def test_decoding_errors_are_kept_until_the_file_changes(zoo: Path) -> None:
@@ -264,3 +276,63 @@ def test_files_that_crash_or_hang_their_process_are_isolated(zoo: Path, monkeypa
     alone, _ = index(zoo, out=zoo.parent / "alone.parquet", workers=1)
     expected = {Path(r["path"]).name: r["status"] for r in alone.table.to_pylist()}
     assert expected.items() >= statuses.items() and len(expected) == len(statuses) + 2
+
+
+def test_a_cut_whose_key_frame_is_not_shown_is_fine_if_it_decodes(tmp_path: Path) -> None:
+    """As `ffmpeg -ss` cuts with `-c copy`: an edit list hides the frames before the cut, and with them the key frame."""
+    whole = numbered_video(tmp_path / "whole.mp4", "libx264", frames=20)
+    (tmp_path / "data" / "a").mkdir(parents=True)
+    for name, first in (("hidden.mp4", 0), ("lost.webm", 5)):
+        source = whole if first == 0 else numbered_video(tmp_path / "whole.webm", "libvpx-vp9", frames=20)
+        with (
+            av.open(str(source)) as container,
+            av.open(str(tmp_path / "data" / "a" / name), "w", options={"avoid_negative_ts": "disabled"}) as cut,
+        ):
+            stream = cut.add_stream_from_template(container.streams.video[0])
+            for packet in [packet for packet in container.demux(video=0) if packet.size][first:]:
+                assert packet.pts is not None and packet.dts is not None and packet.time_base is not None
+                shift = round(5 / 12 / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+                cut.mux(packet)
+    manifest, _ = index(tmp_path / "data")
+    facts = row(manifest, "hidden.mp4")
+    assert (facts["key_frames"], facts["frames"], facts["status"], facts["suspicion"]) == (0, 15, "ok", "")
+    assert row(manifest, "lost.webm")["status"] in ("corrupt", "unreadable")
+
+
+def shown_by_ffprobe(path: Path) -> int:
+    command = [
+        "ffprobe",
+        "-v",
+        "quiet",
+        "-select_streams",
+        "V:0",
+        "-count_frames",
+        "-of",
+        "json",
+        "-show_streams",
+        str(path),
+    ]
+    streams = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)["streams"]
+    return int(streams[0]["nb_read_frames"])
+
+
+@pytest.mark.skipif(shutil.which("ffprobe") is None, reason="needs ffprobe")
+def test_frame_counts_agree_with_decoding_and_with_ffprobe(real_videos: Path) -> None:
+    """`index`, `index --decode` and FFmpeg, on real videos and on odd ones."""
+    damaged = {"lost1s.ts": "corrupt"}
+    videos = [
+        path
+        for folder in (real_videos, real_videos.parent / "cases")
+        for path in folder.glob("*")
+        if is_video(path.name)
+    ]
+    assert len(videos) > 20
+    for path in sorted(videos):
+        probed, decoded = (file_facts(path, None, decode) for decode in (False, True))
+        assert probed is not None and decoded is not None
+        if probed["status"] == "ok":
+            assert decoded["status"] == damaged.get(path.name, "ok"), path
+            assert probed["frames"] == decoded["frames"] == shown_by_ffprobe(path), path
+        else:
+            assert decoded["status"] == probed["status"], path

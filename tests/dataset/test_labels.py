@@ -82,3 +82,13 @@ def test_sides_are_found_in_folder_names(pair: str) -> None:
 
 def test_words_that_contain_left_or_right_are_not_sides() -> None:
     assert mirrored_labels(["upright", "bright light", "leftover", "Copyright"]).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "content", ['{"a": "0", "\\ud800": "1"}', '{"a": 0.5}', '{"a": true}', '{"a": null}', '{"a": ["0"]}']
+)
+def test_labels_that_are_no_text_and_numbers_that_are_not_whole_are_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "labels.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match="is no Unicode text|every label needs a whole number"):
+        read_labels(path)

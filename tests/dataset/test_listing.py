@@ -1,20 +1,36 @@
 """Class folders and tables are detected automatically, and give the same manifest."""
 
+import csv
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssv2rt.core.errors import UserError
+from ssv2rt.core.log import printable
 from ssv2rt.dataset.detect_format import list_clips
-from ssv2rt.dataset.index import open_manifest
-from ssv2rt.dataset.listing import Clip, Listing, hold_out_validation
+from ssv2rt.dataset.index import index, open_manifest
+from ssv2rt.dataset.listing import (
+    Clip,
+    Listing,
+    escape_non_utf8,
+    hold_out_validation,
+    path_to_text,
+    text_to_path,
+)
+from tests.cli import ssv2rt
 from tests.conftest import numbered_video
+
+with TemporaryDirectory() as _folder:
+    CLIP = numbered_video(Path(_folder) / "x.mp4", "libx264", frames=2).read_bytes()
 
 
 def touch(root: Path, *paths: str) -> Path:
@@ -97,18 +113,212 @@ def test_a_table_for_each_split(tmp_path: Path) -> None:
     ("content", "says"),
     [
         ("path,name\na.mp4,up\n", "has no column 'label'; expected the columns path, label"),
+        ("a.mp4,up\nb.mp4,down\n", "has no column 'path'; expected the columns path, label"),
         ("path,label\n", "lists no clips"),
-        ("", "cannot read"),
-        ("path,label,split\na.mp4,up,trian\n", "row 1 has the split 'trian'; did you mean 'train'"),
-        ("path,label\na.mp4,up\na.mp4,down\n", "clip 'a.mp4' is listed twice"),
-        ("path,label\na.mp4,up\n,down\n", "row 2 has no path"),
-        ("path,label\na.mp4,up,extra\n", "cannot read"),
+        (
+            "",
+            "cannot read '.*': it has no line with names of columns; expected a table of clips, whose first line is path",
+        ),
+        ("\n \n\r\n", "it has no line with names of columns"),
+        ("x" * 100_000, "it has no line with names of columns"),
+        ("path,label,split\na.mp4,up,trian\n", "line 2 has the split 'trian'; did you mean 'train'"),
+        ("path,label,split,split\na.mp4,up,train,train\n", "more than one column 'split'"),
+        (
+            "path,label\na.mp4,up\na.mp4,down\n",
+            "clip 'a.mp4' is listed twice, in line 2 of t.csv and in line 3, with another",
+        ),
+        ("path,label\na.mp4,up\n,down\n", "line 3 has no path"),
+        ("path,label\na.mp4,up,extra\n", "line 2 has 3 values for 2 columns; expected 'path,label', with quotes"),
+        ("path,label,split\na.mp4,up\n", "line 2 has 2 values for 3 columns"),
+        (
+            'path,label\n"a\nb.mp4",up\n\n"c.mp4,up\nd.mp4,up\n',
+            "line 5 is not a row of a table .unexpected end of data",
+        ),
+        ('path,label\na.mp4,up\n"b"c.mp4,up\n', "line 3 is not a row of a table"),
+        ("path,label\na.mp4," + "x" * 200_000, "line 2 is not a row of a table .field larger than"),
+        (
+            "path,label\nC:\\v\\a.mp4,up\n",
+            r"line 2 has 'C:.v.a.mp4', a path of another machine; expected paths relative to",
+        ),
+        ("path;label\n\\\\server\\v\\a.mp4;up\n", "line 2 has '.*', a path of another machine"),
+        ("path,label\nC:/v/a.mp4,up\n", "a path of another machine"),
     ],
 )
 def test_malformed_tables_are_refused(tmp_path: Path, content: str, says: str) -> None:
-    (tmp_path / "t.csv").write_text(content)
-    with pytest.raises(UserError, match=says):
+    (tmp_path / "t.csv").write_text(content, newline="")
+    with pytest.raises(UserError, match=says) as caught:
         list_clips(tmp_path / "t.csv")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+TABLE = {"up/a,b.mp4": ("train", "up; fast"), "c.mp4": ("validation", "down"), "d.mp4": ("test", "")}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'path,label,split\n"up/a,b.mp4","up; fast",train\nc.mp4,down,val\nd.mp4,,test\n',
+        b'path;label;split\nup/a,b.mp4;"up; fast";train\nc.mp4;down;val\nd.mp4;;test',
+        b"path\tlabel\tsplit\nup/a,b.mp4\tup; fast\ttrain\nc.mp4\tdown\tval\nd.mp4\t\ttest\n",
+        b'\xef\xbb\xbf"path";"label";"split"\r\n"up/a,b.mp4";"up; fast";"train"\r\nc.mp4;"down";"val"\r\nd.mp4;"";"test"\r\n',
+        '\ufeffpath\tlabel\tsplit\r\nup/a,b.mp4\t"up; fast"\ttrain\r\nc.mp4\tdown\tval\r\nd.mp4\t\ttest\r\n'.encode(
+            "utf-16-le"
+        ),
+        b'\n\nSplit, Label ,PATH,notes\r"train", up; fast ,"up/a,b.mp4",x\r\r,,,\rval,down,c.mp4,\rtest,,d.mp4,\r',
+        b'path,label,split\n"up\\a,b.mp4","up; fast",train\nc.mp4,down,val,,\nd.mp4,,test\n',
+        b'path,label,split\n"up/a,b.mp4","up; fast",train\nc.mp4,down,val\nc.mp4,down,dev\nd.mp4,,test\nd.mp4,,test\n',
+    ],
+    ids=["commas", "semicolons", "tabs", "excel", "utf-16", "odd", "backslashes", "repeated"],
+)
+def test_tables_as_programs_write_them(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    (tmp_path / "t.tsv").write_bytes(b"notes\n")
+    for root in (tmp_path, tmp_path / "t.csv"):
+        assert found(list_clips(root)) == TABLE
+
+
+def test_repeated_rows_and_backslashes_are_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "t.csv").write_text("path,label\nv\\a.mp4,up\nv/a.mp4,up\nb\\c.mp4,up\n")
+    (tmp_path / "b\\c.mp4").touch()  # a file of this very name
+    assert set(found(list_clips(tmp_path))) == {"v/a.mp4", "b\\c.mp4"}
+    said = capfd.readouterr().err
+    assert "t.csv: 1 rows repeat others; each clip is used once" in said
+    assert "t.csv: 1 paths have backslashes, which are read as /" in said
+
+
+def test_clips_of_two_splits_are_told_apart(tmp_path: Path) -> None:
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.csv").write_text("path,label\na.mp4,up\n")
+    with pytest.raises(UserError, match="val.csv: clip 'a.mp4' is listed twice, in line 2 of train.csv and in line 2"):
+        list_clips(tmp_path)
+
+
+@given(
+    st.lists(
+        st.tuples(st.text("ab ,;\t\"'\n\r\\é", min_size=1), st.text("xy,;\t\"'\n é")),
+        min_size=1,
+        unique_by=lambda r: r[0],
+    )
+)
+def test_what_a_csv_writer_wrote_is_read(rows: list[tuple[str, str]]) -> None:
+    """Whatever the separator, and the text between quotes."""
+    rows = [(path, label) for path, label in rows if path.strip() and not path.startswith("\\\\")] or [("a", "b")]
+    for separator in ",;\t":
+        with TemporaryDirectory() as folder:
+            with (Path(folder) / "t.csv").open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file, delimiter=separator).writerows([("path", "label"), *rows])
+            expected: dict[str, set[str]] = {}
+            for path, label in rows:
+                expected.setdefault(path.replace("\\", "/"), set()).add(label.strip())
+            if all(len(labels) == 1 for labels in expected.values()):
+                listing = list_clips(Path(folder) / "t.csv")
+                assert {path: label for path, (_, label) in found(listing).items()} == {
+                    path: labels.pop() for path, labels in expected.items()
+                }
+
+
+@given(content=st.binary(max_size=60), suffix=st.sampled_from([".csv", ".tsv", ".parquet"]))
+def test_any_bytes_are_a_table_or_refused_in_one_line(content: bytes, suffix: str) -> None:
+    said = ""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"t{suffix}"
+        for head in (b"", b"path,label\n"):
+            path.write_bytes(head + content)
+            try:
+                list_clips(path)
+            except UserError as error:
+                said = printable(str(error))
+            assert len(said.splitlines()) < 2
+
+
+def test_folders_of_frames_are_said_to_be_no_videos(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    root = touch(tmp_path / "frames", "up/1/0001.jpg", "up/1/0002.jpg", "down/2/0001.jpg")
+    with pytest.raises(
+        UserError, match=r"no videos in '.*/frames', but pictures such as '.*/down/2/0001.jpg'; make a video"
+    ):
+        list_clips(root)
+    with pytest.raises(UserError, match=r"ffmpeg -framerate 12 -pattern_type glob -i '.*/up/1/\*.jpg' clip.mp4"):
+        list_clips(root / "up" / "1")
+    touch(root, "up/x.mp4")
+    assert found(list_clips(root)) == {"up/x.mp4": ("train", "up")}
+    assert "2 folders in '" in capfd.readouterr().err
+
+
+def test_frames_of_ssv2_are_said_to_be_no_videos(tmp_path: Path, tiny_set: Path) -> None:
+    for name in ("labels", "train", "validation"):
+        (tmp_path / f"{name}.json").write_text((tiny_set / f"{name}.json").read_text())
+    touch(tmp_path, "20bn-something-something-v2/1/00001.jpg")
+    with pytest.raises(UserError, match="no videos in '.*/20bn-something-something-v2', but pictures such as"):
+        list_clips(tmp_path)
+
+
+def test_every_extension_of_videos_is_found(tmp_path: Path) -> None:
+    names = [
+        "hevc",
+        "m4s",
+        "av1",
+        "obu",
+        "dv",
+        "mod",
+        "tod",
+        "ogm",
+        "apng",
+        "265",
+        "h265",
+        "ivf",
+        "mts",
+        "m2ts",
+        "y4m",
+        "AVI",
+    ]
+    root = touch(tmp_path, *(f"a/{name}.{name}" for name in names), "a/no.txt", "a/no.jpg")
+    manifest = open_manifest(root)
+    assert set(manifest.table["path"].to_pylist()) == {f"a/{name}.{name}" for name in names}
+    assert set(manifest.table["status"].to_pylist()) == {"empty file"}
+    (root / "a" / "mod.mod").write_bytes(b"M.K." * 300)  # music
+    (root / "a" / "m4s.m4s").write_bytes(b"\0\0\0\x18styp" + bytes(500))
+    statuses = {r["path"]: r["status"] for r in index(root)[0].table.to_pylist()}
+    assert statuses["a/mod.mod"] == "unreadable" and statuses["a/m4s.m4s"] == "truncated"
+
+
+NAMES = st.binary(min_size=1, max_size=12).filter(
+    lambda name: not name.startswith(b".") and not {*b"/\0\\"} & {*name} and name.strip()
+) | st.sampled_from([b"\\xff", b"\xff", b"\\x5cxff", b"\\x5c\xff", b"\x1b[2J", b"a\nb", "é".encode(), b"e\xcc\x81"])
+
+
+@given(name=NAMES)
+def test_text_of_a_path_leads_back_to_it(name: bytes) -> None:
+    path = os.fsdecode(name)
+    text = path_to_text(path)
+    assert text.encode() and text_to_path(text) == path
+    assert (text == path) == (escape_non_utf8(path) == path and "\\x5c" not in text)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    classes=st.lists(NAMES, min_size=2, max_size=3, unique=True),
+    clips=st.lists(NAMES, min_size=1, max_size=3, unique=True),
+)
+def test_class_folders_and_clips_of_any_name_are_used(classes: list[bytes], clips: list[bytes]) -> None:
+    with TemporaryDirectory() as folder:
+        root = Path(os.fsdecode(os.fsencode(folder) + b"/\xfe data"))
+        files = set()
+        for name in classes:
+            place = Path(os.fsdecode(os.fsencode(root) + b"/v" + name))
+            place.mkdir(parents=True)
+            for clip in clips:
+                files.add(place / os.fsdecode(b"v" + clip + b".mp4"))
+                (place / os.fsdecode(b"v" + clip + b".mp4")).write_bytes(CLIP)
+        done = ssv2rt("index", root)
+        assert done.returncode == 0 and "\x1b" not in done.stdout + done.stderr, done.stderr
+        manifest = open_manifest(root)
+        assert len(manifest.labels) == len(classes) and set(manifest.table["status"].to_pylist()) == {"ok"}
+        splits = [
+            manifest.split(name) for name in ("train", "validation") if name in manifest.table["split"].to_pylist()
+        ]
+        assert {split.path(row) for split in splits for row in range(len(split))} == files
+        for label in manifest.labels:
+            assert (text_to_path(label) != label) == (printable(f" is called '{label}': ") in done.stderr)
 
 
 def test_folders_that_are_not_data_sets_are_refused(tmp_path: Path) -> None:
@@ -188,6 +398,8 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     touch(tmp_path / "else", "c.mp4")
     (root / "train" / "up" / "more").symlink_to(tmp_path / "else")
     (root / "train" / "up" / "loop").symlink_to(root / "train" / "up")
+    (root / "train" / "up" / "itself").symlink_to("itself")
+    (root / "train" / "itself").symlink_to("itself")
     assert sorted(found(list_clips(root))) == ["train/down/b.mp4", "train/up/a.mp4", "train/up/more/c.mp4"]
 
 
@@ -229,19 +441,28 @@ def test_names_of_ssv2_videos_in_any_case(tmp_path: Path, tiny_set: Path) -> Non
     assert [paths[i] for i in ids[:3]] == [f"videos/{ids[0]}.WEBM", f"videos/{ids[1]}.mkv", f"videos/{ids[2]}.webm"]
 
 
-def test_folders_of_frames_are_no_clips(tmp_path: Path) -> None:
-    for name in ("up", "down"):
-        (tmp_path / name / "clip").mkdir(parents=True)
-        (tmp_path / name / "clip" / "0001.jpg").touch()
-    with pytest.raises(UserError, match="pictures such as '0001.jpg'; make a video of each folder's frames"):
-        list_clips(tmp_path)
+AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from ssv2rt.core.errors import UserError
+from ssv2rt.dataset.detect_format import list_clips
+os.setuid(65534)
+try:
+    list_clips(Path(sys.argv[1]))
+except UserError as error:
+    print(error)
+"""
 
 
-@pytest.mark.parametrize("mark", [";", "\t"])
-def test_columns_may_be_separated_by_semicolons_or_tabs(tmp_path: Path, mark: str) -> None:
-    rows = [("path", "label", "split"), ("a,b.mp4", "up", "train"), ("c.mp4", "down, slowly", "val")]
-    (tmp_path / "t.csv").write_text("".join(mark.join(row) + "\n" for row in rows))
-    for root in (tmp_path, tmp_path / "t.csv"):
-        listing = list_clips(root)
-        assert listing.labels == ("down, slowly", "up")
-        assert [(clip.path, clip.split) for clip in listing.clips] == [("a,b.mp4", "train"), ("c.mp4", "validation")]
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("mode", [0o000, 0o444])
+def test_a_folder_without_permission_is_one_line(mode: int) -> None:
+    with TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        touch(Path(folder), "data/up/a.mp4")
+        os.chmod(Path(folder) / "data", mode)
+        command = [sys.executable, "-c", AS_NOBODY, f"{folder}/data"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0 and done.stdout.startswith(
+            f"cannot read the data set '{folder}/data': Permission"
+        ), done

@@ -1,13 +1,18 @@
 """What `ssv2rt doctor` makes of a machine: each misfit is named with its remedy, and what fits is left alone."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from ssv2rt.doctor.decoder_check import DecoderCheck, check_decoder
 from ssv2rt.doctor.examine import look
+from ssv2rt.doctor.packages import OTHERS, broken_packages
 from ssv2rt.doctor.rules import Gpu, Machine, remedies, shown
+from tests.cli import ssv2rt
 
 H100 = Gpu("NVIDIA H100", "sm90", 79.2)
 GOOD = Machine(
@@ -34,7 +39,14 @@ CUDA12 = replace(
 
 @pytest.mark.parametrize(
     "machine",
-    [GOOD, CUDA12, replace(GOOD, capabilities=None), replace(GOOD, capabilities="all"), replace(GOOD, decoder=SEEN)],
+    [
+        GOOD,
+        CUDA12,
+        replace(GOOD, capabilities=None),
+        replace(GOOD, capabilities="all"),
+        replace(GOOD, threads="4,2"),
+        replace(GOOD, decoder=SEEN),
+    ],
 )
 def test_what_fits_is_left_alone(machine: Machine) -> None:
     assert remedies(machine) == []
@@ -50,22 +62,27 @@ MISFITS: list[tuple[str, Machine, str, str]] = [
         replace(
             GOOD, decoder=replace(SEEN, kinds={"vp8 yuv420p, plain": "decoded by PyAV: it gives frame 2 for frame 1"})
         ),
-        "NVDEC gets vp8 yuv420p, plain wrong (it gives frame 2 for frame 1)",
-        "PyAV decodes such videos",
+        "NVDEC decodes vp8 yuv420p, plain differently from PyAV (it gives frame 2 for frame 1)",
+        "PyAV decodes these videos instead",
     ),
     (
         "a decoder for each clip",
         replace(GOOD, decoder=replace(SEEN, first=300, next=260)),
-        "NVDEC takes 260 ms for a clip that it has decoded before",
+        "NVDEC takes 260 ms for each clip like those of SSv2",
         "data.decoder = 'pyav'",
     ),
     (
         "cores that are faster",
         replace(GOOD, decoder=replace(SEEN, nvdec=300)),
-        "NVDEC makes 300 clips a second of videos like SSv2's, and PyAV on this machine's cores 900",
+        "NVDEC decodes 300 clips/s like those of SSv2, and PyAV on the CPU 900",
         "data.cpu_share",
     ),
-    ("torch 2.9", replace(GOOD, torch="2.9.1"), "torch 2.9.1 runs Conv3d under AMP many times slower", "2.10 or later"),
+    (
+        "torch 2.9",
+        replace(GOOD, torch="2.9.1"),
+        "torch 2.9.1 runs Conv3d in mixed precision many times slower",
+        "2.10 or later",
+    ),
     (
         "old cuDNN",
         replace(CUDA12, cudnn=91002),
@@ -78,23 +95,23 @@ MISFITS: list[tuple[str, Machine, str, str]] = [
         "NVIDIA_DRIVER_CAPABILITIES is 'compute,utility'",
         "-e NVIDIA_DRIVER_CAPABILITIES=compute,video,utility",
     ),
-    ("no NVDEC", replace(GOOD, nvdec=False, capabilities=None), "no libnvcuvid.so.1", "libnvcuvid1 on Debian"),
+    ("no NVDEC", replace(GOOD, nvdec=False, capabilities=None), "libnvcuvid.so.1 is missing", "libnvcuvid1 on Debian"),
     (
         "no NVDEC in spite of the capability",
         replace(GOOD, nvdec=False),
-        "no libnvcuvid.so.1",
+        "libnvcuvid.so.1 is missing",
         "data.decoder = 'pyav'",
     ),
     (
         "two DALIs",
         replace(GOOD, packages=packages("nvidia-dali-cuda120", "nvidia-dali-cuda130", "tensorrt")),
-        "installed over each other",
+        "overwrite each other's files",
         "pip install nvidia-dali-cuda130",
     ),
     (
         "DALI for another CUDA than torch",
         replace(GOOD, packages=packages("nvidia-dali-cuda120", "tensorrt")),
-        "two CUDA runtimes",
+        "two versions of CUDA's libraries",
         "pip install nvidia-dali-cuda130",
     ),
     (
@@ -107,7 +124,7 @@ MISFITS: list[tuple[str, Machine, str, str]] = [
     (
         "no TensorRT",
         replace(GOOD, packages=packages("nvidia-dali-cuda130")),
-        "for TensorRT engines, install it",
+        "TensorRT, the fastest engine backend on GPUs, is not installed",
         "ssv2rt[tensorrt]",
     ),
     (
@@ -125,25 +142,30 @@ MISFITS: list[tuple[str, Machine, str, str]] = [
     (
         "TensorRT for a newer driver",
         replace(CUDA12, packages=packages("nvidia-dali-cuda120", "tensorrt", "tensorrt-cu13")),
-        "is built for CUDA 13, and driver 535.104.05 runs CUDA 12.2 at most",
+        "is built for CUDA 13, and driver 535.104.05 supports CUDA up to 12.2",
         "pip install 'tensorrt-cu12",
     ),
     (
         "TensorRT that does not load",
         replace(GOOD, tensorrt_fails="no libnvinfer"),
         "no libnvinfer",
-        "pip install tensor",
+        "pip install --force-reinstall tensorrt-cu13",
     ),
     (
         "driver older than torch",
         replace(OLD_DRIVER, gpus=()),
-        "driver 535.104.05 runs CUDA 12.2 at most, and this torch needs 13.0",
+        "driver 535.104.05 supports CUDA up to 12.2, and torch needs 13.0",
         "install driver 580 or later",
     ),
-    ("torch without CUDA", replace(GOOD, gpus=(), torch_cuda=""), "this torch has no CUDA", "install one that has it"),
-    ("hidden", replace(GOOD, gpus=(), hidden=True), "CUDA_VISIBLE_DEVICES names no GPU", "unset it"),
+    (
+        "torch without CUDA",
+        replace(GOOD, gpus=(), torch_cuda=""),
+        "torch was built without CUDA",
+        "install a build with it",
+    ),
+    ("hidden", replace(GOOD, gpus=(), hidden=True), "CUDA_VISIBLE_DEVICES hides all GPUs", "unset it"),
     ("no device in the container", replace(GOOD, gpus=(), nodes=False), "no /dev/nvidia0", "docker run --gpus all"),
-    ("who knows why", replace(GOOD, gpus=()), "PyTorch sees no GPU", "nvidia-smi"),
+    ("who knows why", replace(GOOD, gpus=()), "PyTorch finds no GPU", "nvidia-smi"),
     ("no GPU", Machine("2.13.0", packages=packages("nvidia-dali-cuda120")), "no GPU", "on the CPU"),
     (
         "a GPU that is too old",
@@ -151,7 +173,17 @@ MISFITS: list[tuple[str, Machine, str, str]] = [
         "no kernels for Tesla V100 (sm70)",
         "whl/cu126",
     ),
-    ("little memory", replace(GOOD, gpus=(Gpu("T400", "sm75", 4),)), "T400 has 4 GiB", "train.batch_size=auto"),
+    (
+        "little memory",
+        replace(GOOD, gpus=(Gpu("T400", "sm75", 4),)),
+        "T400 has 4 GiB of memory",
+        "train.batch_size=auto",
+    ),
+    ("a GPU that fails", replace(GOOD, gpus=(), cuda_fails="error 802"), "cannot use it (error 802)", "nvidia-smi"),
+    ("a broken package", replace(GOOD, broken=("x is not installed; pip install x",)), "x is not", "pip install x"),
+    ("bad OMP_NUM_THREADS", replace(GOOD, threads="abc"), "OMP_NUM_THREADS is 'abc'", "unset it"),
+    ("no threads", replace(GOOD, threads="0"), "OMP_NUM_THREADS is '0'", "unset it"),
+    ("no cache", replace(GOOD, cache="/x", cache_fails="No"), "folder '/x' cannot be written to (No)", "SSV2RT_CACHE"),
     ("little shm", replace(GOOD, gpus=(H100, H100), shm=0.0625), "/dev/shm has 64 MiB", "--shm-size=1g"),
 ]
 
@@ -189,3 +221,50 @@ def test_the_decoder_of_this_machine_is_tried(device: str) -> None:
     assert "vp9 yuv420p of odd width, hidden" in found.kinds
     assert set(found.kinds.values()) == {"as by PyAV in 2 clips"} or device == "cuda"
     assert min(found.nvdec, found.pyav, found.first, found.next) > 0
+
+
+def test_bad_settings_are_one_line_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SSV2RT_CACHE", str(tmp_path / "file" / "\x1b[2Jcache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    done = ssv2rt("doctor")
+    said = " ".join(done.stdout.split())
+    assert done.returncode == 0 and "Traceback" not in done.stderr and "\x1b" not in done.stdout + done.stderr
+    assert "cannot be written to (Not a directory)" in said and "OMP_NUM_THREADS is 'many'" in said
+
+
+BROKEN = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from ssv2rt.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "content", "says"),
+    [
+        (
+            "torch",
+            "raise OSError('libtorch.so: cannot open\\nshared object file')",
+            "torch cannot be imported (libtorch.so",
+        ),
+        ("av", "import nowhere", "nowhere, which av needs, is not installed; pip install nowhere"),
+    ],
+)
+def test_a_package_that_cannot_be_imported_is_one_line(tmp_path: Path, package: str, content: str, says: str) -> None:
+    (tmp_path / f"{package}.py").write_text(content)
+    command = [sys.executable, "-c", BROKEN, str(tmp_path), "doctor"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 1 and len(lines) == 2 and lines[0].startswith(f"- {says}"), done.stderr
+    assert lines[1].startswith("Error: 1 packages that ssv2rt needs do not work")
+
+
+def test_packages_beside_the_essential_ones_are_remedies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "no_such_engine.py").write_text("raise ImportError('bad')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert list(broken_packages(OTHERS)) == []
+    assert list(broken_packages(("no_such_engine", "json"))) == [
+        "no_such_engine cannot be imported (bad); pip install --force-reinstall no_such_engine"
+    ]

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from ssv2rt.core.run_folders import Run, create_run
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.report.plots import draw_confusion, draw_curves, draw_worst_classes
-from ssv2rt.report.run_summary import summarize
+from ssv2rt.report.run_summary import print_worst_classes, summarize
 from ssv2rt.training.confusion import confused_pairs, per_class_results, read_confusion, write_confusion
 from ssv2rt.training.metrics_log import MetricsLog, read_metrics
 from ssv2rt.training.trainer import Trainer
@@ -124,3 +124,15 @@ def _share_of_ink(path: Path) -> float:
     with av.open(str(path)) as container:
         picture = next(container.decode(video=0)).to_ndarray(format="rgb24")
     return float((picture < 250).any(-1).mean())
+
+
+def test_labels_that_look_like_markup_formulas_or_commands_are_shown_as_they_are(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    labels = ["[/red]up", "$\\frac$", "a\x1b[2Jb", "$x$ [bold]"]
+    draw_confusion(MATRIX, labels, tmp_path / "confusion")
+    draw_worst_classes(MATRIX, labels, tmp_path / "worst")
+    print_worst_classes(MATRIX, labels)
+    said = capfd.readouterr().err
+    assert "[/red]up" in said and "$\\frac$" in said and "a\\x1b[2Jb" in said and "\x1b" not in said
+    assert "Glyph" not in said and (tmp_path / "worst.svg").is_file()
