@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
 import sys
+from typing import Any
 
 import click
 
@@ -24,7 +26,7 @@ from ssv2rt.commands.recipes import recipes
 from ssv2rt.commands.score import score
 from ssv2rt.commands.synthesize import synthesize
 from ssv2rt.commands.train import train
-from ssv2rt.core.errors import UserError
+from ssv2rt.core.errors import UserError, says_out_of_memory
 from ssv2rt.core.log import log_to_stderr, printable
 
 
@@ -80,9 +82,14 @@ def main() -> None:
     """Runs the command. An error of the user is one line, and the exit code tells its kind."""
     _open_standard_files()
     log_to_stderr()
+    try:
+        os.getcwd()
+    except OSError as error:  # PyTorch's libraries end the process where there is none
+        _fail(f"Error: no working directory: {error.strerror}; change to a folder that exists", 1)
     signal.signal(signal.SIGTERM, _terminate)
     try:
         app(standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.Abort:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -97,16 +104,41 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except (MemoryError, RuntimeError, ImportError, OSError) as error:
+        if not says_out_of_memory(error):
+            raise
+        reason = printable(str(error))[:150] or type(error).__name__
+        _fail(f"Error: out of memory ({reason}); free some, or raise the limit (`ulimit -v`, or the container's)", 1)
+
+
+class _Stdout(io.FileIO):
+    """Standard output whose errors, such as a full disk or a reader that has gone, are one line."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, self.fileno())  # for what is left in the buffer
+            os.close(nothing)
+            raise UserError(
+                f"cannot write to stdout: {error.strerror}; files that the command has written are complete"
+            ) from None
 
 
 def _open_standard_files() -> None:
-    """Opens /dev/null as stdin, stdout or stderr if it is closed. Otherwise, the next opened file would take its number."""
+    """Opens /dev/null as stdin, stdout or stderr if it is closed, as the next opened file would otherwise take its number.
+
+    Errors of stdout become `UserError`.
+    """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
             if (opened := os.open(os.devnull, os.O_RDWR)) != number:
                 os.dup2(opened, number)
                 os.close(opened)
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
+    buffer, old = io.BufferedWriter(_Stdout(1, "w", closefd=False)), sys.stdout
+    sys.stdout = io.TextIOWrapper(buffer, old.encoding, old.errors, line_buffering=old.isatty())
 
 
 def _fail(message: str, code: int) -> None:

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, what: str) -> Iterator[None]:
+def exclusive(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
     """Holds the lock of `path` during the block.
 
         with exclusive(run.engines / "int8", "building"):
@@ -30,6 +30,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
     Args:
         path: the file or folder to write, which need not exist. Missing folders above it are made.
         what: what the owner does to `path`, for the error message: "building", "training".
+        wait: wait until the lock is free, and say so, instead of raising an error.
 
     Raises:
         UserError: another process, or another block of this one, holds the lock; or the folder cannot be written.
@@ -37,7 +38,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
     lock = path.with_name(f".{path.name[:100]}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _locked(lock, f"{what} '{path}'")
+        descriptor = _locked(lock, f"{what} '{path}'", wait)
     except OSError as error:
         raise UserError(
             f"cannot write to '{path.parent}': {error.strerror or error}; use a folder that you can write to"
@@ -53,7 +54,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _locked(lock: Path, what: str) -> int:
+def _locked(lock: Path, what: str, wait: bool) -> int:
     """Opens and locks the file, and returns its descriptor."""
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
@@ -61,8 +62,11 @@ def _locked(lock: Path, what: str) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.read(descriptor, 300).decode(errors="replace") or "another process"
-            os.close(descriptor)
-            raise UserError(f"{owner} is {what}; wait for it to end, or stop it") from None
+            if not wait:
+                os.close(descriptor)
+                raise UserError(f"{owner} is {what}; wait for it to end, or stop it") from None
+            logger.info(f"waiting for {owner}, which is {what}")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
             logger.warning(f"no lock on '{lock}' ({error.strerror}); start no second process that is {what}")
             return descriptor
