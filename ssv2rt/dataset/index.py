@@ -22,6 +22,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ssv2rt.core.atomic_files import atomic_file, remove_partial_files
+from ssv2rt.core.child_processes import follow_parent
 from ssv2rt.core.cores import cores
 from ssv2rt.core.errors import UserError
 from ssv2rt.dataset.detect_format import list_clips
@@ -78,9 +79,13 @@ def open_manifest(root: Path, *, progress: Progress = lambda done, total: None) 
             logger.warning(f"the data set in '{manifest.folder}' has changed since '{root}' was made")
         return manifest
     manifest = _read_saved(manifest_paths(root), TRAINING_COLUMNS)
-    if manifest and manifest.is_current():
-        return manifest if manifest.all_clips_usable() else index(root, trust=True, progress=progress)[0]
-    return index(root, progress=progress)[0]
+    current = manifest is not None and manifest.is_current()
+    if manifest and current and manifest.all_clips_usable():
+        return manifest
+    manifest, _, problem = _index(root, trust=current, progress=progress)
+    if problem:
+        logger.warning(f"{problem}; so the videos are probed again each time")
+    return manifest
 
 
 def index(
@@ -106,8 +111,24 @@ def index(
         The manifest, and the path that it was written to.
 
     Raises:
-        UserError: `root` is not a data set, or `out` cannot be written.
+        UserError: `root` is not a data set, or the manifest cannot be written.
     """
+    manifest, path, problem = _index(root, out=out, decode=decode, trust=trust, workers=workers, progress=progress)
+    if problem:
+        raise UserError(f"{problem}; choose {'another --out' if out else 'a file with --out'}")
+    return manifest, path
+
+
+def _index(
+    root: Path,
+    *,
+    out: Path | None = None,
+    decode: bool = False,
+    trust: bool = False,
+    workers: int = 0,
+    progress: Progress = lambda done, total: None,
+) -> tuple[Manifest, Path, str]:
+    """Like `index`; also returns why the manifest could not be written, or an empty text."""
     for place in (out, quarantine_file(out)) if out else ():
         _check_replaceable(place)
     listing = list_clips(root)
@@ -123,13 +144,15 @@ def index(
             done += len(rows)
             progress(done, total)
             if time.monotonic() >= next_save:
-                _save(root, out, builder.manifest(complete=False), with_quarantine=False)
+                _, problem = _save(root, out, builder.manifest(complete=False), with_quarantine=False)
+                if problem and out:
+                    raise UserError(f"{problem}; choose another --out")
                 next_save = time.monotonic() + _SAVE_EVERY
     except BaseException:
         _save(root, out, builder.manifest(complete=False))
         raise
     manifest = builder.manifest(complete=True)
-    return manifest, _save(root, out, manifest)
+    return manifest, *_save(root, out, manifest)
 
 
 ProbeJob = tuple[np.ndarray, list[tuple[str, SavedState]]]
@@ -211,7 +234,9 @@ def _probe_all(
     while waiting:
         running: deque[tuple[ProbeJob, Future[list[ProbeFacts | None]]]] = deque()
         # Spawn, because forking a process with threads may deadlock.
-        pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=multiprocessing.get_context("spawn"))
+        pool = ProcessPoolExecutor(
+            min(workers, len(jobs)), mp_context=multiprocessing.get_context("spawn"), initializer=follow_parent
+        )
         try:
             while waiting or running:
                 while waiting and len(running) < 4 * workers:
@@ -230,7 +255,8 @@ def _probe_all(
 
 def _probe_isolated(folder: Path, file: tuple[str, SavedState], decode: bool) -> ProbeFacts | None:
     """Probes one file in a process of its own, which it may crash."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=follow_parent) as pool:
         try:
             return pool.submit(file_facts, folder, [file], decode).result()[0]
         except BrokenProcessPool:
@@ -243,20 +269,24 @@ def _read_saved(paths: list[Path], columns: Sequence[str]) -> Manifest | None:
     return next((manifest for manifest in found if manifest.is_current()), found[0] if found else None)
 
 
-def _save(root: Path, out: Path | None, manifest: Manifest, *, with_quarantine: bool = True) -> Path:
-    """Writes a manifest and its quarantine table. Returns the path of the manifest."""
-    beside, cached = (out, out) if out else manifest_paths(root)
-    try:
-        _check_replaceable(beside)
-        _check_replaceable(quarantine_file(beside))
-        _write(beside, manifest, with_quarantine)
-        return beside
-    except OSError as error:
-        if out:
-            raise UserError(f"cannot write '{out}': {error.strerror}; choose another --out") from None
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    _write(cached, manifest, with_quarantine)
-    return cached
+def _save(root: Path, out: Path | None, manifest: Manifest, *, with_quarantine: bool = True) -> tuple[Path, str]:
+    """Writes a manifest and its quarantine table, in the cache if they cannot be written beside the data.
+
+    Returns:
+        The path of the manifest, and why it could not be written, or an empty text.
+    """
+    places, problem = [out] if out else manifest_paths(root), ""
+    for path in places:
+        _check_replaceable(path)
+        _check_replaceable(quarantine_file(path))
+        try:
+            if path != places[0]:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            _write(path, manifest, with_quarantine)
+            return path, ""
+        except OSError as error:
+            problem = f"cannot write '{path}': {error.strerror or error}"
+    return places[-1], problem
 
 
 def _check_replaceable(path: Path) -> None:

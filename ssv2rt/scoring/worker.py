@@ -9,7 +9,6 @@ waiting for more; None ends it. The worker sends (TRUSTED, decisions) when it le
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import os
 import queue
@@ -20,6 +19,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
+from ssv2rt.core.child_processes import follow_parent
+
 if TYPE_CHECKING:
     from ssv2rt.core.recipes import Clip, Data
     from ssv2rt.pipelines.decoder_trust import Decision
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 FLUSH = "flush"
 READY = "ready"
 TRUSTED = "trusted"
-_DIE_WITH_PARENT = 1
-"""PR_SET_PDEATHSIG of prctl(2)."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +86,8 @@ def make_scorer(
 
 def work(connection: Connection, settings: WorkerSettings, log_level: int) -> None:
     """The main function of a worker. It runs until the parent sends None or is gone. `log_level` is for logging to stderr."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent kills this process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    follow_parent()
     if settings.memory:
         import resource
 
