@@ -12,17 +12,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import AfterValidator, BaseModel
 
 from ssv2rt.core.atomic_files import atomic_file
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.run_folders import cache_folder
 from ssv2rt.dataset.labels import mirrored_labels
-from ssv2rt.dataset.listing import METADATA_KEY, fingerprint
+from ssv2rt.dataset.listing import METADATA_KEY, SPLITS, UNLABELED, fingerprint
 from ssv2rt.video.container import OK
 from ssv2rt.video.probe import VideoMeta
 
@@ -60,6 +62,15 @@ TRAINING_COLUMNS = (*CLIP_FIELDS.names, "status", "width", "height", "frames", "
 _VERSION = 2
 
 
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a path has a NUL character")
+    return text
+
+
+_Text = Annotated[str, AfterValidator(_without_nul)]
+
+
 @dataclass(frozen=True)
 class Split:
     """The usable clips of one split, as columns with N rows."""
@@ -90,6 +101,16 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.classes)
+
+    def digest(self) -> str:
+        """A hash of everything that clips are sampled by, for each clip in order: not of the folder, nor of the files."""
+        facts = hashlib.blake2b(json.dumps(self.labels).encode(errors="surrogateescape"), digest_size=16)
+        for column in (self.classes, self.frames, self.widths, self.heights, self.durations):
+            facts.update(column.tobytes())
+        facts.update("\0".join(self.ids.to_pylist()).encode())
+        facts.update(pc.fill_null(pc.list_value_length(self.times), -1).to_numpy().tobytes())
+        facts.update(self.times.flatten().to_numpy(zero_copy_only=False).tobytes())
+        return facts.hexdigest()
 
     def path(self, row: int) -> Path:
         return self.folder / self.paths[row].as_py()
@@ -199,16 +220,57 @@ def is_manifest(path: Path) -> bool:
 
 def read_manifest(path: Path, columns: Sequence[str] = SCHEMA.names) -> Manifest | None:
     """Reads a manifest, or some of its columns; None if the file is not a manifest, is damaged, or of another version."""
-    with contextlib.suppress(OSError, pa.ArrowException, KeyError, ValueError):
-        table = pq.read_table(path, columns=list(columns))
-        schema = pa.schema([SCHEMA.field(name) for name in columns])
-        facts = json.loads((table.schema.metadata or {})[METADATA_KEY])
-        if facts["version"] == _VERSION:
-            folder = path.parent / facts["folder"]
-            return Manifest(
-                tuple(facts["labels"]), folder, table.cast(schema), tuple(facts["sources"]), facts["fingerprint"]
-            )
+    with contextlib.suppress(OSError, pa.ArrowException, ValueError, RecursionError):
+        table = pq.ParquetFile(path).read(columns=list(columns))
+        facts = _Facts.model_validate_json((table.schema.metadata or {}).get(METADATA_KEY, b""), strict=True)
+        if facts.version == _VERSION and set(table.column_names) == set(columns):
+            table = table.select(list(columns)).cast(pa.schema([SCHEMA.field(name) for name in columns]))
+            _check(table, facts)
+            return Manifest(facts.labels, path.parent / facts.folder, table, facts.sources, facts.fingerprint)
     return None
+
+
+class _Facts(BaseModel):
+    """The metadata of a manifest. See `Manifest`."""
+
+    version: int
+    folder: _Text
+    labels: tuple[str, ...]
+    sources: tuple[_Text, ...]
+    fingerprint: str
+
+
+def _check(table: pa.Table, facts: _Facts) -> None:
+    """Raises ValueError if a value is impossible, as in a file that `ssv2rt index` has not written."""
+    usable = table.filter(pc.equal(table["status"], OK))
+    for name, least, most in (
+        ("label", UNLABELED, len(facts.labels) - 1),
+        *((name, 1, 2**24) for name in ("frames", "width", "height")),
+        ("duration", 0, 2**31),
+    ):
+        rows = table if name == "label" else usable
+        if name in table.column_names:
+            values = rows[name].cast(pa.float64())
+            if not _all(pc.and_(pc.greater_equal(values, float(least)), pc.less_equal(values, float(most)))):
+                raise ValueError(f"column '{name}' is out of range")
+    for name in {"id", "path", "split", "status"} & set(table.column_names):
+        if table[name].null_count:
+            raise ValueError(f"column '{name}' has gaps")
+    if "split" in table.column_names and not _all(pc.is_in(table["split"], pa.array(SPLITS))):
+        raise ValueError("there are other splits")
+    if "id" in table.column_names and pc.count_distinct(table["id"]).as_py() != len(table):
+        raise ValueError("two clips have the same id")
+    if "times" in table.column_names:
+        counts = pc.list_value_length(usable["times"])
+        if not _all(pc.or_(pc.is_null(counts), pc.fill_null(pc.equal(counts, usable["frames"]), False))):
+            raise ValueError("the times are not one for each frame")
+        if not _all(pc.is_finite(pc.list_flatten(usable["times"]))):
+            raise ValueError("times are not finite")
+
+
+def _all(values: pa.ChunkedArray) -> bool:
+    """Whether all are true, and none is null. NaN compares as false."""
+    return not values.null_count and pc.all(values, min_count=0).as_py()
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

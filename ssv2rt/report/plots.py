@@ -40,8 +40,13 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     """
     figure = new_figure(12, 3.8)
     loss, accuracy, rate = figure.subplots(1, 3)
-    steps = [line for line in lines if "loss" in line]
-    epochs = [line for line in lines if "validation" in line]
+    steps = [line for line in lines if {"loss", "learning_rate"} <= line.keys()]
+    epochs = [line for line in lines if {"train_loss", "train_top1", "validation"} <= line.keys()]
+    epochs = [
+        line
+        for line in epochs
+        if isinstance(line["validation"], Mapping) and {"top1", "top5", "loss"} <= line["validation"].keys()
+    ]
     per_epoch = max((line["update"] / line["epoch"] for line in epochs if line["epoch"]), default=1.0)
     epoch_numbers = [line["epoch"] for line in epochs]
     if steps:
