@@ -109,6 +109,10 @@ def main() -> None:
             raise
         reason = printable(str(error))[:150] or type(error).__name__
         _fail(f"Error: out of memory ({reason}); free some, or raise the limit (`ulimit -v`, or the container's)", 1)
+    finally:
+        signal.signal(
+            signal.SIGTERM, signal.SIG_IGN
+        )  # it would print a traceback while Python ends, which it does anyway
 
 
 class _Stdout(io.FileIO):

@@ -40,13 +40,9 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     """
     figure = new_figure(12, 3.8)
     loss, accuracy, rate = figure.subplots(1, 3)
-    steps = [line for line in lines if {"loss", "learning_rate"} <= line.keys()]
-    epochs = [line for line in lines if {"train_loss", "train_top1", "validation"} <= line.keys()]
-    epochs = [
-        line
-        for line in epochs
-        if isinstance(line["validation"], Mapping) and {"top1", "top5", "loss"} <= line["validation"].keys()
-    ]
+    steps = [line for line in lines if _has_numbers(line, "loss", "learning_rate")]
+    epochs = [line for line in lines if _has_numbers(line, "train_loss", "train_top1") and "validation" in line]
+    epochs = [line for line in epochs if _has_numbers(line["validation"], "top1", "top5", "loss")]
     per_epoch = max((line["update"] / line["epoch"] for line in epochs if line["epoch"]), default=1.0)
     epoch_numbers = [line["epoch"] for line in epochs]
     if steps:
@@ -73,6 +69,10 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     for axes in (loss, accuracy):
         axes.legend(frameon=False, fontsize=8)
     save_figure(figure, path)
+
+
+def _has_numbers(line: object, *names: str) -> bool:
+    return isinstance(line, Mapping) and all(isinstance(line.get(name), (int, float)) for name in names)
 
 
 def draw_confusion(matrix: np.ndarray, labels: Sequence[str], path: Path) -> None:

@@ -3,14 +3,10 @@
 Each fault is one line, and leaves what was there before, and nothing else.
 """
 
-import errno
 import os
-import resource
 import shutil
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,55 +23,9 @@ from ssv2rt.engines.bundle import Bundle, open_bundle
 from ssv2rt.engines.source import Source, source_of_run
 from tests.core.test_locks import held_elsewhere
 from tests.engines.conftest import clips
+from tests.faults import FAULTS, largest_file
 
 Build = Callable[..., tuple[Bundle, list[str]]]
-
-
-class Faults:
-    """Makes Python's n-th change to some folders fail: opening a file to write, making a folder, renaming.
-
-    Python reports these to audit hooks before it does them. A hook cannot be removed, so there is one for all tests.
-    """
-
-    folders: tuple[str, ...] = ()
-    fail_at = 0
-    count = 0
-
-    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if not self.folders or event not in ("open", "os.mkdir", "os.rename"):
-            return
-        if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
-            return
-        if event == "os.mkdir" and os.path.isdir(arguments[0]):
-            return  # it would fail in any case
-        if isinstance(arguments[0], (str, os.PathLike)) and os.fspath(arguments[0]).startswith(self.folders):
-            self.count += 1
-            if self.count == self.fail_at:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), arguments[0])
-
-    @contextmanager
-    def at(self, number: int, *folders: Path) -> Iterator[None]:
-        """Fails at this change, counted from 1."""
-        self.folders, self.fail_at, self.count = tuple(map(str, folders)), number, 0
-        try:
-            yield
-        finally:
-            self.folders = ()
-
-
-FAULTS = Faults()
-sys.addaudithook(FAULTS)
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """No file can grow beyond `size` bytes, whatever code writes it. Python ignores the signal that comes with it."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture(scope="module")
