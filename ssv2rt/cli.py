@@ -27,7 +27,7 @@ from ssv2rt.commands.recipes import recipes
 from ssv2rt.commands.score import score
 from ssv2rt.commands.synthesize import synthesize
 from ssv2rt.commands.train import train
-from ssv2rt.core.errors import MORE_MEMORY, UserError, out_of_memory
+from ssv2rt.core.errors import MORE_MEMORY, UserError, says_out_of_memory
 from ssv2rt.core.log import log_to_stderr, printable
 
 
@@ -48,10 +48,6 @@ class _InOrder(click.Group):
 @click.version_option(__version__, prog_name="ssv2rt")
 def app() -> None:
     """Train 3D-convolution action models on Something-Something V2, and score folders of videos with them."""
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        raise UserError("the working directory has been deleted; change to one that is there") from None
 
 
 def _set_level(ctx: click.Context, option: click.Parameter, given: bool) -> None:
@@ -93,9 +89,14 @@ def main() -> None:
     """Runs the command. An error of the user is one line, and the exit code tells its kind."""
     _open_standard_files()
     log_to_stderr()
+    try:
+        os.getcwd()
+    except OSError as error:  # PyTorch's libraries end the process where there is none
+        _fail(f"Error: the working directory has been deleted ({error.strerror}); change to a folder that exists", 1)
     signal.signal(signal.SIGTERM, _terminate)
     try:
         app(standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.Abort:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -110,15 +111,15 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except (MemoryError, ImportError) as error:
-        if not out_of_memory(error):
-            raise
-        _fail(f"Error: out of memory ({error or 'allocation failed'}); {MORE_MEMORY}", 1)
-    except OSError as error:
-        if error.filename or error.errno not in (errno.ENOSPC, errno.EIO):
+    except (MemoryError, RuntimeError, ImportError, OSError) as error:
+        if says_out_of_memory(error):
+            _fail(f"Error: out of memory ({str(error)[:150] or type(error).__name__}); {MORE_MEMORY}", 1)
+        if not isinstance(error, OSError) or error.filename or error.errno not in (errno.ENOSPC, errno.EIO):
             raise
         discard_stdout()
-        _fail(f"Error: cannot write what is to be printed: {error.strerror}; see where standard output goes", 1)
+        _fail(f"Error: cannot write to stdout: {error.strerror}; files that the command has written are complete", 1)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Python, which is ending, would print a traceback
 
 
 def _open_standard_files() -> None:

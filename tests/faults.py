@@ -1,4 +1,6 @@
-"""Faults of the file system: a change that fails, and files that cannot grow."""
+"""Faults of the file system, for tests."""
+
+from __future__ import annotations
 
 import errno
 import os
@@ -18,6 +20,7 @@ class Faults:
 
     folders: tuple[str, ...] = ()
     fail_at: int | None = 0
+    and_later = False
     error = errno.ENOSPC
     count = 0
 
@@ -30,13 +33,16 @@ class Faults:
             return  # it would fail in any case
         if isinstance(arguments[0], (str, os.PathLike)) and os.fspath(arguments[0]).startswith(self.folders):
             self.count += 1
-            if self.fail_at is None or self.count == self.fail_at:
+            later = self.and_later and self.count > (self.fail_at or 0)
+            if self.fail_at is None or self.count == self.fail_at or later:
                 raise OSError(self.error, os.strerror(self.error), arguments[0])
 
     @contextmanager
-    def at(self, number: int | None, *folders: Path, error: int = errno.ENOSPC) -> Iterator[None]:
-        """Fails at this change, counted from 1; None for every change."""
-        self.folders, self.fail_at, self.count = tuple(map(str, folders)), number, 0
+    def at(
+        self, number: int | None, *folders: Path, and_later: bool = False, error: int = errno.ENOSPC
+    ) -> Iterator[None]:
+        """Fails at this change, counted from 1, and perhaps at all later ones; None for every change."""
+        self.folders, self.fail_at, self.and_later, self.count = tuple(map(str, folders)), number, and_later, 0
         self.error = error
         try:
             yield

@@ -35,6 +35,9 @@ def compare(models: tuple[str, ...], data: Path | None, recipe: str, overrides: 
       ssv2rt compare resnet3d18 i3d --data DIR --set train.epochs=10
     """
     from ssv2rt.commands.output import print_facts
+    from ssv2rt.core.atomic_files import remove_all_partial_files
+    from ssv2rt.core.errors import os_errors_as_user_errors
+    from ssv2rt.core.locks import exclusive
     from ssv2rt.core.recipe_files import load_recipe
     from ssv2rt.dataset.prepare import override_root, prepare
     from ssv2rt.models.registry import check_model_name
@@ -46,7 +49,10 @@ def compare(models: tuple[str, ...], data: Path | None, recipe: str, overrides: 
         check_model_name(name)
     settings = load_recipe(recipe, overrides)
     settings = settings.model_copy(update={"data": override_root(settings.data, data)})
-    out.mkdir(parents=True, exist_ok=True)
-    results = run_all(settings, models or DEFAULT_MODELS, prepare(settings.data), out)
-    report(results, settings, out)
+    fix = "mend that, and repeat the command, or choose another --out"
+    with exclusive(out, "comparing in"), os_errors_as_user_errors(f"cannot write to '{out}'", fix):
+        out.mkdir(exist_ok=True)
+        remove_all_partial_files(out)
+        results = run_all(settings, models or DEFAULT_MODELS, prepare(settings.data), out)
+        report(results, settings, out)
     print_facts({"folder": str(out), "page": str(out / "comparison.md"), "picture": str(out / "comparison.png")}, False)

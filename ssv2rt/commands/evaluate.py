@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,13 @@ def evaluate(out: Path | None, as_json: bool, **options: Any) -> None:
       ssv2rt evaluate
       ssv2rt evaluate --split test --views 2x3 --out test-results
     """
+    from ssv2rt.core.locks import exclusive
     from ssv2rt.report.run_summary import write_evaluation
     from ssv2rt.training.request import EvaluateRequest, evaluate_as_requested
 
     request = EvaluateRequest(**options)
-    run, trained, result = evaluate_as_requested(request)
-    if out:
-        write_evaluation(out, result, trained.labels)
+    with exclusive(out, "evaluating into") if out else nullcontext():
+        run, trained, result = evaluate_as_requested(request)
+        if out:
+            write_evaluation(out, result, trained.labels)
     print_facts({"run": str(run.path), "epoch": trained.epoch, "split": request.split, **result.as_dict()}, as_json)

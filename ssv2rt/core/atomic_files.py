@@ -6,6 +6,7 @@ import contextlib
 import glob
 import json
 import os
+import secrets
 import tempfile
 import time
 from collections.abc import Iterator
@@ -40,11 +41,21 @@ def remove_partial_files(path: Path, older_than: float = 3600) -> None:
         older_than: leaves what has changed in the last so many seconds, since it may belong to a live process. Negative to
             remove all, for callers that hold a lock.
     """
-    for partial in path.parent.glob(f".{glob.escape(path.name[:100])}.????????.partial"):
+    _remove_partial(path.parent, f".{glob.escape(path.name[:100])}.????????.partial", older_than)
+
+
+def remove_all_partial_files(*folders: Path) -> None:
+    """Removes what killed processes left of writing anything in these folders, for callers that hold a lock."""
+    for folder in folders:
+        _remove_partial(folder, ".*.????????.partial", -1)
+
+
+def _remove_partial(folder: Path, pattern: str, older_than: float) -> None:
+    for partial in folder.glob(pattern):
         with contextlib.suppress(OSError):
-            if time.time() - partial.stat().st_mtime <= older_than:
+            if time.time() - partial.lstat().st_mtime <= older_than:
                 continue
-            if partial.is_dir():
+            if partial.is_dir() and not partial.is_symlink():
                 remove_tree(partial)
             else:
                 partial.unlink()
@@ -106,10 +117,12 @@ def write_json(path: Path, value: Any) -> None:
 
 def replace_link(link: Path, target: str) -> None:
     """Makes `link` a symbolic link to `target`, relative to the folder of `link`. An existing link is replaced atomically."""
-    temporary = link.with_name(f".{link.name}.{os.getpid()}.link")
-    temporary.unlink(missing_ok=True)
+    temporary = link.with_name(f".{link.name[:100]}.{secrets.token_hex(4)}.partial")
     temporary.symlink_to(target)
-    os.replace(temporary, link)
+    try:
+        os.replace(temporary, link)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def flush_to_disk(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Errors that are shown to the user as one line. Any other exception that reaches the terminal is a bug."""
 
 import contextlib
+import errno
 from collections.abc import Iterator
 
 
@@ -22,26 +23,69 @@ class UsageError(UserError):
 
 
 @contextlib.contextmanager
-def os_errors_as_user_errors(what: str) -> Iterator[None]:
+def os_errors_as_user_errors(what: str, fix: str = "mend that, or take another folder") -> Iterator[None]:
     """Turns an `OSError` in the block (a full disk, no permission, too many open files) into a one-line `UserError`.
 
     Args:
         what: what could not be done, and where: "cannot build an engine in 'runs/demo/engines'".
+        fix: what to do.
     """
     try:
         yield
     except OSError as error:
-        raise UserError(f"{what}: {error.strerror or error}; mend that, or take another folder") from None
+        raise UserError(f"{what}: {error.strerror or error}; {fix}") from None
+
+
+@contextlib.contextmanager
+def out_of_memory_as_user_error(what: str, fix: str) -> Iterator[None]:
+    """Turns an error that says that memory ran out into a one-line `UserError`.
+
+    Args:
+        what: what could not be done: "training with batches of 8 clips".
+        fix: what to do.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not says_out_of_memory(error):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{what}: out of memory ({reason:.150}); {fix}") from None
+
+
+def says_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, PyTorch or the loader of shared libraries says that memory ran out."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    text = str(error)
+    return isinstance(error, (RuntimeError, ImportError, OSError)) and any(part in text for part in _OUT_OF_MEMORY)
+
+
+_OUT_OF_MEMORY = (
+    "out of memory",  # CUDA; the class torch.OutOfMemoryError is a RuntimeError
+    "ALLOC_FAILED",  # cuDNN, cuBLAS
+    "not enough memory",  # PyTorch's allocator on CPUs: "DefaultCPUAllocator: not enough memory"
+    "can't allocate memory",  # the same on Linux
+    "could not create a memory object",  # oneDNN
+    "bad_alloc",  # C++
+    "Cannot allocate memory",  # a shared library that does not fit below `ulimit -v`
+    "failed to map segment from shared object",
+    "can't start new thread",  # no room for its stack
+)
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message, shortened; the name of its class if it has none."""
+    problems = getattr(error, "errors", None)  # pydantic's: the first with its place
+    if callable(problems) and (found := problems()):
+        text = f"{'.'.join(map(str, found[0]['loc']))}: {found[0]['msg']}".removeprefix(": ")
+    else:
+        text = str(error)
+    return (text.strip() or type(error).__name__).splitlines()[0][:150]
 
 
 MORE_MEMORY = "see what `ulimit -v` and the memory of this machine or container allow"
 """What to do if memory runs out."""
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error tells that memory ran out: an allocation failed, or a library could not be loaded for lack of it."""
-    said = str(error).lower()
-    return isinstance(error, MemoryError) or "failed to map segment" in said or "cannot allocate memory" in said
 
 
 def suggest(word: str, allowed: list[str]) -> str:

@@ -20,7 +20,7 @@ class LockedError(UserError):
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, what: str) -> Iterator[None]:
+def exclusive(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
     """Holds the lock of `path` during the block.
 
         with exclusive(run.engines / "int8", "building"):
@@ -34,6 +34,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
     Args:
         path: the file or folder to write, which need not exist. Missing folders above it are made.
         what: what the owner does to `path`, for the error message: "building", "training".
+        wait: wait until the lock is free, and say so, instead of raising an error.
 
     Raises:
         LockedError: another process, or another block of this one, holds the lock.
@@ -42,7 +43,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
     lock = path.with_name(f".{path.name[:100]}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _locked(lock, f"{what} '{path}'")
+        descriptor = _locked(lock, f"{what} '{path}'", wait)
     except OSError as error:
         raise UserError(
             f"cannot write to '{path.parent}': {error.strerror or error}; use a folder that you can write to"
@@ -58,7 +59,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _locked(lock: Path, what: str) -> int:
+def _locked(lock: Path, what: str, wait: bool) -> int:
     """Opens and locks the file, and returns its descriptor."""
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
@@ -66,8 +67,11 @@ def _locked(lock: Path, what: str) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.read(descriptor, 300).decode(errors="replace") or "another process"
-            os.close(descriptor)
-            raise LockedError(f"{owner} is {what}; wait for it to end, or stop it") from None
+            if not wait:
+                os.close(descriptor)
+                raise LockedError(f"{owner} is {what}; wait for it to end, or stop it") from None
+            logger.info(f"waiting for {owner}, which is {what}")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
             logger.warning(f"no lock on '{lock}' ({error.strerror}); start no second process that is {what}")
             return descriptor

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 import tomlkit
 from pydantic import BaseModel, ValidationError
 
-from ssv2rt.core.errors import UsageError, suggest
+from ssv2rt.core.errors import UsageError, one_line, suggest
 from ssv2rt.core.recipes import EngineRecipe, Recipe
 from ssv2rt.core.sections import explain
 
@@ -68,8 +68,27 @@ def _load(kind: Literal["pipelines", "engines"], name: str, overrides: tuple[str
     path = _find(kind, name)
     try:
         settings = tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
-    except (tomlkit.exceptions.ParseError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not a TOML file: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomlkit.exceptions.TOMLKitError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: not a TOML file: {one_line(error)}") from None
+    return _checked(path, settings, overrides, model)
+
+
+def parse_recipe(text: str, path: Path) -> Recipe:
+    """A training recipe from the text of `dump_recipe` that is stored in the file `path`.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    try:
+        settings = tomlkit.parse(text).unwrap()
+    except (tomlkit.exceptions.TOMLKitError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: its recipe is not TOML: {one_line(error)}") from None
+    return _checked(path, settings, (), Recipe)
+
+
+def _checked(path: Path, settings: dict[str, Any], overrides: tuple[str, ...], model: type[R]) -> R:
     for override in overrides:
         _override(settings, override)
     try:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssv2rt.core.atomic_files import remove_tree, replace_link
+from ssv2rt.core.atomic_files import remove_all_partial_files, remove_partial_files, remove_tree, replace_link
 from ssv2rt.core.errors import UsageError, UserError, suggest
 from ssv2rt.core.recipe_files import load_recipe
 from ssv2rt.core.recipes import Recipe
@@ -54,14 +56,40 @@ class Run:
     def recipe(self) -> Recipe:
         return load_recipe(str(self.recipe_file))
 
+    @property
+    def is_started(self) -> bool:
+        """Whether there is a checkpoint to resume from."""
+        return (self.checkpoints / "last").exists()
+
     def remove_unless_started(self) -> None:
         """Removes the folder if it has no checkpoint, so that its name is free again."""
-        if not (self.checkpoints.is_dir() and any(self.checkpoints.iterdir())):
+        if not self.is_started:
             remove_tree(self.path)
+
+    def remove_partial_files(self) -> None:
+        """Removes what killed processes left of writing this run. The caller holds its lock."""
+        remove_all_partial_files(self.path, self.checkpoints, self.path / "summary")
+
+    @contextlib.contextmanager
+    def os_errors_as_user_errors(self) -> Iterator[None]:
+        """Turns an `OSError` in the block, such as a full disk, into a `UserError` that says how to go on."""
+        try:
+            yield
+        except OSError as error:
+            how = f"continue with `ssv2rt train --resume {self.name}`" if self.is_started else "start the run again"
+            raise UserError(f"the run '{self.path}' stopped: {error.strerror or error}; mend that, and {how}") from None
 
     def make_latest(self) -> None:
         """Points `latest` to this run, which commands use if no run is given."""
-        replace_link(self.path.parent / "latest", self.path.name)
+        latest = self.path.parent / "latest"
+        remove_partial_files(latest)
+        replace_link(latest, self.path.name)
+
+
+def check_run_name(name: str) -> None:
+    """Raises UsageError unless a run can have this name."""
+    if Path(name).name != name or name == "latest" or name.startswith(".") or not name.isprintable() or len(name) > 200:
+        raise UsageError(f"--name {name!r}: a run name is a plain folder name other than 'latest'; choose another")
 
 
 def create_run(recipe_name: str, name: str = "", root: Path = RUNS) -> Run:
@@ -74,8 +102,7 @@ def create_run(recipe_name: str, name: str = "", root: Path = RUNS) -> Run:
         UserError: the name is taken, or `root` cannot be written.
     """
     stem = name or f"{recipe_name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if Path(stem).name != stem or stem == "latest" or stem.startswith(".") or not stem.isprintable() or len(stem) > 200:
-        raise UsageError(f"--name {stem!r}: a run name is a plain folder name other than 'latest'; choose another")
+    check_run_name(stem)
     try:
         root.mkdir(parents=True, exist_ok=True)
         path = root / stem

@@ -12,7 +12,6 @@ something that a successor should know.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import logging
 import multiprocessing
@@ -28,7 +27,8 @@ from itertools import islice
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
-from ssv2rt.core.errors import MORE_MEMORY, UserError, out_of_memory
+from ssv2rt.core.child_processes import follow_parent
+from ssv2rt.core.errors import MORE_MEMORY, UserError, says_out_of_memory
 from ssv2rt.core.log import log_to_stderr
 
 logger = logging.getLogger(__name__)
@@ -45,8 +45,6 @@ _START_TIMEOUT = 600.0
 """Seconds that a process may take to start; compiling an engine's kernels can be slow."""
 _POLL_INTERVAL = 0.2
 """Seconds between looks at the time, if no message comes."""
-_DIE_WITH_PARENT = 1
-"""PR_SET_PDEATHSIG of prctl(2)."""
 
 
 @dataclass(frozen=True)
@@ -275,10 +273,8 @@ class WorkerPool(Generic[T, R]):
 
 def _work(connection: Connection, settings: WorkerSettings, log_level: int) -> None:
     """The main function of a worker process. It runs until the pool is gone. `log_level` is for logging to stderr."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the pool kills this process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    follow_parent()  # on Ctrl-C the pool kills this process
     log_to_stderr(log_level)
     # A thread receives messages at once: both ends would deadlock if each were blocked in `send`.
     messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -309,7 +305,7 @@ def _work(connection: Connection, settings: WorkerSettings, log_level: int) -> N
         except UserError as error:
             connection.send(error)
         except (MemoryError, ImportError, RuntimeError) as error:
-            if started or not out_of_memory(error):
+            if started or not says_out_of_memory(error):
                 raise  # a task may be the cause
             connection.send(UserError(f"a worker process is out of memory ({error}); {MORE_MEMORY}"))
     os._exit(0)  # do not wait for threads that hang in a decoder

@@ -90,7 +90,7 @@ def open_manifest(root: Path, *, progress: Progress = lambda done, total: None) 
         if manifest and current and (waited or manifest.all_clips_usable()):
             return manifest
         try:
-            return index(root, trust=current, progress=progress)[0]
+            return index(root, trust=current, must_write=False, progress=progress)[0]
         except LockedError as error:
             if not waited:
                 logger.info(f"waiting: {str(error).partition(';')[0]}")
@@ -105,6 +105,7 @@ def index(
     decode: bool = False,
     trust: bool = False,
     workers: int = 0,
+    must_write: bool = True,
     progress: Progress = lambda done, total: None,
 ) -> tuple[Manifest, Path]:
     """Probes the clips of a data set, and writes its manifest and quarantine table.
@@ -115,6 +116,7 @@ def index(
         decode: also decode every frame of every clip, which finds damage that the container does not show.
         trust: assume that the files of usable clips are unchanged, without checking their size and modification time.
         workers: number of processes; 0 for one per core.
+        must_write: raise an error where the manifest cannot be written, rather than do without.
         progress: called as clips are probed.
 
     Returns:
@@ -125,7 +127,7 @@ def index(
         UserError: `root` is not a data set, or the manifest cannot be written.
     """
     listing = list_clips(root)
-    with ManifestWriter.open(root, out) as writer:
+    with ManifestWriter.open(root, out, must_write=must_write) as writer:
         return _index(listing, writer, decode=decode, trust=trust, workers=workers or cores(), progress=progress)
 
 

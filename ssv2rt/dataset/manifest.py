@@ -96,6 +96,16 @@ class Split:
     def __len__(self) -> int:
         return len(self.classes)
 
+    def digest(self) -> str:
+        """A hash of everything that clips are sampled by, for each clip in order: not of the folder, nor of the files."""
+        facts = hashlib.blake2b(json.dumps(self.labels).encode(errors="surrogateescape"), digest_size=16)
+        for column in (self.classes, self.frames, self.widths, self.heights, self.durations):
+            facts.update(column.tobytes())
+        facts.update("\0".join(self.ids.to_pylist()).encode())
+        facts.update(pc.fill_null(pc.list_value_length(self.times), -1).to_numpy().tobytes())
+        facts.update(self.times.flatten().to_numpy(zero_copy_only=False).tobytes())
+        return facts.hexdigest()
+
     def path(self, row: int) -> Path:
         return self.folder / text_to_path(self.paths[row].as_py())
 

@@ -25,20 +25,21 @@ class ManifestWriter:
     Args:
         root: the data set, for messages.
         paths: where the manifest may be, in the order of preference.
+        must_write: raise an error where nothing can be written, rather than warn once.
     """
 
-    def __init__(self, root: Path, paths: list[Path]) -> None:
+    def __init__(self, root: Path, paths: list[Path], *, must_write: bool) -> None:
         self.paths = paths
-        self._root = root
+        self._root, self._must_write = root, must_write
         self._reasons: dict[Path, str] = {}
         """Paths that cannot be written, and why."""
         self._told = False
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, root: Path, out: Path | None) -> Iterator[ManifestWriter]:
+    def open(cls, root: Path, out: Path | None, *, must_write: bool = True) -> Iterator[ManifestWriter]:
         """Takes the lock of the first path that can be written: `out` if it is given, or see `manifest_paths`."""
-        writer = cls(root, [out] if out else manifest_paths(root))
+        writer = cls(root, [out] if out else manifest_paths(root), must_write=must_write)
         with contextlib.ExitStack() as stack:
             for path in writer.paths:
                 _check_replaceable(path)
@@ -64,8 +65,7 @@ class ManifestWriter:
         Raises:
             UserError: they can be written nowhere.
         """
-        while True:
-            path = self._next_path()
+        while path := self._next_path():
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_manifest(path, manifest)
@@ -76,10 +76,16 @@ class ManifestWriter:
             except OSError as error:
                 reason = os.strerror(error.errno) if error.errno else str(error)
                 self._reasons[path] = f"cannot write '{path}': {reason}"
+        return self.paths[-1]
 
-    def _next_path(self) -> Path:
-        """The first path that is not known to be unwritable. Says so once if it is not the preferred one."""
+    def _next_path(self) -> Path | None:
+        """The first path that is not known to be unwritable; None if there is none. Says so once if it is not the first."""
         path = next((path for path in self.paths if path not in self._reasons), None)
+        if path is None and not self._must_write:
+            if not self._told:
+                logger.warning(f"{', and '.join(self._reasons.values())}; so the videos are probed again each time")
+            self._told = True
+            return None
         if path is None:
             remedy = "set SSV2RT_CACHE to a folder that you can write to, or choose one with `ssv2rt index --out`"
             raise UserError(

@@ -8,8 +8,8 @@ import os
 import shutil
 from pathlib import Path
 
-from ssv2rt.core.atomic_files import atomic_folder
-from ssv2rt.core.errors import UsageError
+from ssv2rt.core.atomic_files import atomic_folder, remove_partial_files
+from ssv2rt.core.errors import UsageError, os_errors_as_user_errors
 from ssv2rt.core.progress import Progress
 from ssv2rt.core.recipes import Data, Synthetic
 from ssv2rt.core.run_folders import cache_folder
@@ -59,7 +59,9 @@ def export_test_clips(manifest: Manifest, folder: Path) -> None:
     if folder.exists() or folder.is_symlink():
         return
     split = manifest.split("test")
-    with atomic_folder(folder) as temporary:
+    remove_partial_files(folder)
+    fix = "mend that; the run itself is complete"
+    with os_errors_as_user_errors(f"cannot copy the test clips to '{folder}'", fix), atomic_folder(folder) as temporary:
         for row in range(len(split)):
             shutil.copyfile(split.path(row), temporary / split.path(row).name)
         shutil.copyfile(manifest.folder / "test-answers.csv", temporary / "test-answers.csv")
@@ -80,5 +82,5 @@ def synthetic_set(spec: Synthetic, key_frames: KeyFrames = "all") -> Path:
     root = cache_folder() / f"synthetic-{spec.clips}x{spec.width}x{spec.height}-{digest}"
     if not is_complete(root):
         with Progress(f"making the synthetic set in {root}", spec.clips) as progress:
-            synthesize(root, spec, key_frames=key_frames, progress=progress.add)
+            synthesize(root, spec, key_frames=key_frames, wait=True, progress=progress.add)
     return root

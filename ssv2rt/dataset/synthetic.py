@@ -23,9 +23,11 @@ from typing import Literal
 import av
 import numpy as np
 
-from ssv2rt.core.atomic_files import atomic_file, write_json, write_text
+from ssv2rt.core.atomic_files import atomic_file, remove_all_partial_files, remove_partial_files, write_json, write_text
+from ssv2rt.core.child_processes import follow_parent
 from ssv2rt.core.cores import cores
-from ssv2rt.core.errors import UserError
+from ssv2rt.core.errors import UserError, os_errors_as_user_errors
+from ssv2rt.core.locks import exclusive
 from ssv2rt.core.recipes import Synthetic
 from ssv2rt.dataset.listing import SPLITS
 from ssv2rt.dataset.scenes import PAIRS, draw_clip
@@ -81,6 +83,7 @@ def synthesize(
     *,
     key_frames: KeyFrames = "all",
     workers: int = 0,
+    wait: bool = False,
     progress: Callable[[int], None] = lambda clips: None,
 ) -> None:
     """Writes the set to `folder`: labels/train/validation/test JSON, test-answers.csv, twins.json, videos/ID.webm.
@@ -93,23 +96,27 @@ def synthesize(
         spec: number, size and length of the clips, and the seed.
         key_frames: 'all' for exact twins, 'first' for clips coded like SSv2's.
         workers: number of processes; 0 for one per core.
+        wait: if another process is writing to `folder`, wait for it, instead of raising an error.
         progress: called with the number of clips just written.
 
     Raises:
-        UserError: `folder` contains something else, or cannot be written.
+        UserError: `folder` contains something else, or cannot be written; or another process is writing to it.
     """
     settings: dict[str, object] = {
         "synthetic": spec.model_dump(mode="json"),
         "key_frames": key_frames,
         "format": FORMAT[key_frames],
     }
-    _claim_folder(folder, settings)
-    twins = plan(spec)
-    missing = [t for t in twins if not all(_clip_path(folder, clip).exists() for clip in t.ids)]
-    progress(2 * (len(twins) - len(missing)))
-    for written in _write_all(folder, spec, key_frames, missing, workers or cores()):
-        progress(written)
-    _write_annotations(folder, twins)
+    fix = "mend that, or choose another folder"
+    with exclusive(folder, "writing", wait=wait), os_errors_as_user_errors(f"cannot write to '{folder}'", fix):
+        _claim_folder(folder, settings)
+        twins = plan(spec)
+        missing = [t for t in twins if not all(_clip_path(folder, clip).exists() for clip in t.ids)]
+        progress(2 * (len(twins) - len(missing)))
+        for written in _write_all(folder, spec, key_frames, missing, workers or cores()):
+            progress(written)
+        if missing or not is_complete(folder):
+            _write_annotations(folder, twins)
 
 
 def is_complete(folder: Path) -> bool:
@@ -119,16 +126,17 @@ def is_complete(folder: Path) -> bool:
 
 def _claim_folder(folder: Path, settings: dict[str, object]) -> None:
     settings_file = folder / "synthetic.json"
-    try:
-        if settings_file.is_file():
-            if _read_settings(settings_file) != settings:
-                raise UserError(f"'{folder}' holds a synthetic set made with other settings; choose another folder")
-        elif folder.is_dir() and any(folder.iterdir()):
+    if settings_file.is_file():
+        if _read_settings(settings_file) != settings:
+            raise UserError(f"'{folder}' holds a synthetic set made with other settings; choose another folder")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_partial_files(settings_file, older_than=-1)
+        if any(folder.iterdir()):
             raise UserError(f"'{folder}' is not empty; choose a new folder")
-        (folder / "videos").mkdir(parents=True, exist_ok=True)
         write_json(settings_file, settings)
-    except OSError as error:
-        raise UserError(f"cannot write to '{folder}': {error.strerror}; choose another folder") from None
+    (folder / "videos").mkdir(exist_ok=True)
+    remove_all_partial_files(folder, folder / "videos")
 
 
 def _read_settings(settings_file: Path) -> object:
@@ -146,7 +154,7 @@ def _write_all(folder: Path, spec: Synthetic, key_frames: KeyFrames, twins: list
     jobs = [[pair] for pair in twins]  # small jobs, so that an interrupted call ends soon
     # Spawn, because forking a process with threads may deadlock.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=follow_parent) as pool:
         futures = [pool.submit(_write_twins, folder, spec, key_frames, job) for job in jobs]
         try:
             for future in as_completed(futures):

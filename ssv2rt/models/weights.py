@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import BaseModel, Field, Json, NonNegativeInt, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ssv2rt.core.errors import UserError
-from ssv2rt.core.recipe_files import dump_recipe
+from ssv2rt.core.errors import UserError, one_line
+from ssv2rt.core.recipe_files import dump_recipe, parse_recipe
 from ssv2rt.core.recipes import Recipe
 from ssv2rt.core.run_folders import Run
 from ssv2rt.models.clip_model import ClipModel
@@ -50,23 +53,43 @@ def load_trained(run: Run, which: str = "best") -> TrainedModel:
     """Loads the model of a run's `best` or `last` checkpoint.
 
     Raises:
-        UserError: the run has no such checkpoint, or it cannot be read.
+        UserError: the run has no such checkpoint, it cannot be read, or the recipe of the run has changed since.
     """
     path = run.checkpoints / which / WEIGHTS
     if not path.is_file():
         raise UserError(f"run '{run.path}' has no '{which}' checkpoint yet; let `ssv2rt train` finish an epoch")
     try:
         with safe_open(path, "pt") as file:
-            header = file.metadata()
+            header = _Header.model_validate(file.metadata())
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-        labels = tuple(json.loads(header["labels"]))
-    except (SafetensorError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a checkpoint of ssv2rt, or damaged ({error}); train again") from None
+    except (SafetensorError, ValidationError, OSError) as error:
+        raise UserError(f"{path}: not a checkpoint of ssv2rt, or damaged ({one_line(error)}); train again") from None
     recipe = run.recipe()
-    model = build_model(recipe.model, len(labels))
+    if changed := next(_changes(parse_recipe(header.recipe, path), recipe), ""):
+        raise UserError(
+            f"{run.recipe_file} is not what '{path}' was trained with: {changed}; change it back, or train again"
+        )
+    model = build_model(recipe.model, len(header.labels))
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
         raise UserError(f"{path} does not fit {run.recipe_file}: {first}") from None
-    return TrainedModel(model.eval(), labels, recipe, int(header["epoch"]), path)
+    return TrainedModel(model.eval(), header.labels, recipe, header.epoch, path)
+
+
+class _Header(BaseModel):
+    """The metadata of a weights file."""
+
+    labels: Json[Annotated[tuple[str, ...], Field(min_length=1)]]
+    recipe: str
+    epoch: NonNegativeInt
+
+
+def _changes(saved: Recipe, current: Recipe) -> Iterator[str]:
+    """Settings of the network and of its clips that differ, each as text."""
+    for section, unimportant in (("model", {"init", "inflate", "checkpointing"}), ("clip", {"views"})):
+        now = getattr(current, section).model_dump()
+        for key, value in getattr(saved, section).model_dump().items():
+            if key not in unimportant and value != now[key]:
+                yield f"{section}.{key} was {value}, and is {now[key]}"

@@ -55,6 +55,6 @@ def read_in_flight(path: Path) -> list[str]:
     """The ids that a process has left; an empty list if there is no such file, or it is damaged."""
     try:
         names = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return []
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []

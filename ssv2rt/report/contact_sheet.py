@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ssv2rt.core.atomic_files import atomic_file
-from ssv2rt.core.errors import UserError
+from ssv2rt.core.atomic_files import atomic_file, remove_partial_files
+from ssv2rt.core.errors import UserError, os_errors_as_user_errors
 from ssv2rt.core.log import printable
 from ssv2rt.core.recipes import Recipe
 from ssv2rt.dataset.listing import escape_non_utf8
@@ -131,11 +131,10 @@ def _draw(shown: Sequence[tuple[str, ClipRequest, np.ndarray]], out: Path) -> No
         frames = " ".join(map(str, request.frames[0]))
         title = f"{indent}{caption}     frames {frames} of {request.video_frames}"
         axes.set_title(printable(escape_non_utf8(title)), loc="left", fontsize=8, pad=3, parse_math=False)
-    try:
+    with os_errors_as_user_errors(f"cannot write '{out}'", "choose another --out"):
+        remove_partial_files(out)
         with atomic_file(out) as temporary:
             figure.savefig(temporary, format="png")
-    except OSError as error:
-        raise UserError(f"cannot write '{out}': {error.strerror}; choose another --out") from None
 
 
 def _name(labels: Sequence[str], label: int) -> str:

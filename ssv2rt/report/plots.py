@@ -41,8 +41,9 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     """
     figure = new_figure(12, 3.8)
     loss, accuracy, rate = figure.subplots(1, 3)
-    steps = [line for line in lines if "loss" in line]
-    epochs = [line for line in lines if "validation" in line]
+    steps = [line for line in lines if _has_numbers(line, "loss", "learning_rate")]
+    epochs = [line for line in lines if _has_numbers(line, "train_loss", "train_top1") and "validation" in line]
+    epochs = [line for line in epochs if _has_numbers(line["validation"], "top1", "top5", "loss")]
     per_epoch = max((line["update"] / line["epoch"] for line in epochs if line["epoch"]), default=1.0)
     epoch_numbers = [line["epoch"] for line in epochs]
     if steps:
@@ -69,6 +70,10 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     for axes in (loss, accuracy):
         axes.legend(frameon=False, fontsize=8)
     save_figure(figure, path)
+
+
+def _has_numbers(line: object, *names: str) -> bool:
+    return isinstance(line, Mapping) and all(isinstance(line.get(name), (int, float)) for name in names)
 
 
 def draw_confusion(matrix: np.ndarray, labels: Sequence[str], path: Path) -> None:

@@ -10,7 +10,8 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from ssv2rt.core.errors import UserError
+from ssv2rt.core.atomic_files import remove_all_partial_files
+from ssv2rt.core.errors import UserError, os_errors_as_user_errors
 from ssv2rt.core.log import printable
 from ssv2rt.core.run_folders import Run
 from ssv2rt.report.plots import draw_confusion, draw_curves, draw_worst_classes
@@ -41,18 +42,17 @@ def summarize(run: Run, labels: Sequence[str]) -> Path:
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation, labels: Sequence[str]) -> None:
-    """Writes and draws the confusion matrix of an evaluation, and prints the worst classes.
+    """Writes and draws the confusion matrix of an evaluation, and prints the worst classes. The caller holds a lock.
 
     Raises:
         UserError: the folder cannot be written.
     """
     assert evaluation.confusion is not None
-    try:
+    with os_errors_as_user_errors(f"cannot write to '{folder}'", "mend that, or choose another --out"):
         folder.mkdir(parents=True, exist_ok=True)
+        remove_all_partial_files(folder)
         write_confusion(folder / "confusion.csv", evaluation.confusion, labels)
         _draw(evaluation.confusion, labels, folder)
-    except OSError as error:
-        raise UserError(f"cannot write to '{folder}': {error.strerror}; choose another --out") from None
     print_worst_classes(evaluation.confusion, labels)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
-from ssv2rt.core.errors import UserError
+from ssv2rt.core.errors import UserError, says_out_of_memory
 from ssv2rt.core.hardware import DTYPES, Precision
 from ssv2rt.core.recipes import Recipe
 from ssv2rt.models.clip_model import ClipModel, freeze_backbone
@@ -34,8 +34,8 @@ MAX_CPU_BATCH = 32
 """Largest batch size on a CPU, where larger batches bring no more throughput."""
 CPU_SHARE, GPU_SHARE = 0.5, 0.85
 """Share of the free memory for training steps. The rest is for decoders, prefetched clips and, on a CPU, other programs."""
-_OUT_OF_MEMORY_TEXTS = ("out of memory", "ALLOC_FAILED", "unable to find an engine")
-"""Parts of the error messages with which PyTorch and cuDNN report that memory ran out."""
+_NO_CUDNN_WORKSPACE = "unable to find an engine"
+"""Part of cuDNN's error message where no algorithm fits into the memory that is left."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def batch_fits(recipe: Recipe, classes: int, precision: Precision, group: Group,
         with _memory_limited(device):
             _run_two_steps(recipe, classes, precision, device, batch)
     except RuntimeError as error:  # torch.OutOfMemoryError is a RuntimeError; cuDNN raises others
-        if not any(text in str(error) for text in _OUT_OF_MEMORY_TEXTS):
+        if not (says_out_of_memory(error) or _NO_CUDNN_WORKSPACE in str(error)):
             raise
         fits = False
     gc.collect()  # only here, since the traceback of the error keeps tensors alive

@@ -7,16 +7,17 @@ moved. A checkpoint within an epoch has the number of steps in its name: `epoch-
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
-import pickle
-import struct
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
 
 from ssv2rt.core.atomic_files import atomic_folder, remove_tree, replace_link
-from ssv2rt.core.errors import UserError
+from ssv2rt.core.errors import UserError, one_line
 from ssv2rt.core.recipes import Recipe
 from ssv2rt.core.run_folders import Run
 from ssv2rt.models.clip_model import ClipModel
@@ -25,13 +26,6 @@ from ssv2rt.models.weights import WEIGHTS, save_weights
 STATE = "state.pt"
 CHANGEABLE_SETTINGS = ("data", "train.checkpoint_minutes", "train.compile", "train.tensorboard")
 """Settings that may change on resume, since they do not affect the result."""
-
-
-_LOAD_ERRORS = (
-    *(OSError, RuntimeError, KeyError, IndexError, ValueError, EOFError, TypeError, AttributeError),
-    *(pickle.UnpicklingError, struct.error),
-)
-"""What `torch.load` can raise for a file that is not a checkpoint."""
 
 
 def save_checkpoint(
@@ -62,19 +56,91 @@ def save_checkpoint(
     folder = run.checkpoints / name
     with atomic_folder(folder) as temporary:
         save_weights(temporary / WEIGHTS, model, labels=labels, recipe=recipe, epoch=state["epoch"])
-        torch.save(state | {"recipe": recipe.model_dump_json()}, temporary / STATE)
+        content = io.BytesIO()  # torch.save turns a full disk into an error of its own
+        torch.save(state | {"recipe": recipe.model_dump_json()}, content)
+        (temporary / STATE).write_bytes(content.getbuffer())
     if best:
         replace_link(run.checkpoints / "best", folder.name)
     replace_link(run.checkpoints / "last", folder.name)
-    kept = {os.readlink(link) for link in (run.checkpoints / "last", run.checkpoints / "best") if link.is_symlink()}
-    for old in run.checkpoints.glob("epoch-*"):
-        if old.name not in kept:
-            remove_tree(old)
+    remove_old_checkpoints(run)
     return folder
 
 
-def load_state(run: Run, recipe: Recipe) -> dict[str, Any]:
+def remove_old_checkpoints(run: Run) -> None:
+    """Removes all checkpoints but the last and the best."""
+    kept = {os.readlink(link) for link in (run.checkpoints / "last", run.checkpoints / "best") if link.is_symlink()}
+    for old in run.checkpoints.glob("epoch-*"):
+        if kept and old.name not in kept:
+            remove_tree(old)
+
+
+class RandomState(BaseModel):
+    """The random state of one process."""
+
+    model_config = ConfigDict(strict=True, frozen=True, arbitrary_types_allowed=True)
+
+    cpu: torch.Tensor
+    cuda: torch.Tensor | None
+
+
+class Best(BaseModel):
+    """The fields of the best `Evaluation`, without its confusion matrix."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    top1: float
+    top5: float
+    loss: float
+    clips: int
+    bad: int
+
+
+class State(BaseModel):
+    """What state.pt holds. Processes are those that train together."""
+
+    model_config = ConfigDict(strict=True, frozen=True, arbitrary_types_allowed=True)
+
+    epoch: NonNegativeInt
+    """Number of complete epochs."""
+    step: NonNegativeInt
+    """Number of batches done in the next one."""
+    update: NonNegativeInt
+    """Number of optimizer steps in all."""
+    bad: NonNegativeInt
+    """Number of training clips that could not be decoded; in old checkpoints only those of rank 0."""
+    best: Best | None
+    labels: list[str]
+    clips: int
+    """Number of training clips."""
+    processes: PositiveInt
+    data: str = ""
+    """See `Split.digest`; empty in checkpoints of earlier versions."""
+    model: dict[str, torch.Tensor]
+    average: dict[str, torch.Tensor] | None
+    """EMA weights."""
+    optimiser: dict[str, Any]
+    scaler: dict[str, float]
+    random: list[RandomState]
+    """Of each process."""
+    tally: list[torch.Tensor]
+    """Running metrics of each process."""
+    recipe: str
+    """JSON."""
+
+    @model_validator(mode="after")
+    def _check(self) -> State:
+        if not self.processes == len(self.random) == len(self.tally):
+            raise ValueError("not one random state for each process")
+        if bool(self.epoch) != bool(self.best):
+            raise ValueError("no best epoch")
+        return self
+
+
+def load_state(run: Run, recipe: Recipe) -> tuple[State, str]:
     """Loads the state of a run's last checkpoint.
+
+    Returns:
+        The state, and a hash of the file.
 
     Raises:
         UserError: there is no checkpoint, it is damaged, or the recipe of the run has changed since.
@@ -83,19 +149,18 @@ def load_state(run: Run, recipe: Recipe) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"run '{run.path}' has no checkpoint to resume from; start a new run with `ssv2rt train`")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        saved = Recipe.model_validate_json(state["recipe"])
-    except _LOAD_ERRORS as error:
-        reason = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: not a checkpoint of ssv2rt, or damaged ({reason}); train again") from None
+        content = path.read_bytes()
+        state = State.model_validate(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+        saved = Recipe.model_validate_json(state.recipe)
+    except Exception as error:  # a damaged pickle can raise any exception
+        raise UserError(f"{path}: not a checkpoint of ssv2rt, or damaged ({one_line(error)}); train again") from None
     changed = differences(saved, recipe)
     if changed:
         raise UserError(
             f"the checkpoint of '{run.path}' does not match the recipe: {'; '.join(changed)}; "
             f"change the recipe back in '{run.recipe_file}', or start a new run"
         )
-    assert isinstance(state, dict)
-    return state
+    return state, hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def differences(saved: Recipe, current: Recipe) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -12,8 +11,10 @@ from typing import Any
 
 import pyarrow.compute as pc
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from ssv2rt.core.atomic_files import write_json
+from ssv2rt.core.errors import UserError, one_line
 from ssv2rt.core.hardware import choose_device
 from ssv2rt.core.recipes import Recipe
 from ssv2rt.core.run_folders import Run, create_run
@@ -56,6 +57,7 @@ def compare(recipe: Recipe, names: Sequence[str], manifest: Manifest, folder: Pa
         folder: where a run for each network is written.
 
     Raises:
+        UserError: a result in `folder` is damaged.
         UsageError: the batch size is "auto", but must be the same number for all networks.
     """
     _ = recipe.train.batch  # raises if the batch size is "auto"
@@ -65,7 +67,7 @@ def compare(recipe: Recipe, names: Sequence[str], manifest: Manifest, folder: Pa
     for number, name in enumerate(names, start=1):
         done = folder / name / RESULT_FILE
         if done.is_file():
-            results.append(_read_result(done))
+            results.append(_read_result(done, name))
             logger.info(f"{name}: using the result in '{done}'")
             continue
         logger.info(f"{name} ({number} of {len(names)})")
@@ -110,11 +112,16 @@ def _has_labels(manifest: Manifest) -> bool:
     return bool(pc.any(pc.greater_equal(test["label"], 0)).as_py())
 
 
-def _read_result(path: Path) -> ModelResult:
-    facts = json.loads(path.read_text(encoding="utf-8"))
-    return ModelResult(
-        facts["name"], ModelCost(**facts["costs"]), TemporalOrderScores(**facts["order"]), facts["seconds"]
-    )
+def _read_result(path: Path, name: str) -> ModelResult:
+    try:
+        result = TypeAdapter(ModelResult).validate_json(path.read_bytes(), strict=True)
+    except ValidationError as error:
+        raise UserError(
+            f"'{path}' is no result of a comparison ({one_line(error)}); remove it to measure again"
+        ) from None
+    if result.name != name:
+        raise UserError(f"'{path}' is the result of {result.name!r}, not of {name}; remove it to measure again")
+    return result
 
 
 def published_sizes(names: Sequence[str]) -> dict[str, dict[str, int]]:

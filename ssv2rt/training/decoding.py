@@ -43,14 +43,15 @@ def read_decoding_record(run: Run) -> DecodingRecord:
     """Reads the record that an earlier process of the run left. Missing or damaged files count as empty."""
     record = DecodingRecord()
     facts: Any = {}
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
         facts = json.loads((run.path / "environment.json").read_text(encoding="utf-8"))["decoder"]
     if isinstance(facts, dict) and isinstance(kinds := facts.get("kinds"), dict):
         decisions = {str(kind): Decision.of_dict(about) for kind, about in kinds.items() if isinstance(about, dict)}
         record.kinds = {kind: decision for kind, decision in decisions.items() if decision}
-        record.by_pyav = [str(name) for name in facts.get("by_pyav") or ()]
+        by_pyav = facts.get("by_pyav")
+        record.by_pyav = [str(name) for name in by_pyav] if isinstance(by_pyav, list) else []
     for crash_report in sorted((run.path / _FOLDER).glob("crash-*.txt")):
-        if crash_report.read_bytes():
+        if crash_report.is_file() and crash_report.stat().st_size:
             rank = crash_report.stem.removeprefix("crash-")
             for names in sorted((run.path / _FOLDER).glob(f"in-hand-{rank}-*.json")):
                 record.crashed += read_in_flight(names)

@@ -6,12 +6,14 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from ssv2rt.core.errors import UsageError
+from ssv2rt.core.cores import cores
+from ssv2rt.core.errors import UsageError, UserError, one_line
 from ssv2rt.core.hardware import choose_device
 
 if TYPE_CHECKING:  # benchmarks train without a data set, and need no samplers
@@ -95,6 +97,7 @@ def process_group() -> Iterator[Group]:
 
     Raises:
         UsageError: this machine has more processes than GPUs.
+        UserError: another process has ended, or cannot be reached.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if size == 1:
@@ -109,11 +112,46 @@ def process_group() -> Iterator[Group]:
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    else:
+        _share_cores()
+    with _lost_processes_as_user_errors():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     # Keep a reference to the group beyond that of DistributedDataParallel. DDP's destructor would otherwise destroy the group
     # while it holds the GIL, and deadlock with a thread of the group that waits for the GIL.
     _PROCESS_GROUPS.append(dist.group.WORLD)
     try:
-        yield Group(rank, size, device)
+        with _lost_processes_as_user_errors():
+            yield Group(rank, size, device)
     finally:
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _lost_processes_as_user_errors() -> Iterator[None]:
+    """Turns an error of a collective operation into one line: another process has ended, or cannot be reached."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, UserError) or not (isinstance(error, dist.DistError) or _says_peer_lost(str(error))):
+            raise
+        raise UserError(
+            f"process {os.environ.get('RANK', '0')} has lost another of the processes that train together "
+            f"({one_line(error).split('. ')[0]}); see why that ended, and continue with `--resume`"
+        ) from None
+
+
+def _says_peer_lost(text: str) -> bool:
+    return "/gloo/" in text or "ProcessGroup" in text or "NCCL" in text or ("peer" in text and "onnection" in text)
+
+
+def _share_cores() -> None:
+    """Gives each process its part of the cores, as threads of PyTorch.
+
+    torchrun sets OMP_NUM_THREADS to 1, unless the user has set it. Its environment at its start tells one from the other.
+    """
+    try:
+        environment = Path(f"/proc/{os.getppid()}/environ").read_bytes()
+    except OSError:
+        return
+    if not any(entry.startswith(b"OMP_NUM_THREADS=") for entry in environment.split(b"\0")):
+        torch.set_num_threads(max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -17,9 +18,11 @@ from ssv2rt.core.recipes import Recipe
 from ssv2rt.dataset.manifest import Split
 from ssv2rt.models.clip_model import ClipModel, mean_over_views
 from ssv2rt.pipelines.decoder_trust import DecoderTrust
-from ssv2rt.pipelines.loader import ClipLoader
+from ssv2rt.pipelines.loader import BadClip, ClipLoader
 from ssv2rt.pipelines.samplers import evaluation_batches
 from ssv2rt.training.distributed import Group
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,22 @@ class Evaluation:
     def as_dict(self) -> dict[str, float]:
         """All fields except the confusion matrix."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "confusion"}
+
+
+@dataclass
+class BadClips:
+    """The first clips that could not be decoded, for a message."""
+
+    names: list[str] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, clips: Sequence[BadClip]) -> None:
+        self.count += len(clips)
+        self.names += [f"'{clip.request.path}' ({clip.reason})" for clip in clips[: max(0, 3 - len(self.names))]]
+
+    def __str__(self) -> str:
+        more = self.count - len(self.names)
+        return ", ".join(self.names) + (f" and {more} more" if more else "")
 
 
 def evaluate(
@@ -75,11 +94,13 @@ def evaluate(
     top5 = MulticlassAccuracy(classes, top_k=min(5, classes), average="micro").to(device)
     confusion = MulticlassConfusionMatrix(classes).to(device)
     loss, evaluated, bad = torch.zeros((), device=device), 0, 0
+    bad_clips = BadClips()
     model.eval()
     batches = evaluation_batches(split, recipe.clip, batch=recipe.train.batch, shard=group.shard)
     with torch.inference_mode(), Progress("evaluating", len(split), quiet=not group.is_rank_zero) as progress:
         for batch in loader.batches(batches):
             bad += len(batch.bad)
+            bad_clips.add(batch.bad)
             if batch.requests:
                 labels = batch.labels
                 with torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):
@@ -94,8 +115,10 @@ def evaluate(
             if group.size == 1:
                 after_each_batch()
     total_loss, clips, undecodable = group.sum(loss.item(), evaluated, bad)
+    if bad_clips.count:
+        logger.warning(f"left out of the evaluation, as they could not be decoded: {bad_clips}")
     if not clips:
-        raise UserError("none of the clips of the split could be decoded; check the videos")
+        raise UserError(f"none of the {len(split)} clips of the split could be decoded: {bad_clips}; check these files")
     matrix = confusion.compute().cpu().numpy()
     return Evaluation(
         100 * top1.compute().item(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,16 +57,26 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl. Incomplete lines are skipped; a missing file counts as empty."""
+    """The lines of a metrics.jsonl. Lines that `MetricsLog` did not write are skipped; a missing file counts as empty."""
     if not path.is_file():
         return []
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(ValueError):  # a crash can leave an incomplete line
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError, RecursionError):  # a crash can leave an incomplete line
             line = json.loads(text)
-            if isinstance(line, dict) and {"epoch", "update"} <= line.keys():
+            if isinstance(line, dict) and {"epoch", "update"} <= line.keys() and _all_numbers(line):
                 lines.append(line)
     return lines
+
+
+def _all_numbers(line: Mapping[str, Any]) -> bool:
+    """Whether a line has only numbers, and dicts of numbers, as `MetricsLog.write` writes them."""
+    for name, value in line.items():
+        nested = name not in ("epoch", "update") and isinstance(value, dict)
+        for number in value.values() if nested else (value,):
+            if not isinstance(number, (int, float)) or (abs(number) > sys.float_info.max and isinstance(number, int)):
+                return False
+    return True
 
 
 def _flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssv2rt.core.errors import UsageError
+from ssv2rt.core.errors import UsageError, out_of_memory_as_user_error
 from ssv2rt.core.hardware import choose_device, choose_precision
+from ssv2rt.core.locks import exclusive
 from ssv2rt.core.recipe_files import load_recipe
 from ssv2rt.core.recipes import Data, with_views
-from ssv2rt.core.run_folders import Run, create_run, find_run
+from ssv2rt.core.run_folders import RUNS, Run, check_run_name, create_run, find_run
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.dataset.prepare import override_root, prepare
 from ssv2rt.models.weights import TrainedModel, load_trained
 from ssv2rt.training.determinism import set_deterministic
-from ssv2rt.training.distributed import process_group
+from ssv2rt.training.distributed import Group, process_group
 from ssv2rt.training.evaluate import Evaluation, evaluate
 from ssv2rt.training.plan import training_plan
 from ssv2rt.training.trainer import Trainer
@@ -74,43 +74,55 @@ def train_as_requested(request: TrainRequest) -> TrainedRun | None:
 
     Raises:
         UsageError: there is no such recipe, or a setting is out of range.
-        UserError: there is no such run or data; or as `Trainer` and `Trainer.fit`.
+        UserError: there is no such run or data, or another process trains the run; or as `Trainer` and `Trainer.fit`.
     """
-    with _trainer(request) as (trainer, resumed):
-        run = resumed or trainer.group.from_rank_zero(lambda: create_run(request.run_stem, request.name))
+    with process_group() as group, ExitStack() as locks:
+
+        def lock(path: Path) -> None:
+            group.from_rank_zero(lambda: locks.enter_context(exclusive(path, "training")))
+
+        resumed = _run_to_resume(request)
+        if request.name:
+            check_run_name(request.name)
+        if resumed or request.name:
+            lock(resumed.path if resumed else RUNS / request.name)
+        trainer = _trainer(request, group, resumed)
+        run = resumed or group.from_rank_zero(lambda: create_run(request.run_stem, request.name))
+        if not (resumed or request.name):
+            lock(run.path)
         try:
             result = trainer.fit(run)
         except BaseException:
-            if trainer.group.is_rank_zero:
+            if group.is_rank_zero:
                 run.remove_unless_started()
             raise
-        return TrainedRun(run, result, trainer.manifest, trainer.recipe.data) if trainer.group.is_rank_zero else None
+        return TrainedRun(run, result, trainer.manifest, trainer.recipe.data) if group.is_rank_zero else None
 
 
 def plan_as_requested(request: TrainRequest) -> dict[str, object] | None:
     """What `train_as_requested` would do and need; see `training_plan`. Returns None in processes other than rank 0."""
-    with _trainer(request) as (trainer, _):
-        return training_plan(trainer) if trainer.group.is_rank_zero else None
+    with process_group() as group:
+        trainer = _trainer(request, group, _run_to_resume(request))
+        return training_plan(trainer) if group.is_rank_zero else None
 
 
-@contextmanager
-def _trainer(request: TrainRequest) -> Iterator[tuple[Trainer, Run | None]]:
-    """A trainer that is ready to start, and the run that it resumes, if any."""
+def _run_to_resume(request: TrainRequest) -> Run | None:
+    return find_run(None if request.resume == "latest" else request.resume) if request.resume else None
+
+
+def _trainer(request: TrainRequest, group: Group, resumed: Run | None) -> Trainer:
+    """A trainer that is ready to start, or to continue a run."""
     overrides = request.overrides
     if request.init:
         overrides = (*overrides, f"model.init={json.dumps(request.init)}")
-    with process_group() as group:
-        resumed = find_run(None if request.resume == "latest" else request.resume) if request.resume else None
-        recipe = load_recipe(str(resumed.recipe_file) if resumed else request.recipe_name, overrides)
-        recipe = recipe.model_copy(update={"data": override_root(recipe.data, request.data)})
-        if group.size > 1:
-            group.from_rank_zero(
-                lambda: bool(prepare(recipe.data))
-            )  # one process makes the manifest, the others read it
-        trainer = Trainer(recipe, prepare(recipe.data), group)
-        if resumed:
-            trainer.resume(resumed)
-        yield trainer, resumed
+    recipe = load_recipe(str(resumed.recipe_file) if resumed else request.recipe_name, overrides)
+    recipe = recipe.model_copy(update={"data": override_root(recipe.data, request.data)})
+    if group.size > 1:  # one process makes the manifest, the others read it
+        group.from_rank_zero(lambda: bool(prepare(recipe.data)))
+    trainer = Trainer(recipe, prepare(recipe.data), group)
+    if resumed:
+        trainer.resume(resumed)
+    return trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,11 +152,13 @@ def evaluate_as_requested(request: EvaluateRequest) -> tuple[Run, TrainedModel, 
     manifest.check_classes(trained.labels, f"run '{run.path}'")
     device = choose_device()
     set_deterministic(recipe.train.deterministic)
-    result = evaluate(
-        trained.model.channels_last().to(device),
-        manifest.split(request.split, recipe.data.max_bad),
-        recipe,
-        device=device,
-        precision=choose_precision(recipe.train.precision, device),
-    )
+    fix = f"lower train.batch_size in '{run.recipe_file}', or use fewer --views"
+    with out_of_memory_as_user_error(f"evaluating on {device}", fix):
+        result = evaluate(
+            trained.model.channels_last().to(device),
+            manifest.split(request.split, recipe.data.max_bad),
+            recipe,
+            device=device,
+            precision=choose_precision(recipe.train.precision, device),
+        )
     return run, trained, result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -100,6 +101,21 @@ class TrainingStep:
             return self.model
         assert isinstance(self.ema_model.module, ClipModel)
         return self.ema_model.module
+
+    def load_optimizer_state(self, state: dict[str, Any]) -> None:
+        """Loads the optimizer's state. Its settings stay those of the recipe, and the learning rate is set at each step.
+
+        Raises:
+            Exception: the state does not fit the model.
+        """
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(state)
+        for group, kept in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(kept)
+        for parameter, buffers in self.optimizer.state.items():
+            for name, buffer in buffers.items():
+                if isinstance(buffer, torch.Tensor) and name != "step" and buffer.shape != parameter.shape:
+                    raise ValueError(f"the optimizer's {name} has the shape {list(buffer.shape)}")
 
     def backward(self, clips: torch.Tensor, labels: torch.Tensor, *, epoch: int, step: int, last: bool) -> None:
         """Runs forward and backward on a batch, which adds to the accumulated gradients.

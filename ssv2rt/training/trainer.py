@@ -7,12 +7,13 @@ import math
 import os
 import shutil
 import time
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
 from ssv2rt.core.atomic_files import write_text
-from ssv2rt.core.errors import UserError
+from ssv2rt.core.errors import UserError, one_line, out_of_memory_as_user_error
 from ssv2rt.core.hardware import choose_device, choose_precision
 from ssv2rt.core.progress import Progress
 from ssv2rt.core.recipe_files import dump_recipe
@@ -27,7 +28,7 @@ from ssv2rt.pipelines.decoder_choice import make_trust
 from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
 from ssv2rt.pipelines.samplers import steps_per_epoch, train_batches
 from ssv2rt.training.batch_size import resolve_batch_size
-from ssv2rt.training.checkpoint import load_state, save_checkpoint
+from ssv2rt.training.checkpoint import State, load_state, remove_old_checkpoints, save_checkpoint
 from ssv2rt.training.confusion import write_confusion
 from ssv2rt.training.decoding import (
     apply_decoding_record,
@@ -38,7 +39,7 @@ from ssv2rt.training.decoding import (
 )
 from ssv2rt.training.determinism import explain_determinism_errors, set_deterministic
 from ssv2rt.training.distributed import Group
-from ssv2rt.training.evaluate import Evaluation, evaluate, evaluation_loader
+from ssv2rt.training.evaluate import BadClips, Evaluation, evaluate, evaluation_loader
 from ssv2rt.training.metrics_log import MetricsLog
 from ssv2rt.training.optimizer import learning_rate, scaled_learning_rate
 from ssv2rt.training.signals import SignalHandler, Stopped
@@ -94,6 +95,10 @@ class Trainer:
         )
         self.validation_loader = evaluation_loader(recipe, group.device, self.decoder_trust)
         self._loaders = {"train": self.loader, "validation": self.validation_loader}
+        digests = (part.digest() for part in (self.train_split, self.validation_split))
+        self._data_digest = " ".join(digests)
+        self._check_same_everywhere(self._data_digest, f"the data set in '{manifest.folder}'")
+        self._check_same_everywhere(recipe.model_dump_json(), "the recipe")
         self.epoch = 0
         """Number of complete epochs."""
         self.step = 0
@@ -101,9 +106,17 @@ class Trainer:
         self.optimizer_steps = 0
         """Number of optimizer steps in the whole run. Called "update" in metrics.jsonl and checkpoints."""
         self.bad = 0
-        """Number of training clips that could not be decoded."""
+        """Number of training clips that this process could not decode; rank 0 also counts those of before a resume."""
+        self._bad_clips = BadClips()
         self.best: Evaluation | None = None
         self._last_save = time.monotonic()
+
+    def _check_same_everywhere(self, value: str, what: str) -> None:
+        """Raises UserError, in all processes, unless all of them have read the same."""
+        if len(set(self.group.gather(value))) > 1:
+            raise UserError(
+                f"{what} differs between the processes that train together; see that all read the same files"
+            )
 
     @property
     def model(self) -> torch.nn.Module:
@@ -112,29 +125,45 @@ class Trainer:
     def fit(self, run: Run) -> Evaluation:
         """Trains to the last epoch, from the start or from where `resume` left off. All files are written to `run`.
 
+        The caller holds the lock of the run (`core.locks.exclusive`) where another process may train it.
+
         Returns:
             The evaluation of the best epoch.
 
         Raises:
             Stopped: a signal came; a checkpoint has been saved.
-            UserError: a loss or gradient is not finite, or too many clips could not be decoded.
+            UserError: a loss or gradient is not finite, too many clips could not be decoded, or a file cannot be written.
         """
-        self._start(run)
         with (
+            run.os_errors_as_user_errors(),
+            self._out_of_memory_as_user_error(),
             SignalHandler() as self._signals,
             explain_determinism_errors(self.recipe.model.name),
-            recording_crashes(run, self.group.rank, self._loaders),
         ):
-            while self.epoch < self.recipe.train.epochs:
-                self._train_epoch(run)
-                evaluation = self._evaluate(run)
-                self._finish_epoch(run, evaluation)
+            self._start(run)
+            with recording_crashes(run, self.group.rank, self._loaders):
+                self._train_epochs(run)
         assert self.best is not None
         return self.best
+
+    def _out_of_memory_as_user_error(self) -> AbstractContextManager[None]:
+        settings, unused = self.recipe.train, "" if self.recipe.model.checkpointing else ", or set model.checkpointing"
+        return out_of_memory_as_user_error(
+            f"training on {self.group.device} in batches of {settings.batch} clips",
+            f"lower train.batch_size and raise train.accumulate{unused}, or lower clip.size or clip.frames",
+        )
+
+    def _train_epochs(self, run: Run) -> None:
+        while self.epoch < self.recipe.train.epochs:
+            self._train_epoch(run)
+            evaluation = self._evaluate(run)
+            self._finish_epoch(run, evaluation)
 
     def _start(self, run: Run) -> None:
         """Writes the files that a run has from the beginning."""
         if self.group.is_rank_zero:
+            run.remove_partial_files()
+            remove_old_checkpoints(run)
             write_text(run.recipe_file, dump_recipe(self.recipe))
             self._write_environment(run)
             self._log(
@@ -148,6 +177,8 @@ class Trainer:
     def _finish_epoch(self, run: Run, evaluation: Evaluation) -> None:
         """Logs the epoch, remembers it if it is the best so far, and saves a checkpoint."""
         loss, top1 = self.training_step.metrics.read(self.group)
+        bad = int(self.group.sum(self.bad)[0])
+        self._check_bad_clips(bad)
         self.epoch, self.step = self.epoch + 1, 0
         self.training_step.metrics.values.zero_()
         self._log(
@@ -160,7 +191,7 @@ class Trainer:
             epoch=self.epoch,
             train_loss=loss,
             train_top1=top1,
-            bad=self.bad,
+            bad=bad,
             validation=evaluation.as_dict(),
         )
         if best and self.group.is_rank_zero and evaluation.confusion is not None:
@@ -173,7 +204,8 @@ class Trainer:
         Raises:
             UserError: there is no checkpoint, or it does not match the recipe, the data set or the world size.
         """
-        state = load_state(run, self.recipe)
+        state, digest = load_state(run, self.recipe)
+        self._check_same_everywhere(digest, f"the checkpoint of '{run.path}'")
         record = self.group.from_rank_zero(lambda: read_decoding_record(run))
         apply_decoding_record(record, self.decoder_trust, self._loaders)
         if record.crashed:
@@ -181,33 +213,49 @@ class Trainer:
                 f"the process crashed while DALI decoded {len(record.crashed)} clips, such as '{record.crashed[0]}'; "
                 f"from now on, PyAV decodes these clips"
             )
-        self.manifest.check_classes(state["labels"], f"run '{run.path}'")
-        for name, current in (("clips", len(self.train_split)), ("processes", self.group.size)):
-            if state[name] != current:
+        self.manifest.check_classes(state.labels, f"run '{run.path}'")
+        for name, saved, current in (
+            ("clips", state.clips, len(self.train_split)),
+            ("processes", state.processes, self.group.size),
+        ):
+            if saved != current:
                 raise UserError(
-                    f"run '{run.path}' was trained with {state[name]} {name}, and there are {current} now; "
+                    f"run '{run.path}' was trained with {saved} {name}, and there are {current} now; "
                     f"resume it with the same number"
                 )
-        training_step = self.training_step
-        try:
-            training_step.model.load_state_dict(state["model"])
-            training_step.optimizer.load_state_dict(state["optimiser"])
-            if training_step.ema_model is not None:
-                training_step.ema_model.load_state_dict(state["average"])
-        except (RuntimeError, ValueError, KeyError) as error:
+        if state.data and state.data != self._data_digest:
             raise UserError(
-                f"the checkpoint of '{run.path}' does not fit the model: {str(error).splitlines()[-1].strip()}"
+                f"the clips in '{self.manifest.folder}' are not those that run '{run.path}' was trained with: other names, "
+                f"labels, or lengths; change them back, or start a new run"
+            )
+        try:
+            self._restore(state)
+        except Exception as error:  # a state that fits in its types can still be damaged
+            raise UserError(
+                f"the checkpoint of '{run.path}' does not fit the model: {one_line(error)}; start a new run"
             ) from None
-        training_step.scaler.load_state_dict(state["scaler"])
-        training_step.metrics.values.copy_(state["tally"][self.group.rank])
-        self.epoch, self.step, self.optimizer_steps, self.bad = (
-            state[name] for name in ("epoch", "step", "update", "bad")
-        )
-        self.best = Evaluation(**state["best"]) if state["best"] else None
-        random = state["random"][self.group.rank]
-        torch.set_rng_state(random["cpu"])
-        if random["cuda"] is not None:
-            torch.cuda.set_rng_state(random["cuda"], self.group.device)
+
+    def _restore(self, state: State) -> None:
+        """Copies a state to this trainer. Any exception means that it does not fit."""
+        if state.update != state.epoch * self.optimizer_steps_per_epoch + state.step // self.recipe.train.accumulate:
+            raise ValueError(f"{state.update} optimizer steps by epoch {state.epoch}, step {state.step}")
+        if state.epoch + bool(state.step) > self.recipe.train.epochs or state.step > self.steps_per_epoch:
+            raise ValueError(f"epoch {state.epoch}, step {state.step} is behind the end")
+        training_step, rank = self.training_step, self.group.rank
+        training_step.model.load_state_dict(state.model)
+        training_step.load_optimizer_state(state.optimiser)
+        if training_step.ema_model is not None:
+            training_step.ema_model.load_state_dict(state.average or {})
+        training_step.scaler.load_state_dict(state.scaler)
+        if state.tally[rank].shape != training_step.metrics.values.shape:
+            raise ValueError(f"metrics of shape {list(state.tally[rank].shape)}")
+        training_step.metrics.values.copy_(state.tally[rank])
+        self.epoch, self.step, self.optimizer_steps = state.epoch, state.step, state.update
+        self.bad = state.bad if rank == 0 else 0
+        self.best = Evaluation(**state.best.model_dump()) if state.best else None
+        torch.set_rng_state(state.random[rank].cpu)
+        if (cuda := state.random[rank].cuda) is not None and self.group.device.type == "cuda":
+            torch.cuda.set_rng_state(cuda, self.group.device)
 
     def _train_epoch(self, run: Run) -> None:
         """Runs the remaining steps of the current epoch."""
@@ -305,11 +353,16 @@ class Trainer:
         for clip in batch.bad:
             self.bad += 1
             logger.warning(f"skipped {clip.request.path}: {clip.reason}")
+        self._bad_clips.add(batch.bad)
+        self._check_bad_clips(self.bad)
+
+    def _check_bad_clips(self, bad: int) -> None:
         allowed = max(1, self.recipe.data.max_bad * len(self.train_split))
-        if self.bad > allowed * (self.epoch + 1):
+        if bad > allowed * (self.epoch + 1):
             raise UserError(
-                f"{self.bad} clips could not be decoded by {self._position()}, more than data.max_bad = "
-                f"{self.recipe.data.max_bad:g} allows; check the videos with `ssv2rt index --decode`, or raise data.max_bad"
+                f"{bad} clips could not be decoded by {self._position()}, more than data.max_bad = "
+                f"{self.recipe.data.max_bad:g} allows: {self._bad_clips}; the log names each ('skipped'); mend or remove "
+                f"these files, or raise data.max_bad"
             )
 
     def _write_environment(self, run: Run) -> None:
@@ -337,6 +390,7 @@ class Trainer:
                 "cuda": torch.cuda.get_rng_state(self.group.device) if self.group.device.type == "cuda" else None,
             },
             "tally": training_step.metrics.values.cpu(),
+            "bad": self.bad,
         }
         states = self.group.gather(own_state)
         self._last_save = time.monotonic()
@@ -346,11 +400,12 @@ class Trainer:
             "epoch": self.epoch,
             "step": self.step,
             "update": self.optimizer_steps,
-            "bad": self.bad,
+            "bad": sum(own["bad"] for own in states),
             "best": self.best.as_dict() if self.best else None,
             "labels": list(self.train_split.labels),
             "clips": len(self.train_split),
             "processes": self.group.size,
+            "data": self._data_digest,
             "model": training_step.model.state_dict(),
             "average": training_step.ema_model.state_dict() if training_step.ema_model is not None else None,
             "optimiser": training_step.optimizer.state_dict(),

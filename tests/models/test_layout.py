@@ -12,12 +12,12 @@ from ssv2rt.models.registry import build_model, model_names
 LAYOUT = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-@pytest.fixture(autouse=True)
-def _two_threads() -> Iterator[None]:
-    """As in training: with one thread, PyTorch computes small convolutions by a method that gives up channels-last."""
+@pytest.fixture
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """With one thread, PyTorch has another algorithm for some convolutions in fp32, which gives up channels-last."""
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
+    torch.set_num_threads(request.param)
+    yield request.param
     torch.set_num_threads(before)
 
 
@@ -30,8 +30,12 @@ def is_channels_last(tensor: torch.Tensor) -> bool:
 
 
 @pytest.mark.parametrize("name", model_names())
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_all_layers_keep_channels_last(name: str, precision: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("precision", "threads"),
+    [(torch.float32, 1), (torch.float32, 2), (torch.bfloat16, 2)],
+    indirect=["threads"],
+)
+def test_all_layers_keep_channels_last(name: str, precision: torch.dtype, threads: int) -> None:
     model = build_model(settings(name), 5).channels_last().train()
     seen: dict[str, tuple[bool, bool]] = {}
 

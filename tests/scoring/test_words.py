@@ -42,9 +42,7 @@ def test_a_reader_that_leaves_changes_nothing(tiny_bundle: Bundle, videos: Path,
 def test_a_full_disk_behind_standard_output_is_one_line(tiny_bundle: Bundle, videos: Path, tmp_path: Path) -> None:
     done = shell('ssv2rt score -q "$1" --engine "$2" --out p.csv >/dev/full', tmp_path, videos, tiny_bundle.path)
     assert done.returncode == 1 and (tmp_path / "p.csv").read_text().count("\n") == 3
-    assert (
-        done.stderr.startswith("Error: cannot write what is to be printed: No space") and done.stderr.count("\n") == 1
-    )
+    assert done.stderr.startswith("Error: cannot write to stdout: No space") and done.stderr.count("\n") == 1
 
 
 def test_a_deleted_working_directory_is_one_line(tiny_bundle: Bundle, videos: Path, tmp_path: Path) -> None:

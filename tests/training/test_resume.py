@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,6 +151,14 @@ def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
+    """Waits until something holds, as long as a process runs."""
+    until = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < until and (process is None or process.poll() is None)
+        time.sleep(0.005)
 
 
 def test_a_run_killed_between_two_steps_can_be_resumed(folder_with_data: Path, uninterrupted: Run) -> None:

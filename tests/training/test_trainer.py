@@ -249,7 +249,7 @@ def test_damaged_and_foreign_checkpoints_are_rejected(tiny_run: Run, tmp_path: P
         load_trained(run)
     weights.write_bytes(data)
     run.recipe_file.write_text(run.recipe_file.read_text().replace("width = 4", "width = 8"))
-    with pytest.raises(UserError, match="does not fit"):
+    with pytest.raises(UserError, match="model.width was 4, and is 8; change it back"):
         load_trained(run)
     with pytest.raises(UserError, match="no 'best' checkpoint yet"):
         load_trained(Run(tmp_path / "none"))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssv2rt.core.errors import MORE_MEMORY, UserError, out_of_memory
+from ssv2rt.core.errors import MORE_MEMORY, UserError, says_out_of_memory
 from ssv2rt.core.hardware import cpu_name
 from ssv2rt.core.recipes import Engine
 from ssv2rt.core.run_folders import optional_cache
@@ -111,7 +111,7 @@ class OpenVinoRunner(Runner):
             model = _core().read_model(bundle.engine_file)
             self._compiled = _core().compile_model(model, "CPU", config)
         except RuntimeError as error:
-            if out_of_memory(error):
+            if says_out_of_memory(error):
                 raise UserError(f"no memory for OpenVINO to load {bundle.engine_file}; {MORE_MEMORY}") from None
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise UserError(
