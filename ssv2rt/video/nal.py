@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 from ssv2rt.video.bits import Buffer
 
@@ -16,7 +17,7 @@ _START = re.compile(rb"\x00\x00\x01")
 def units(stream: Buffer) -> Iterator[bytes]:
     """The NAL units of an Annex B stream, without start codes and the zeros behind them."""
     starts = [match.end() for match in _START.finditer(stream)]
-    for start, following in zip(starts, [*starts[1:], len(stream) + 3], strict=True):
+    for start, following in pairwise([*starts, len(stream) + 3]):
         if unit := bytes(stream[start : following - 3]).rstrip(b"\x00"):
             yield unit
 

@@ -11,6 +11,7 @@ Letters: P packets, F frames, K wanted frames.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Iterator, Mapping
 
 import av
@@ -75,7 +76,7 @@ def frames_needed(source: VideoSource, expected: int, wanted: np.ndarray) -> Fra
 
     Raises:
         BadVideo: as `all_frames`; 'corrupt' if decoding began at a picture that is no key frame, though its packet is
-            flagged as one.
+            flagged as one, or if frames do not come in the order of their times.
     """
     with open_video(source) as container:
         stream = video_stream(container)
@@ -147,6 +148,7 @@ def _decoded(
     """
     before = -1  # the packet decoded last
     entry = -1  # number of the frame that decoding began at, behind packets that were skipped
+    due: list[int] = []  # heap of the numbers of frames whose packets the decoder has
 
     def frames(packet: av.Packet | None) -> Frames:
         for place, frame in enumerate(context.decode(packet)):
@@ -154,6 +156,11 @@ def _decoded(
                 number = int(first[before]) + place
             elif frame.pts is not None and frame.pts in known:
                 number = known[frame.pts]
+                # Leading pictures refer to what is before the entry: the decoder may leave them out, and nobody wants them.
+                while due and due[0] < min(number, entry):
+                    heapq.heappop(due)
+                if not due or heapq.heappop(due) != number:
+                    raise BadVideo("corrupt")  # times and pictures do not belong together
             else:
                 continue
             if number == entry and not frame.key_frame:
@@ -167,8 +174,11 @@ def _decoded(
             if before >= 0:
                 yield from frames(None)
                 context.flush_buffers()
+                due.clear()
             entry = int(first[at])
         before = at
+        if known:
+            heapq.heappush(due, int(first[at]))
         yield from frames(packet)
     if before >= 0:
         yield from frames(None)
