@@ -6,6 +6,7 @@ import errno
 import io
 import logging
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def open_video(source: VideoSource) -> av.container.InputContainer:
         raise BadVideo(_why_not(source, as_bad(error))) from None
     if not container.streams.video:
         container.close()
-        raise BadVideo("no video stream")
+        raise BadVideo("truncated" if ends_early(source) else "no video stream")
     return container
 
 
@@ -120,6 +121,20 @@ def video_stream(container: av.container.InputContainer) -> av.VideoStream:
     if chosen.codec_context is None:
         raise BadVideo("unsupported codec")
     return chosen
+
+
+def read_packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    """Yields the packets of a stream that have at least one byte, in the order of the file.
+
+    Raises:
+        av.error.FFmpegError: damage that is not read over.
+    """
+    try:
+        for packet in container.demux(stream):
+            if packet.size:
+                yield packet
+    except IndexError:
+        pass  # PyAV's, behind the last packet, where FFmpeg met a stream that it had not known when it opened the file
 
 
 def as_bad(error: Exception, *, begun: bool = False) -> BadVideo:

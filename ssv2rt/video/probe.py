@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from itertools import chain
 
 import av
 import av.error
@@ -15,6 +16,7 @@ from ssv2rt.video.container import (
     VideoSource,
     as_bad,
     open_video,
+    read_packets,
     stops_at_damage,
     video_stream,
 )
@@ -86,9 +88,7 @@ def probe(source: VideoSource) -> VideoInfo:
         lasts: list[int] = []  # how long each packet's picture stays
         offset: int | None = None
         try:
-            for packet in container.demux(stream):
-                if not packet.size:
-                    continue
+            for packet in read_packets(container, stream):
                 if codec == "vp9" and not matrix and not lasts:
                     matrix = _VP9_MATRICES.get(read_pictures(codec, memoryview(packet))[0].color_space or 0, "")
                 table.add(packet)
@@ -149,9 +149,9 @@ def _count_by_decoding(source: VideoSource) -> tuple[int, list[tuple[int, int]]]
     shown: list[tuple[int, int]] = []
     with open_video(source) as container:
         stream = video_stream(container)
-        for packet in container.demux(stream):
+        for packet in chain(read_packets(container, stream), (None,)):
             try:
-                frames = stream.codec_context.decode(packet if packet.size else None)
+                frames = stream.codec_context.decode(packet)
             except av.error.FFmpegError:
                 continue  # decoding the clip will say what is wrong
             count += len(frames)

@@ -18,7 +18,7 @@ from fractions import Fraction
 import av
 import av.error
 
-from ssv2rt.video.container import BadVideo, declared_duration, video_stream
+from ssv2rt.video.container import BadVideo, declared_duration, read_packets, video_stream
 from ssv2rt.video.frame_counter import FrameCounter
 
 logger = logging.getLogger(__name__)
@@ -109,10 +109,9 @@ class TimedFrames:
         failures = 0
         while failures < _MOST_FAILURES:
             try:
-                for packet in self._container.demux(self.stream):
-                    if packet.size:
-                        failures = 0
-                        yield packet
+                for packet in read_packets(self._container, self.stream):
+                    failures = 0
+                    yield packet
                 break
             except av.error.InvalidDataError:
                 failures += 1  # reading may go on behind the damage
