@@ -21,7 +21,7 @@ from ssv2rt.video.h264 import H264Reader
 from ssv2rt.video.hevc import HevcReader
 from ssv2rt.video.mpeg import Mpeg4Reader, Mpeg12Reader
 from ssv2rt.video.pictures import CODECS as WITH_HEADERS
-from ssv2rt.video.pictures import frames_and_key, read_pictures
+from ssv2rt.video.pictures import frames_and_key
 
 
 class _Reader(Protocol):
@@ -81,7 +81,7 @@ class FrameCounter:
             packet: the next of the stream, with at least one byte.
         """
         if self._vpx:
-            return frames_and_key(read_pictures(self._codec, memoryview(packet)))
+            return frames_and_key(self._codec, memoryview(packet))
         shown: int | None = 1
         self.blank = False
         if self._reader and self.certain:
