@@ -217,8 +217,10 @@ def reason_of(error: Exception) -> str:
         return str(error)
     if isinstance(error, FileNotFoundError):
         return "missing"
-    if isinstance(error, PermissionError):
-        return "no permission"
+    if isinstance(error, PermissionError) and not (
+        isinstance(error, av.error.FFmpegError) and error.errno == errno.EPERM
+    ):
+        return "no permission"  # FFmpeg's own EPERM is the -1 that some of its decoders return for damage
     if isinstance(error, av.error.DecoderNotFoundError):
         return "unsupported codec"
     if isinstance(error, MemoryError) and not isinstance(error, av.error.FFmpegError):
