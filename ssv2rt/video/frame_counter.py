@@ -71,6 +71,7 @@ class FrameCounter:
         """Whether the headers told how many frames there are, up to the last packet."""
         self.in_order = self._vpx or stream.codec_context.codec.intra_only
         """Whether frames are shown in the order of their packets, so that their times need not be known."""
+        self._begun = False  # whether there was a key frame; of VP8 and VP9
         self.blank = False
         """Whether the last packet is a lone delimiter or the like, which a decoder would call an error."""
 
@@ -81,13 +82,16 @@ class FrameCounter:
             packet: the next of the stream, with at least one byte.
         """
         if self._vpx:
-            return frames_and_key(self._codec, memoryview(packet))
-        shown: int | None = 1
+            shown, key = frames_and_key(self._codec, memoryview(packet))
+            if not self._begun:
+                self._begun, self.certain = key, self.certain and key  # before a key frame nothing can be decoded
+            return shown, key
+        frames: int | None = 1
         self.blank = False
         if self._reader and self.certain:
-            shown = self._reader.read(memoryview(packet))
-            self.certain, self.blank = shown is not None, self._reader.blank
-        return shown or 0, packet.is_keyframe
+            frames = self._reader.read(memoryview(packet))
+            self.certain, self.blank = frames is not None, self._reader.blank
+        return frames or 0, packet.is_keyframe
 
 
 class PacketTable:

@@ -78,10 +78,13 @@ def probe(source: VideoSource) -> VideoInfo:
         BadVideo: a status word, see `container.reason_of`.
     """
     with open_video(source) as container:
-        stream = video_stream(container)
-        context = stream.codec_context
-        if not context.width or not context.height:
-            raise BadVideo("truncated" if ends_early(source) else "unreadable")
+        try:
+            stream = video_stream(container)
+            context = stream.codec_context
+            if not context.width or not context.height:
+                raise BadVideo("unreadable")
+        except BadVideo as error:  # the end of the header may be missing
+            raise BadVideo("truncated") if ends_early(source) else error from None
         codec = codec_name(stream)
         matrix = _MATRICES.get(int(context.colorspace), "")
         table = PacketTable(stream)
