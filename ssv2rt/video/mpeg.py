@@ -9,6 +9,7 @@ import re
 
 from ssv2rt.video.bits import Bits, Buffer
 
+_START = re.compile(rb"\x00\x00\x01")
 _PICTURE = re.compile(rb"\x00\x00\x01\x00")
 _GROUP = re.compile(rb"\x00\x00\x01\xb8")
 _CODING_EXTENSION = re.compile(rb"\x00\x00\x01\xb5[\x80-\x8f]")
@@ -35,7 +36,8 @@ class Mpeg12Reader:
     def read(self, packet: Buffer) -> int | None:
         """The number of frames that a packet shows; None if its headers do not tell.
 
-        They do not of fields, nor of B pictures that refer to a picture before the first one.
+        They do not of fields, nor of B pictures that refer to a picture before the first one. A packet of noise counts as
+        the frame that it was.
         """
         if group := _GROUP.search(packet):
             self._closed = len(packet) > group.end() + 3 and bool(packet[group.end() + 3] >> 6 & 1)
@@ -55,7 +57,7 @@ class Mpeg12Reader:
                     return None
                 self._references += 1
             shown += 1
-        return shown
+        return shown or int(not _START.search(packet))
 
 
 class Mpeg4Reader:

@@ -128,7 +128,7 @@ def encode(
 
 
 _SOUND = {
-    "mp4": "aac", "mov": "pcm_s16le", "mkv": "aac", "webm": "libopus", "avi": "mp2", "flv": "aac", "wmv": "wmav2",
+    "mp4": "aac", "mov": "pcm_s16le", "mkv": "aac", "webm": "libopus", "avi": "mp2", "flv": "aac", "wmv": "mp2",
     "ogg": "libopus", "mxf": "pcm_s16le",
 }  # fmt: skip
 
