@@ -18,6 +18,8 @@ from av.stream import Disposition
 
 from ssv2rt.core.errors import UserError
 from ssv2rt.video.declared_size import ends_early, has_blocks_behind
+from ssv2rt.video.frame_counter import codec_name
+from ssv2rt.video.pictures import CODECS as VPX
 from ssv2rt.video.storage import ByteRange
 
 logger = logging.getLogger(__name__)
@@ -229,7 +231,7 @@ def reason_of(error: Exception) -> str:
 
 
 def _all_vpx(container: av.container.InputContainer) -> bool:
-    return all(s.codec_context and s.codec_context.name in ("vp8", "vp9") for s in container.streams.video)
+    return all(s.codec_context and codec_name(s) in VPX for s in container.streams.video)
 
 
 def _open(source: VideoSource, options: dict[str, str], format: str | None = None) -> av.container.InputContainer:

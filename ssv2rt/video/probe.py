@@ -235,7 +235,7 @@ _NEVER_TURNED = frozenset({"vp8", "vp9", "av1", "mpeg4"})
 
 def _rotation(source: VideoSource, container: av.container.InputContainer, stream: av.VideoStream) -> int:
     """Degrees counter-clockwise, which only a decoded frame tells."""
-    if "mov" not in container.format.name and stream.codec_context.name in _NEVER_TURNED:
+    if "mov" not in container.format.name and codec_name(stream) in _NEVER_TURNED:
         return 0
     try:
         with open_video(source) as again:
