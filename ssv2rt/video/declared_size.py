@@ -176,7 +176,7 @@ def _asf(file: _Reader) -> bool:
 
 def _flv(file: _Reader) -> bool:
     at = int.from_bytes(file.at(5, 4), "big") + 4
-    while len(head := file.at(at, 11)) >= 4 and head[0] & 0xDF in (8, 9, 18) and not any(head[8:]):  # stream 0
+    while (head := file.at(at, 11)) and head[0] & 0xDF in (8, 9, 18) and not any(head[8:]):  # stream 0
         at += 11 + int.from_bytes(head[1:4], "big") + 4
     return at - 4 > file.size  # some writers leave out the last size of a tag
 

@@ -6,7 +6,8 @@ that were cut off (HEVC, MPEG-2), or none at all:
     packets     [ A ] [ hidden ] [ B ] [ field ] [ field ] [ delimiter ] [ C ]
     frames        0                1        2                              3
 
-Where headers do not tell, only decoding does: `FrameCounter.certain` is false from there on.
+Where headers do not tell, only decoding does: `FrameCounter.certain` is false from there on. A packet of noise counts as the
+frame that it was: decoding it will say that it is damaged.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ _READERS: dict[str, Callable[[bytes], _Reader]] = {
     "mpeg4": Mpeg4Reader,
 }
 _ONE_EACH = frozenset({"h263", "flv1", "msmpeg4v3", "msmpeg4v2", "gif", "png", "apng", "ffv1", "qtrle", "cinepak"})
-"""Codecs with one frame in each packet, beside those without references between pictures."""
+"""Codecs whose pictures refer to each other, and whose packets always show one frame."""
 _ONE_EACH_IN = {"av1": frozenset({"matroska", "mov", "ivf", "obu"})}
-"""Where FFmpeg's packets are AV1's temporal units, each of which shows one frame."""
+"""Containers by codec: in these, FFmpeg's packets are AV1's temporal units, each of which shows one frame."""
 
 
 def codec_name(stream: av.VideoStream) -> str:
@@ -68,7 +69,7 @@ class FrameCounter:
             or stream.codec_context.codec.intra_only
             or container in _ONE_EACH_IN.get(codec, ())
         )
-        """Whether the headers told how many frames there are, up to the last packet."""
+        """Whether the headers of all packets so far told how many frames they show."""
         self.in_order = self._vpx or stream.codec_context.codec.intra_only
         """Whether frames are shown in the order of their packets, so that their times need not be known."""
         self._begun = False  # whether there was a key frame; of VP8 and VP9

@@ -1,4 +1,4 @@
-"""What H.264 says of its pictures: the sequence parameters, and whether a picture is a frame or a field.
+"""Reads H.264's sequence parameter sets, and counts the frames of packets, of which each may hold a frame or one field.
 
 Source: ITU-T H.264, sections 7.3 and 7.4.
 """

@@ -1,4 +1,4 @@
-"""What HEVC says of its pictures: which begin a frame, and which leading pictures a decoder leaves out.
+"""Counts the frames of HEVC packets. Leading pictures whose references precede the first key frame (RASL) are not shown.
 
 Source: ITU-T H.265, sections 7.3.1, 7.4.2.2 and 8.1.3.
 """

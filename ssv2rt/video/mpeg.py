@@ -1,4 +1,4 @@
-"""What MPEG-1, MPEG-2 and MPEG-4 part 2 say of their pictures.
+"""Counts the frames of MPEG-1, MPEG-2 and MPEG-4 part 2 (DivX, Xvid) packets from the headers of their pictures.
 
 Sources: ISO/IEC 11172-2, section 2.4.2; ISO/IEC 13818-2, section 6.2; ISO/IEC 14496-2, section 6.2.5.
 """

@@ -1,4 +1,4 @@
-"""Network abstraction layer (NAL) units, of which H.264 and HEVC packets consist.
+"""Splits H.264 and HEVC packets into their network abstraction layer (NAL) units.
 
 Source: ITU-T H.264 and H.265, annex B; ISO/IEC 14496-15, section 5.3.
 """

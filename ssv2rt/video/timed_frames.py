@@ -82,7 +82,7 @@ class TimedFrames:
         self._key: int | None = None  # stamp of the first key frame
         self._due: list[int] = []  # heap of the stamps of frames whose packets the decoder has
         self.offset: int | None = None
-        """Of the last packet in the file, if it is known."""
+        """Of the last packet that was read, in bytes from the beginning of the file; None if it is not known."""
 
     def frames(self) -> Iterator[tuple[int, av.VideoFrame | None]]:
         """Yields every frame with its time; times increase. None marks a gap, from its time to that of the next frame.

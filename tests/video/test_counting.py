@@ -107,7 +107,7 @@ def test_videos_that_begin_anywhere(cut: dict) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(CUTS)
 def test_many_videos_that_begin_anywhere(cut: dict) -> None:
     check_cut(*cut.pop("kind"), **cut)

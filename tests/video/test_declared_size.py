@@ -114,7 +114,7 @@ def test_the_whole_corpus() -> None:
         data = made(name, suffix, 0.0, ())
         seen = collections.Counter(status(data[: len(data) * share // 100]) for share in range(5, 96, 5))
         print(f"{name}.{suffix} declares no length: {dict(seen)}")
-    assert count >= 200 and len(missed) <= 0.01 * cuts
+    assert count >= 200 and len(missed) <= 0.02 * cuts
 
 
 @pytest.mark.parametrize(("name", "suffix"), UNDECLARED)
