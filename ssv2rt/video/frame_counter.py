@@ -83,10 +83,11 @@ class FrameCounter:
             packet: the next of the stream, with at least one byte.
         """
         if self._vpx:
-            shown, key = frames_and_key(self._codec, memoryview(packet))
+            counted = frames_and_key(self._codec, memoryview(packet))
             if not self._begun:
-                self._begun, self.certain = key, self.certain and key  # before a key frame nothing can be decoded
-            return shown, key
+                self._begun = counted[1]
+                self.certain &= self._begun  # before a key frame nothing can be decoded
+            return counted
         frames: int | None = 1
         self.blank = False
         if self._reader and self.certain:
@@ -104,6 +105,7 @@ class PacketTable:
 
     def __init__(self, stream: av.VideoStream) -> None:
         self._counter = FrameCounter(stream)
+        self._take = self._counter.take
         self.shown: list[int] = []
         """P numbers of frames."""
         self.keys: list[bool] = []
@@ -115,7 +117,7 @@ class PacketTable:
 
     def add(self, packet: av.Packet) -> None:
         """Adds the next packet, which has at least one byte."""
-        shown, key = self._counter.take(packet)
+        shown, key = self._take(packet)
         if packet.is_discard:
             shown, self.discarded = 0, True
         self.shown.append(shown)

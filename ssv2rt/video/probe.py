@@ -92,7 +92,7 @@ def probe(source: VideoSource) -> VideoInfo:
         packet: av.Packet | None = None
         try:
             for packet in read_packets(container, stream):
-                if codec == "vp9" and not matrix and not lasts:
+                if not lasts and codec == "vp9" and not matrix:
                     matrix = _VP9_MATRICES.get(read_pictures(codec, memoryview(packet))[0].color_space or 0, "")
                 table.add(packet)
                 lasts.append(packet.duration or 0)
