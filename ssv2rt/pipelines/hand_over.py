@@ -19,13 +19,14 @@ import heapq
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal, NamedTuple
 
 import av
 import av.error
 import numpy as np
 
-from ssv2rt.video.container import VideoSource, as_bad, open_video, video_stream
+from ssv2rt.video.container import VideoSource, as_bad, open_video, read_packets, video_stream
 from ssv2rt.video.h264 import IDR, PARAMETERS, SequenceParameters, begins_picture, kind_of, read_sequence
 from ssv2rt.video.nal import units
 from ssv2rt.video.pictures import CODECS as WITH_HEADERS
@@ -188,9 +189,7 @@ def _of_headers(
 ) -> Iterator[CodedPicture]:
     """Of VP8 and VP9, whose headers tell everything."""
     frame = 0
-    for packet in container.demux(stream):
-        if not packet.size:
-            continue
+    for packet in read_packets(container, stream):
         data = bytes(packet)
         for picture in read_pictures(codec, data):
             flaw = ""
@@ -215,14 +214,14 @@ def _of_times(
     convert = av.BitStreamFilterContext("h264_mp4toannexb", stream)
     packets: list[bytes] = []
     stamps: list[int] = []
-    for packet in container.demux(stream):
-        if packet.size:
+    for packet in chain(read_packets(container, stream), (None,)):
+        if packet is not None:
             if packet.is_discard:
                 raise Unsuitable("an edit list leaves frames out")
             if packet.pts is None:
                 raise Unsuitable("packets without times")
             stamps.append(packet.pts)
-        packets += [bytes(part) for part in convert.filter(packet if packet.size else None)]
+        packets += [bytes(part) for part in convert.filter(packet)]
     number = {stamp: at for at, stamp in enumerate(sorted(set(stamps)))}
     if len(number) < len(stamps) or len(packets) != len(stamps):
         raise Unsuitable("packets share a time")

@@ -6,6 +6,7 @@ import errno
 import io
 import logging
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from av.stream import Disposition
 
 from ssv2rt.core.errors import UserError
 from ssv2rt.video.declared_size import ends_early, has_blocks_behind
+from ssv2rt.video.frame_counter import codec_name
+from ssv2rt.video.pictures import CODECS as VPX
 from ssv2rt.video.storage import ByteRange
 
 logger = logging.getLogger(__name__)
@@ -77,7 +80,7 @@ def open_video(source: VideoSource) -> av.container.InputContainer:
         raise BadVideo(_why_not(source, as_bad(error))) from None
     if not container.streams.video:
         container.close()
-        raise BadVideo("no video stream")
+        raise BadVideo("truncated" if ends_early(source) else "no video stream")
     return container
 
 
@@ -120,6 +123,20 @@ def video_stream(container: av.container.InputContainer) -> av.VideoStream:
     if chosen.codec_context is None:
         raise BadVideo("unsupported codec")
     return chosen
+
+
+def read_packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    """Yields the packets of a stream that have at least one byte, in the order of the file.
+
+    Raises:
+        av.error.FFmpegError: damage that is not read over.
+    """
+    try:
+        for packet in container.demux(stream):
+            if packet.size:
+                yield packet
+    except IndexError:
+        pass  # PyAV's, behind the last packet, where FFmpeg met a stream that it had not known when it opened the file
 
 
 def as_bad(error: Exception, *, begun: bool = False) -> BadVideo:
@@ -202,8 +219,10 @@ def reason_of(error: Exception) -> str:
         return str(error)
     if isinstance(error, FileNotFoundError):
         return "missing"
-    if isinstance(error, PermissionError):
-        return "no permission"
+    if isinstance(error, PermissionError) and not (
+        isinstance(error, av.error.FFmpegError) and error.errno == errno.EPERM
+    ):
+        return "no permission"  # FFmpeg's own EPERM is the -1 that some of its decoders return for damage
     if isinstance(error, av.error.DecoderNotFoundError):
         return "unsupported codec"
     if isinstance(error, MemoryError) and not isinstance(error, av.error.FFmpegError):
@@ -212,7 +231,7 @@ def reason_of(error: Exception) -> str:
 
 
 def _all_vpx(container: av.container.InputContainer) -> bool:
-    return all(s.codec_context and s.codec_context.name in ("vp8", "vp9") for s in container.streams.video)
+    return all(s.codec_context and codec_name(s) in VPX for s in container.streams.video)
 
 
 def _open(source: VideoSource, options: dict[str, str], format: str | None = None) -> av.container.InputContainer:

@@ -22,6 +22,10 @@ from typing import IO
 from ssv2rt.video.storage import ByteRange
 
 _EBML, _SEGMENT, _CLUSTER = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
+_TOP_ELEMENTS = frozenset({_SEGMENT, _CLUSTER}) | {
+    bytes.fromhex(name) for name in ("114d9b74", "1549a966", "1654ae6b", "1c53bb6b", "1254c367")
+}
+"""Segments, clusters, indexes, information, tracks, cues and tags."""
 _BLOCK_GROUP, _BLOCKS = b"\xa0", frozenset({b"\xa1", b"\xa3"})
 _FIRST_BOXES = frozenset(b"ftyp moov mdat moof styp sidx free skip wide pnot uuid".split())
 _MEDIA_BOXES = frozenset(b"ftyp moov mdat moof".split())
@@ -64,12 +68,12 @@ def has_blocks_behind(source: Path | ByteRange | bytes, offset: int) -> bool:
                 ends.pop()
             element = _element(reader, at)
             if element is None:
-                return bool(track)
+                return bool(track) and len(ends) > 1
             name, at, length = element
             if length is None:
                 length = ends[-1] - at
             if at + length > ends[-1]:
-                return bool(track)
+                return bool(track) and len(ends) > 1  # what is behind the segment was appended
             if name == _CLUSTER:
                 del ends[2:]  # one of unknown length ends where the next begins
             if name in (_SEGMENT, _CLUSTER, _BLOCK_GROUP):
@@ -113,6 +117,8 @@ def _mp4(file: _Reader) -> bool:
         if at + length > file.size and kind in _MEDIA_BOXES:
             return True
         at += length
+    if 4 < len(head) < 8 and any(kind.startswith(head[4:]) for kind in _MEDIA_BOXES):
+        return True
     return not described  # nothing can be decoded without a moov
 
 
@@ -126,7 +132,7 @@ def _matroska(file: _Reader) -> bool:
         if length is None:
             return False
         if start + length > end:
-            return name in (_SEGMENT, _CLUSTER)
+            return name in _TOP_ELEMENTS
         if name == _SEGMENT:
             return False
         at = start + length
@@ -170,8 +176,8 @@ def _asf(file: _Reader) -> bool:
 
 def _flv(file: _Reader) -> bool:
     at = int.from_bytes(file.at(5, 4), "big") + 4
-    while len(head := file.at(at, 4)) == 4 and head[0] & 31 in (8, 9, 18):
-        at += 11 + int.from_bytes(head[1:], "big") + 4
+    while (head := file.at(at, 11)) and head[0] & 0xDF in (8, 9, 18) and not any(head[8:]):  # stream 0
+        at += 11 + int.from_bytes(head[1:4], "big") + 4
     return at - 4 > file.size  # some writers leave out the last size of a tag
 
 
@@ -180,13 +186,17 @@ def _ivf(file: _Reader) -> bool:
     at, frames, before, last = int.from_bytes(head[6:8], "little"), 0, 0, 0
     while len(frame := file.at(at, 12)) == 12:
         length, time = struct.unpack("<IQ", frame)
-        at += 12 + length
-        frames, before, last = frames + 1, last, time
-    if at != file.size:
-        return at > file.size or len(frame) > 0
-    # Writers declare the number of frames, or when the last one ends.
+        if at + 12 + length > file.size:
+            break
+        at, frames = at + 12 + length, frames + 1
+        if time > last:
+            before, last = last, time
+    # Writers declare the number of frames, or when the last one ends. Then what follows the last one was appended.
     declared = int.from_bytes(head[24:28], "little")
-    return frames < declared and last + 2 * max(1, last - before) < declared
+    if declared in (0, 0xFFFFFFFF):
+        return at != file.size  # written to a pipe
+    left_out = 2 if at == file.size else 1  # steps of time
+    return frames < declared and last + left_out * max(1, last - before) < declared
 
 
 def _ogg(file: _Reader) -> bool:
@@ -194,16 +204,16 @@ def _ogg(file: _Reader) -> bool:
     while len(head := file.at(at, 27)) == 27 and head[:4] == b"OggS":
         segments = file.at(at + 27, head[26])
         at += 27 + head[26] + sum(segments)
-    return at > file.size or 0 < len(head) < 27
+    return at > file.size or (0 < len(head) < 27 and b"OggS".startswith(head[:4]))
 
 
 def _mxf(file: _Reader) -> bool:
     at = 0
-    while len(head := file.at(at, 25)) == 25 and head[:4] == _MXF:
+    while len(head := file.at(at, 25)) > 16 and head[:4] == _MXF:
         bytes_of_length = head[16] & 127 if head[16] & 128 else 0
         length = int.from_bytes(head[17 : 17 + bytes_of_length], "big") if bytes_of_length else head[16]
         at += 17 + bytes_of_length + length
-    return at > file.size
+    return at > file.size or (0 < len(head) < 17 and _MXF.startswith(head[:4]))
 
 
 _CHECKS: tuple[tuple[Callable[[bytes], bool], Callable[[_Reader], bool]], ...] = (

@@ -6,7 +6,8 @@ that were cut off (HEVC, MPEG-2), or none at all:
     packets     [ A ] [ hidden ] [ B ] [ field ] [ field ] [ delimiter ] [ C ]
     frames        0                1        2                              3
 
-Where headers do not tell, only decoding does: `FrameCounter.certain` is false from there on.
+Where headers do not tell, only decoding does: `FrameCounter.certain` is false from there on. A packet of noise counts as the
+frame that it was: decoding it will say that it is damaged.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ssv2rt.video.h264 import H264Reader
 from ssv2rt.video.hevc import HevcReader
 from ssv2rt.video.mpeg import Mpeg4Reader, Mpeg12Reader
 from ssv2rt.video.pictures import CODECS as WITH_HEADERS
-from ssv2rt.video.pictures import frames_and_key, read_pictures
+from ssv2rt.video.pictures import frames_and_key
 
 
 class _Reader(Protocol):
@@ -38,9 +39,9 @@ _READERS: dict[str, Callable[[bytes], _Reader]] = {
     "mpeg4": Mpeg4Reader,
 }
 _ONE_EACH = frozenset({"h263", "flv1", "msmpeg4v3", "msmpeg4v2", "gif", "png", "apng", "ffv1", "qtrle", "cinepak"})
-"""Codecs with one frame in each packet, beside those without references between pictures."""
+"""Codecs whose pictures refer to each other, and whose packets always show one frame."""
 _ONE_EACH_IN = {"av1": frozenset({"matroska", "mov", "ivf", "obu"})}
-"""Where FFmpeg's packets are AV1's temporal units, each of which shows one frame."""
+"""Containers by codec: in these, FFmpeg's packets are AV1's temporal units, each of which shows one frame."""
 
 
 def codec_name(stream: av.VideoStream) -> str:
@@ -68,9 +69,10 @@ class FrameCounter:
             or stream.codec_context.codec.intra_only
             or container in _ONE_EACH_IN.get(codec, ())
         )
-        """Whether the headers told how many frames there are, up to the last packet."""
+        """Whether the headers of all packets so far told how many frames they show."""
         self.in_order = self._vpx or stream.codec_context.codec.intra_only
         """Whether frames are shown in the order of their packets, so that their times need not be known."""
+        self._begun = False  # whether there was a key frame; of VP8 and VP9
         self.blank = False
         """Whether the last packet is a lone delimiter or the like, which a decoder would call an error."""
 
@@ -81,13 +83,17 @@ class FrameCounter:
             packet: the next of the stream, with at least one byte.
         """
         if self._vpx:
-            return frames_and_key(read_pictures(self._codec, memoryview(packet)))
-        shown: int | None = 1
+            counted = frames_and_key(self._codec, memoryview(packet))
+            if not self._begun:
+                self._begun = counted[1]
+                self.certain &= self._begun  # before a key frame nothing can be decoded
+            return counted
+        frames: int | None = 1
         self.blank = False
         if self._reader and self.certain:
-            shown = self._reader.read(memoryview(packet))
-            self.certain, self.blank = shown is not None, self._reader.blank
-        return shown or 0, packet.is_keyframe
+            frames = self._reader.read(memoryview(packet))
+            self.certain, self.blank = frames is not None, self._reader.blank
+        return frames or 0, packet.is_keyframe
 
 
 class PacketTable:
@@ -99,6 +105,7 @@ class PacketTable:
 
     def __init__(self, stream: av.VideoStream) -> None:
         self._counter = FrameCounter(stream)
+        self._take = self._counter.take
         self.shown: list[int] = []
         """P numbers of frames."""
         self.keys: list[bool] = []
@@ -110,7 +117,7 @@ class PacketTable:
 
     def add(self, packet: av.Packet) -> None:
         """Adds the next packet, which has at least one byte."""
-        shown, key = self._counter.take(packet)
+        shown, key = self._take(packet)
         if packet.is_discard:
             shown, self.discarded = 0, True
         self.shown.append(shown)

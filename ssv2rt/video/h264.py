@@ -1,4 +1,4 @@
-"""What H.264 says of its pictures: the sequence parameters, and whether a picture is a frame or a field.
+"""Reads H.264's sequence parameter sets, and counts the frames of packets, of which each may hold a frame or one field.
 
 Source: ITU-T H.264, sections 7.3 and 7.4.
 """
@@ -14,6 +14,7 @@ SLICE, IDR, PARAMETERS = frozenset({1, 2, 5}), 5, 7
 """Types of units: slices of a picture (2 is the first part of one), those of a picture that nothing before it is needed for,
 nor by anything after it, and the sequence parameter set."""
 
+_PARAMETER_SETS = frozenset({PARAMETERS, 8, 13, 15})
 _BLANK = frozenset({6, 9, 10, 11, 12})
 """Messages, delimiters and filling."""
 _WITH_CHROMA = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})
@@ -152,11 +153,12 @@ class H264Reader:
         """The number of frames that a packet adds to those shown before; None if its headers do not tell.
 
         They do not where the stream begins in the middle of a group of pictures, for its decoder may leave pictures out.
+        A packet of noise counts as the frame that it was.
         """
-        shown, self.blank = 0, True
+        shown, kinds = 0, set()
         for unit in packet_units(packet, self._length_bytes):
             kind = unit[0] & 31
-            self.blank &= kind in _BLANK
+            kinds.add(kind)
             if kind == PARAMETERS:
                 self._take_parameters(unit)
             elif kind in SLICE and len(unit) > 1 and unit[1] & 0x80:
@@ -164,7 +166,8 @@ class H264Reader:
                     return None
                 self._begun = True
                 shown += self._begins_frame(unit, self._sequence)
-        return shown
+        self.blank = bool(kinds) and kinds <= _BLANK
+        return shown if kinds & SLICE or (kinds and kinds <= _BLANK | _PARAMETER_SETS) else 1
 
     def _begins_frame(self, slice: Buffer, sequence: SequenceParameters) -> bool:
         field, first = read_field(slice, sequence), self._first

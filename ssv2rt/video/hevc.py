@@ -1,4 +1,4 @@
-"""What HEVC says of its pictures: which begin a frame, and which leading pictures a decoder leaves out.
+"""Counts the frames of HEVC packets. Leading pictures whose references precede the first key frame (RASL) are not shown.
 
 Source: ITU-T H.265, sections 7.3.1, 7.4.2.2 and 8.1.3.
 """
@@ -10,8 +10,10 @@ from ssv2rt.video.nal import packet_units
 
 _RASL = frozenset({8, 9})
 """Leading pictures that refer to pictures before the random access point, and cannot be decoded after starting at it."""
-_BLANK = range(35, 41)
+_BLANK = frozenset(range(35, 41))
 """Messages, delimiters and filling."""
+_SLICES = frozenset({*range(10), *range(16, 22)})
+_PARAMETER_SETS = frozenset({32, 33, 34})
 _RANDOM_ACCESS = range(16, 24)
 _CLEAN_RANDOM_ACCESS = 21
 _END = frozenset({36, 37})
@@ -36,12 +38,12 @@ class HevcReader:
 
     def read(self, packet: Buffer) -> int | None:
         """The number of frames that a packet shows; None if its headers do not tell, see `H264Reader.read`."""
-        shown, self.blank = 0, True
+        shown, kinds = 0, set()
         for unit in packet_units(packet, self._length_bytes):
             if len(unit) < 3 or (unit[0] & 1) << 5 | unit[1] >> 3:
                 continue  # another layer than the base
             kind = unit[0] >> 1 & 63
-            self.blank &= kind in _BLANK
+            kinds.add(kind)
             if kind in _END:
                 self._ended = True
             if kind >= 32 or not unit[2] & 0x80:
@@ -52,4 +54,5 @@ class HevcReader:
             if not self._begun:
                 return None
             shown += not (kind in _RASL and self._skips_leading)
-        return shown
+        self.blank = bool(kinds) and kinds <= _BLANK
+        return shown if kinds & _SLICES or (kinds and kinds <= _BLANK | _PARAMETER_SETS) else 1

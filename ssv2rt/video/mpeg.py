@@ -1,4 +1,4 @@
-"""What MPEG-1, MPEG-2 and MPEG-4 part 2 say of their pictures.
+"""Counts the frames of MPEG-1, MPEG-2 and MPEG-4 part 2 (DivX, Xvid) packets from the headers of their pictures.
 
 Sources: ISO/IEC 11172-2, section 2.4.2; ISO/IEC 13818-2, section 6.2; ISO/IEC 14496-2, section 6.2.5.
 """
@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import re
 
-from ssv2rt.video.bits import Buffer
+from ssv2rt.video.bits import Bits, Buffer
 
+_START = re.compile(rb"\x00\x00\x01")
 _PICTURE = re.compile(rb"\x00\x00\x01\x00")
 _GROUP = re.compile(rb"\x00\x00\x01\xb8")
 _CODING_EXTENSION = re.compile(rb"\x00\x00\x01\xb5[\x80-\x8f]")
 _PLANE = re.compile(rb"\x00\x00\x01\xb6")
+_LAYER = re.compile(rb"\x00\x00\x01[\x20-\x2f]")
 _INTRA, _PREDICTED, _BIDIRECTIONAL = 1, 2, 3
 _FRAME = 3
 """MPEG-2's `picture_structure` of a whole frame; 1 and 2 are fields."""
+_B_PLANE = 2
+"""MPEG-4's `vop_coding_type` of a B picture; that of an I picture is 0."""
 _NOT_CODED_BYTES = 9
 """A VOP that is not coded has a header alone, and is shorter."""
 
@@ -32,7 +36,8 @@ class Mpeg12Reader:
     def read(self, packet: Buffer) -> int | None:
         """The number of frames that a packet shows; None if its headers do not tell.
 
-        They do not of fields, nor of B pictures that refer to a picture before the first one.
+        They do not of fields, nor of B pictures that refer to a picture before the first one. A packet of noise counts as
+        the frame that it was.
         """
         if group := _GROUP.search(packet):
             self._closed = len(packet) > group.end() + 3 and bool(packet[group.end() + 3] >> 6 & 1)
@@ -52,7 +57,7 @@ class Mpeg12Reader:
                     return None
                 self._references += 1
             shown += 1
-        return shown
+        return shown or int(not _START.search(packet))
 
 
 class Mpeg4Reader:
@@ -61,16 +66,38 @@ class Mpeg4Reader:
     blank = False
 
     def __init__(self, extradata: bytes) -> None:
-        self._begun = False
+        self._references = 0
+        self._tells_delay = _tells_delay(extradata) or False
 
     def read(self, packet: Buffer) -> int | None:
         """The number of frames that a packet shows; None if its headers do not tell.
 
-        They do not of two pictures in one packet ("packed B frames"), nor of a picture so small that it may not be coded.
+        They do not of two pictures in one packet ("packed B frames"), nor of a picture so small that it may not be coded,
+        nor of B pictures that refer to a picture before the first one. Nor do they of a B picture in a stream whose header
+        does not say whether there are any: FFmpeg has shown the picture after it by then, and shows it again.
         """
         planes = list(_PLANE.finditer(packet))
         if len(planes) != 1 or len(packet) - planes[0].end() < _NOT_CODED_BYTES:
             return None
-        intra = packet[planes[0].end()] >> 6 == 0
-        self._begun |= intra
-        return 1 if self._begun else None
+        told = _tells_delay(packet)
+        self._tells_delay = self._tells_delay if told is None else told
+        kind = packet[planes[0].end()] >> 6
+        if kind == _B_PLANE:
+            return 1 if self._references > 1 and self._tells_delay else None
+        if not self._references and kind:
+            return None
+        self._references += 1
+        return 1
+
+
+def _tells_delay(data: Buffer) -> bool | None:
+    """Whether the header of a video object layer says whether there are B pictures; None if there is no such header."""
+    if not (layer := _LAYER.search(data)):
+        return None
+    bits = Bits(data[layer.end() : layer.end() + 8])
+    bits.take(9)  # random access, type
+    if bits.flag():
+        bits.take(7)  # version, priority
+    if bits.take(4) == 15:
+        bits.take(16)  # aspect ratio
+    return bits.flag()

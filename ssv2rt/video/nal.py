@@ -1,4 +1,4 @@
-"""Network abstraction layer (NAL) units, of which H.264 and HEVC packets consist.
+"""Splits H.264 and HEVC packets into their network abstraction layer (NAL) units.
 
 Source: ITU-T H.264 and H.265, annex B; ISO/IEC 14496-15, section 5.3.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 from ssv2rt.video.bits import Buffer
 
@@ -16,7 +17,7 @@ _START = re.compile(rb"\x00\x00\x01")
 def units(stream: Buffer) -> Iterator[bytes]:
     """The NAL units of an Annex B stream, without start codes and the zeros behind them."""
     starts = [match.end() for match in _START.finditer(stream)]
-    for start, following in zip(starts, [*starts[1:], len(stream) + 3], strict=True):
+    for start, following in pairwise([*starts, len(stream) + 3]):
         if unit := bytes(stream[start : following - 3]).rstrip(b"\x00"):
             yield unit
 

@@ -61,9 +61,33 @@ def read_pictures(codec: str, packet: Buffer) -> Sequence[Picture]:
     return [_vp9(packet, start, end) for start, end in split_superframe(packet)]
 
 
-def frames_and_key(pictures: Sequence[Picture]) -> tuple[int, bool]:
-    """How many frames a packet of these pictures shows, and whether decoding can begin at it."""
-    return sum(picture.shown for picture in pictures), pictures[0].key
+def frames_and_key(codec: str, packet: Buffer) -> tuple[int, bool]:
+    """How many frames a packet shows, and whether decoding can begin at it.
+
+    Args:
+        codec: 'vp8' or 'vp9'.
+        packet: at least one byte.
+    """
+    # The first byte of a picture tells it. This is called for every packet of a data set.
+    if codec == "vp8":
+        return (packet[0] >> 4 & 1, not packet[0] & 1) if len(packet) >= _VP8_HEADER_BYTES else (1, False)
+    if packet[-1] & 0xE0 != 0xC0:
+        return _VP9_FIRST_BYTES[packet[0]]
+    starts = [start for start, _ in split_superframe(packet)]
+    return sum(_VP9_FIRST_BYTES[packet[start]][0] for start in starts), _VP9_FIRST_BYTES[packet[starts[0]]][1]
+
+
+def _by_first_byte(first: int) -> tuple[int, bool]:
+    """`frames_and_key` of a VP9 picture that begins with this byte."""
+    marker, profile = first >> 6, first >> 4 & 3
+    if profile == 3:
+        first <<= 1  # its header has one bit more before the others
+    shown_again, inter, shown = first & 8, first & 4, first >> 1 & 1
+    return (1, False) if marker != 2 or shown_again else (shown, not inter)
+
+
+_VP9_FIRST_BYTES = [_by_first_byte(first) for first in range(256)]
+_VP8_HEADER_BYTES = 3
 
 
 def split_superframe(packet: Buffer) -> Sequence[tuple[int, int]]:
@@ -96,7 +120,7 @@ def split_superframe(packet: Buffer) -> Sequence[tuple[int, int]]:
 
 def _vp8(packet: Buffer) -> Picture:
     end = len(packet)
-    if end < 3:
+    if end < _VP8_HEADER_BYTES:
         return Picture(0, end, True)
     key, shown = not packet[0] & 1, bool(packet[0] & 16)
     size = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from itertools import chain, compress
 
 import av
 import av.error
@@ -15,6 +16,7 @@ from ssv2rt.video.container import (
     VideoSource,
     as_bad,
     open_video,
+    read_packets,
     stops_at_damage,
     video_stream,
 )
@@ -76,24 +78,24 @@ def probe(source: VideoSource) -> VideoInfo:
         BadVideo: a status word, see `container.reason_of`.
     """
     with open_video(source) as container:
-        stream = video_stream(container)
-        context = stream.codec_context
-        if not context.width or not context.height:
-            raise BadVideo("truncated" if ends_early(source) else "unreadable")
+        try:
+            stream = video_stream(container)
+            context = stream.codec_context
+            if not context.width or not context.height:
+                raise BadVideo("unreadable")
+        except BadVideo as error:  # the end of the header may be missing
+            raise BadVideo("truncated") if ends_early(source) else error from None
         codec = codec_name(stream)
         matrix = _MATRICES.get(int(context.colorspace), "")
         table = PacketTable(stream)
         lasts: list[int] = []  # how long each packet's picture stays
-        offset: int | None = None
+        packet: av.Packet | None = None
         try:
-            for packet in container.demux(stream):
-                if not packet.size:
-                    continue
-                if codec == "vp9" and not matrix and not lasts:
+            for packet in read_packets(container, stream):
+                if not lasts and codec == "vp9" and not matrix:
                     matrix = _VP9_MATRICES.get(read_pictures(codec, memoryview(packet))[0].color_space or 0, "")
                 table.add(packet)
                 lasts.append(packet.duration or 0)
-                offset = packet.pos
         except av.error.FFmpegError as error:
             raise as_bad(error) from None
         if ends_early(source) or len(table.shown) < _declared_packets(container, stream):
@@ -102,17 +104,14 @@ def probe(source: VideoSource) -> VideoInfo:
         rate = float(stream.average_rate or 0)
         if table.certain:
             frames = sum(table.shown)
-            shown = [
-                (stamp, last)
-                for stamp, last, count in zip(table.stamps, lasts, table.shown, strict=True)
-                if count and stamp is not None
-            ]
+            each = zip(table.stamps, lasts, table.shown, strict=True)
+            shown = [(stamp, last) for stamp, last, count in each if count and stamp is not None]
         else:
             frames, shown = _count_by_decoding(source)
         if frames == 0:
             raise BadVideo("unreadable")
         times, duration = _timing(shown, tick)
-        if stops_at_damage(source, container, stream, duration, offset):
+        if stops_at_damage(source, container, stream, duration, None if packet is None else packet.pos):
             raise BadVideo("corrupt")
         rotation = _rotation(source, container, stream)
         turned = rotation in (90, 270)
@@ -129,7 +128,7 @@ def probe(source: VideoSource) -> VideoInfo:
             matrix=matrix,
             rotation=rotation,
             rate=rate,
-            key_frames=sum(key and count > 0 for key, count in zip(table.keys, table.shown, strict=True)),
+            key_frames=sum(map(bool, compress(table.shown, table.keys))),
             streams=len(container.streams.video),
         )
 
@@ -149,9 +148,9 @@ def _count_by_decoding(source: VideoSource) -> tuple[int, list[tuple[int, int]]]
     shown: list[tuple[int, int]] = []
     with open_video(source) as container:
         stream = video_stream(container)
-        for packet in container.demux(stream):
+        for packet in chain(read_packets(container, stream), (None,)):
             try:
-                frames = stream.codec_context.decode(packet if packet.size else None)
+                frames = stream.codec_context.decode(packet)
             except av.error.FFmpegError:
                 continue  # decoding the clip will say what is wrong
             count += len(frames)
@@ -206,18 +205,25 @@ def _timing(shown: list[tuple[int, int]], tick: float) -> tuple[np.ndarray | Non
     """
     if not shown or not tick:
         return None, 0.0
-    decoded = np.array([stamp for stamp, _ in shown], np.int64)
-    ticks = np.sort(decoded) - decoded.min()
-    steps = np.diff(ticks)
-    usual = float(np.sort(steps)[len(steps) // 2]) if len(steps) else 0.0
-    back = float(np.max(-np.diff(decoded), initial=0))  # farthest step back
-    if len(steps) and (steps.min() == 0 or back > _MOST_REORDERED * usual):
-        return None, 0.0  # frames share a time, or the clock starts again, as in streams that were joined
     stays: float = max(shown)[1]
-    if back and usual:  # then MP4's durations are steps of decoding, and a pause may be one of the last frame's
+    ticks = np.array([stamp for stamp, _ in shown], np.int64)
+    if len(ticks) == 1:
+        return None, stays * tick
+    steps = ticks[1:] - ticks[:-1]
+    least = int(steps.min())
+    back = -least  # farthest step back
+    if back > 0:
+        ticks.sort()
+        steps = ticks[1:] - ticks[:-1]
+        least = int(steps.min())
+    ticks -= ticks[0]
+    usual = float(np.partition(steps, len(steps) // 2)[len(steps) // 2])
+    if least == 0 or back > _MOST_REORDERED * usual:
+        return None, 0.0  # frames share a time, or the clock starts again, as in streams that were joined
+    if back > 0:  # then MP4's durations are steps of decoding, and a pause may be one of the last frame's
         stays = min(stays, usual)
     # Containers round times to ticks: only more than that, and more than a tenth of a frame, is uneven.
-    uneven = len(steps) and float(np.abs(steps - usual).max()) > max(1.5, 0.1 * usual)
+    uneven = max(int(steps.max()) - usual, usual - least) > max(1.5, 0.1 * usual)
     return (ticks * tick).astype(np.float32) if uneven else None, (float(ticks[-1]) + (stays or usual)) * tick
 
 
@@ -229,7 +235,7 @@ _NEVER_TURNED = frozenset({"vp8", "vp9", "av1", "mpeg4"})
 
 def _rotation(source: VideoSource, container: av.container.InputContainer, stream: av.VideoStream) -> int:
     """Degrees counter-clockwise, which only a decoded frame tells."""
-    if "mov" not in container.format.name and stream.codec_context.name in _NEVER_TURNED:
+    if "mov" not in container.format.name and codec_name(stream) in _NEVER_TURNED:
         return 0
     try:
         with open_video(source) as again:

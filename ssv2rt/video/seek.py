@@ -11,13 +11,15 @@ Letters: P packets, F frames, K wanted frames.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 
 import av
 import av.error
 import numpy as np
 
-from ssv2rt.video.container import BadVideo, VideoSource, open_video, video_stream
+from ssv2rt.video.container import BadVideo, VideoSource, open_video, read_packets, video_stream
 from ssv2rt.video.frame_counter import PacketTable
 
 _TIMED = frozenset({"matroska", "mov"})
@@ -46,14 +48,13 @@ def all_frames(source: VideoSource, expected: int = 0) -> Frames:
         stream = video_stream(container)
         stream.thread_type = "NONE"  # clips are decoded side by side
         table = PacketTable(stream)
-        for packet in container.demux(stream):
-            if packet.size:
+        for packet in chain(read_packets(container, stream), (None,)):
+            if packet is not None:
                 table.add(packet)
-            if packet.size and table.blank:
-                continue
+                if table.blank:
+                    continue
             try:
-                for frame in packet.decode():
-                    assert isinstance(frame, av.VideoFrame)
+                for frame in stream.codec_context.decode(packet):
                     yield number, frame
                     number += 1
             except av.error.InvalidDataError:
@@ -75,7 +76,7 @@ def frames_needed(source: VideoSource, expected: int, wanted: np.ndarray) -> Fra
 
     Raises:
         BadVideo: as `all_frames`; 'corrupt' if decoding began at a picture that is no key frame, though its packet is
-            flagged as one.
+            flagged as one, or if frames do not come in the order of their times.
     """
     with open_video(source) as container:
         stream = video_stream(container)
@@ -84,14 +85,13 @@ def frames_needed(source: VideoSource, expected: int, wanted: np.ndarray) -> Fra
         countable = table.certain and (table.in_order or container.format.name.split(",")[0] in _TIMED)
         packets: list[av.Packet] = []
         size = 0
-        for packet in container.demux(stream) if countable else ():
-            if packet.size:
-                table.add(packet)
-                size += packet.size
-                if size > _HELD:
-                    packets.clear()
-                else:
-                    packets.append(packet)
+        for packet in read_packets(container, stream) if countable else ():
+            table.add(packet)
+            size += packet.size
+            if size > _HELD:
+                packets.clear()
+            else:
+                packets.append(packet)
         if countable and table.certain:
             if sum(table.shown) < expected:
                 raise BadVideo("truncated")
@@ -104,8 +104,8 @@ def frames_needed(source: VideoSource, expected: int, wanted: np.ndarray) -> Fra
                     with open_video(source) as again:
                         stream = video_stream(again)
                         stream.thread_type = "NONE"
-                        read = (packet for packet in again.demux(stream) if packet.size)
-                        yield from _decoded(read, stream.codec_context, needed, first, known)
+                        packets_again = read_packets(again, stream)
+                        yield from _decoded(packets_again, stream.codec_context, needed, first, known)
                 return
     yield from all_frames(source, expected)
 
@@ -147,6 +147,7 @@ def _decoded(
     """
     before = -1  # the packet decoded last
     entry = -1  # number of the frame that decoding began at, behind packets that were skipped
+    due: list[int] = []  # heap of the numbers of frames whose packets the decoder has
 
     def frames(packet: av.Packet | None) -> Frames:
         for place, frame in enumerate(context.decode(packet)):
@@ -154,6 +155,11 @@ def _decoded(
                 number = int(first[before]) + place
             elif frame.pts is not None and frame.pts in known:
                 number = known[frame.pts]
+                # Leading pictures refer to what is before the entry: the decoder may leave them out, and nobody wants them.
+                while due and due[0] < min(number, entry):
+                    heapq.heappop(due)
+                if not due or heapq.heappop(due) != number:
+                    raise BadVideo("corrupt")  # times and pictures do not belong together
             else:
                 continue
             if number == entry and not frame.key_frame:
@@ -167,8 +173,11 @@ def _decoded(
             if before >= 0:
                 yield from frames(None)
                 context.flush_buffers()
+                due.clear()
             entry = int(first[at])
         before = at
+        if known:
+            heapq.heappush(due, int(first[at]))
         yield from frames(packet)
     if before >= 0:
         yield from frames(None)

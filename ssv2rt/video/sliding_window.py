@@ -160,7 +160,7 @@ class _Windows:
         size = (first.height, first.width) if orientation(first)[0] else (first.width, first.height)
         spatial_crops = uniform_crops(width=size[0], height=size[1], share=clip.center_crop, count=clip.views[1])
         self._crop_scaler = CropScaler(spatial_crops, size, clip.size)
-        self._shown: _Picture | None = _Picture(first, self._crop_scaler, clip)  # None in a gap
+        self._shown: _Picture | None = None  # in a gap, such as before a first frame that is not at 0
         self._open: deque[_Open] = deque()
         self._next = 0  # number of the window that is opened next
 

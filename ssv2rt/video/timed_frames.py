@@ -7,10 +7,14 @@ Damage does not end a video. What follows it refers to pictures that are lost, u
 
     packets     K . . . x . . . K . . .        K key frames, x a damaged packet
     frames      0 1 2 3 [ gap ] 8 9 ...
+
+A packet is damaged where the decoder says so, and where it leaves out a frame that the packet's header announces. Noise
+that decodes to a picture is not noticed.
 """
 
 from __future__ import annotations
 
+import heapq
 import logging
 from collections.abc import Iterator
 from fractions import Fraction
@@ -18,8 +22,8 @@ from fractions import Fraction
 import av
 import av.error
 
-from ssv2rt.video.container import BadVideo, declared_duration, video_stream
-from ssv2rt.video.frame_counter import FrameCounter
+from ssv2rt.video.container import BadVideo, declared_duration, read_packets, video_stream
+from ssv2rt.video.frame_counter import FrameCounter, codec_name
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +34,10 @@ _USUAL_RATE = Fraction(12)
 """Frames per second where the container does not declare a rate."""
 _LONGEST_STILL = 3600 * SECOND
 """A longer duration of a frame means that its time is damaged."""
+_TIMED = frozenset({"matroska", "mov", "mpegts", "flv"})
+"""Containers whose presentation times are those of the frames."""
+_MOST_REORDERED = 32
+"""Frames by which a picture is decoded before it is shown, at most; H.264 and HEVC allow 16."""
 _MOST_FAILURES = 100
 """After as many errors without a packet between them, reading ends."""
 
@@ -68,8 +76,13 @@ class TimedFrames:
         """Uncertainty of that end: half of the frame's duration, or half of the average one."""
         self._latest: int | None = None  # when the last frame of all packets appears, in the stream's ticks
         self._reordered = False
+        # MPEG-4 that was in an AVI with packed B frames has wrong times wherever it was copied to.
+        timed = container.format.name.split(",")[0] in _TIMED and codec_name(self.stream) != "mpeg4"
+        self._timed = self._counter.in_order or timed
+        self._key: int | None = None  # stamp of the first key frame
+        self._due: list[int] = []  # heap of the stamps of frames whose packets the decoder has
         self.offset: int | None = None
-        """Of the last packet in the file, if it is known."""
+        """Of the last packet that was read, in bytes from the beginning of the file; None if it is not known."""
 
     def frames(self) -> Iterator[tuple[int, av.VideoFrame | None]]:
         """Yields every frame with its time; times increase. None marks a gap, from its time to that of the next frame.
@@ -82,10 +95,13 @@ class TimedFrames:
         for packet in self._packets():
             found, damaged = self._decode(packet)
             for frame in found:
-                if frame.is_corrupt or (in_gap and not frame.key_frame):
-                    if not in_gap and self._time >= 0:
-                        yield self.end, None
+                lost = self._lost_before(frame)
+                if (lost or frame.is_corrupt) and not in_gap:
                     in_gap = True
+                    if self._time >= 0:
+                        yield self.end, None
+                if frame.is_corrupt or (in_gap and not frame.key_frame):
+                    self._begin(frame.pts)
                     continue
                 in_gap = False
                 yield self._appears(frame), frame
@@ -100,7 +116,7 @@ class TimedFrames:
             end = self._since_first(self._latest) + self.usual
             if in_gap:
                 self.end = max(self.end, end)
-            elif self.end < end - max(2 * self.usual, end // 50):
+            elif self._due or self.end < end - max(2 * self.usual, end // 50):
                 yield self.end, None
                 self.end = end
 
@@ -109,10 +125,9 @@ class TimedFrames:
         failures = 0
         while failures < _MOST_FAILURES:
             try:
-                for packet in self._container.demux(self.stream):
-                    if packet.size:
-                        failures = 0
-                        yield packet
+                for packet in read_packets(self._container, self.stream):
+                    failures = 0
+                    yield packet
                 break
             except av.error.InvalidDataError:
                 failures += 1  # reading may go on behind the damage
@@ -122,19 +137,53 @@ class TimedFrames:
         """The frames that come for a packet, and whether it is damaged."""
         if packet is not None:
             self.offset = packet.pos
-            self._counter.take(packet)
+            shown, _ = self._counter.take(packet)
             if self._counter.blank:
                 return [], False
+            if not self._counter.certain or (packet.is_discard and self._key is not None):
+                self._distrust_times()
             if packet.pts is not None and not packet.is_discard:
                 self._note_time(packet.pts)
+                if self._key is None and packet.is_keyframe:
+                    self._key = packet.pts
+                if shown and self._timed and self._key is not None:
+                    heapq.heappush(self._due, packet.pts)
         try:
             return self.stream.codec_context.decode(packet), False
-        except av.error.InvalidDataError:
+        except av.error.FFmpegError:
             return [], True
+
+    def _lost_before(self, frame: av.VideoFrame) -> bool:
+        """Whether frames that packets should have shown before this one did not come: decoders may leave damage out."""
+        if frame.pts is None:
+            return False
+        lost = False
+        if self._first is None and self._key is not None and self._key < frame.pts:
+            self._begin(self._key)
+            lost = True
+        while self._due and self._due[0] <= frame.pts:
+            stamp = heapq.heappop(self._due)
+            if stamp == frame.pts:
+                break
+            self._begin(stamp)
+            lost = True
+        return lost
+
+    def _distrust_times(self) -> None:
+        """From here on, times do not tell which frames are missing."""
+        self._timed = False
+        self._due.clear()
+
+    def _begin(self, stamp: int | None) -> None:
+        """The video begins at a frame with this stamp, unless it has begun. What cannot be shown of it is a gap."""
+        if self._first is None and stamp is not None:
+            self._first = stamp, 0
 
     def _note_time(self, stamp: int) -> None:
         latest = stamp if self._latest is None else self._latest
         self._reordered |= stamp < latest
+        if self._microseconds(latest - stamp) > _MOST_REORDERED * self.usual:  # streams that were joined
+            self._distrust_times()
         if self._microseconds(stamp - latest) <= _LONGEST_STILL:  # a later one is damaged
             self._latest = max(latest, stamp)
 

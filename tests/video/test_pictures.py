@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssv2rt.video.decode import decode_clips
-from ssv2rt.video.pictures import read_pictures, split_superframe
+from ssv2rt.video.pictures import frames_and_key, read_pictures, split_superframe
 from ssv2rt.video.probe import decode_fully, probe
 from tests.video.clips import SHOW_AGAIN, VP8_HIDDEN, decoded, hidden_vp9, webm
 from tests.video.test_codecs import whole
@@ -102,6 +102,15 @@ def test_whatever_the_bytes_are_pictures_follow_each_other(packet: bytes, codec:
     pictures = read_pictures(codec, packet)
     borders = [0, *(border for p in pictures for border in (p.start, p.end))]
     assert borders == sorted(borders) and borders[-1] <= len(packet) and all(p.end > p.start for p in pictures)
+
+
+@given(st.binary(min_size=1, max_size=60), st.sampled_from(["vp8", "vp9"]), st.integers(1, 4))
+def test_frames_are_counted_as_pictures_are_read(packet: bytes, codec: str, frames: int) -> None:
+    """Also in superframes, in every profile, and of noise."""
+    index = bytes([0xC0 | frames - 1, *[len(packet)] * frames])
+    for data in (packet, packet * frames + index + index[:1]):
+        pictures = read_pictures(codec, data)
+        assert frames_and_key(codec, data) == (sum(p.shown for p in pictures), pictures[0].key)
 
 
 @given(st.lists(st.binary(min_size=1, max_size=70), min_size=1, max_size=8), st.integers(0, 3))

@@ -24,6 +24,8 @@ from ssv2rt.video.probe import probe
 from ssv2rt.video.sampling import frame_positions
 from ssv2rt.video.sliding_window import TimeWindow, slide
 from tests.conftest import CORNERS, corners, frame_numbers, numbered_video
+from tests.video import corpus
+from tests.video.corpus import encode, remux
 
 PLAIN = Clip(frames=4, size=16, center_crop=1.0)
 LIVE = {"live": "1"}
@@ -311,6 +313,37 @@ def test_windows_go_on_behind_damage(tmp_path: Path, codec: str, suffix: str, th
     for one, other in zip(seen, whole, strict=True):
         if one.end < 4.5 or one.start > 6.5:
             assert np.array_equal(one.clips, other.clips)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    ("name", "suffix"), [("vp9", "webm"), ("hevc", "mp4"), ("hevc open", "mkv"), ("mpeg2", "mkv"), ("flv1", "flv")]
+)
+def test_damage_is_confined_to_its_group_of_pictures(name: str, suffix: str, threads: int) -> None:
+    """Also in the first and in the last packet, and where a decoder leaves pictures out and says nothing."""
+    content = remux(encode(corpus.KINDS[name], suffix, 72, gop=12), suffix)
+    with av.open(io.BytesIO(content)) as container:
+        packets = [(p.pts, p.is_keyframe) for p in container.demux(video=0) if p.size]
+    tick = 0.48 / (next(pts for pts, key in packets[1:] if key) - packets[0][0])  # a key frame each 0.48 s
+    whole = list(slide(content, PLAIN, window=0.24, hop=0.12, threads=threads))
+    assert whole[-1].end == pytest.approx(2.88, abs=0.01)
+    for hurt in (0, 31, 36, len(packets) - 1):
+
+        def noise(number: int, packet: av.Packet, hurt: int = hurt) -> bool:
+            if number == hurt:
+                packet.update(np.random.default_rng(1).bytes(packet.size))
+            return True
+
+        broken = remux(content, suffix, noise)
+        seen = list(slide(broken, PLAIN, window=0.24, hop=0.12, threads=threads))
+        assert [(one.start, one.end) for one in seen] == [(one.start, one.end) for one in whole], hurt
+        begin = min(pts for pts, _ in packets[hurt : hurt + 6]) - packets[0][0]
+        end = next((pts for pts, key in packets[hurt + 1 :] if key), 1e9) - packets[0][0]
+        damaged = [one.number for one in seen if one.clips is None]
+        assert damaged, hurt
+        for one, other in zip(seen, whole, strict=True):
+            if one.end < begin * tick or one.start > end * tick:
+                assert one.clips is not None and np.array_equal(one.clips, other.clips), (hurt, one)
 
 
 def test_where_reading_stops_at_damage_the_rest_is_damaged(tmp_path: Path) -> None:
