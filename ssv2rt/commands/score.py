@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ssv2rt.commands.options import Command, complete_run, json_option, under
+from ssv2rt.commands.options import Command, complete_engine_run, json_option, under
 from ssv2rt.commands.output import print_facts
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ NOTHING_LEFT = "'{}' is complete; nothing is left to score (--overwrite scores a
     click.option(
         "--engine", type=click.Path(path_type=Path), help="Engine bundle. Default: the newest of the newest run."
     ),
-    click.option("--run", shell_complete=complete_run, help="Use the newest engine of this run."),
+    click.option("--run", shell_complete=complete_engine_run, help="Use the newest engine of this run."),
 )
 @under(
     "Views",

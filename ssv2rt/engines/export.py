@@ -24,6 +24,8 @@ from ssv2rt.models.clip_model import ClipModel
 
 INPUT, OUTPUT, EMBEDDING = "frames", "logits", "embedding"
 OPSET = 20
+PRODUCER = "ssv2rt"
+"""What graphs of this package name as their producer."""
 SCOPES = "pkg.torch.onnx.name_scopes"
 """Key of the node metadata that holds the path of the node's module."""
 
@@ -89,7 +91,7 @@ def export_onnx(model: ClipModel, path: Path, *, clip: Clip, labels: tuple[str, 
         )
     assert program is not None
     graph = program.model_proto
-    graph.producer_name = "ssv2rt"
+    graph.producer_name = PRODUCER
     for node in graph.graph.node:  # drop stack traces with local paths; keep the scopes, which `node_origin` reads
         kept = [entry for entry in node.metadata_props if entry.key == SCOPES]
         del node.metadata_props[:]

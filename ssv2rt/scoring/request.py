@@ -119,7 +119,7 @@ def score_as_requested(request: ScoreRequest) -> ScoreResult:
     if request.annotations:
         inputs = inputs or (videos_of(request.annotations),)
     check_inputs(inputs)
-    bundle = open_bundle(request.engine if request.engine else find_bundle(find_run(request.run)))
+    bundle = open_bundle(request.engine if request.engine else find_bundle(find_run(request.run, for_engine=True)))
     if request.embeddings and not bundle.info.embedding:
         raise UsageError(f"--embeddings: the engine gives none; rebuild it with `{bundle.info.rebuild}`")
     ground_truth = GroundTruth.read(request.annotations, bundle.info.labels) if request.annotations else None
