@@ -216,7 +216,9 @@ def _read_info(file: Path) -> BundleInfo:
         json.dumps(raw, ensure_ascii=False).encode()  # ValueError: a lone surrogate, which no output could hold
         found = raw.get("format", FORMAT) if isinstance(raw, dict) else FORMAT
         if isinstance(found, int) and found != FORMAT:
-            raise UserError(f"{file}: format {found} is not {FORMAT}, which this version reads; rebuild it")
+            raise UserError(
+                f"{file}: format {found} is not {FORMAT}, which this version reads; rebuild it, or update ssv2rt"
+            )
         return BundleInfo.model_validate(raw)
     except UserError:
         raise

@@ -24,6 +24,8 @@ from ssv2rt.models.clip_model import ClipModel
 
 INPUT, OUTPUT, EMBEDDING = "frames", "logits", "embedding"
 OPSET = 20
+IR_VERSION = 9
+"""The oldest version of the file format that may have `OPSET`."""
 PRODUCER = "ssv2rt"
 """What graphs of this package name as their producer."""
 SCOPES = "pkg.torch.onnx.name_scopes"

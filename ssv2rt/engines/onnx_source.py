@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx.version_converter
+import onnx.shape_inference
 from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 
@@ -24,10 +24,10 @@ from ssv2rt.core.recipes import Clip, ClipReading, Data
 from ssv2rt.core.sections import validated
 from ssv2rt.dataset.labels import read_class_names
 from ssv2rt.engines.bundle import ImportFacts, sha256
-from ssv2rt.engines.export import EMBEDDING, INPUT, OPSET, OUTPUT, PRODUCER
+from ssv2rt.engines.export import EMBEDDING, INPUT, IR_VERSION, OPSET, OUTPUT, PRODUCER
 from ssv2rt.engines.graph_nodes import producers
 from ssv2rt.engines.normalization import ASSUMED, PRESETS, Normalization
-from ssv2rt.engines.onnx_files import declared_tensor, read_graph, tensors
+from ssv2rt.engines.onnx_files import convert_opset, declared_tensor, opset_of, read_graph, tensors
 from ssv2rt.engines.source import Source
 
 logger = logging.getLogger(__name__)
@@ -75,6 +75,10 @@ def source_of_onnx(
     """
     names = read_class_names(labels)
     model = read_graph(file)
+    if (opset := opset_of(model)) > (newest := onnx.defs.onnx_opset_version()):
+        raise UserError(
+            f"'{file}' has opset {opset}, and onnx {onnx.__version__} knows {newest}; export it with opset {OPSET}"
+        )
     source = _input_of(model, file)
     if normalization and not source.is_float:
         raise UsageError(
@@ -129,7 +133,9 @@ def _input_of(model: onnx.ModelProto, file: Path) -> _Input:
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
     if len(inputs) != 1:
-        raise UserError(f"'{file}' has {len(inputs)} inputs; it must take clips and nothing else")
+        raise UserError(
+            f"'{file}' has {len(inputs)} inputs; it must take clips and nothing else; export it with one input"
+        )
     kind, shape = inputs[0].type.tensor_type.elem_type, _shape(inputs[0])
     if kind == TensorProto.UINT8 and len(shape) == 5 and shape[4] == 3 and shape[2] == shape[3]:
         frames, size = shape[1], shape[2]
@@ -196,7 +202,7 @@ def _cut_activation(model: onnx.ModelProto, logits: str, classes: int) -> str:
     if node is None or node.op_type not in _CUT or sum(list(other.input).count(name) for other in graph.node) > 1:
         return ""
     shape = tensors(model)[name].shape or ()
-    opset = next((entry.version for entry in model.opset_import if entry.domain == ""), OPSET)
+    opset = opset_of(model)
     axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), -1 if opset >= 13 else 1)
     # Before opset 13, Softmax is over all axes from this one on.
     over = shape[axis:] if opset < 13 else shape[axis : axis + 1 or None] if -len(shape) <= axis < len(shape) else ()
@@ -243,8 +249,8 @@ def _to_project_graph(
 
     It gets the names, opset, dynamic batch, uint8 input and metadata of this package, and only the outputs in `widths`.
     """
-    if next((entry.version for entry in model.opset_import if entry.domain == ""), OPSET) < OPSET:
-        model = onnx.version_converter.convert_version(model, OPSET)
+    if opset_of(model) < OPSET:
+        model = convert_opset(model, OPSET)
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
@@ -277,7 +283,12 @@ def _to_project_graph(
     facts = {"labels": json.dumps(labels), "clip": clip.model_dump_json(), "precision": "fp32"}
     helper.set_model_props(result, facts)
     result.producer_name = PRODUCER
-    onnx.checker.check_model(result, full_check=True)
+    result.ir_version = max(result.ir_version, IR_VERSION)
+    try:
+        onnx.checker.check_model(result, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"the graph contradicts itself ({reason}); export it again, with another exporter") from None
     return result
 
 

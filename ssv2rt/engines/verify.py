@@ -118,7 +118,10 @@ def _onnxruntime_errors_as_user_errors() -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        raise UserError(f"ONNX Runtime cannot run the graph ({' '.join(str(error).split())[:200]})") from None
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"ONNX Runtime cannot run the graph ({reason}); export it with operators and types that ONNX Runtime has"
+        ) from None
 
 
 def check_export(float_file: Path, source: Source, clips: ClipSelection) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from ssv2rt.core.errors import UsageError, UserError
 from ssv2rt.core.recipes import ClipReading
+from ssv2rt.core.run_folders import Run
 from ssv2rt.engines.backends.registry import load_runner
 from ssv2rt.engines.bundle import INFO, open_bundle
 from ssv2rt.engines.normalization import PRESETS, Normalization, normalization
@@ -231,3 +232,32 @@ def test_what_was_cut_off_is_said_and_hidden_probabilities_are_refused(tmp_path:
     ending_in(tmp_path / "theirs.onnx", "LogSoftmax", "Exp")
     done = build(tmp_path, "--labels", five)
     assert done.returncode == 1 and "gives values that sum to 1 for every clip, and so probabilities" in done.stderr
+
+
+def test_commands_that_need_a_checkpoint_say_that_there_is_none(tmp_path: Path, rgb: Path) -> None:
+    mean_graph(tmp_path / "theirs.onnx")
+    done = build(tmp_path, "--labels", rgb)
+    assert done.returncode == 0 and "top-1, ONNX Runtime" in done.stdout and "PyTorch" not in done.stdout + done.stderr
+    for words in (("evaluate", "theirs"), ("build-engine", "theirs"), ("train", "--resume", "theirs")):
+        done = ssv2rt(*words, cwd=tmp_path)
+        assert done.returncode in (1, 2) and len(done.stderr.splitlines()) == 1
+        assert "'runs/theirs' has engines of an ONNX file, and no checkpoint; only `score` and `inspect`" in done.stderr
+    done = ssv2rt("inspect", "their", cwd=tmp_path)
+    assert done.returncode == 2 and "did you mean 'theirs'?" in done.stderr
+
+
+def test_engines_of_a_file_do_not_go_into_a_run(tmp_path: Path, rgb: Path) -> None:
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "runs" / "demo" / "recipe.toml").touch()
+    for name in ("demo", "latest"):
+        mean_graph(tmp_path / f"{name}.onnx")
+        done = ssv2rt("build-engine", "--onnx", f"{name}.onnx", "--labels", rgb, *REPEATED, cwd=tmp_path)
+        assert done.returncode == 1 and f"go to 'runs/{name}', which is a run of its own" in done.stderr
+    assert sorted(path.name for path in (tmp_path / "runs" / "demo").iterdir()) == ["recipe.toml"]
+
+
+def test_clip_settings_of_a_run_are_not_changed_by_an_engine_recipe(tiny_run: Run) -> None:
+    done = ssv2rt("build-engine", tiny_run.path, "--set", "clip.sampling=dense")
+    assert (
+        done.returncode == 2 and "clip.sampling is for --onnx: an engine of a run reads clips as the run" in done.stderr
+    )

@@ -73,12 +73,8 @@ def test_a_run_without_its_data_is_compared_on_generated_clips(run_without_data:
     (note,) = verification["notes"]
     assert note == "accuracy is not measured: the clips have no labels, so gate.max_top1_drop = 0.5 is not checked"
     shown = ssv2rt("inspect", "copied", cwd=tmp_path)
-    assert [
-        line.split() for line in shown.stdout.splitlines() if line.startswith((" top1_drop ", " gate max_top1_drop "))
-    ] == [
-        ["top1_drop", "not", "measured"],
-        ["gate", "max_top1_drop", "0.5"],
-    ]
+    rows = [line.split() for line in shown.stdout.splitlines()]
+    assert ["top1_drop", "not", "measured"] in rows and ["gate", "max_top1_drop", "0.5"] in rows
 
 
 def test_int8_asks_for_clips_where_there_are_none(run_without_data: Path, tmp_path: Path) -> None:
@@ -158,7 +154,7 @@ def test_videos_are_found_once_in_folders_lists_and_patterns(tiny_set: Path, tmp
         find_videos([str(tmp_path / "nothing")])
 
 
-def test_a_classes_less_choice_of_blocks_counts_changed_predictions(
+def test_blocks_are_chosen_by_changed_predictions_where_labels_are_missing(
     run_without_data: Path, tiny_set: Path, tmp_path: Path
 ) -> None:
     """With --max-drop on unlabeled videos, the fp32 network's predictions are the labels."""
