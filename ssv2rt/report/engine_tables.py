@@ -31,7 +31,11 @@ def show_description(facts: Mapping[str, Any]) -> None:
     ]
     if bundle:
         verification = bundle["verification"] or {}
-        measured = {name: "not measured" if value is None else value for name, value in verification.items()}
+        measured = {
+            name: "not measured" if value is None else value
+            for name, value in verification.items()
+            if value is not None or name.startswith("top1")  # a network without an embedding has no similarity of it
+        }
         measured |= {"notes": "; ".join(verification["notes"])} if verification.get("notes") else {}
         more = {"calibration": bundle["calibration"], "verification": measured}
         more["layers of the finished engine"] = bundle["engine_layers"]
