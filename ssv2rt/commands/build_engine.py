@@ -17,6 +17,7 @@ from ssv2rt.commands.options import (
 )
 from ssv2rt.commands.output import print_facts, print_json
 from ssv2rt.core.errors import UserError
+from ssv2rt.engines.normalization import PRESETS
 
 if TYPE_CHECKING:
     from ssv2rt.engines.bundle import Bundle
@@ -45,13 +46,32 @@ if TYPE_CHECKING:
 )
 @under(
     "Input and output",
-    click.option("--onnx", type=click.Path(path_type=Path), help="ONNX file to build from, instead of a run."),
-    click.option("--labels", type=click.Path(path_type=Path), help="With --onnx: file with the class names."),
     click.option(
         "--data", type=click.Path(path_type=Path), help="Data set for calibration and verification. Default: the run's."
     ),
+    click.option(
+        "--calibrate-on",
+        multiple=True,
+        metavar="VIDEOS",
+        help="int8, fp8: unlabeled videos for calibration: a folder, a file or @list.txt; may be repeated.",
+    ),
     click.option("--debug-layers", is_flag=True, help="Also compare each layer with the fp32 graph."),
     json_option("the result"),
+)
+@under(
+    "ONNX files of other programs",
+    click.option("--onnx", type=click.Path(path_type=Path), help="ONNX file to build from, instead of a run."),
+    click.option("--labels", type=click.Path(path_type=Path), help="File with the class names."),
+    click.option(
+        "--normalize", type=click.Choice(list(PRESETS)), help="Normalization of the pixels. Default: imagenet."
+    ),
+    click.option("--mean", metavar="R,G,B", help="Instead of --normalize: mean that is subtracted."),
+    click.option("--std", metavar="R,G,B", help="Standard deviation that is divided by."),
+    click.option(
+        "--scale",
+        type=float,
+        help="What pixel values are divided by first. 1: mean and std are of 0 to 255. Default: 255.",
+    ),
 )
 @under(
     "Machine",
@@ -66,16 +86,19 @@ if TYPE_CHECKING:
     ),
 )
 def build_engine(as_json: bool, **options: Any) -> None:
-    """Build an engine from a run, and compare it with PyTorch.
+    """Build an engine from a run or an ONNX file, and compare it.
 
     The engine is built from the best checkpoint of RUN, by default the newest run, or from an ONNX file. Several precisions
     give several engines. An engine that fails the gate of its recipe is kept in a folder that ends in .failed, and the exit
     code is 1.
 
+    Without a data set, fp32, fp16 and bf16 engines are compared on generated clips, and accuracy is not measured. How clips
+    are read for an ONNX file is set by --set clip.sampling=dense, clip.center_crop, clip.views and so on.
+
     \b
     Examples:
-      ssv2rt build-engine --fp16
       ssv2rt build-engine demo-20260101-120000 --int8 --max-drop 0.5
+      ssv2rt build-engine --onnx r3d.onnx --labels names.txt --normalize half
     """
     from ssv2rt.engines.request import build_as_requested, requests_for
 
@@ -93,6 +116,8 @@ def build_engine(as_json: bool, **options: Any) -> None:
 
 def _facts(bundle: Bundle) -> dict[str, object]:
     """What to print about a new engine."""
+    from ssv2rt.report.engine_tables import facts_of_import
+
     info = bundle.info
     verification = info.verification or {}
     facts: dict[str, object] = {
@@ -100,10 +125,14 @@ def _facts(bundle: Bundle) -> dict[str, object]:
         "backend": f"{info.backend} {info.backend_version}",
         "compared by": verification["by"],
         "clips": verification["clips"],
+        "clips from": verification["clips_from"],
         "agreement": verification["agreement"],
-        "top-1, PyTorch": verification["top1_model"],
-        "top-1, engine": verification["top1_engine"],
+        f"top-1, {verification['reference']}": _measured(verification["top1_model"]),
+        "top-1, engine": _measured(verification["top1_engine"]),
     }
+    if short := [note for note in verification["notes"] if note.startswith("compared")]:
+        facts["note"] = "; ".join(short)
+    facts |= facts_of_import(info.imported)
     if kept := (info.calibration or {}).get("kept"):
         facts["kept in float"] = ", ".join(kept)
     if layers := info.settings.get("layers", {}).get("convolutions"):
@@ -114,3 +143,7 @@ def _facts(bundle: Bundle) -> dict[str, object]:
         facts["clips/s here"] = verification["clips_per_second"]
         facts["clips/s here, fp16"] = verification["clips_per_second_fp16"]
     return facts
+
+
+def _measured(value: float | None) -> float | str:
+    return "not measured" if value is None else value

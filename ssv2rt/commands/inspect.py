@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from ssv2rt.commands.options import Command, complete_run, json_option
+from ssv2rt.commands.options import Command, complete_engine_run, json_option
 from ssv2rt.commands.output import print_facts
 
 
 @click.command(cls=Command)
-@click.argument("engine", required=False, metavar="[ENGINE|RUN|ONNX]", shell_complete=complete_run)
+@click.argument("engine", required=False, metavar="[ENGINE|RUN|ONNX]", shell_complete=complete_engine_run)
 @json_option("everything")
 def inspect(engine: str | None, as_json: bool) -> None:
     """Show layers, precisions and accuracy of an engine.

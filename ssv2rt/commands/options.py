@@ -61,9 +61,16 @@ def set_option(example: str, what: str = "a setting") -> Callable[[F], F]:
 
 def complete_run(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Completes names of runs, or files."""
-    from ssv2rt.core.run_folders import RUNS
+    from ssv2rt.core.run_folders import known_runs
 
-    return _matching(incomplete, sorted(recipe.parent.name for recipe in RUNS.glob("*/recipe.toml")))
+    return _matching(incomplete, known_runs())
+
+
+def complete_engine_run(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Completes names of runs and of folders that only have engines, or files."""
+    from ssv2rt.core.run_folders import known_runs
+
+    return _matching(incomplete, known_runs(for_engine=True))
 
 
 def complete_recipe(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

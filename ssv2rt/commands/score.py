@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ssv2rt.commands.options import Command, complete_run, json_option, under
+from ssv2rt.commands.options import Command, complete_engine_run, json_option, under
 from ssv2rt.commands.output import print_facts
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ NOTHING_LEFT = "'{}' is complete; nothing is left to score (--overwrite scores a
         "--engine",
         help="Folder of an engine, or its name in the run, such as int8. Default: the newest that runs here.",
     ),
-    click.option("--run", shell_complete=complete_run, help="Run whose engine is used. Default: the newest."),
+    click.option("--run", shell_complete=complete_engine_run, help="Run whose engine is used. Default: the newest."),
 )
 @under(
     "Views",

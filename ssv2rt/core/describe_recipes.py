@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from ssv2rt.core.errors import UsageError, suggest
 from ssv2rt.core.recipe_files import load_engine_recipe, load_recipe, recipe_folders, recipe_names
-from ssv2rt.core.recipes import EngineRecipe
+from ssv2rt.core.recipes import EngineRecipe, Recipe
 
 KINDS: dict[str, Literal["pipelines", "engines"]] = {"training": "pipelines", "engine": "engines"}
 """The kinds of recipes, and the folder of each."""
@@ -57,7 +57,7 @@ def _load(name: str) -> BaseModel:
 
 def _is_engine_recipe(path: Path) -> bool:
     """Whether a file has a table that only engine recipes have."""
-    tables = tuple(f"[{table}" for table in EngineRecipe.model_fields)
+    tables = tuple(f"[{table}" for table in EngineRecipe.model_fields if table not in Recipe.model_fields)
     try:
         return any(line.startswith(tables) for line in path.read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError):

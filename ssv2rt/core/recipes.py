@@ -79,13 +79,9 @@ class Data(Section):
         return self
 
 
-class Clip(Section):
-    """The clip that the network sees of a video. It is stored in every engine bundle."""
+class ClipReading(Section):
+    """How a clip is read from a video, apart from its size."""
 
-    frames: Annotated[int, Field(ge=1, le=1024)] = 16
-    """Number of frames of a clip."""
-    size: Annotated[int, Field(ge=16, le=1024)] = 224
-    """Height and width of a clip in pixels."""
     sampling: Literal["segments", "uniform", "dense"] = "segments"
     """How frames are sampled. segments: the video is divided into `frames` equal segments, with one frame from each, at a
     random place in training and from the middle otherwise (TSN, Wang et al. 2016). uniform: the same, with one random offset
@@ -101,6 +97,25 @@ class Clip(Section):
     """Side of the square crop in evaluation and scoring, as a fraction of the frame's shorter side."""
     views: tuple[Annotated[int, Field(ge=1, le=100)], Annotated[int, Field(ge=1, le=100)]] = (1, 1)
     """Number of temporal clips and of spatial crops per clip in evaluation and scoring. Their probabilities are averaged."""
+
+    @property
+    def in_words(self) -> str:
+        """How clips are read, in one line."""
+        sampling = f"{self.sampling} sampling"
+        if self.sampling == "dense":
+            sampling += f" with stride {self.stride:g}"
+        if self.timing == "time":
+            sampling += f" by time, at {self.rate:g} frames per second"
+        return f"{sampling}, center crop {self.center_crop:g}, views {self.views[0]}x{self.views[1]}"
+
+
+class Clip(ClipReading):
+    """The clip that the network sees of a video. It is stored in every engine bundle."""
+
+    frames: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Number of frames of a clip."""
+    size: Annotated[int, Field(ge=16, le=1024)] = 224
+    """Height and width of a clip in pixels."""
 
     def one_view(self) -> Clip:
         """The same clip with a single view, as in training."""
@@ -305,7 +320,8 @@ class Engine(Section):
 
 
 class Calibration(Section):
-    """Calibration of int8 and fp8 engines, on clips of the training split that are spread evenly over the classes."""
+    """Calibration of int8 and fp8 engines, on clips of the training split that are spread evenly over the classes, or on
+    unlabeled videos."""
 
     clips: Positive = 512
     """Number of calibration clips. All training clips are used if there are fewer."""
@@ -323,14 +339,14 @@ class Calibration(Section):
 
 
 class Gate(Section):
-    """What an engine must reach on validation clips, compared with the PyTorch model, to be installed."""
+    """What an engine must reach on validation clips, compared with the fp32 network, to be installed."""
 
     clips: Positive = 200
-    """Number of validation clips. All of them are used if there are fewer."""
+    """Number of validation clips. All of them are used if there are fewer, and the result says so."""
     min_agreement: Annotated[float, Field(ge=0, le=100)] = 0.0
-    """Smallest percentage of clips for which engine and PyTorch predict the same class. 0: not required."""
+    """Smallest percentage of clips for which engine and fp32 network predict the same class. 0: not required."""
     max_top1_drop: Annotated[float, Field(ge=0, le=100)] = 100.0
-    """Largest drop of top-1 accuracy in percentage points. 100: any."""
+    """Largest drop of top-1 accuracy in percentage points. 100: any. Without labeled clips it is not measured."""
 
 
 class EngineRecipe(Section):
@@ -339,6 +355,8 @@ class EngineRecipe(Section):
     engine: Engine = Engine()
     calibration: Calibration = Calibration()
     gate: Gate = Gate()
+    clip: ClipReading = ClipReading()
+    """For a network from an ONNX file. An engine of a run reads clips as the run does."""
 
 
 def with_views(clip: Clip, text: str) -> Clip:

@@ -121,8 +121,13 @@ def create_run(recipe_name: str, name: str = "", root: Path = RUNS) -> Run:
     return Run(path)
 
 
-def find_run(name: str | None = None, root: Path = RUNS) -> Run:
+def find_run(name: str | None = None, root: Path = RUNS, *, for_engine: bool = False) -> Run:
     """Finds a run by path or by name; by default the one that `root/latest` points to.
+
+    Args:
+        name: path or name.
+        root: folder of the runs.
+        for_engine: also find a folder that has engines and no run: `build-engine --onnx` makes these.
 
     Raises:
         UserError: there is no such run.
@@ -132,10 +137,48 @@ def find_run(name: str | None = None, root: Path = RUNS) -> Run:
             return Run(_resolve_link(root / "latest"))
         raise UserError(f"no run yet in '{root}/'; make one with `ssv2rt train`")
     for path in (Path(name), root / name):
-        if (path / "recipe.toml").is_file():
+        if is_run(path) or (for_engine and _has_engines(path)):
             return Run(_resolve_link(path))
-    known = sorted(p.parent.name for p in root.glob("*/recipe.toml") if p.parent.name != "latest")
+    for path in (Path(name), root / name):
+        if _has_engines(path):
+            raise UserError(
+                f"'{path}' has engines of an ONNX file, and no checkpoint; only `score` and `inspect` can use it; name a run "
+                "of `ssv2rt train`"
+            )
+    known = known_runs(root, for_engine=for_engine)
     raise UserError(f"no run '{name}'{suggest(name, known)}; make one with `ssv2rt train`")
+
+
+def known_runs(root: Path = RUNS, *, for_engine: bool = False) -> list[str]:
+    """Names of the runs, sorted, without `latest`; with `for_engine` also of folders that only have engines."""
+    found = {path.parent.name for path in root.glob("*/recipe.toml")}
+    if for_engine:
+        found |= {path.parent.name for path in root.glob("*/engines") if _has_engines(path.parent)}
+    return sorted(found - {"latest"})
+
+
+def engines_of_file(file: Path, root: Path = RUNS) -> Path:
+    """The folder for engines of an ONNX file: root/STEM/engines.
+
+    Raises:
+        UserError: the folder is that of a run.
+    """
+    folder = root / file.stem
+    if file.stem == "latest" or is_run(folder):
+        raise UserError(
+            f"the engines of '{file}' go to '{folder}', which is a run of its own; give the file another name, such as "
+            f"{file.stem}-onnx.onnx"
+        )
+    return folder / "engines"
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is that of a run."""
+    return (path / "recipe.toml").is_file()
+
+
+def _has_engines(path: Path) -> bool:
+    return any((path / "engines").glob("*/bundle.json"))
 
 
 def _resolve_link(path: Path) -> Path:

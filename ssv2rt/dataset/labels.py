@@ -49,6 +49,98 @@ def check_text(names: tuple[str, ...], path: Path) -> tuple[str, ...]:
     return names
 
 
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Class names in the order of their numbers, from a file of another program.
+
+    The file is text with a name on each line, a JSON list of names, or a JSON object: SSv2's `{"name": "number"}`, the
+    same with numbers as numbers (`label2id`), `{"number": "name"}` (`id2label`), or a `config.json` of Hugging Face that
+    has one or both of the latter under these keys. A byte order mark is skipped.
+
+    Raises:
+        UserError: it is none of these, names no class, names one twice, or does not number them 0 to n-1.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"cannot read the labels '{path}': {error.strerror}; check the path") from None
+    except UnicodeDecodeError:
+        raise UserError(f"cannot read the labels '{path}': it is not UTF-8 text; save it as UTF-8") from None
+    names = _class_names_of(text, path)
+    if not names:
+        raise UserError(f"'{path}' names no class; give a file with the name of every class of the network")
+    if twice := _first_duplicate(names):
+        raise UserError(f"'{path}' names the class '{twice}' twice; give every class a name of its own")
+    return check_text(names, path)
+
+
+def _class_names_of(text: str, path: Path) -> tuple[str, ...]:
+    try:
+        value = json.loads(text, object_pairs_hook=lambda pairs: _without_duplicates(pairs, path))
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
+        if text.lstrip().startswith(("{", '["')):
+            raise UserError(f"{path}: not JSON, although it begins like it: {error}; get it again") from None
+        return _lines(text, path)
+    if isinstance(value, list):
+        if not all(isinstance(name, str) for name in value):
+            raise UserError(f'{path}: a list of labels holds nothing but names, like ["cat", "dog"]; mend it')
+        return tuple(value)
+    if not isinstance(value, dict):
+        return _lines(text, path)
+    found = [_numbered(value[key], path) for key in ("id2label", "label2id") if isinstance(value.get(key), dict)]
+    found = found or [_numbered(value, path)]
+    if found[0] != found[-1]:
+        raise UserError(f"{path}: 'id2label' and 'label2id' disagree; remove the one that is wrong")
+    return found[0]
+
+
+_NUMBERED = re.compile(r"\d+[;,\t]|.*[;\t]\s*\d+$")
+
+
+def _lines(text: str, path: Path) -> tuple[str, ...]:
+    names = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if names and all(_NUMBERED.match(name) for name in names):
+        raise UserError(
+            f"{path}: its lines have numbers beside the names, such as {names[0]!r}; give a class name alone on each line"
+        )
+    return names
+
+
+def _numbered(table: dict[str, object], path: Path) -> tuple[str, ...]:
+    """Class names from `{"name": number}` or `{"number": "name"}`, whichever it is."""
+    numbers = {str(number) for number in range(len(table))}
+    by_name = {str(number): name for name, number in table.items()}
+    by_number = {number: name for number, name in table.items() if isinstance(name, str)}
+    readings = [
+        tuple(reading[str(number)] for number in range(len(table)))
+        for reading in (by_name, by_number)
+        if reading.keys() == numbers
+    ]
+    if not readings:
+        raise UserError(
+            f'{path}: not a label list; expected {{"name": number}} or {{"number": "name"}}, with the numbers 0 to '
+            f"{len(table) - 1}, each once"
+        )
+    if readings[0] != readings[-1]:
+        raise UserError(
+            f"{path}: the names are numbers, too, and it does not say which are which; give a list of names"
+        )
+    return readings[0]
+
+
+def _without_duplicates(pairs: list[tuple[str, object]], path: Path) -> dict[str, object]:
+    if twice := _first_duplicate([key for key, _ in pairs]):
+        raise UserError(f"'{path}' has the key '{twice}' twice; keep one of them")
+    return dict(pairs)
+
+
+def _first_duplicate(names: Sequence[str]) -> str:
+    """The first name that stands twice; empty if there is none."""
+    seen: set[str] = set()
+    return next((name for name in names if name in seen or seen.add(name)), "")  # type: ignore[func-returns-value]
+
+
 def class_of_template(template: str) -> str:
     """The class name of an annotation's `template`: the text without its square brackets.
 

@@ -30,7 +30,7 @@ from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.engines.backends.registry import NAMES, backend
 from ssv2rt.engines.base import Backend, BuiltEngine, Graph, Outputs, Runner
 from ssv2rt.engines.bundle import FAILED, INFO, Bundle, BundleInfo, bundle_name, open_bundle, sha256
-from ssv2rt.engines.calibration import Clips, select_clips
+from ssv2rt.engines.calibration import ChosenClips, ClipSelection, select_clips
 from ssv2rt.engines.export import INPUT
 from ssv2rt.engines.precision import CALIBRATED_PRECISIONS, write_graph, write_in_precision
 from ssv2rt.engines.source import Source, source_of_run
@@ -59,7 +59,7 @@ def build_engine_from_source(
     folder: Path,
     recipe: EngineRecipe,
     backend_name: str,
-    manifest: Manifest,
+    manifest: Manifest | ChosenClips,
     *,
     debug: Path | None = None,
     options: Sequence[str] = (),
@@ -71,7 +71,8 @@ def build_engine_from_source(
         folder: folder of the bundles; this one is written to a subfolder.
         recipe: precision, batch range, calibration and gate.
         backend_name: one of `registry.NAMES`.
-        manifest: the data set. Training clips are used for calibration, validation clips for verification.
+        manifest: the data set, whose training clips are used for calibration and validation clips for verification; or
+            chosen clips.
         debug: folder for a layer-by-layer comparison with the fp32 graph; None for no comparison.
         options: further command-line options to repeat in the bundle's rebuild command. The command already contains
             network, precision, backend and targets.
@@ -93,7 +94,8 @@ def build_engine_from_source(
         raise UserError(
             f"{backend_name} builds {', '.join(engine_backend.PRECISIONS)}, not {precision}; for that take {others}"
         )
-    manifest.check_classes(source.labels, f"'{source.name}'")
+    if isinstance(manifest, Manifest):
+        manifest.check_classes(source.labels, f"'{source.name}'")
     name = bundle_name(precision, backend_name, engine_backend.target_of(recipe.engine))
     final, failed = folder / name, folder / (name + FAILED)
     with exclusive(final, "building"), os_errors_as_user_errors(f"cannot build an engine in '{folder}'"):
@@ -112,7 +114,18 @@ def build_engine_from_source(
                 _write_layer_comparison(float_file, graph_file, clips, debug)
             verification, by = _verify_engine(Bundle(scratch, info), engine_backend, source, float_file, clips)
             failures = verification.failures(recipe.gate)
-            figures = {"by": by, **verification.as_dict(), "gate": recipe.gate.model_dump(), "failures": failures}
+            notes = verification.notes(recipe.gate)
+            for note in notes:
+                logger.warning(note)
+            figures: dict[str, Any] = {
+                "by": by,
+                "reference": "PyTorch" if source.reference else "ONNX Runtime",
+                "clips_from": clips.clips_from,
+                "notes": notes,
+                **verification.as_dict(),
+                "gate": recipe.gate.model_dump(),
+                "failures": failures,
+            }
             if precision in CALIBRATED_PRECISIONS and by == backend_name:
                 figures |= _throughput_against_fp16(
                     Bundle(scratch, info), folder, source, recipe, engine_backend, float_file
@@ -127,7 +140,7 @@ def build_engine_from_source(
 
 
 def _verify_engine(
-    bundle: Bundle, engine_backend: Backend, source: Source, float_file: Path, clips: Clips
+    bundle: Bundle, engine_backend: Backend, source: Source, float_file: Path, clips: ClipSelection
 ) -> tuple[Verification, str]:
     """Verifies an engine against the fp32 network, and tells which program ran the engine.
 
@@ -153,7 +166,7 @@ def _blocking(runner: Runner) -> Callable[[torch.Tensor], Outputs]:
     return lambda clips: runner.start(clips)()
 
 
-def _write_layer_comparison(float_file: Path, graph_file: Path, clips: Clips, folder: Path) -> None:
+def _write_layer_comparison(float_file: Path, graph_file: Path, clips: ClipSelection, folder: Path) -> None:
     from ssv2rt.engines.layer_diff import compare_layers
     from ssv2rt.engines.layer_diff_table import show_worst, write_layers
 
@@ -243,4 +256,5 @@ def make_bundle_info(
         settings=built.settings,
         calibration=calibration,
         rebuild=f"{source.command} {shlex.join([*rebuild, *options])}",
+        imported=dict(source.imported) if source.imported else None,
     )

@@ -58,10 +58,27 @@ class CalibrationFacts(TypedDict, total=False):
     max_drop: float | None
     stem: bool
     head: bool
+    clips_from: str
+    """Where the clips are from, in words."""
     kept: tuple[str, ...]
     sensitivity: dict[str, float]
     drop_without_any: float
     drop: float
+
+
+class ImportFacts(TypedDict, total=False):
+    """`BundleInfo.imported`: what was given and what was assumed about a network from an ONNX file."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    mean: tuple[float, float, float]
+    """This and the next two: the normalization that was added to a graph with float input; see `Normalization`."""
+    std: tuple[float, float, float]
+    scale: float
+    cut: str
+    """The operator that was cut off the end."""
+    assumed: tuple[str, ...]
+    """The settings that nobody gave: names of the above, and keys of the recipe."""
 
 
 class GateFacts(TypedDict, total=False):
@@ -78,11 +95,18 @@ class VerificationFacts(TypedDict, total=False):
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
 
     by: str
+    reference: str
+    """What computed the fp32 network: PyTorch or ONNX Runtime."""
     clips: int
+    clips_from: str
+    """Where the clips are from, in words: "validation split"."""
+    notes: list[str]
+    """What was not measured, or on fewer clips than the gate asks for."""
     agreement: float
-    top1_model: float
-    top1_engine: float
-    top1_drop: float
+    top1_model: float | None
+    """None, like what follows from it, if the clips have no labels."""
+    top1_engine: float | None
+    top1_drop: float | None
     largest_difference: float
     mean_difference: float
     embedding_similarity: float | None
@@ -128,6 +152,8 @@ class BundleInfo(BaseModel):
     verification: Annotated[dict[str, Any], _typed(VerificationFacts)] | None = None
     rebuild: str
     """The command that rebuilds this bundle."""
+    imported: Annotated[dict[str, Any], _typed(ImportFacts)] | None = None
+    """For a network from an ONNX file of another program."""
 
     @property
     def on_gpu(self) -> bool:
@@ -215,7 +241,9 @@ def _parse(file: Path, content: bytes) -> BundleInfo:
         json.dumps(raw, ensure_ascii=False).encode()  # ValueError: a lone surrogate, which no output could hold
         found = raw.get("format", FORMAT) if isinstance(raw, dict) else FORMAT
         if isinstance(found, int) and found != FORMAT:
-            raise UserError(f"{file}: format {found} is not {FORMAT}, which this version reads; rebuild it")
+            raise UserError(
+                f"{file}: format {found} is not {FORMAT}, which this version reads; rebuild it, or update ssv2rt"
+            )
         return BundleInfo.model_validate(raw)
     except UserError:
         raise

@@ -24,6 +24,10 @@ from ssv2rt.models.clip_model import ClipModel
 
 INPUT, OUTPUT, EMBEDDING = "frames", "logits", "embedding"
 OPSET = 20
+IR_VERSION = 9
+"""The oldest version of the file format that may have `OPSET`."""
+PRODUCER = "ssv2rt"
+"""What graphs of this package name as their producer."""
 SCOPES = "pkg.torch.onnx.name_scopes"
 """Key of the node metadata that holds the path of the node's module."""
 
@@ -89,7 +93,7 @@ def export_onnx(model: ClipModel, path: Path, *, clip: Clip, labels: tuple[str, 
         )
     assert program is not None
     graph = program.model_proto
-    graph.producer_name = "ssv2rt"
+    graph.producer_name = PRODUCER
     for node in graph.graph.node:  # drop stack traces with local paths; keep the scopes, which `node_origin` reads
         kept = [entry for entry in node.metadata_props if entry.key == SCOPES]
         del node.metadata_props[:]

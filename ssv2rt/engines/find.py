@@ -85,7 +85,7 @@ def engine_named(name: str | None, run: str | None = None) -> Bundle:
         UserError: see `find_engine`.
     """
     if name is None or run is not None:
-        return find_engine(find_run(run), name)
+        return find_engine(find_run(run, for_engine=True), name)
     path = Path(name)
     if not path.exists():
         if (

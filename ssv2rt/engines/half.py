@@ -9,10 +9,10 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import onnx
-import onnx.version_converter
 from onnx import TensorProto, helper, numpy_helper
 
 from ssv2rt.engines.graph_nodes import first_convolution, producers
+from ssv2rt.engines.onnx_files import convert_opset
 
 BF16_OPSET = 22
 """The first opset in which Conv supports bf16."""
@@ -29,7 +29,7 @@ def convert_to_half(model: onnx.ModelProto, *, bfloat16: bool = False) -> onnx.M
     """
     kind = TensorProto.BFLOAT16 if bfloat16 else TensorProto.FLOAT16
     result = onnx.ModelProto()
-    result.CopyFrom(onnx.version_converter.convert_version(model, BF16_OPSET) if bfloat16 else model)
+    result.CopyFrom(convert_opset(model, BF16_OPSET) if bfloat16 else model)
     graph = result.graph
     del graph.value_info[:]
     first = first_convolution(graph)

@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto
 
 from ssv2rt.core.errors import UsageError, UserError, nearest
-from ssv2rt.core.run_folders import RUNS, Run, find_run
+from ssv2rt.core.run_folders import RUNS, Run, find_run, is_run, known_runs
 from ssv2rt.engines.backends.tensorrt.layers import LAYERS_FILE, convolution_counts, layers_in_json
 from ssv2rt.engines.bundle import INFO, Bundle, open_bundle
 from ssv2rt.engines.find import FoundEngine, engines_of
@@ -217,15 +217,15 @@ def _find(name: str | None) -> tuple[Bundle | Path, list[FoundEngine]]:
         if path.is_file():
             return path, []
         exists, is_engine = path.exists(), (path / INFO).is_file()
-        is_run = any((place / "recipe.toml").is_file() for place in (path, RUNS / name))
+        names_run = any(is_run(place) or (place / "engines").is_dir() for place in (path, RUNS / name))
     except OSError as error:
         raise UserError(f"cannot look into '{name}': {error.strerror or error}; name a path that can be read") from None
     except ValueError:  # not a valid file name
-        exists = is_engine = is_run = False
+        exists = is_engine = names_run = False
     if is_engine:
         return open_bundle(path), []
-    if is_run:
-        return _of_run(find_run(name))
+    if names_run:
+        return _of_run(find_run(name, for_engine=True))
     if exists:
         raise UserError(
             f"'{name}' holds no {INFO} and no run; give an engine's folder (runs/NAME/engines/ENGINE), a run, or an .onnx file"
@@ -234,7 +234,7 @@ def _find(name: str | None) -> tuple[Bundle | Path, list[FoundEngine]]:
     for engine in engines_of(run):
         if path.name in (engine.name, engine.info and engine.info.precision):
             return open_bundle(engine.path), []
-    known = sorted(recipe.parent.name for recipe in RUNS.glob("*/recipe.toml"))
+    known = known_runs(RUNS, for_engine=True)
     raise UsageError(
         f"no engine, run or ONNX file '{name}'{nearest(name, known)}; give an engine's folder, an .onnx file, or one of the "
         f"runs in '{RUNS}/': {', '.join(known) or 'none yet'}"

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import onnx
 import onnx.inliner
+import onnx.version_converter
 from google.protobuf.message import DecodeError, Message
 from onnx import TensorProto, external_data_helper
 
@@ -130,6 +131,26 @@ def declared_tensor(value: onnx.ValueInfoProto) -> TensorInfo:
     kind = value.type.tensor_type
     dims = [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in kind.shape.dim]
     return TensorInfo(dtype_name(kind.elem_type), tuple(dims) if kind.HasField("shape") else None, None)
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that a graph uses."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+
+
+def convert_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """The same graph with operators of another version.
+
+    Raises:
+        UserError: ONNX cannot convert it.
+    """
+    try:
+        return onnx.version_converter.convert_version(model, opset)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"ONNX cannot bring the graph from opset {opset_of(model)} to opset {opset} "
+            f"({' '.join(str(error).split())[:200]}); export it with opset {opset}"
+        ) from None
 
 
 def dtype_name(kind: int) -> str:

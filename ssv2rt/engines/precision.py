@@ -15,9 +15,9 @@ from ssv2rt.core.run_folders import optional_cache
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.engines.base import Backend
 from ssv2rt.engines.bundle import sha256
-from ssv2rt.engines.calibration import Clips, select_clips
+from ssv2rt.engines.calibration import ChosenClips, ClipSelection, select_clips
 from ssv2rt.engines.half import convert_to_half, set_precision_metadata
-from ssv2rt.engines.quantization import convert_to_fp8, quantize
+from ssv2rt.engines.quantization import convert_to_fp8, fold_weights, quantize
 from ssv2rt.engines.sensitivity import choose_blocks
 from ssv2rt.engines.source import Source
 
@@ -28,7 +28,12 @@ CALIBRATED_PRECISIONS = ("int8", "fp8")
 
 
 def write_graph(
-    float_file: Path, path: Path, source: Source, recipe: EngineRecipe, engine_backend: Backend, manifest: Manifest
+    float_file: Path,
+    path: Path,
+    source: Source,
+    recipe: EngineRecipe,
+    engine_backend: Backend,
+    data: Manifest | ChosenClips,
 ) -> dict[str, Any] | None:
     """Writes the graph in the engine's precision.
 
@@ -38,7 +43,7 @@ def write_graph(
         source: the network of the graph.
         recipe: precision and calibration.
         engine_backend: the backend that the graph is for.
-        manifest: the data set, whose training clips are used for calibration.
+        data: the data set, whose training clips are used for calibration; or chosen clips.
 
     Returns:
         Settings and results of calibration; None for a precision without.
@@ -47,7 +52,9 @@ def write_graph(
     if precision not in CALIBRATED_PRECISIONS:
         write_in_precision(float_file, path, precision, engine_backend)
         return None
-    clips = select_clips(source, manifest, "train", settings.clips, settings.seed)
+    clips = select_clips(source, data, "train", settings.clips, settings.seed)
+    if len(clips) < settings.clips:
+        logger.warning(f"calibrating on {len(clips)} clips, all that there are; calibration.clips = {settings.clips}")
     for_this_build = path.with_name("ranges.json")
     ranges = _ranges_cache_file(float_file, recipe, clips) or for_this_build
     if ranges.is_file():
@@ -66,7 +73,7 @@ def write_graph(
             head=settings.head,
         )
 
-    found: dict[str, Any] = {**settings.model_dump(), "clips": len(clips)}
+    found: dict[str, Any] = {**settings.model_dump(), "clips": len(clips), "clips_from": clips.clips_from}
     if settings.max_drop is None:
         to_int8(path, [])
     else:
@@ -88,12 +95,14 @@ def write_in_precision(source: Path, target: Path, precision: str, engine_backen
     model = onnx.load(source)
     if precision == "fp8":
         model = convert_to_fp8(model)
+    if precision in CALIBRATED_PRECISIONS:
+        model = fold_weights(model)
     if precision == "fp16" or (engine_backend.WANTS_HALF and precision in ("bf16", *CALIBRATED_PRECISIONS)):
         model = convert_to_half(model, bfloat16=precision == "bf16")
     onnx.save(set_precision_metadata(model, precision), target)
 
 
-def _ranges_cache_file(float_file: Path, recipe: EngineRecipe, clips: Clips) -> Path | None:
+def _ranges_cache_file(float_file: Path, recipe: EngineRecipe, clips: ClipSelection) -> Path | None:
     """The cache file for the dynamic ranges that calibration of this graph on these clips finds; None without a cache.
 
     The key covers all that the ranges depend on: the graph (weights and tensor names), the clips and their files, the

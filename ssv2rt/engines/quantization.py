@@ -178,6 +178,28 @@ def convert_to_fp8(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def fold_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Stores each quantized weight as 8-bit values, in place: a QuantizeLinear node of a constant becomes its result.
+
+    The values are those that the node gives, so the network does not change; its weights take a quarter of the bytes.
+    """
+    graph = model.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    for node in [node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] in weights]:
+        weight, scale, zero = (numpy_helper.to_array(weights[name]) for name in node.input)
+        if scale.ndim:
+            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+            scale = scale.reshape([-1 if number == axis else 1 for number in range(weight.ndim)])
+        integer = zero.dtype == np.int8
+        scaled = np.rint(weight / scale) if integer else weight / scale
+        low, high = (-128, 127) if integer else (-_E4M3_MAX, _E4M3_MAX)
+        stored = np.clip(scaled, low, high).astype(zero.dtype)
+        graph.initializer.append(numpy_helper.from_array(stored, node.output[0]))
+        graph.node.remove(node)
+    _drop_unused(graph)
+    return model
+
+
 class _BatchReader:
     """A calibration data reader (ONNX Runtime's interface) of a single batch."""
 

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssv2rt.core.errors import UsageError
+from ssv2rt.core.errors import UsageError, UserError
 from ssv2rt.core.recipe_files import load_engine_recipe
 from ssv2rt.core.recipes import Data, EngineRecipe
-from ssv2rt.core.run_folders import RUNS, find_run
+from ssv2rt.core.run_folders import engines_of_file, find_run
+from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.dataset.prepare import override_root, prepare
 from ssv2rt.engines.backends.registry import NAMES, backend, choose_backend
 from ssv2rt.engines.build import build_engine_from_source
 from ssv2rt.engines.bundle import Bundle
+from ssv2rt.engines.calibration import ChosenClips
+from ssv2rt.engines.normalization import Normalization, normalization
+from ssv2rt.engines.onnx_source import source_of_onnx
 from ssv2rt.engines.precision import CALIBRATED_PRECISIONS
-from ssv2rt.engines.source import source_of_onnx, source_of_run
+from ssv2rt.engines.source import Source, source_of_run
+from ssv2rt.engines.unlabeled import clips_of_videos, clips_without_data
+
+logger = logging.getLogger(__name__)
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "fp8")
 
@@ -37,19 +46,26 @@ class BuildRequest:
     recipe: str | None = None
     backend: str = "auto"
     targets: tuple[str, ...] = ()
+    normalize: str | None = None
+    mean: str | None = None
+    std: str | None = None
+    scale: float | None = None
     data: Path | None = None
+    calibrate_on: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     debug_layers: bool = False
 
     def __post_init__(self) -> None:
         if self.backend not in ("auto", *NAMES):
             raise UsageError(f"--backend {self.backend}: there are auto, {', '.join(NAMES)}")
-        if self.onnx and (self.run or not self.labels or not self.data):
-            if self.run:
-                wrong = f"run '{self.run}' as well"
-            else:
-                wrong = "no --data, whose clips it is compared on" if self.labels else "no --labels"
-            raise UsageError(f"--onnx {self.onnx} with {wrong}: give --onnx FILE --labels FILE --data DIR, or a run")
+        if self.onnx and (self.run or not self.labels):
+            wrong = f"run '{self.run}' as well" if self.run else "no --labels"
+            raise UsageError(f"--onnx {self.onnx} with {wrong}: give --onnx FILE --labels FILE, or a run")
+        for name in ("labels", "normalize", "mean", "std", "scale"):
+            if (value := getattr(self, name)) is not None and not self.onnx:
+                raise UsageError(
+                    f"--{name} {value} is for --onnx; a run has its own labels and normalization; leave it out"
+                )
         if self.debug_layers and self.precision == "bf16":
             raise UsageError(
                 "--debug-layers with --bf16: ONNX Runtime, which compares layers, computes no bf16; take --fp16"
@@ -74,20 +90,33 @@ class BuildRequest:
             overrides = (*overrides, f"engine.targets={json.dumps(self.targets)}")
         return load_engine_recipe(self.recipe or self.precision or "fp16", overrides)
 
+    def normalization(self) -> Normalization | None:
+        """What the options say of the pixels of an ONNX file; None if they say nothing.
+
+        Raises:
+            UsageError: as `normalization.normalization`.
+        """
+        return normalization(self.normalize, self.mean, self.std, self.scale)
+
     def options_to_rebuild(self) -> list[str]:
         """What the command that rebuilds the engine has beside network, precision, backend and targets."""
         options = [*(("--data", str(self.data)) if self.data else ())]
+        for name in ("normalize", "mean", "std", "scale"):
+            value = getattr(self, name)
+            options += [f"--{name}", str(value).removesuffix(".0")] if value is not None else []
+        options += [part for name in self.calibrate_on for part in ("--calibrate-on", name)]
         options += [*(("--recipe", self.recipe) if self.recipe else ())]
         options += [part for override in self.overrides for part in ("--set", override)]
         options += ["--max-drop", f"{self.max_drop:g}"] if self.max_drop is not None else []
         return options
 
 
-def requests_for(*, max_drop: float | None, **options: Any) -> list[BuildRequest]:
+def requests_for(*, max_drop: float | None, calibrate_on: tuple[str, ...] = (), **options: Any) -> list[BuildRequest]:
     """What a call asks for: an engine for each precision that is named, or one as the recipe says.
 
     Args:
-        max_drop: see `BuildRequest`; of several precisions it is for those that it concerns.
+        max_drop: see `BuildRequest`; of several precisions it is for those that are calibrated.
+        calibrate_on: the same.
         options: the command's: a flag for each precision, and the fields of `BuildRequest`.
 
     Raises:
@@ -97,7 +126,10 @@ def requests_for(*, max_drop: float | None, **options: Any) -> list[BuildRequest
     precisions = precisions or [None]
     concerned = [name for name in precisions if name in CALIBRATED_PRECISIONS] or precisions
     return [
-        BuildRequest(precision=name, max_drop=max_drop if name in concerned else None, **options) for name in precisions
+        BuildRequest(precision=name, max_drop=max_drop, calibrate_on=calibrate_on, **options)
+        if name in concerned
+        else BuildRequest(precision=name, **options)
+        for name in precisions
     ]
 
 
@@ -117,20 +149,49 @@ def build_as_requested(request: BuildRequest) -> tuple[Bundle, list[str]]:
     engine_backend = backend(backend_name)
     if not engine_backend.cannot_build_reason():
         engine_backend.target_of(recipe.engine)  # refuses options before anything is read
+    if request.calibrate_on and precision not in CALIBRATED_PRECISIONS:
+        raise UsageError(f"--calibrate-on {request.calibrate_on[0]} is for --int8 and --fp8; {precision} needs none")
     if request.onnx:
         assert request.labels is not None
-        source = source_of_onnx(request.onnx, request.labels)
-        folder, data = RUNS / request.onnx.stem / "engines", Data()
+        source = source_of_onnx(
+            request.onnx, request.labels, normalization=request.normalization(), reading=recipe.clip
+        )
+        folder, data = engines_of_file(request.onnx), Data()
     else:
+        if changed := sorted(recipe.clip.model_fields_set):
+            raise UsageError(
+                f"clip.{changed[0]} is for --onnx: an engine of a run reads clips as the run does; leave it out"
+            )
         run = find_run(request.run)
         source, folder, data = source_of_run(run), run.engines, run.recipe().data
-    manifest = prepare(override_root(data, request.data))
     return build_engine_from_source(
         source,
         folder,
         recipe,
         backend_name,
-        manifest,
+        _clips(request, override_root(data, request.data), source, recipe),
         options=request.options_to_rebuild(),
         debug=folder / f"{precision}-{backend_name}-layers" if request.debug_layers else None,
     )
+
+
+def _clips(request: BuildRequest, data: Data, source: Source, recipe: EngineRecipe) -> Manifest | ChosenClips:
+    """The data set; or the clips that take its place where there is none, or where it is not for calibration.
+
+    Raises:
+        UsageError, UserError: the precision needs calibration, and there is nothing for it.
+    """
+    is_here = request.data is not None or data.synthetic is not None or os.path.exists(data.root or "")
+    manifest = prepare(data) if is_here else None
+    if request.calibrate_on:
+        return clips_of_videos(source, request.calibrate_on, recipe, manifest)
+    if manifest:
+        return manifest
+    missing = f"the data of '{source.name}' is not here ('{data.root}')" if data.root else "there is no --data"
+    if (precision := recipe.engine.precision) in CALIBRATED_PRECISIONS:
+        raise (UserError if data.root else UsageError)(
+            f"{precision} is calibrated on clips, and {missing}; give --data DIR, or --calibrate-on with a folder of videos, "
+            "which need no labels"
+        )
+    logger.warning(f"{missing}: the engine is compared on generated clips")
+    return clips_without_data(source, recipe)

@@ -12,10 +12,11 @@ import onnx
 import torch
 
 from ssv2rt.core.progress import Progress
-from ssv2rt.engines.calibration import Clips
+from ssv2rt.engines.calibration import ClipSelection
 from ssv2rt.engines.node_origin import blocks as blocks_of
 from ssv2rt.engines.quantization import QUANTIZED_OPS
 from ssv2rt.engines.verify import OnnxRunner
+from ssv2rt.pipelines.requests import NO_LABEL
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class MixedPrecisionChoice:
 
 
 def choose_blocks(
-    float_file: Path, target: Path, clips: Clips, quantize: QuantizeGraph, *, max_drop: float
+    float_file: Path, target: Path, clips: ClipSelection, quantize: QuantizeGraph, *, max_drop: float
 ) -> MixedPrecisionChoice:
     """Writes an int8 graph that loses at most `max_drop` points of top-1, with as few blocks in floating point as possible.
 
@@ -56,7 +57,7 @@ def choose_blocks(
     Args:
         float_file: the fp32 graph.
         target: where the int8 graph is written.
-        clips: labeled clips; at most 128 of them are used.
+        clips: at most 128 of them are used. The label of an unlabeled clip is what the fp32 graph predicts.
         quantize: writes an int8 graph without the given nodes.
         max_drop: largest acceptable top-1 drop, in points.
     """
@@ -71,6 +72,7 @@ def choose_blocks(
         return torch.cat([runner(batch) for batch, _ in pairs])
 
     reference = logits(float_file)
+    labels = torch.where(labels == NO_LABEL, reference.argmax(1), labels)
 
     def top1(answers: torch.Tensor) -> float:
         return 100 * (answers.argmax(1) == labels).double().mean().item()

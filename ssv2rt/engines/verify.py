@@ -1,4 +1,4 @@
-"""Verifies graphs and engines against the fp32 PyTorch model that they were made from, on real clips."""
+"""Verifies graphs and engines against the fp32 network that they were made from, on clips."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from torch.nn.functional import cosine_similarity
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.recipes import Gate
 from ssv2rt.engines.base import Outputs, Runner
-from ssv2rt.engines.calibration import Clips
+from ssv2rt.engines.calibration import ClipSelection
 from ssv2rt.engines.export import EMBEDDING, INPUT, OUTPUT
 from ssv2rt.engines.source import Source
 from ssv2rt.pipelines.loader import ClipBatch
+from ssv2rt.pipelines.requests import NO_LABEL
 
 _EXPORT_TOLERANCE = 1e-4
 """Difference between ONNX Runtime and PyTorch that fp32 rounding can explain, relative to the largest value."""
@@ -30,8 +31,9 @@ class Verification:
     clips: int
     agreement: float
     """Share of clips for which both predict the same class."""
-    top1_model: float
-    top1_engine: float
+    top1_model: float | None
+    """Top-1 accuracy of the fp32 network; None if no clip has a label."""
+    top1_engine: float | None
     largest_difference: float
     """Largest absolute difference between the probabilities of a class."""
     mean_difference: float
@@ -42,8 +44,10 @@ class Verification:
     """Whether all outputs of the engine are finite."""
 
     @property
-    def top1_drop(self) -> float:
-        """Top-1 accuracy that the engine loses, in points; negative if it gains."""
+    def top1_drop(self) -> float | None:
+        """Top-1 accuracy that the engine loses, in points; negative if it gains; None if no clip has a label."""
+        if self.top1_model is None or self.top1_engine is None:
+            return None
         return self.top1_model - self.top1_engine
 
     def failures(self, gate: Gate) -> list[str]:
@@ -55,8 +59,20 @@ class Verification:
             found.append(
                 f"it agrees on {self.agreement:.2f}% of the clips, and gate.min_agreement = {gate.min_agreement:g}"
             )
-        if self.top1_drop > gate.max_top1_drop:
+        if self.top1_drop is not None and self.top1_drop > gate.max_top1_drop:
             found.append(f"top-1 falls by {self.top1_drop:.2f} points, and gate.max_top1_drop = {gate.max_top1_drop:g}")
+        return found
+
+    def notes(self, gate: Gate) -> list[str]:
+        """What of the gate could not be checked, or on fewer clips than it asks for, one line each."""
+        found = []
+        if self.clips < gate.clips:
+            found.append(f"compared on {self.clips} clips, and gate.clips = {gate.clips}")
+        if self.top1_drop is None:
+            limit = (
+                f", so gate.max_top1_drop = {gate.max_top1_drop:g} is not checked" if gate.max_top1_drop < 100 else ""
+            )
+            found.append(f"accuracy is not measured: the clips have no labels{limit}")
         return found
 
     def as_dict(self) -> dict[str, Any]:
@@ -102,18 +118,22 @@ def _onnxruntime_errors_as_user_errors() -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        raise UserError(f"ONNX Runtime cannot run the graph ({' '.join(str(error).split())[:200]})") from None
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"ONNX Runtime cannot run the graph ({reason}); export it with operators and types that ONNX Runtime has"
+        ) from None
 
 
-def check_export(float_file: Path, source: Source, clips: Clips) -> None:
+def check_export(float_file: Path, source: Source, clips: ClipSelection) -> None:
     """Compares the fp32 graph in ONNX Runtime with PyTorch on up to four clips.
 
-    An external graph has no PyTorch network to compare with. It is only checked for a dynamic batch.
+    An external graph has no PyTorch network to compare with. It is only checked for a dynamic batch, and for giving logits.
     """
     runner = OnnxRunner(float_file)
     for batch in clips.first(4).batches("checking the graph", 4):
         if source.reference is None:
             _check_dynamic_batch(runner, source, batch.clips)
+            _check_logits(runner(batch.clips), source)
             continue
         with torch.inference_mode():
             expected = source.reference(batch.clips)
@@ -146,13 +166,25 @@ def _check_dynamic_batch(runner: Runner, source: Source, clips: torch.Tensor) ->
         )
 
 
+def _check_logits(given: torch.Tensor, source: Source) -> None:
+    """Raises `UserError` if what a graph gives are probabilities, from an activation inside it that was not recognized."""
+    if len(given) > 1 and bool((given >= 0).all()) and bool(((given.sum(1) - 1).abs() < 1e-4).all()):
+        raise UserError(
+            f"'{source.name}' gives values that sum to 1 for every clip, and so probabilities instead of logits; export it "
+            "without its last activation"
+        )
+
+
 def verify(runner: Runner, model: Callable[[torch.Tensor], Outputs], batches: Iterable[ClipBatch]) -> Verification:
     """Runs an engine and the fp32 model on the same clips, and compares their outputs.
 
     Args:
         runner: the engine.
         model: the fp32 network on the CPU, from uint8 clips (N, T, S, S, 3) to outputs.
-        batches: labeled clips, on the CPU.
+        batches: clips on the CPU, with labels where they are known.
+
+    Raises:
+        UserError: no clip could be read.
     """
     ours, theirs, labels, cosines = [], [], [], []
     finite = True
@@ -166,13 +198,18 @@ def verify(runner: Runner, model: Callable[[torch.Tensor], Outputs], batches: It
                 finite = finite and all(bool(part.isfinite().all()) for part in found if part is not None)
                 if found.embedding is not None and expected.embedding is not None:
                     cosines.append(cosine_similarity(found.embedding.double(), expected.embedding.double()))
+    if not ours:
+        raise UserError(
+            "none of the clips for the comparison could be read; see the warnings above, or give other data"
+        )
     engine, reference, label = torch.cat(ours), torch.cat(theirs), torch.cat(labels)
+    known = label != NO_LABEL
     difference = (engine.softmax(1) - reference.softmax(1)).abs()
     return Verification(
         clips=len(label),
         agreement=_percent(engine.argmax(1) == reference.argmax(1)),
-        top1_model=_percent(reference.argmax(1) == label),
-        top1_engine=_percent(engine.argmax(1) == label),
+        top1_model=_percent((reference.argmax(1) == label)[known]) if known.any() else None,
+        top1_engine=_percent((engine.argmax(1) == label)[known]) if known.any() else None,
         largest_difference=difference.max().item(),
         mean_difference=difference.mean().item(),
         embedding_similarity=torch.cat(cosines).mean().item() if cosines else None,

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ssv2rt.core.log import printable
+from ssv2rt.core.recipes import Clip
 
 WIDTH = 132
 """Columns of a table when the output is not a terminal."""
@@ -30,7 +31,14 @@ def show_description(facts: Mapping[str, Any]) -> None:
         _pairs("totals", _of_totals(graph["totals"])),
     ]
     if bundle:
-        more = {name: bundle[name] for name in ("calibration", "verification")}
+        verification = bundle["verification"] or {}
+        measured = {
+            name: "not measured" if value is None else value
+            for name, value in verification.items()
+            if value is not None or name.startswith("top1")  # a network without an embedding has no similarity of it
+        }
+        measured |= {"notes": "; ".join(verification["notes"])} if verification.get("notes") else {}
+        more = {"calibration": bundle["calibration"], "verification": measured}
         more["layers of the finished engine"] = bundle["engine_layers"]
         tables += [_pairs(title, _flat(figures)) for title, figures in more.items() if figures]
     for table in tables:
@@ -58,13 +66,27 @@ def _of_bundle(bundle: Mapping[str, Any]) -> dict[str, object]:
         "backend": f"{bundle['backend']} {bundle['backend_version']}",
         "built for": bundle["target"],
         "batch": f"{batch['min']} to {batch['max']} clips, best at {batch['best']}",
-        "clip": f"{clip['frames']} frames of {clip['size']}x{clip['size']}, {clip['sampling']} sampling",
+        "clip": f"{clip['frames']} frames of {clip['size']}x{clip['size']}, {Clip.model_validate(clip).in_words}",
+        **facts_of_import(bundle["imported"]),
         "classes": f"{len(bundle['labels'])}: {_some(bundle['labels'])}",
         "weights": f"SHA-256 {bundle['weights_sha256']}",
         **{f"file {name}": _bytes(file["bytes"]) for name, file in bundle["files"].items()},
         **{f"setting {key}": value for key, value in _flat(bundle["settings"]).items()},
         "rebuild with": bundle["rebuild"],
     }
+
+
+def facts_of_import(imported: Mapping[str, Any] | None) -> dict[str, object]:
+    """What to print of `BundleInfo.imported`."""
+    facts: dict[str, object] = {}
+    if imported and "mean" in imported:
+        mean, std = (", ".join(f"{value:g}" for value in imported[key]) for key in ("mean", "std"))
+        facts["pixels"] = f"(value / {imported['scale']:g} - [{mean}]) / [{std}]"
+    if imported and "cut" in imported:
+        facts["cut off"] = imported["cut"]
+    if imported and imported["assumed"]:
+        facts["assumed"] = ", ".join(imported["assumed"])
+    return facts
 
 
 def _of_graph(graph: Mapping[str, Any]) -> dict[str, object]:

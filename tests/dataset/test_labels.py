@@ -1,5 +1,6 @@
 """Label lists, and the classes of mirrored clips."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssv2rt.core.errors import UserError
-from ssv2rt.dataset.labels import NO_MIRROR, class_of_template, mirrored_labels, read_labels
+from ssv2rt.dataset.labels import NO_MIRROR, class_of_template, mirrored_labels, read_class_names, read_labels
 from ssv2rt.dataset.scenes import PAIRS
 from tests.conftest import REAL
 
@@ -92,3 +93,63 @@ def test_labels_that_are_no_text_and_numbers_that_are_not_whole_are_refused(tmp_
     path.write_text(content)
     with pytest.raises(UserError, match="is no Unicode text|every label needs a whole number"):
         read_labels(path)
+
+
+NAMES = ("b c", "a", "d")
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "b c\na\r\n\n  d \n",
+        json.dumps(NAMES),
+        json.dumps({"a": "1", "b c": "0", "d": "2"}),
+        json.dumps({"a": 1, "b c": 0, "d": 2}),
+        json.dumps({"2": "d", "0": "b c", "1": "a"}),
+        json.dumps({"id2label": {"0": "b c", "1": "a", "2": "d"}}),
+        json.dumps({"label2id": {"b c": 0, "a": 1, "d": 2}}),
+        json.dumps({"model_type": "vit", "id2label": dict(enumerate(NAMES)), "label2id": {"b c": 0, "a": 1, "d": 2}}),
+    ],
+)
+def test_class_names_are_read_as_other_programs_write_them(tmp_path: Path, text: str, mark: str) -> None:
+    (tmp_path / "names").write_bytes((mark + text).encode())
+    assert read_class_names(tmp_path / "names") == NAMES
+
+
+def test_names_that_are_numbers_are_read_where_that_is_clear(tmp_path: Path) -> None:
+    file = tmp_path / "names"
+    for text, names in (
+        ("3\n4\n", ("3", "4")),
+        ("7\n", ("7",)),
+        (json.dumps({"0": "1", "1": "0"}), ("1", "0")),  # the same in both readings
+        (json.dumps({"0": "7", "1": "3"}), ("7", "3")),
+    ):
+        file.write_text(text)
+        assert read_class_names(file) == names
+    file.write_text(json.dumps({"0": "1", "1": "2", "2": "0"}))
+    with pytest.raises(UserError, match="the names are numbers, too, and it does not say which are which"):
+        read_class_names(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"a\nb\na\n", "names the class 'a' twice"),
+        (b'["a", "a"]', "names the class 'a' twice"),
+        (b'{"0": "a", "1": "a"}', "names the class 'a' twice"),
+        (b'{"a": "0", "a": "1"}', "has the key 'a' twice"),
+        (b"", "names no class"),
+        (b"[]", "names no class"),
+        (b"[1, 2]", "a list of labels holds nothing but names"),
+        (b'{"0": "a", "2": "b"}', "with the numbers 0 to 1, each once"),
+        (b'{"a": "0", "b"', "not JSON, although it begins like it"),
+        (b'{"id2label": {"0": "a", "1": "b"}, "label2id": {"b": 0, "a": 1}}', "'id2label' and 'label2id' disagree"),
+        ("Füße\n".encode("latin-1"), "it is not UTF-8 text"),
+    ],
+)
+def test_unsuitable_class_names_are_refused(tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "names").write_bytes(content)
+    with pytest.raises(UserError) as error:
+        read_class_names(tmp_path / "names")
+    assert says in str(error.value) and "\n" not in str(error.value)

@@ -98,7 +98,7 @@ def build(graph: Graph, settings: Engine) -> BuiltEngine:
     if settings.precision == "int8":
         raise UserError("engine.precision = 'int8': aotinductor takes fp32, bf16 and fp16; take openvino or tensorrt")
     if graph.model is None:
-        raise UserError(f"aotinductor takes networks of this package, not {graph.onnx_file}; take openvino or tensorrt")
+        raise UserError("aotinductor builds from runs, and not from ONNX files; take --backend openvino or tensorrt")
     device, model = _device(), cast(EngineModel, graph.model)
     choices: list[str] = [settings.precision]
     if settings.precision == "fp16" and device.type == "cpu":

@@ -83,7 +83,7 @@ def build(graph: Graph, settings: Engine) -> BuiltEngine:
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()]
         reason = next((line for line in lines if line and not line.startswith("Exception from")), "it gave no reason")
-        raise UserError(f"OpenVINO does not take {graph.onnx_file.name}: {reason}; try another backend") from None
+        raise UserError(f"OpenVINO does not take this network: {reason}; try another --backend, or --fp32") from None
     fastest = max(choices, key=lambda name: rates.get(name, 0.0))
     kept: dict[str, Any] = {
         "arithmetic": fastest,

@@ -57,7 +57,7 @@ def build(folder: Path, model: ClipModel, precision: str, batch: BatchProfile = 
         backend="aotinductor",
         backend_version=aotinductor.version(),
         precision=precision,
-        target=built.target,
+        target=aotinductor.target_of(settings),
         model="tiny",
         input=INPUT,
         input_shape=("batch", CLIP.frames, CLIP.size, CLIP.size, 3),
@@ -160,7 +160,9 @@ def test_int8_and_onnx_only_networks_are_refused(tmp_path: Path, model: ClipMode
     file = tmp_path / "model.onnx"
     with pytest.raises(UserError, match="'int8': aotinductor takes fp32, bf16 and fp16; take openvino or tensorrt"):
         aotinductor.build(Graph(file, EngineModel(model)), Engine(precision="int8"))
-    with pytest.raises(UserError, match="networks of this package, not .*model.onnx; take openvino or tensorrt"):
+    with pytest.raises(
+        UserError, match="builds from runs, and not from ONNX files; take --backend openvino or tensorrt"
+    ):
         aotinductor.build(Graph(file, None), Engine(precision="fp32"))
 
 

@@ -161,7 +161,7 @@ class TensorRtBackend:
                 )
             if settings.hardware_compatible and not target_includes(AMPERE_PLUS, self.target()):
                 raise UserError(
-                    f"engine.hardware_compatible = true needs a GPU since sm80, and this is {self.target()}"
+                    f"engine.hardware_compatible = true needs a GPU since sm80, and this is {self.target()}; leave it out"
                 )
             return ()
         for name in ("version_compatible", "hardware_compatible"):

@@ -37,13 +37,15 @@ def built(engine_backend: TensorRtBackend, graph: Path, folder: Path, **settings
     place = folder / "fp16"
     place.mkdir()
     shutil.copy(graph, place / "model.onnx")
+    engine = Engine(batch=BATCH, **settings)
     try:
-        made = engine_backend.build(Graph(place / "model.onnx", None), Engine(batch=BATCH, **settings))
+        made = engine_backend.build(Graph(place / "model.onnx", None), engine)
     except UserError as error:
         if "does not build for" in str(error):
             pytest.skip(str(error))
         raise
-    return bundle_of(place, embedding=64, engine_file=made.file, settings=made.settings, target=made.target)
+    target = engine_backend.target_of(engine)
+    return bundle_of(place, embedding=64, engine_file=made.file, settings=made.settings, target=target)
 
 
 @pytest.mark.parametrize("name", ["fp32", "fp16", "int8half"])
