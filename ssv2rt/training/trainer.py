@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from ssv2rt.core.recipes import Recipe
 from ssv2rt.core.run_folders import Run
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.models.clip_model import ClipModel, freeze_backbone
-from ssv2rt.models.pretrained import initialize_from
+from ssv2rt.models.pretrained import LoadReport, initialize_from
 from ssv2rt.models.registry import build_model
 from ssv2rt.models.residual import set_checkpointing, set_drop_path
 from ssv2rt.pipelines.decoder_choice import make_trust
@@ -77,7 +78,7 @@ class Trainer:
         if settings.compile:
             _check_compiler(group)
         torch.manual_seed(settings.seed)
-        model = _build_initial_model(recipe, len(manifest.labels), group).channels_last().to(group.device)
+        model = _build_initial_model(recipe, manifest.labels, group).channels_last().to(group.device)
         if settings.sync_bn and group.size > 1:
             convert_sync_batch_norm(model, group.device)
         self.training_step = TrainingStep(model, settings, self.precision, group)
@@ -388,15 +389,19 @@ class Trainer:
             )
 
 
-def _build_initial_model(recipe: Recipe, classes: int, group: Group) -> ClipModel:
+def _build_initial_model(recipe: Recipe, labels: Sequence[str], group: Group) -> ClipModel:
     """Builds the model with random weights, or with those of `model.init`, and applies the recipe's model settings."""
-    model = build_model(recipe.model, classes)
+    model = build_model(recipe.model, len(labels))
     if recipe.model.init:
-        report = group.from_rank_zero(lambda: initialize_from(model, recipe.model.init, how=recipe.model.inflate))
+
+        def initialize() -> LoadReport:
+            return initialize_from(model, recipe.model.init, how=recipe.model.inflate, labels=labels)
+
+        report = group.from_rank_zero(initialize)
         if group.is_rank_zero:
             logger.info(str(report))
         else:
-            initialize_from(model, recipe.model.init, how=recipe.model.inflate)
+            initialize()
     if recipe.model.drop_path:
         set_drop_path(model, recipe.model.drop_path)
     if recipe.model.checkpointing:
