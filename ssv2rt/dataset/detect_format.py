@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from ssv2rt.core.errors import UsageError, UserError
-from ssv2rt.dataset.annotations import read_annotations
+from ssv2rt.dataset.annotations import is_annotation_file, read_annotation_file, read_annotations
 from ssv2rt.dataset.folders import read_folders
 from ssv2rt.dataset.listing import PICTURE_SUFFIXES, Listing
 from ssv2rt.dataset.manifest import is_manifest
@@ -25,7 +25,7 @@ def list_clips(root: Path) -> Listing:
     """The clips of a data set in any supported format; see `listing`.
 
     Raises:
-        UsageError: the path does not exist, or is a file that is not a table of clips.
+        UsageError: the path does not exist, or is a file that is neither a table of clips nor annotations.
         UserError: the folder is not a data set, or the data set is malformed.
     """
     try:
@@ -34,9 +34,14 @@ def list_clips(root: Path) -> Listing:
         raise UsageError(f"no data '{root}'; give --data a folder or a table of clips") from None
     except OSError as error:
         raise UsageError(f"cannot read '{root}': {error.strerror}; give --data a folder or a table of clips") from None
+    if not is_folder and is_annotation_file(root):
+        return read_annotation_file(root)
     if not is_folder:
         if root.suffix.lower() not in TABLE_SUFFIXES:
-            raise UsageError(f"'{root}' is neither a folder nor a .csv or .parquet table; give --data one of them")
+            raise UsageError(
+                f"'{root}' is neither a folder nor a .csv or .parquet table nor a .json annotation file; give --data one of "
+                "them"
+            )
         if is_manifest(root):
             raise UsageError(f"'{root}' is a manifest; give the data set that it was made from")
         found = read_tables(root)

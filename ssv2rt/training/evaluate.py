@@ -17,9 +17,12 @@ from ssv2rt.core.recipes import Recipe
 from ssv2rt.dataset.manifest import Split
 from ssv2rt.models.clip_model import ClipModel, mean_over_views
 from ssv2rt.pipelines.decoder_trust import DecoderTrust
-from ssv2rt.pipelines.loader import ClipLoader
+from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
 from ssv2rt.pipelines.samplers import evaluation_batches
 from ssv2rt.training.distributed import Group
+
+Record = Callable[[ClipBatch, torch.Tensor | None], None]
+"""Receives a batch of N clips and their logits, float32 (N, K), averaged over views; None if no clip could be decoded."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,13 @@ class Evaluation:
         """All fields except the confusion matrix."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "confusion"}
 
+    @property
+    def mean_class_accuracy(self) -> float:
+        """The mean, in percent, of each class's share of correct clips. Classes without clips do not count."""
+        assert self.confusion is not None
+        clips = self.confusion.sum(1)
+        return 100 * float((self.confusion.diagonal()[clips > 0] / clips[clips > 0]).mean())
+
 
 def evaluate(
     model: ClipModel,
@@ -50,6 +60,7 @@ def evaluate(
     loader: ClipLoader | None = None,
     group: Group | None = None,
     after_each_batch: Callable[[], None] = lambda: None,
+    record: Record | None = None,
 ) -> Evaluation:
     """Evaluates every clip of a split once, for any number of processes. Logits are averaged over the views of a clip.
 
@@ -62,6 +73,7 @@ def evaluate(
         loader: by default a new one.
         group: processes that share the clips; each of them gets the result of all. By default this process alone.
         after_each_batch: called after each batch, but only if there is a single process. An exception ends the evaluation.
+        record: called with each batch and its logits.
 
     Raises:
         UserError: the split has clips without a label, or none could be decoded.
@@ -90,6 +102,8 @@ def evaluate(
                 top5.update(logits, labels)
                 confusion.update(logits, labels)
                 evaluated += len(labels)
+            if record:
+                record(batch, logits if batch.requests else None)
             progress.show((evaluated + bad) * group.size)
             if group.size == 1:
                 after_each_batch()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ssv2rt.core.errors import UsageError
@@ -13,12 +13,13 @@ from ssv2rt.core.hardware import choose_device, choose_precision
 from ssv2rt.core.recipe_files import load_recipe
 from ssv2rt.core.recipes import Data, with_views
 from ssv2rt.core.run_folders import Run, create_run, find_run
+from ssv2rt.dataset.classes import for_classes, labeled
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.dataset.prepare import override_root, prepare
 from ssv2rt.models.weights import TrainedModel, load_trained
 from ssv2rt.training.determinism import set_deterministic
 from ssv2rt.training.distributed import process_group
-from ssv2rt.training.evaluate import Evaluation, evaluate
+from ssv2rt.training.evaluate import Evaluation, Record, evaluate
 from ssv2rt.training.plan import training_plan
 from ssv2rt.training.trainer import Trainer
 
@@ -113,6 +114,9 @@ def _trainer(request: TrainRequest) -> Iterator[tuple[Trainer, Run | None]]:
         yield trainer, resumed
 
 
+Recorder = Callable[[TrainedModel, Manifest, str], AbstractContextManager[Record]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluateRequest:
     """The options of `evaluate`, under the names that the command has them."""
@@ -124,27 +128,35 @@ class EvaluateRequest:
     views: str | None = None
 
 
-def evaluate_as_requested(request: EvaluateRequest) -> tuple[Run, TrainedModel, Evaluation]:
-    """Evaluates a run's model as a request says.
+def evaluate_as_requested(
+    request: EvaluateRequest, recorder: Recorder | None = None
+) -> tuple[Run, TrainedModel, Evaluation]:
+    """Evaluates a run's model as a request says. Classes of the data are matched with the model's by name.
+
+    Args:
+        request: the options.
+        recorder: makes what records each batch from the model, the data and the name of the split.
 
     Raises:
         UsageError: `views` is invalid.
-        UserError: there is no such run, checkpoint or data, or the data has other classes; or as `evaluate`.
+        UserError: there is no such run, checkpoint or data, or the model knows no class of the data; or as `evaluate`.
     """
     run = find_run(request.run)
     trained = load_trained(run, request.checkpoint)
     recipe = trained.recipe
     if request.views:
         recipe = recipe.model_copy(update={"clip": with_views(recipe.clip, request.views)})
-    manifest = prepare(override_root(recipe.data, request.data))
-    manifest.check_classes(trained.labels, f"run '{run.path}'")
+    manifest = for_classes(prepare(override_root(recipe.data, request.data)), trained.labels, f"run '{run.path}'")
+    split = labeled(manifest.split(request.split, recipe.data.max_bad))
     device = choose_device()
     set_deterministic(recipe.train.deterministic)
-    result = evaluate(
-        trained.model.channels_last().to(device),
-        manifest.split(request.split, recipe.data.max_bad),
-        recipe,
-        device=device,
-        precision=choose_precision(recipe.train.precision, device),
-    )
+    with recorder(replace(trained, recipe=recipe), manifest, request.split) if recorder else nullcontext() as record:
+        result = evaluate(
+            trained.model.channels_last().to(device),
+            split,
+            recipe,
+            device=device,
+            precision=choose_precision(recipe.train.precision, device),
+            record=record,
+        )
     return run, trained, result

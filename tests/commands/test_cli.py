@@ -227,7 +227,7 @@ def test_interrupting_leaves_no_half_files(
     again = ssv2rt("score", many, "--out", tmp_path / "p.csv", "--resume", "--json", cwd=workplace)
     assert again.returncode == 0 and json.loads(again.stdout)["videos"] == 400, again.stderr
     assert json.loads(again.stdout)["resumed after"] >= 20
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["many", "p.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["many", "p.csv", "p.csv.meta.json"]
 
 
 def test_a_start_that_failed_leaves_its_name_free(tiny_set: Path, tmp_path: Path) -> None:
