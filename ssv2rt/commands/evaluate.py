@@ -56,7 +56,7 @@ def evaluate(out: Path | None, predictions: Path | None, overwrite: bool, as_jso
     \b
     Examples:
       ssv2rt evaluate
-      ssv2rt evaluate --split test --views 2x3 --out test-results --predictions preds.csv
+      ssv2rt evaluate --split test --views 2x3 --predictions preds.csv
     """
     from ssv2rt.report.predictions import prediction_recorder
     from ssv2rt.report.run_summary import write_evaluation

@@ -52,15 +52,15 @@ class ClassMatch:
             return ""
         (name, known), *_ = alike
         return (
-            f"{len(alike)} class names of {data} differ from those of {network} only in Unicode normalization or in spaces "
-            f"at their ends, such as {name!a} and {known!a}; they are taken to be the same"
+            f"class names of {data} that differ from those of {network} only in Unicode normalization or in spaces at their "
+            f"ends are taken to be the same: {len(alike)}, such as {name!a} and {known!a}"
         )
 
     def none_known(self, data: str, network: str) -> UserError:
         """The error if the network knows none of the names."""
         return UserError(
             f"no class of {data} is a class of {network}: {self.unknown_text()}; "
-            f"{network} has {listed(self.classes)}; give data with these classes"
+            f"{network} has {_listed(self.classes)}; give data with these classes"
         )
 
     def suggestion(self, name: str) -> str:
@@ -104,7 +104,7 @@ def _key(name: str) -> str:
     return unicodedata.normalize("NFC", name).strip()
 
 
-def listed(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     """The first names in quotes, and how many more there are."""
     rest = len(names) - _MOST_NAMED
     return ", ".join(f"'{name}'" for name in names[:_MOST_NAMED]) + (f" and {rest} more" if rest > 0 else "")

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 import torch
 
-from ssv2rt.core.class_names import listed, match_classes
+from ssv2rt.core.class_names import match_classes
 from ssv2rt.core.errors import UsageError, UserError, suggest
 from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.load_weights import Weights, read_weights
@@ -155,7 +155,7 @@ def _arrange_classes(found: Weights, targets: Weights, theirs: Sequence[str], ou
         found[name] = rows
     text = f"{int(known.sum())} of {len(ours)} classes are taken over by name"
     if match.unknown:
-        text += f"; {len(match.unknown)} classes start fresh: {listed(match.unknown)}"
+        text += f", and the rest start fresh: {match.unknown_text()}"
     spelling = match.spelling_text("the data", f"'{source}'")
     return text + (f"; {spelling}" if spelling else "")
 

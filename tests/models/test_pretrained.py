@@ -306,8 +306,11 @@ def test_equal_classes_are_taken_over_and_others_start_fresh(named: tuple[ClipMo
     other = model_of("resnet3d18", classes=7)
     fresh = other.head.weight.detach().clone(), other.head.bias.detach().clone()
     text = str(initialize_from(other, path, labels=labels))
-    assert "3 of 7 classes are taken over by name; 4 classes start fresh: 'x1', 'x2', 'C' and 1 more" in text
-    assert "1 class names of the data differ" in text and "\n" not in text
+    assert (
+        "3 of 7 classes are taken over by name, and the rest start fresh: 'x1', 'x2', 'C' (did you mean 'c'?) and 1"
+        in text
+    )
+    assert "class names of the data that differ from those of" in text and "\n" not in text
     for mine, theirs, before in (
         (other.head.weight, first.head.weight, fresh[0]),
         (other.head.bias, first.head.bias, fresh[1]),
