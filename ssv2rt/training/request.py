@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ from ssv2rt.training.distributed import process_group
 from ssv2rt.training.evaluate import Evaluation, Record, evaluate
 from ssv2rt.training.plan import training_plan
 from ssv2rt.training.trainer import Trainer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +151,11 @@ def evaluate_as_requested(
         recipe = recipe.model_copy(update={"clip": with_views(recipe.clip, request.views)})
     manifest = for_classes(prepare(override_root(recipe.data, request.data)), trained.labels, f"run '{run.path}'")
     split = labeled(manifest.split(request.split, recipe.data.max_bad))
+    if request.data and request.split != "all" and len(split) < len(manifest.table):
+        logger.info(
+            f"evaluating the {len(split)} {request.split} clips of {len(manifest.table)} in '{request.data}'; "
+            f"--split all takes all of them"
+        )
     device = choose_device()
     set_deterministic(recipe.train.deterministic)
     with recorder(replace(trained, recipe=recipe), manifest, request.split) if recorder else nullcontext() as record:

@@ -101,15 +101,17 @@ def test_every_form_of_data_is_evaluated(
             folder = tmp_path / "folders" / listing.labels[clip.label]
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copy(tiny_set / clip.path, folder)
-    assert ssv2rt("index", tiny_set, "--out", "m.parquet", cwd=tmp_path).returncode == 0
+    manifest = tmp_path / "m.parquet"
+    assert ssv2rt("index", tiny_set, "--out", manifest, cwd=tmp_path).returncode == 0
     for data, split in (
         (tiny_set, "validation"),
         (tiny_set / "validation.json", "validation"),
-        (tmp_path / "m.parquet", "validation"),
+        (manifest, "validation"),
         (tmp_path / "folders", "all"),
         (tiny_set / "test-answers.csv", "test"),
     ):
-        _, rows, _ = evaluate(tiny_run, tmp_path, "--data", data, "--split", split)
+        _, rows, said = evaluate(tiny_run, tmp_path, "--data", data, "--split", split)
+        assert ("10 validation clips of 80" in said and "--split all" in said) == (data in (tiny_set, manifest))
         ids = {clip.id for clip in listing.clips if clip.split == ("test" if split == "test" else "validation")}
         for row in (*rows.values(), *own[1].values()):
             row["video"] = Path(row["video"]).name
@@ -125,7 +127,18 @@ def test_unusable_clips_have_error_rows_and_the_table_says_what_it_is(
     for clip in [clip for clip in listing.clips if clip.label == 0][:2]:
         shutil.copy(tiny_set / clip.path, folder)
     (folder / "bad.mp4").write_bytes(b"no video\n" * 100)
-    call = ("evaluate", tiny_run.path, "--data", "data", "--split", "all", "--predictions", "p.parquet")
+    call = (
+        "evaluate",
+        tiny_run.path,
+        "--data",
+        "data",
+        "--split",
+        "all",
+        "--views",
+        "1x3",
+        "--predictions",
+        "p.parquet",
+    )
     done = ssv2rt(*call, cwd=tmp_path)
     assert done.returncode == 1 and "1 of 3 clips cannot be used" in done.stderr
     recipe = tiny_run.path.parent / "copy" / "recipe.toml"
@@ -138,7 +151,7 @@ def test_unusable_clips_have_error_rows_and_the_table_says_what_it_is(
     rows = {Path(row["video"]).name: row for row in table.to_pylist()}
     assert rows["bad.mp4"]["status"] == "error: unreadable" and rows["bad.mp4"]["expected"] == one and len(rows) == 3
     found = json.loads(table.schema.metadata[KEY])
-    assert tuple(found["labels"]) == listing.labels and found["clip"]["frames"] == 4
+    assert tuple(found["labels"]) == listing.labels and found["clip"]["views"] == [1, 3]
     assert found["engines"][0]["backend"] == "pytorch" and len(found["weights_sha256"]) == 64
     done = ssv2rt(*call, cwd=tmp_path)
     assert done.returncode == 2 and "--predictions p.parquet exists" in done.stderr
