@@ -16,16 +16,26 @@ from ssv2rt.commands.output import print_facts
 @click.argument("run", required=False, shell_complete=complete_run)
 @under(
     "Input and output",
-    click.option("--data", type=click.Path(path_type=Path), help="Another data set than the run's own."),
+    click.option(
+        "--data",
+        type=click.Path(path_type=Path),
+        help="Another data set than the run's own. Its classes are matched by name, and may be fewer.",
+    ),
     click.option(
         "--split",
-        type=click.Choice(["validation", "test", "train"]),
+        type=click.Choice(["validation", "test", "train", "all"]),
         default="validation",
         show_default=True,
         help="Split to evaluate.",
     ),
     click.option("--out", type=click.Path(path_type=Path), help="Folder for the confusion matrix and its pictures."),
-    json_option("the result"),
+    click.option(
+        "--predictions",
+        type=click.Path(path_type=Path),
+        help="Write a row for each clip: .csv, .parquet or .jsonl.",
+    ),
+    click.option("--overwrite", is_flag=True, help="Replace the file of --predictions."),
+    json_option("the result, with the accuracy of each class"),
 )
 @under(
     "Model and views",
@@ -38,23 +48,35 @@ from ssv2rt.commands.output import print_facts
     ),
     click.option("--views", help="Temporal clips x spatial crops to average, such as 2x3. Default: the recipe's."),
 )
-def evaluate(out: Path | None, as_json: bool, **options: Any) -> None:
+def evaluate(out: Path | None, predictions: Path | None, overwrite: bool, as_json: bool, **options: Any) -> None:
     """Evaluate a run's model: top-1, top-5 and loss. Default: the newest run.
 
-    RUN is the name or the folder of a run.
+    RUN is the name or the folder of a run. Mean class accuracy is the mean over the classes that have clips; the classes with
+    the lowest accuracy are listed.
 
     \b
     Examples:
       ssv2rt evaluate
-      ssv2rt evaluate --split test --views 2x3 --out test-results
+      ssv2rt evaluate --split test --views 2x3 --predictions preds.csv
     """
     from ssv2rt.core.locks import exclusive
+    from ssv2rt.report.predictions import prediction_recorder
     from ssv2rt.report.run_summary import write_evaluation
+    from ssv2rt.scoring.writers import check_output
+    from ssv2rt.training.confusion import per_class_results
     from ssv2rt.training.request import EvaluateRequest, evaluate_as_requested
 
     request = EvaluateRequest(**options)
+    if predictions:
+        check_output(predictions, overwrite=overwrite, option="--predictions")
+    recorder = prediction_recorder(predictions) if predictions else None
     with exclusive(out, "evaluating into") if out else nullcontext():
-        run, trained, result = evaluate_as_requested(request)
+        run, trained, result = evaluate_as_requested(request, recorder)
         if out:
             write_evaluation(out, result, trained.labels)
-    print_facts({"run": str(run.path), "epoch": trained.epoch, "split": request.split, **result.as_dict()}, as_json)
+    assert result.confusion is not None
+    classes = [
+        (found.label, found.clips, found.recall) for found in per_class_results(result.confusion, trained.labels)
+    ]
+    facts = {"run": str(run.path), "epoch": trained.epoch, "split": request.split, **result.as_dict()}
+    print_facts({**facts, "mean class accuracy": result.mean_class_accuracy}, as_json, classes=classes)

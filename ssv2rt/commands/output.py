@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 
 import click
 
@@ -16,11 +17,28 @@ def print_json(value: object) -> None:
     _print(json.dumps(value))
 
 
-def print_facts(facts: dict[str, object], as_json: bool) -> None:
-    """Prints one line for each fact, or one line of JSON."""
+def print_facts(
+    facts: dict[str, object], as_json: bool, *, classes: Sequence[tuple[str, int, float]] = (), most: int = 5
+) -> None:
+    """Prints one line for each fact, or one line of JSON.
+
+    Args:
+        facts: by name.
+        as_json: whether to print JSON.
+        classes: label, number of clips and accuracy in percent of each class, the worst first. JSON has all of them, as
+            the fact "classes"; the text ends with a table of the first.
+        most: classes in that table.
+    """
+    if classes and as_json:
+        names = ("label", "clips", "accuracy")
+        facts = facts | {"classes": [dict(zip(names, figures, strict=True)) for figures in classes]}
     width = max(len(key) for key in facts)
     texts = {key: f"{value:.2f}" if isinstance(value, float) else printable(str(value)) for key, value in facts.items()}
-    _print(json.dumps(facts) if as_json else "\n".join(f"{key:{width}}  {text}" for key, text in texts.items()))
+    lines = [f"{key:{width}}  {text}" for key, text in texts.items()]
+    if classes:
+        lines += ["", "accuracy  clips  worst classes" if len(classes) > most else "accuracy  clips  class"]
+        lines += [f"{accuracy:8.2f}  {clips:5}  {printable(label)}" for label, clips, accuracy in classes[:most]]
+    _print(json.dumps(facts) if as_json else "\n".join(lines))
 
 
 def _print(text: str) -> None:

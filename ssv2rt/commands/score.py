@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ssv2rt.commands.options import Command, complete_engine_run, json_option, under
 from ssv2rt.commands.output import print_facts
+from ssv2rt.core.log import escape
+
+if TYPE_CHECKING:
+    from ssv2rt.scoring.run import ErrorReason
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +31,12 @@ NOTHING_LEFT = "'{}' is complete; nothing is left to score (--overwrite scores a
     click.option(
         "--annotations",
         type=click.Path(path_type=Path),
-        help="SSv2 annotation file or test-answers.csv: score its clips; adds top-1 and top-5.",
+        help="SSv2 annotation file, test-answers.csv, or data set: score its clips; adds accuracies.",
+    ),
+    click.option(
+        "--split",
+        type=click.Choice(["validation", "test", "train", "all"]),
+        help="Split of the data set. Default: validation, or all if it has no splits.",
     ),
     click.option("--top-k", type=click.IntRange(min=1), help="Labels per video. Default: 5."),
     click.option("--logits", is_flag=True, help="Add a column with the logits of all classes."),
@@ -89,7 +98,8 @@ def score(as_json: bool, **options: Any) -> None:
 
     INPUT is a video, a folder (with its subfolders), a tar file, a URL such as s3://bucket/clips, a quoted glob pattern,
     @list.txt with a name per line, or - for names on stdin. With --annotations, the default is the folder `videos` that
-    belongs to the file. A video that cannot be scored has `error: reason` as its status, and the exit code is then 3.
+    belongs to the file, or the clips of the data set. A video that cannot be scored has `error: reason` as its status, and
+    the exit code is then 3.
 
     With --cluster, a process scores on each GPU of a Ray cluster, or on groups of up to 16 cores. All machines need the same
     version of ssv2rt and must find the videos under the same paths or URLs; the engine is sent to them. During scoring, rows
@@ -113,6 +123,20 @@ def score(as_json: bool, **options: Any) -> None:
     facts = {"out": str(out), "engine": str(result.engine), "videos": summary.videos, "errors": summary.errors}
     decoders = {f"decoder of {kind}": str(decision) for kind, decision in sorted(summary.trusted.items())}
     resumed = {"resumed after": summary.resumed} if summary.resumed else {}
-    print_facts(facts | resumed | summary.accuracy | decoders, as_json)
+    reasons: dict[str, object] = {}
+    if as_json and summary.reasons:
+        reasons["errors by reason"] = {
+            reason: {"rows": found.rows, "first": found.first} for reason, found in summary.reasons.items()
+        }
+    print_facts(facts | resumed | reasons | summary.accuracy | decoders, as_json, classes=summary.classes)
     if summary.errors:
+        _print_reasons(summary.reasons)
         sys.exit(3)
+
+
+def _print_reasons(reasons: dict[str, ErrorReason]) -> None:
+    """Prints a table of error rows to stderr: how many there are for each reason, and the first names."""
+    width = max(map(len, ("error", *reasons)))
+    logger.warning(f"{'error':{width}}   rows  first")
+    for reason, found in reasons.items():
+        logger.warning(f"{reason:{width}}  {found.rows:5}  {', '.join(map(escape, found.first))}")

@@ -16,14 +16,16 @@ from ssv2rt.commands.output import print_facts
 @under(
     "Input and output",
     click.option(
-        "--data", type=click.Path(path_type=Path), help="Data set: a folder or a table. Default: the recipe's."
+        "--data",
+        type=click.Path(path_type=Path),
+        help="Data set: a folder, a table or an annotation file. Default: the recipe's.",
     ),
     click.option("--name", default="", help="Name of the run directory. Default: recipe and time."),
     json_option("the result"),
 )
 @under(
     "Model and settings",
-    click.option("--init", help="Initial weights: a file, or a name such as r3d_18 or resnet50."),
+    click.option("--init", help="Initial weights: a file, a run, or a name such as r3d_18 or resnet50."),
     set_option("train.epochs=10"),
 )
 @under(

@@ -18,8 +18,12 @@ def log_to_stderr(level: int = logging.INFO) -> None:
 
 def printable(text: str) -> str:
     """Text as one line that is safe to print: control characters and invalid UTF-8 are written as escapes."""
-    line = " ".join(text.splitlines())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return escape(" ".join(text.splitlines()))
+
+
+def escape(text: str) -> str:
+    """Text in which every control character, line breaks too, and invalid UTF-8 is written as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):

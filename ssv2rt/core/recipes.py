@@ -175,8 +175,8 @@ class Model(Section):
     checkpointing: bool = False
     """ResNets: activation checkpointing, which recomputes activations in the backward pass to save memory."""
     init: str = ""
-    """Initial weights: path of a .safetensors or .pth file, or name of published weights such as r3d_18 or resnet50. Empty:
-    random weights."""
+    """Initial weights: path of a .safetensors or .pth file, a run, or name of published weights such as r3d_18 or resnet50.
+    Empty: random weights."""
     inflate: Literal["mean", "centre"] = "mean"
     """How 2D weights are inflated to 3D. mean: repeated over time and divided by the number of repeats. centre: in the middle
     of the kernel, zeros elsewhere (Carreira and Zisserman 2017)."""

@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 from ssv2rt.core.errors import UsageError, UserError, os_errors_as_user_errors
-from ssv2rt.dataset.annotations import read_annotations
+from ssv2rt.dataset.annotations import is_annotation_file, read_annotation_file, read_annotations
 from ssv2rt.dataset.folders import read_folders
 from ssv2rt.dataset.listing import Listing
 from ssv2rt.dataset.manifest import is_manifest
@@ -21,7 +21,7 @@ def list_clips(root: Path) -> Listing:
     """The clips of a data set in any supported format; see `listing`.
 
     Raises:
-        UsageError: the path does not exist, or is a file that is not a table of clips.
+        UsageError: the path does not exist, or is a file that is neither a table of clips nor annotations.
         UserError: the folder is not a data set, or the data set is malformed.
     """
     try:
@@ -30,10 +30,13 @@ def list_clips(root: Path) -> Listing:
         raise UsageError(f"no data '{root}'; give --data a folder or a table of clips") from None
     except OSError as error:
         raise UsageError(f"cannot read '{root}': {error.strerror}; give --data a folder or a table of clips") from None
+    if stat.S_ISREG(mode) and is_annotation_file(root):
+        return read_annotation_file(root)
     if not stat.S_ISDIR(mode):
         if root.suffix.lower() not in TABLE_SUFFIXES or not stat.S_ISREG(mode):
             raise UsageError(
-                f"'{root}' is neither a folder nor a .csv, .tsv or .parquet table; give --data one of them"
+                f"'{root}' is neither a folder nor a .csv, .tsv or .parquet table nor a .json annotation file; give --data "
+                "one of them"
             )
         if is_manifest(root):
             raise UsageError(f"'{root}' is a manifest; give the data set that it was made from")

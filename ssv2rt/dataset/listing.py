@@ -1,6 +1,6 @@
-"""The listing of a data set: its classes, and the file, split and class of each clip. There are three formats:
+"""The listing of a data set: its classes, and the file, split and class of each clip. These formats are recognized:
 
-    SSv2            DIR/[labels/]{labels,train,validation[,test]}.json, videos in DIR/videos
+    SSv2            DIR/[labels/]{labels,train,validation[,test]}.json, videos in DIR/videos; or one of these annotation files
     class folders   DIR/train/LABEL/*.mp4, DIR/validation/LABEL/*.mp4, ...; or DIR/LABEL/*.mp4
     table           a .csv, .tsv or .parquet file with the columns path, label and optionally split; or a folder with one
                     such table, or with one for each split (train.csv, val.csv)

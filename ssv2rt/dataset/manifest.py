@@ -150,6 +150,8 @@ class Manifest:
     def check_classes(self, labels: Sequence[str], whose: str) -> None:
         """Raises UserError, naming the first difference, unless the data has exactly these classes in this order.
 
+        Training that goes on needs this. Elsewhere, classes are matched by name: see `classes.for_classes`.
+
         Args:
             labels: class names.
             whose: what the class names belong to, for the error message.
@@ -168,24 +170,29 @@ class Manifest:
         """The usable clips of a split.
 
         Args:
-            name: train, validation or test.
+            name: train, validation, test, or all.
             max_bad: largest fraction of its clips that may be missing or unreadable.
 
         Raises:
             UserError: a larger fraction is unusable, or no usable clip is left.
         """
-        rows = self.table.filter(pc.equal(self.table["split"], name))
+        kind = "" if name == "all" else f"{name} "
+        rows = self.table if name == "all" else self.table.filter(pc.equal(self.table["split"], name))
         good = rows.filter(pc.equal(rows["status"], OK))
         bad = len(rows) - len(good)
         if bad and (bad > max_bad * len(rows) or not len(good)):
             worst = rows.filter(pc.not_equal(rows["status"], OK)).slice(0, 1).to_pylist()[0]
             raise UserError(
-                f"{bad} of {len(rows)} {name} clips cannot be used, such as "
+                f"{bad} of {len(rows)} {kind}clips cannot be used, such as "
                 f"'{self.folder / worst['path']}': {worst['status']}; at most {max_bad:.2%} may be (data.max_bad); "
                 f"add the missing videos, or raise data.max_bad"
             )
         if not len(good):
-            raise UserError(f"no {name} clips in '{self.folder}'; this needs a data set that has that split")
+            counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(self.table["split"]).to_pylist()}
+            there = ", ".join(f"{count} {split}" for split, count in sorted(counts.items())) or "none at all"
+            raise UserError(
+                f"no {kind}clips in '{self.folder}' (there are: {there}); this needs a data set that has that split"
+            )
         column = {key: good[key].to_numpy() for key in ("label", "frames", "width", "height", "duration")}
         return Split(
             labels=self.labels,

@@ -26,6 +26,7 @@ from ssv2rt.core.errors import UserError, os_errors_as_user_errors
 from ssv2rt.core.locks import exclusive
 from ssv2rt.core.recipes import EngineRecipe
 from ssv2rt.core.run_folders import Run
+from ssv2rt.dataset.classes import for_classes
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.engines.backends.registry import NAMES, backend
 from ssv2rt.engines.base import Backend, BuiltEngine, Graph, Outputs, Runner
@@ -95,7 +96,7 @@ def build_engine_from_source(
             f"{backend_name} builds {', '.join(engine_backend.PRECISIONS)}, not {precision}; for that take {others}"
         )
     if isinstance(manifest, Manifest):
-        manifest.check_classes(source.labels, f"'{source.name}'")
+        manifest = for_classes(manifest, source.labels, f"'{source.name}'")
     name = bundle_name(precision, backend_name, engine_backend.target_of(recipe.engine))
     final, failed = folder / name, folder / (name + FAILED)
     with exclusive(final, "building"), os_errors_as_user_errors(f"cannot build an engine in '{folder}'"):

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from ssv2rt.core.errors import UserError, suggest
 from ssv2rt.core.run_folders import Run, find_run
-from ssv2rt.engines.backends.registry import NAMES, backend
 from ssv2rt.engines.bundle import FAILED, INFO, Bundle, BundleInfo, open_bundle, read_info
 
 logger = logging.getLogger(__name__)
@@ -106,6 +105,8 @@ def _read(path: Path) -> FoundEngine:
         info = read_info(path / INFO)
     except UserError:
         return FoundEngine(path, None, f"has a damaged {INFO}")
+    from ssv2rt.engines.backends.registry import NAMES, backend  # imports PyTorch, which takes a while
+
     if info.backend not in NAMES:
         return FoundEngine(path, info, f"needs the unknown backend '{info.backend}'")
     engine_backend = backend(info.backend)

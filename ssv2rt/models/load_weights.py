@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from ssv2rt.core.errors import UsageError, UserError, suggest
+from ssv2rt.core.run_folders import RUNS, find_run
 from ssv2rt.models.pretrained_urls import URLS
+from ssv2rt.models.weights import WEIGHTS
 
 Weights = dict[str, torch.Tensor]
 
@@ -19,27 +23,61 @@ _NESTED_KEYS = ("state_dict", "model", "model_state")
 """Keys under which training scripts store the state dict in a checkpoint."""
 
 
-def read_weights(source: str) -> Weights:
-    """Reads the tensors of a file or of a published network, on the CPU.
+def read_weights(source: str) -> tuple[Weights, tuple[str, ...] | None]:
+    """Reads the tensors of a file, of a run's best checkpoint or of a published network, on the CPU.
 
     Args:
-        source: path of a `.safetensors`, `.pth` or `.pt` file, or a name in `URLS`.
+        source: path of a `.safetensors`, `.pth` or `.pt` file; folder or name of a run; or a name in `URLS`.
+
+    Returns:
+        The weights, and the class names in order if the file has them, as those of this package do.
 
     Raises:
-        UsageError: there is no such file or network.
-        UserError: the weights cannot be downloaded or read, are damaged, or the file does not hold a state dict.
+        UsageError: there is no such file, run or network.
+        UserError: the weights cannot be downloaded or read, are damaged, or the file does not hold a state dict; or the run
+            has no checkpoint yet.
     """
-    path = Path(source)
+    path = _weights_of_run(source) or Path(source)
     if path.is_file():
         if path.suffix not in _SUFFIXES:
             raise UsageError(f"'{source}': weights are read from {', '.join(_SUFFIXES)} files; take one of these")
-        return _only_tensors(_read(path), source)
+        return _only_tensors(_read(path), source), _labels(path)
     if path.suffix or path.exists() or len(path.parts) != 1:
-        problem = "is a folder" if path.is_dir() else "no such file"
-        raise UsageError(f"'{source}': {problem}; give a {', '.join(_SUFFIXES)} file, or one of {', '.join(URLS)}")
+        problem = "is a folder, and no run" if path.is_dir() else "no such file"
+        raise UsageError(
+            f"'{source}': {problem}; give a {', '.join(_SUFFIXES)} file, a run, or one of {', '.join(URLS)}"
+        )
     if source not in URLS:
-        raise UsageError(f"no file and no published network '{source}'{suggest(source, list(URLS))}")
-    return _only_tensors(_download(URLS[source]), source)
+        raise UsageError(f"no file, no run and no published network '{source}'{suggest(source, list(URLS))}")
+    return _only_tensors(_download(URLS[source]), source), None
+
+
+def _weights_of_run(source: str) -> Path | None:
+    """The weights of a run's best checkpoint; None if `source` is a file, a published network or no run."""
+    if (
+        Path(source).is_file()
+        or source in URLS
+        or not any((at / "recipe.toml").is_file() for at in (Path(source), RUNS / source))
+    ):
+        return None
+    run = find_run(source)
+    path = run.checkpoints / "best" / WEIGHTS
+    if not path.is_file():
+        raise UserError(f"run '{run.path}' has no 'best' checkpoint yet; let `ssv2rt train` finish an epoch")
+    return path
+
+
+def _labels(path: Path) -> tuple[str, ...] | None:
+    """The class names in the header of a weights file; None if it has none."""
+    if path.suffix != ".safetensors":
+        return None
+    with safe_open(path, "pt") as file:
+        text = (file.metadata() or {}).get("labels")
+    try:
+        labels = None if text is None else json.loads(text)
+    except ValueError:
+        return None  # a program of another name for what it has there
+    return tuple(labels) if isinstance(labels, list) and all(isinstance(name, str) for name in labels) else None
 
 
 def _read(path: Path) -> Any:

@@ -8,11 +8,13 @@ https://arxiv.org/abs/1705.07750).
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 
+from ssv2rt.core.class_names import match_classes
 from ssv2rt.core.errors import UsageError, UserError, suggest
 from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.load_weights import Weights, read_weights
@@ -21,6 +23,8 @@ from ssv2rt.models.resnet3d import ResNet3D
 
 How = Literal["centre", "mean"]
 
+_HEAD = ("head.weight", "head.bias")
+"""Weights of the classifier, (K, D) and (K,)."""
 _RESNET2D_NAMES = (
     (re.compile(r"^conv1\."), "stem.0."),
     (re.compile(r"^bn1\."), "stem.1."),
@@ -43,6 +47,8 @@ class LoadReport:
     """In the file but not used, each with the reason."""
     missing: tuple[str, ...]
     """Not in the file, or skipped. These keep their random initialization."""
+    classes: str = ""
+    """Which classes the classifier has from the file, as text; empty if it starts fresh."""
 
     def __str__(self) -> str:
         text = f"{self.source}: {len(self.loaded)} weights loaded, {len(self.inflated)} inflated from 2D to 3D"
@@ -52,24 +58,29 @@ class LoadReport:
             )
         if self.missing:
             text += f"; {len(self.missing)} start fresh ({_shortened(list(self.missing))})"
-        return text
+        return text + (f"; {self.classes}" if self.classes else "")
 
 
-def initialize_from(model: ClipModel, source: str, *, how: How = "mean") -> LoadReport:
-    """Copies the weights of a file, or of a published network, into a newly initialized model.
+def initialize_from(
+    model: ClipModel, source: str, *, how: How = "mean", labels: Sequence[str] | None = None
+) -> LoadReport:
+    """Copies the weights of a file, of a run or of a published network into a newly initialized model.
 
-    The classifier is copied if it has the same number of classes. Weights from Kinetics also set the mean and standard
-    deviation for the normalization; a new model already has those of ImageNet.
+    The classifier is copied class by class, by name, if the file has the names of its classes; else it is copied if it has
+    the same number of classes. Weights from Kinetics also set the mean and standard deviation for the normalization; a new
+    model already has those of ImageNet.
 
     Args:
         model: changed in place, and only if there is no error.
         source: a `.safetensors`, `.pth` or `.pt` file with the weights of this package, of a torchvision video ResNet,
-            or of a 2D ResNet with torchvision's or timm's names; or the name of a published network, which is downloaded.
+            or of a 2D ResNet with torchvision's or timm's names; a run, whose best checkpoint is taken; or the name of a
+            published network, which is downloaded.
         how: how 2D kernels are inflated. centre: the kernel is put into the middle frame, and the other frames are zero. A
             video that repeats one frame then has exactly the features of the frame in the 2D network, at any T, if
             the 3D network also pools after the stem (`resnet3d18-pool`, `resnet3d50-pool`). mean: the kernel is divided
             evenly over all frames. Then the same holds only away from the first and last frames, where kernels reach
             into the zero padding.
+        labels: class names of the model, in order; by default not known.
 
     Raises:
         UsageError: there is no such file or network, or `how` is unknown.
@@ -78,8 +89,14 @@ def initialize_from(model: ClipModel, source: str, *, how: How = "mean") -> Load
     """
     if how not in get_args(How):
         raise UsageError(f"inflation '{how}'{suggest(how, list(get_args(How)))}")
-    found = _to_model_names(read_weights(source), source)
-    targets = model.state_dict()
+    weights, theirs = read_weights(source)
+    found, targets = _to_model_names(weights, source), model.state_dict()
+    classes = ""
+    if {*_HEAD} <= found.keys() and found[_HEAD[0]].shape[1:] == targets[_HEAD[0]].shape[1:]:
+        if labels is not None and theirs is not None and len(theirs) == len(found[_HEAD[0]]):
+            classes = _arrange_classes(found, targets, theirs, labels, source)
+        elif found[_HEAD[0]].shape == targets[_HEAD[0]].shape:
+            classes = f"it does not name its classes, so its {len(found[_HEAD[0]])} are taken over in its order"
     fitted: dict[str, torch.Tensor] = {}
     loaded, inflated, skipped = [], [], []
     for name, weight in found.items():
@@ -110,7 +127,37 @@ def initialize_from(model: ClipModel, source: str, *, how: How = "mean") -> Load
         for name in targets
         if name not in fitted and not name.endswith("num_batches_tracked") and "normalise" not in name
     )
-    return LoadReport(source, tuple(loaded), tuple(inflated), tuple(skipped), missing)
+    return LoadReport(source, tuple(loaded), tuple(inflated), tuple(skipped), missing, classes)
+
+
+def _arrange_classes(found: Weights, targets: Weights, theirs: Sequence[str], ours: Sequence[str], source: str) -> str:
+    """Arranges the rows of a classifier for other classes, by name. Classes that it lacks get the rows of `targets`.
+
+    Args:
+        found: changed in place; without the classifier if it has none of the classes.
+        targets: the weights of the model.
+        theirs: class names of `found`.
+        ours: class names of `targets`.
+        source: where `found` is from, for messages.
+
+    Returns:
+        Which classes were taken over, as text.
+    """
+    match = match_classes(ours, theirs)
+    known = torch.from_numpy(match.numbers >= 0)
+    if not known.any():
+        for name in _HEAD:
+            del found[name]
+        return f"it has none of the {len(ours)} classes, which all start fresh"
+    for name in _HEAD:
+        rows = targets[name].clone()
+        rows[known] = found[name][torch.from_numpy(match.numbers).long()[known]].to(rows.dtype)
+        found[name] = rows
+    text = f"{int(known.sum())} of {len(ours)} classes are taken over by name"
+    if match.unknown:
+        text += f", and the rest start fresh: {match.unknown_text()}"
+    spelling = match.spelling_text("the data", f"'{source}'")
+    return text + (f"; {spelling}" if spelling else "")
 
 
 def inflate(weight: torch.Tensor, frames: int, how: How) -> torch.Tensor:

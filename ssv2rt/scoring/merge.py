@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.progress import Progress
 from ssv2rt.dataset.listing import escape_non_utf8
+from ssv2rt.scoring.metadata import merged_metadata
 from ssv2rt.scoring.row import VECTOR, Row, column_type
 from ssv2rt.scoring.sqlite_store import SortedRows
 from ssv2rt.scoring.video_sources import Video
@@ -47,7 +48,8 @@ def merge(parts: Sequence[Path], out: Path, expected: Iterable[Video] = ()) -> M
     """Writes the rows of all parts to one file, sorted by video name, and logs duplicate and missing videos.
 
     Raises:
-        UserError: a part cannot be read or its columns differ from the first one's, or the disk is full.
+        UserError: a part cannot be read, its columns differ from the first one's or it is of another network (see
+            `merged_metadata`), or the disk is full.
     """
     try:
         return _merge(parts, out, expected)
@@ -56,6 +58,7 @@ def merge(parts: Sequence[Path], out: Path, expected: Iterable[Video] = ()) -> M
 
 
 def _merge(parts: Sequence[Path], out: Path, expected: Iterable[Video]) -> MergeResult:
+    metadata = merged_metadata(parts)
     merged, rows = MergeResult(), SortedRows()
     duplicates, missing = _NameReport("in several parts"), _NameReport("in no part")
     columns: list[str] = []
@@ -78,7 +81,7 @@ def _merge(parts: Sequence[Path], out: Path, expected: Iterable[Video]) -> Merge
                 progress.add(1)
     ordered = iter(rows)
     last = ""
-    with open_writer(out, columns) as writer:
+    with open_writer(out, columns, metadata) as writer:
         while batch := list(islice(ordered, _ROWS_IN_MEMORY)):
             writer.write(batch)
             for row in batch:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ssv2rt.core.errors import UsageError
 from ssv2rt.scoring.journal import Journal, read_rows
+from ssv2rt.scoring.metadata import Metadata
 from ssv2rt.scoring.writers import open_writer
 
 ROWS_PER_PART = 10_000
@@ -41,13 +42,15 @@ class ParquetParts:
         out: the path of the output.
         columns: columns of the parts.
         journal: source of the rows. Existing parts are deleted if it is empty, and rewritten otherwise.
+        metadata: of the parts; see `ssv2rt.scoring.metadata`.
 
     Raises:
         OSError: the folder cannot be written.
     """
 
-    def __init__(self, out: Path, columns: Sequence[str], journal: Journal) -> None:
+    def __init__(self, out: Path, columns: Sequence[str], journal: Journal, metadata: Metadata | None = None) -> None:
         self._folder, self._columns, self._journal = parts_folder(out), list(columns), journal
+        self._metadata = metadata
         self._folder.mkdir(exist_ok=True)
         for file in self._folder.glob(".part-*.parquet.*.partial"):
             file.unlink()  # of a call that was killed
@@ -76,6 +79,6 @@ class ParquetParts:
         self._written += count
         self._journal.sync()  # a power failure must not lose journal rows that a part already has
         rows = islice(self._rows, count)
-        with open_writer(self._folder / self._last_name, self._columns) as writer:
+        with open_writer(self._folder / self._last_name, self._columns, self._metadata) as writer:
             while batch := list(islice(rows, _ROWS_IN_MEMORY)):
                 writer.write(batch)

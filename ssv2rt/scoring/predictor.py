@@ -71,18 +71,29 @@ class Predictor:
         if EMBEDDING in self._extra_columns:
             parts = [outputs.embedding[:count] for count, outputs in answers if outputs.embedding is not None]
             found[EMBEDDING] = torch.cat(parts).unflatten(0, (videos, -1)).mean(1)
-        probabilities, classes = logits.softmax(1).topk(self._top_k)
-        finite = logits.isfinite().all(1)
-        rows: list[Row] = []
-        for number in range(videos):
-            if not finite[number]:
-                rows.append({"status": "error: not finite"})
-                continue
-            row: Row = {"status": OK}
-            for rank in range(self._top_k):
-                end = "" if rank == 0 else f"_{rank + 1}"
-                row[f"label{end}"] = self._labels[int(classes[number, rank])]
-                row[f"probability{end}"] = float(probabilities[number, rank])
-            row |= {name: found[name][number].numpy() for name in self._extra_columns}
-            rows.append(row)
+        rows = rows_of_logits(logits, self._labels, self._top_k)
+        for number, row in enumerate(rows):
+            if row["status"] == OK:
+                row |= {name: found[name][number].numpy() for name in self._extra_columns}
         return rows
+
+
+def rows_of_logits(logits: torch.Tensor, labels: Sequence[str], top_k: int) -> list[Row]:
+    """A row with status, labels and probabilities for each of N clips.
+
+    Args:
+        logits: float32 (N, K).
+        labels: K class names.
+        top_k: labels in a row, at most K.
+    """
+    # On the CPU at once: a GPU would be waited for at each number.
+    probabilities, classes = (part.cpu() for part in logits.softmax(1).topk(top_k))
+    rows: list[Row] = []
+    for number, finite in enumerate(logits.isfinite().all(1).tolist()):
+        row: Row = {"status": OK if finite else "error: not finite"}
+        for rank in range(top_k if finite else 0):
+            end = "" if rank == 0 else f"_{rank + 1}"
+            row[f"label{end}"] = labels[int(classes[number, rank])]
+            row[f"probability{end}"] = float(probabilities[number, rank])
+        rows.append(row)
+    return rows

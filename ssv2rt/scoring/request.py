@@ -20,6 +20,7 @@ from ssv2rt.scoring.devices import devices_for
 from ssv2rt.scoring.discover import Shard, check_inputs
 from ssv2rt.scoring.ground_truth import BEST, GroundTruth, videos_of
 from ssv2rt.scoring.journal import journal_path
+from ssv2rt.scoring.metadata import Metadata, metadata_of_engine
 from ssv2rt.scoring.parquet_parts import check_parts
 from ssv2rt.scoring.row import EMBEDDING, LOGITS, columns
 from ssv2rt.scoring.run import InputVideos, Output, Summary
@@ -50,6 +51,9 @@ class ScoreRequest:
     logits: bool = False
     embeddings: bool = False
     annotations: Path | None = None
+    """An annotation file, or a data set."""
+    split: str | None = None
+    """With a data set as `annotations`: see `GroundTruth.read`."""
     views: str | None = None
     window: float | None = None
     hop: float | None = None
@@ -81,6 +85,8 @@ class ScoreRequest:
             raise UsageError("--hop and --merge go with --window; add it, in seconds")
         if math.isnan(self.timeout):
             raise UsageError("--timeout nan: give seconds, at least 1")
+        if self.split and not self.annotations:
+            raise UsageError(f"--split {self.split} is a split of --annotations; add that, or leave it out")
         if windows and self.annotations:
             raise UsageError("--annotations tell the label of a whole video; leave out --window")
         if self.merged and ((self.top_k or 1) > 1 or self.logits or self.embeddings):
@@ -126,12 +132,15 @@ def score_as_requested(request: ScoreRequest) -> ScoreResult:
 def _score(request: ScoreRequest) -> ScoreResult:
     inputs = request.inputs
     if request.annotations:
-        inputs = inputs or (videos_of(request.annotations),)
-    check_inputs(inputs)
+        inputs = inputs or videos_of(request.annotations)
+    if inputs:
+        check_inputs(inputs)
     bundle = engine_named(request.engine, request.run)
     if request.embeddings and not bundle.info.embedding:
         raise UsageError(f"--embeddings: the engine gives none; rebuild it with `{bundle.info.rebuild}`")
-    ground_truth = GroundTruth.read(request.annotations, bundle.info.labels) if request.annotations else None
+    ground_truth = None
+    if request.annotations:
+        ground_truth = GroundTruth.read(request.annotations, bundle.info.labels, request.split)
     videos = InputVideos(inputs, Shard.parse(request.shard) if request.shard else None, ground_truth)
     top_k = _top_k(request, classes=len(bundle.info.labels))
     clip = with_views(bundle.info.clip, request.views) if request.views else bundle.info.clip
@@ -142,7 +151,7 @@ def _score(request: ScoreRequest) -> ScoreResult:
     with executor as backend:
         summary = score_all(
             videos,
-            _output(request, top_k=top_k),
+            _output(request, metadata_of_engine(bundle, clip, request.windows), top_k=top_k),
             workers,
             _facts(request, bundle, clip, ground_truth, top_k=found),
             timeout=request.timeout,
@@ -183,7 +192,7 @@ def _workers(request: ScoreRequest, bundle: Bundle, clip: Clip, *, top_k: int) -
     return [WorkerSettings("ssv2rt.scoring.worker:make_scorer", options | {"device": device}) for device in devices]
 
 
-def _output(request: ScoreRequest, *, top_k: int) -> Output:
+def _output(request: ScoreRequest, metadata: Metadata, *, top_k: int) -> Output:
     in_windows, extra = request.windows is not None, request.extra_columns
     return Output(
         request.out,
@@ -196,6 +205,7 @@ def _output(request: ScoreRequest, *, top_k: int) -> Output:
         ),
         sort=request.sort,
         windows=request.windows,
+        metadata=metadata,
         parts=columns(top_k, windows=in_windows, extra_columns=extra) if request.cluster else (),
     )
 

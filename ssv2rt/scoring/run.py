@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,6 +20,7 @@ from ssv2rt.core.worker_pool import WorkerSettings
 from ssv2rt.scoring.discover import STDIN, Shard, discover
 from ssv2rt.scoring.ground_truth import AccuracyCounter, GroundTruth
 from ssv2rt.scoring.journal import Journal, journal_path, read_rows
+from ssv2rt.scoring.metadata import Metadata, metadata_file
 from ssv2rt.scoring.parquet_parts import ParquetParts
 from ssv2rt.scoring.row import PATH, WINDOW, Row
 from ssv2rt.scoring.segments import REQUIRED, Windows, segments
@@ -28,6 +29,7 @@ from ssv2rt.scoring.storage_watch import StorageWatch
 from ssv2rt.scoring.supervisor import Answer, Supervisor, Task
 from ssv2rt.scoring.video_sources import Video
 from ssv2rt.scoring.writers import check_output, open_writer
+from ssv2rt.video.container import OK
 from ssv2rt.video.storage import is_address
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 
 _ROWS_IN_MEMORY = 1000
+_NAMES_PER_REASON = 3
+"""Names in the summary of errors."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -45,14 +49,14 @@ class InputVideos:
     """The videos to score."""
 
     inputs: Sequence[str]
-    """See `discover`."""
+    """See `discover`. May be empty if `ground_truth` names the clips."""
     shard: Shard | None = None
     """If given, only the videos of this shard."""
     ground_truth: GroundTruth | None = None
     """If given, only the clips that the annotations name. Each of them gets a row, even if its video is missing."""
 
     def __iter__(self) -> Iterator[Video]:
-        found = discover(self.inputs)
+        found = discover(self.inputs) if self.inputs else iter(())
         for video in self.ground_truth.only(found) if self.ground_truth else found:
             if not self.shard or video.name in self.shard:
                 yield video
@@ -68,6 +72,8 @@ class Output:
     """Whether rows are sorted by path. Otherwise they are in the order in which they were scored."""
     windows: Windows | None = None
     """If given, rows are sliding windows."""
+    metadata: Metadata | None = None
+    """See `ssv2rt.scoring.metadata`."""
     parts: Sequence[str] = ()
     """Columns of Parquet parts beside the file; no parts are written if empty."""
 
@@ -81,6 +87,15 @@ class Executor(Protocol):
     def score(self, videos: Iterator[Task]) -> Iterator[Answer]: ...
 
 
+@dataclass
+class ErrorReason:
+    """Error rows with the same reason."""
+
+    rows: int = 0
+    first: list[str] = field(default_factory=list)
+    """The first names among them."""
+
+
 @dataclass(frozen=True)
 class Summary:
     """The result of a scoring run."""
@@ -91,6 +106,10 @@ class Summary:
     """Videos that were already in the journal."""
     accuracy: dict[str, float]
     """Percentages; empty without ground truth."""
+    classes: list[tuple[str, int, float]]
+    """Label, number of clips and accuracy in percent of each class, the worst first; empty without ground truth."""
+    reasons: dict[str, ErrorReason]
+    """Error rows by reason, the most frequent first."""
     trusted: dict[str, Decision]
     """Which kinds of videos DALI was trusted to decode."""
 
@@ -141,13 +160,14 @@ def score(
         try:
             if not (overwrite or journal.rows):
                 check_output(output.path, overwrite=False)  # another call may have made it since this one began
-            remove_partial_files(output.path, older_than=-1)  # the lock on the journal excludes other writers
-            parts = ParquetParts(output.path, output.parts, journal) if output.parts else None
+            for file in (output.path, metadata_file(output.path)):
+                remove_partial_files(file, older_than=-1)  # the lock on the journal excludes other writers
+            parts = ParquetParts(output.path, output.parts, journal, output.metadata) if output.parts else None
             with nullcontext(executor) if executor else Supervisor(workers, timeout=timeout) as scoring:
                 _score(videos, journal, scoring, parts)
                 trusted = scoring.trusted
             journal.sync()
-            accuracy = _write(path, output, videos.ground_truth)
+            accuracy, reasons = _write(path, output, videos.ground_truth)
         except OSError as error:
             remedy = "make room" if error.errno in _NO_ROOM else "see that all is in its place"
             raise UserError(
@@ -161,7 +181,15 @@ def score(
                 logger.warning(f"{journal.videos} videos{windows} are scored and kept in '{path}'; go on with --resume")
             raise
         journal.remove()
-    return Summary(journal.videos, journal.errors, before, accuracy.facts() if accuracy else {}, trusted)
+    return Summary(
+        journal.videos,
+        journal.errors,
+        before,
+        accuracy.facts() if accuracy else {},
+        accuracy.classes() if accuracy else [],
+        reasons,
+        trusted,
+    )
 
 
 def _score(videos: InputVideos, journal: Journal, executor: Executor, parts: ParquetParts | None) -> None:
@@ -192,18 +220,26 @@ def _unscored(videos: InputVideos, journal: Journal, storage: StorageWatch) -> I
         )
 
 
-def _write(path: Path, output: Output, ground_truth: GroundTruth | None) -> AccuracyCounter | None:
-    """Writes the output from the rows of the journal."""
+def _write(
+    path: Path, output: Output, ground_truth: GroundTruth | None
+) -> tuple[AccuracyCounter | None, dict[str, ErrorReason]]:
+    """Writes the output from the rows of the journal. Returns the accuracy, and error rows by reason."""
     rows = read_rows(path)
     if output.sort:
         rows = _sorted(rows)
     if output.windows and output.windows.merge:
         rows = segments(rows)
     accuracy = AccuracyCounter(ground_truth) if ground_truth else None
-    with open_writer(output.path, output.columns) as writer:
+    reasons: dict[str, ErrorReason] = {}
+    with open_writer(output.path, output.columns, output.metadata) as writer:
         while part := list(islice(rows, _ROWS_IN_MEMORY)):
             writer.write([accuracy.add(row) for row in part] if accuracy else part)
-    return accuracy
+            for row in part:
+                if row["status"] != OK:
+                    found = reasons.setdefault(row["status"].removeprefix("error: "), ErrorReason())
+                    found.rows += 1
+                    found.first += [row["video"]] if len(found.first) < _NAMES_PER_REASON else []
+    return accuracy, dict(sorted(reasons.items(), key=lambda item: -item[1].rows))
 
 
 def _sorted(rows: Iterator[Row]) -> Iterator[Row]:

@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ssv2rt.core.atomic_files import atomic_file
+from ssv2rt.core.atomic_files import atomic_file, write_json
 from ssv2rt.core.errors import UsageError, UserError
+from ssv2rt.scoring.metadata import KEY, Metadata, metadata_file
 from ssv2rt.scoring.row import SECONDS, VECTOR, Row, column_type
 
 
@@ -23,38 +24,49 @@ class Writer(Protocol):
     def write(self, rows: list[Row]) -> None: ...
 
 
-def check_output(path: Path, *, overwrite: bool) -> None:
+def check_output(path: Path, *, overwrite: bool, option: str = "--out") -> None:
     """Checks, before any work is done, that the output can be written.
+
+    Args:
+        path: the output.
+        overwrite: whether an existing file is replaced.
+        option: what names the output, for messages.
 
     Raises:
         UsageError: the extension is unknown, the folder does not exist, or the file exists and `overwrite` is not set.
     """
     if path.suffix.lower() not in _WRITERS:
-        raise UsageError(f"--out {path}: the extension '{path.suffix}' is no format; take {', '.join(_WRITERS)}")
+        raise UsageError(f"{option} {path}: the extension '{path.suffix}' is no format; take {', '.join(_WRITERS)}")
     if len(os.fsencode(path.name)) > 200:
-        raise UsageError(f"--out {path}: the name is longer than 200 bytes; choose a shorter one")
+        raise UsageError(f"{option} {path}: the name is longer than 200 bytes; choose a shorter one")
     if os.path.lexists(path) and not path.is_file():
-        raise UsageError(f"--out {path} is not a file; name one, or a new one")
+        raise UsageError(f"{option} {path} is not a file; name one, or a new one")
     if os.path.lexists(path) and not overwrite:
-        raise UsageError(f"--out {path} exists; choose another name, or add --overwrite")
+        raise UsageError(f"{option} {path} exists; choose another name, or add --overwrite")
     if not path.parent.is_dir():
-        raise UsageError(f"--out {path}: no folder '{path.parent}'; make it first")
+        raise UsageError(f"{option} {path}: no folder '{path.parent}'; make it first")
 
 
 @contextmanager
-def open_writer(path: Path, names: list[str]) -> Iterator[Writer]:
+def open_writer(path: Path, names: list[str], metadata: Metadata | None = None) -> Iterator[Writer]:
     """A writer of rows with these columns. The file appears under its name if the block ends without an error.
+
+    Its metadata (see `metadata`) appears with it. That of an earlier file is removed first, so that it never stands beside
+    another file than its own.
 
     Raises:
         UserError: the file cannot be written.
     """
     try:
         with atomic_file(path) as temporary:
-            writer = _WRITERS[path.suffix.lower()](temporary, names)
+            writer = _WRITERS[path.suffix.lower()](temporary, names, metadata)
             try:
                 yield writer
             finally:
                 writer.close()
+            metadata_file(path).unlink(missing_ok=True)
+        if metadata is not None and path.suffix.lower() != ".parquet":
+            write_json(metadata_file(path), metadata)
     except OSError as error:
         raise UserError(
             f"cannot write '{path}': {error.strerror or error}; free some space or choose another place"
@@ -62,7 +74,7 @@ def open_writer(path: Path, names: list[str]) -> Iterator[Writer]:
 
 
 class _Csv:
-    def __init__(self, path: Path, names: list[str]) -> None:
+    def __init__(self, path: Path, names: list[str], metadata: Metadata | None) -> None:
         self._file = path.open("w", encoding="utf-8", newline="")
         self._writer = csv.DictWriter(self._file, names, extrasaction="ignore", lineterminator="\n")
         self._writer.writeheader()
@@ -82,7 +94,7 @@ class _Csv:
 
 
 class _JsonLines:
-    def __init__(self, path: Path, names: list[str]) -> None:
+    def __init__(self, path: Path, names: list[str], metadata: Metadata | None) -> None:
         self._file = path.open("w", encoding="utf-8")
         self._columns = names
 
@@ -97,11 +109,13 @@ class _JsonLines:
 
 
 class _Parquet:
-    def __init__(self, path: Path, names: list[str]) -> None:
+    def __init__(self, path: Path, names: list[str], metadata: Metadata | None) -> None:
         kinds = {int: pa.int32(), float: pa.float32(), str: pa.string(), VECTOR: pa.list_(pa.float32())}
         # float32 cannot represent times in a long video to the millisecond.
         kind = dict.fromkeys(SECONDS, pa.float64())
         self._schema = pa.schema([(name, kind.get(name, kinds[column_type(name)])) for name in names])
+        if metadata is not None:
+            self._schema = self._schema.with_metadata({KEY: json.dumps(metadata).encode()})
         self._writer = pq.ParquetWriter(path, self._schema)
 
     def write(self, rows: list[Row]) -> None:

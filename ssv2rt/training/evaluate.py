@@ -18,11 +18,14 @@ from ssv2rt.core.recipes import Recipe
 from ssv2rt.dataset.manifest import Split
 from ssv2rt.models.clip_model import ClipModel, mean_over_views
 from ssv2rt.pipelines.decoder_trust import DecoderTrust
-from ssv2rt.pipelines.loader import BadClip, ClipLoader
+from ssv2rt.pipelines.loader import BadClip, ClipBatch, ClipLoader
 from ssv2rt.pipelines.samplers import evaluation_batches
 from ssv2rt.training.distributed import Group
 
 logger = logging.getLogger(__name__)
+
+Record = Callable[[ClipBatch, torch.Tensor | None], None]
+"""Receives a batch of N clips and their logits, float32 (N, K), averaged over views; None if no clip could be decoded."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,13 @@ class Evaluation:
     def as_dict(self) -> dict[str, float]:
         """All fields except the confusion matrix."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "confusion"}
+
+    @property
+    def mean_class_accuracy(self) -> float:
+        """The mean, in percent, of each class's share of correct clips. Classes without clips do not count."""
+        assert self.confusion is not None
+        clips = self.confusion.sum(1)
+        return 100 * float((self.confusion.diagonal()[clips > 0] / clips[clips > 0]).mean())
 
 
 @dataclass
@@ -69,6 +79,7 @@ def evaluate(
     loader: ClipLoader | None = None,
     group: Group | None = None,
     after_each_batch: Callable[[], None] = lambda: None,
+    record: Record | None = None,
 ) -> Evaluation:
     """Evaluates every clip of a split once, for any number of processes. Logits are averaged over the views of a clip.
 
@@ -81,6 +92,7 @@ def evaluate(
         loader: by default a new one.
         group: processes that share the clips; each of them gets the result of all. By default this process alone.
         after_each_batch: called after each batch, but only if there is a single process. An exception ends the evaluation.
+        record: called with each batch and its logits.
 
     Raises:
         UserError: the split has clips without a label, or none could be decoded.
@@ -111,6 +123,8 @@ def evaluate(
                 top5.update(logits, labels)
                 confusion.update(logits, labels)
                 evaluated += len(labels)
+            if record:
+                record(batch, logits if batch.requests else None)
             progress.show((evaluated + bad) * group.size)
             if group.size == 1:
                 after_each_batch()

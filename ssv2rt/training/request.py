@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ssv2rt.core.errors import UsageError, out_of_memory_as_user_error
@@ -13,14 +15,17 @@ from ssv2rt.core.locks import exclusive
 from ssv2rt.core.recipe_files import load_recipe
 from ssv2rt.core.recipes import Data, with_views
 from ssv2rt.core.run_folders import RUNS, Run, check_run_name, create_run, find_run
+from ssv2rt.dataset.classes import for_classes, labeled
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.dataset.prepare import override_root, prepare
 from ssv2rt.models.weights import TrainedModel, load_trained
 from ssv2rt.training.determinism import set_deterministic
 from ssv2rt.training.distributed import Group, process_group
-from ssv2rt.training.evaluate import Evaluation, evaluate
+from ssv2rt.training.evaluate import Evaluation, Record, evaluate
 from ssv2rt.training.plan import training_plan
 from ssv2rt.training.trainer import Trainer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +130,9 @@ def _trainer(request: TrainRequest, group: Group, resumed: Run | None) -> Traine
     return trainer
 
 
+Recorder = Callable[[TrainedModel, Manifest, str], AbstractContextManager[Record]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluateRequest:
     """The options of `evaluate`, under the names that the command has them."""
@@ -136,29 +144,42 @@ class EvaluateRequest:
     views: str | None = None
 
 
-def evaluate_as_requested(request: EvaluateRequest) -> tuple[Run, TrainedModel, Evaluation]:
-    """Evaluates a run's model as a request says.
+def evaluate_as_requested(
+    request: EvaluateRequest, recorder: Recorder | None = None
+) -> tuple[Run, TrainedModel, Evaluation]:
+    """Evaluates a run's model as a request says. Classes of the data are matched with the model's by name.
+
+    Args:
+        request: the options.
+        recorder: makes what records each batch from the model, the data and the name of the split.
 
     Raises:
         UsageError: `views` is invalid.
-        UserError: there is no such run, checkpoint or data, or the data has other classes; or as `evaluate`.
+        UserError: there is no such run, checkpoint or data, or the model knows no class of the data; or as `evaluate`.
     """
     run = find_run(request.run)
     trained = load_trained(run, request.checkpoint)
     recipe = trained.recipe
     if request.views:
         recipe = recipe.model_copy(update={"clip": with_views(recipe.clip, request.views)})
-    manifest = prepare(override_root(recipe.data, request.data))
-    manifest.check_classes(trained.labels, f"run '{run.path}'")
+    manifest = for_classes(prepare(override_root(recipe.data, request.data)), trained.labels, f"run '{run.path}'")
+    split = labeled(manifest.split(request.split, recipe.data.max_bad))
+    if request.data and request.split != "all" and len(split) < len(manifest.table):
+        logger.info(
+            f"evaluating the {len(split)} {request.split} clips of {len(manifest.table)} in '{request.data}'; "
+            f"--split all takes all of them"
+        )
     device = choose_device()
     set_deterministic(recipe.train.deterministic)
     fix = f"lower train.batch_size in '{run.recipe_file}', or use fewer --views"
-    with out_of_memory_as_user_error(f"evaluating on {device}", fix):
+    recording = recorder(replace(trained, recipe=recipe), manifest, request.split) if recorder else nullcontext()
+    with out_of_memory_as_user_error(f"evaluating on {device}", fix), recording as record:
         result = evaluate(
             trained.model.channels_last().to(device),
-            manifest.split(request.split, recipe.data.max_bad),
+            split,
             recipe,
             device=device,
             precision=choose_precision(recipe.train.precision, device),
+            record=record,
         )
     return run, trained, result

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import shutil
 import time
 from contextlib import AbstractContextManager
 from typing import Any
@@ -20,14 +18,11 @@ from ssv2rt.core.recipe_files import dump_recipe
 from ssv2rt.core.recipes import Recipe
 from ssv2rt.core.run_folders import Run
 from ssv2rt.dataset.manifest import Manifest
-from ssv2rt.models.clip_model import ClipModel, freeze_backbone
-from ssv2rt.models.pretrained import initialize_from
-from ssv2rt.models.registry import build_model
-from ssv2rt.models.residual import set_checkpointing, set_drop_path
 from ssv2rt.pipelines.decoder_choice import make_trust
 from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
 from ssv2rt.pipelines.samplers import steps_per_epoch, train_batches
 from ssv2rt.training.batch_size import resolve_batch_size
+from ssv2rt.training.check_setup import check_compiler, check_data
 from ssv2rt.training.checkpoint import State, load_state, remove_old_checkpoints, save_checkpoint
 from ssv2rt.training.confusion import write_confusion
 from ssv2rt.training.decoding import (
@@ -40,6 +35,7 @@ from ssv2rt.training.decoding import (
 from ssv2rt.training.determinism import explain_determinism_errors, set_deterministic
 from ssv2rt.training.distributed import Group
 from ssv2rt.training.evaluate import BadClips, Evaluation, evaluate, evaluation_loader
+from ssv2rt.training.initial_model import build_initial_model
 from ssv2rt.training.metrics_log import MetricsLog
 from ssv2rt.training.optimizer import learning_rate, scaled_learning_rate
 from ssv2rt.training.signals import SignalHandler, Stopped
@@ -70,15 +66,15 @@ class Trainer:
         self.manifest, settings = manifest, recipe.train
         self.train_split = manifest.split("train", recipe.data.max_bad)
         self.validation_split = manifest.split("validation", recipe.data.max_bad)
-        self._check_data(manifest)
+        check_data(self.train_split, self.validation_split, settings, group)
         self.steps_per_epoch = steps_per_epoch(
             len(self.train_split), batch=settings.batch, accumulate=settings.accumulate, shards=group.size
         )
         self.optimizer_steps_per_epoch = self.steps_per_epoch // settings.accumulate
         if settings.compile:
-            _check_compiler(group)
+            check_compiler(group)
         torch.manual_seed(settings.seed)
-        model = _build_initial_model(recipe, len(manifest.labels), group).channels_last().to(group.device)
+        model = build_initial_model(recipe, manifest.labels, group).channels_last().to(group.device)
         if settings.sync_bn and group.size > 1:
             convert_sync_batch_norm(model, group.device)
         self.training_step = TrainingStep(model, settings, self.precision, group)
@@ -425,52 +421,7 @@ class Trainer:
         self._write_environment(run)
         run.make_latest()
 
-    def _check_data(self, manifest: Manifest) -> None:
-        """Raises UserError if the data set cannot be trained on with this recipe."""
-        settings = self.recipe.train
-        if len(manifest.labels) < 2:
-            raise UserError(f"the data has {len(manifest.labels)} class; training needs at least two")
-        for split in (self.train_split, self.validation_split):
-            if (split.classes < 0).any():
-                raise UserError(
-                    f"clips in '{split.folder}' have no label; training and validation need a label for each"
-                )
-        if len(self.train_split) < settings.batch * settings.accumulate * self.group.size:
-            processes = f" x {self.group.size} processes" if self.group.size > 1 else ""
-            raise UserError(
-                f"{len(self.train_split)} training clips do not fill one update of {settings.batch} x "
-                f"{settings.accumulate} clips{processes} (train.batch_size x train.accumulate); lower one of the two"
-            )
-
-
-def _build_initial_model(recipe: Recipe, classes: int, group: Group) -> ClipModel:
-    """Builds the model with random weights, or with those of `model.init`, and applies the recipe's model settings."""
-    model = build_model(recipe.model, classes)
-    if recipe.model.init:
-        report = group.from_rank_zero(lambda: initialize_from(model, recipe.model.init, how=recipe.model.inflate))
-        if group.is_rank_zero:
-            logger.info(str(report))
-        else:
-            initialize_from(model, recipe.model.init, how=recipe.model.inflate)
-    if recipe.model.drop_path:
-        set_drop_path(model, recipe.model.drop_path)
-    if recipe.model.checkpointing:
-        set_checkpointing(model, True)
-    if recipe.train.freeze_backbone:
-        freeze_backbone(model)
-    return model
-
 
 def _quality(evaluation: Evaluation) -> tuple[float, float]:
     """Sort key of evaluations: higher top-1 is better; at the same top-1, lower loss is better."""
     return evaluation.top1, -evaluation.loss if math.isfinite(evaluation.loss) else -math.inf
-
-
-def _check_compiler(group: Group) -> None:
-    """Raises UserError if there is no C++ compiler, which torch.compile needs on a CPU."""
-    compiler = os.environ.get("CXX", "g++")
-    if group.device.type == "cpu" and not (shutil.which(compiler) or shutil.which("clang++")):
-        raise UserError(
-            f"train.compile = true needs a C++ compiler on a CPU, and '{compiler}' is not installed; "
-            f"install g++, or leave train.compile out"
-        )

@@ -139,7 +139,7 @@ CASES: list[tuple[list[str], int, str]] = [
     (["score", "tiny/videos", "--out", "p.xls"], 2, "the extension '.xls' is no format"),
     (["score", "tiny/videos"], 2, "Missing option '--out'"),
     (["score", "tiny/videos", "--out", "p.csv", "--timeout", "nan"], 2, "--timeout nan: give seconds"),
-    (["score", "tiny/videos", "--out", "p.csv", "--engine", "a", "--run", "b"], 2, "leave one out"),
+    (["score", "tiny/videos", "--out", "p.csv", "--engine", "a", "--run", "b"], 1, "no run 'b'"),
     (["score", "tiny/videos", "--out", "p.csv", "--engine", "empty"], 1, "no engine bundle in 'empty'"),
     (["synthesize", "foreign"], 1, "'foreign' is not empty"),
     (["synthesize", "new", "--size", "big"], 2, "--size big: write it like 427x240"),
@@ -227,7 +227,7 @@ def test_interrupting_leaves_no_half_files(
     again = ssv2rt("score", many, "--out", tmp_path / "p.csv", "--resume", "--json", cwd=workplace)
     assert again.returncode == 0 and json.loads(again.stdout)["videos"] == 400, again.stderr
     assert json.loads(again.stdout)["resumed after"] >= 20
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["many", "p.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["many", "p.csv", "p.csv.meta.json"]
 
 
 def test_a_start_that_failed_leaves_its_name_free(tiny_set: Path, tmp_path: Path) -> None:

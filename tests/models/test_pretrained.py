@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import shutil
 import urllib.error
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import torch
 from safetensors.torch import save_file
 
 from ssv2rt.core.errors import UsageError, UserError
-from ssv2rt.core.recipes import Model
+from ssv2rt.core.recipes import Model, Recipe
+from ssv2rt.core.run_folders import Run
 from ssv2rt.models.clip_model import ClipModel, Normalize
 from ssv2rt.models.pretrained import How, inflate, initialize_from
 from ssv2rt.models.pretrained_urls import KINETICS_MEAN, KINETICS_STD, URLS
 from ssv2rt.models.registry import build_model
+from ssv2rt.models.weights import load_trained, save_weights
 from tests.models.reference import State, features_2d, features_video, random_state, shapes_2d, shapes_video
 
 WIDTH = 8
@@ -269,3 +272,80 @@ def test_failed_downloads_are_one_line_errors(monkeypatch: pytest.MonkeyPatch, e
     with pytest.raises(UserError, match=r"r3d_18-b3b3357e\.pth could not be downloaded \(") as caught:
         initialize_from(model_of("r3d_18"), "r3d_18")
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def named(tmp_path: Path) -> tuple[ClipModel, str]:
+    """A network of the classes a to e, and its weights file."""
+    torch.manual_seed(3)
+    model = model_of("resnet3d18")
+    path = tmp_path / "named.safetensors"
+    save_weights(path, model, labels=("a", "b", "c", "d", "e"), recipe=Recipe(), epoch=1)
+    return model, str(path)
+
+
+def test_classifier_is_permuted_to_the_order_of_the_classes(named: tuple[ClipModel, str]) -> None:
+    first, path = named
+    labels = ("d", "a", "e", "c", "b")
+    other = model_of("resnet3d18")
+    report = initialize_from(other, path, labels=labels)
+    assert "5 of 5 classes are taken over by name" in str(report) and not report.missing
+    clips = torch.randint(0, 256, (2, 8, 64, 64, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        ours, theirs = other.eval()(clips), first.eval()(clips)
+    order = [3, 0, 4, 2, 1]
+    assert torch.equal(other.head.weight, first.head.weight[order]) and torch.equal(
+        other.head.bias, first.head.bias[order]
+    )
+    assert close(ours, theirs[:, order])  # a matrix product rounds by the place of a column
+
+
+def test_equal_classes_are_taken_over_and_others_start_fresh(named: tuple[ClipModel, str]) -> None:
+    first, path = named
+    labels = ("x1", "c", "x2", "e ", "C", "x3", "a")
+    other = model_of("resnet3d18", classes=7)
+    fresh = other.head.weight.detach().clone(), other.head.bias.detach().clone()
+    text = str(initialize_from(other, path, labels=labels))
+    assert (
+        "3 of 7 classes are taken over by name, and the rest start fresh: 'x1', 'x2', 'C' (did you mean 'c'?) and 1"
+        in text
+    )
+    assert "class names of the data that differ from those of" in text and "\n" not in text
+    for mine, theirs, before in (
+        (other.head.weight, first.head.weight, fresh[0]),
+        (other.head.bias, first.head.bias, fresh[1]),
+    ):
+        assert torch.equal(mine[[1, 3, 6]], theirs[[2, 4, 0]])
+        assert torch.equal(mine[[0, 2, 4, 5]], before[[0, 2, 4, 5]])
+
+
+def test_a_classifier_of_other_classes_starts_fresh(named: tuple[ClipModel, str]) -> None:
+    other = model_of("resnet3d18")
+    before = other.head.weight.detach().clone()
+    report = initialize_from(other, named[1], labels=("v", "w", "x", "y", "z"))
+    assert torch.equal(other.head.weight, before) and report.missing == ("head.weight", "head.bias")
+    assert "it has none of the 5 classes" in str(report)
+
+
+def test_classes_without_names_are_taken_over_in_order_and_said(named: tuple[ClipModel, str], tmp_path: Path) -> None:
+    first, _ = named
+    path = saved(first.state_dict(), tmp_path / "w.pth")
+    other = model_of("resnet3d18")
+    report = initialize_from(other, path, labels=("v", "w", "x", "y", "z"))
+    assert torch.equal(other.head.weight, first.head.weight)
+    assert "it does not name its classes, so its 5 are taken over in its order" in str(report)
+
+
+def test_weights_of_a_run_are_its_best_checkpoint(
+    tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = load_trained(tiny_run)
+    monkeypatch.chdir(tiny_run.path.parents[1])
+    for source in (str(tiny_run.path), tiny_run.name):
+        model = build_model(trained.recipe.model, 10)
+        report = initialize_from(model, source, labels=trained.labels)
+        assert not report.missing and torch.equal(model.head.weight, trained.model.head.weight)
+    (tmp_path / "empty").mkdir()
+    shutil.copy(tiny_run.recipe_file, tmp_path / "empty")
+    with pytest.raises(UserError, match="has no 'best' checkpoint yet"):
+        initialize_from(model, str(tmp_path / "empty"))

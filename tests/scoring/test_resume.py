@@ -28,6 +28,8 @@ from ssv2rt.scoring.segments import REQUIRED, Windows
 from tests.cli import Done, ssv2rt
 
 FACTS = {"engine": "abc", "top_k": 1}
+OUTPUTS = ["p.csv", "p.csv.meta.json"]
+"""What is left of a run that is complete."""
 
 
 def row(number: int) -> dict[str, object]:
@@ -281,7 +283,7 @@ def test_killed_and_resumed_run_gives_the_same_output(
         kill_at_random_times(tiny_bundle, inputs, folder, times) >= times // 2
     )  # a run may finish before it is killed
     assert (folder / "p.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
-    assert os.listdir(folder) == ["p.csv"]
+    assert sorted(os.listdir(folder)) == OUTPUTS
 
 
 def test_resume_after_a_kill_between_output_and_journal_removal(
@@ -300,7 +302,7 @@ def test_resume_after_a_kill_between_output_and_journal_removal(
     assert score(tiny_bundle, tiny_set / "videos", out).returncode == 2 and out.read_bytes() == whole
     done = score(tiny_bundle, tiny_set / "videos", out, "--resume", "--json")
     assert done.returncode == 0 and json.loads(done.stdout)["resumed after"] == 80
-    assert os.listdir(tmp_path) == ["p.csv"] and sorted(out.read_bytes().split()) == sorted(whole.split())
+    assert sorted(os.listdir(tmp_path)) == OUTPUTS and sorted(out.read_bytes().split()) == sorted(whole.split())
     done = score(tiny_bundle, tiny_set / "videos", out, "--resume", "--json")
     assert done.returncode == 0 and json.loads(done.stdout)["left"] == 0 and "nothing is left to score" in done.stderr
 
@@ -310,7 +312,7 @@ def test_existing_journal_needs_resume_or_overwrite(tiny_bundle: Bundle, tiny_se
     done = score(tiny_bundle, tiny_set / "videos", tmp_path / "p.csv")
     assert done.returncode == 2 and "add --resume to go on with it, or --overwrite to begin anew" in done.stderr
     done = score(tiny_bundle, tiny_set / "videos", tmp_path / "p.csv", "--overwrite")
-    assert done.returncode == 0 and os.listdir(tmp_path) == ["p.csv"]
+    assert done.returncode == 0 and sorted(os.listdir(tmp_path)) == OUTPUTS
 
 
 def test_local_copies_do_not_stay_behind(tiny_bundle: Bundle, tiny_set: Path, tmp_path: Path) -> None:
@@ -329,7 +331,7 @@ def test_local_copies_do_not_stay_behind(tiny_bundle: Bundle, tiny_set: Path, tm
     assert os.listdir(tmp_path / "tmp")
     (tmp_path / "p.csv.journal").touch()  # it may not have come that far
     assert subprocess.run([*command, "--resume"], env=environment).returncode == 0
-    assert not os.listdir(tmp_path / "tmp") and sorted(os.listdir(tmp_path)) == ["p.csv", "tmp"]
+    assert not os.listdir(tmp_path / "tmp") and sorted(os.listdir(tmp_path)) == [*OUTPUTS, "tmp"]
 
 
 def test_run_without_rows_leaves_no_journal(tiny_bundle: Bundle, tmp_path: Path) -> None:
@@ -343,7 +345,7 @@ def test_closed_stdin_stdout_and_stderr(tiny_bundle: Bundle, tiny_set: Path, tmp
     video = min((tiny_set / "videos").iterdir())
     command = f"'{sys.executable}' -m ssv2rt score '{video}' --out p.csv --engine '{tiny_bundle.path}' <&- >&- 2>&-"
     assert subprocess.run(["sh", "-c", command], cwd=tmp_path).returncode == 0
-    assert os.listdir(tmp_path) == ["p.csv"] and (tmp_path / "p.csv").read_text().count("\n") == 2
+    assert sorted(os.listdir(tmp_path)) == OUTPUTS and (tmp_path / "p.csv").read_text().count("\n") == 2
 
 
 def test_resume_with_other_inputs_keeps_old_rows(

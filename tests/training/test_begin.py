@@ -8,6 +8,7 @@ import torch
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.recipe_files import load_recipe
 from ssv2rt.core.run_folders import Run, create_run
+from ssv2rt.dataset.classes import for_classes
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.models.weights import WEIGHTS, load_trained
@@ -30,7 +31,11 @@ def test_training_starts_from_the_weights_of_another_run(
     work = trainer(manifest, f"model.init='{tiny_run.checkpoints / 'best' / WEIGHTS}'")
     weights = load_trained(tiny_run).model.state_dict()
     assert all(torch.equal(weights[name], tensor) for name, tensor in work.model.state_dict().items())
-    assert capsys.readouterr().err
+    assert "10 of 10 classes are taken over by name" in capsys.readouterr().err
+    reordered = for_classes(manifest, tuple(reversed(manifest.labels)), "the test")
+    work = trainer(reordered, f"model.init='{tiny_run.path}'")
+    assert torch.equal(work.model.head.weight, weights["head.weight"].flip(0))
+    assert torch.equal(work.model.head.bias, weights["head.bias"].flip(0))
 
 
 def test_a_frozen_backbone_does_not_change(manifest: Manifest, tmp_path: Path) -> None:

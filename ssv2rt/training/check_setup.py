@@ -1,0 +1,36 @@
+"""What must hold of the data and of this machine before training starts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from ssv2rt.core.errors import UserError
+from ssv2rt.core.recipes import Train
+from ssv2rt.dataset.manifest import Split
+from ssv2rt.training.distributed import Group
+
+
+def check_data(training: Split, validation: Split, settings: Train, group: Group) -> None:
+    """Raises UserError if there are fewer than two classes, clips without a label, or too few clips for an optimizer step."""
+    if len(training.labels) < 2:
+        raise UserError(f"the data has {len(training.labels)} class; training needs at least two")
+    for split in (training, validation):
+        if (split.classes < 0).any():
+            raise UserError(f"clips in '{split.folder}' have no label; training and validation need a label for each")
+    if len(training) < settings.batch * settings.accumulate * group.size:
+        processes = f" x {group.size} processes" if group.size > 1 else ""
+        raise UserError(
+            f"{len(training)} training clips do not fill one update of {settings.batch} x "
+            f"{settings.accumulate} clips{processes} (train.batch_size x train.accumulate); lower one of the two"
+        )
+
+
+def check_compiler(group: Group) -> None:
+    """Raises UserError if there is no C++ compiler, which torch.compile needs on a CPU."""
+    compiler = os.environ.get("CXX", "g++")
+    if group.device.type == "cpu" and not (shutil.which(compiler) or shutil.which("clang++")):
+        raise UserError(
+            f"train.compile = true needs a C++ compiler on a CPU, and '{compiler}' is not installed; "
+            f"install g++, or leave train.compile out"
+        )

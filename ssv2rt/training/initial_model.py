@@ -1,0 +1,37 @@
+"""The network that a run starts with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from ssv2rt.core.recipes import Recipe
+from ssv2rt.models.clip_model import ClipModel, freeze_backbone
+from ssv2rt.models.pretrained import LoadReport, initialize_from
+from ssv2rt.models.registry import build_model
+from ssv2rt.models.residual import set_checkpointing, set_drop_path
+from ssv2rt.training.distributed import Group
+
+logger = logging.getLogger(__name__)
+
+
+def build_initial_model(recipe: Recipe, labels: Sequence[str], group: Group) -> ClipModel:
+    """Builds the model with random weights, or with those of `model.init`, and applies the recipe's model settings."""
+    model = build_model(recipe.model, len(labels))
+    if recipe.model.init:
+
+        def initialize() -> LoadReport:
+            return initialize_from(model, recipe.model.init, how=recipe.model.inflate, labels=labels)
+
+        report = group.from_rank_zero(initialize)
+        if group.is_rank_zero:
+            logger.info(str(report))
+        else:
+            initialize()
+    if recipe.model.drop_path:
+        set_drop_path(model, recipe.model.drop_path)
+    if recipe.model.checkpointing:
+        set_checkpointing(model, True)
+    if recipe.train.freeze_backbone:
+        freeze_backbone(model)
+    return model
