@@ -236,7 +236,7 @@ def read_schema(path: Path) -> pa.Schema | None:
 
 
 def read_manifest(path: Path, columns: Sequence[str] = SCHEMA.names) -> Manifest | None:
-    """Reads a manifest, or some of its columns.
+    """Reads a manifest, or some of its columns, at least `TRAINING_COLUMNS`.
 
     Returns:
         None if the file is not a manifest, is damaged, or is of a version other than this one and the last.

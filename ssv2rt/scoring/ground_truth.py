@@ -16,7 +16,7 @@ from ssv2rt.core.errors import UsageError, UserError
 from ssv2rt.dataset.annotations import is_annotation_file, read_label_texts, video_folder
 from ssv2rt.dataset.detect_format import list_clips
 from ssv2rt.dataset.listing import UNLABELED, Clip, Listing, hold_out_validation, text_to_path
-from ssv2rt.dataset.manifest import CLIP_FIELDS, is_manifest, read_manifest
+from ssv2rt.dataset.manifest import CLIP_FIELDS, TRAINING_COLUMNS, is_manifest, read_manifest
 from ssv2rt.scoring.row import EXPECTED, Row
 from ssv2rt.scoring.video_sources import Video
 
@@ -182,7 +182,7 @@ def _listing(source: Path) -> Listing:
     """The clips of a data set or of its manifest."""
     if not is_manifest(source):
         return list_clips(source)
-    manifest = read_manifest(source, [*CLIP_FIELDS.names, "status"])
+    manifest = read_manifest(source, TRAINING_COLUMNS)
     if manifest is None:
         raise UserError(f"the manifest '{source}' is damaged or of another version; build it again with `ssv2rt index`")
     rows = manifest.table.select(CLIP_FIELDS.names).to_pylist()
