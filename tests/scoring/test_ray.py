@@ -45,6 +45,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets below it need short paths
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    (Path(tempfile.gettempdir()) / "ray").mkdir(exist_ok=True)  # where Ray notes its address, whatever its temp_dir is
     cluster = cluster_utils.Cluster()
     start = cluster.add_node
     cluster.add_node = lambda **more: start(**{"include_dashboard": False, "temp_dir": folder, **more})
