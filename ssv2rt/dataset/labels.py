@@ -138,7 +138,11 @@ def _without_duplicates(pairs: list[tuple[str, object]], path: Path) -> dict[str
 def _first_duplicate(names: Sequence[str]) -> str:
     """The first name that stands twice; empty if there is none."""
     seen: set[str] = set()
-    return next((name for name in names if name in seen or seen.add(name)), "")  # type: ignore[func-returns-value]
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return ""
 
 
 def class_of_template(template: str) -> str:

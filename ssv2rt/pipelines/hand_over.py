@@ -31,7 +31,7 @@ from ssv2rt.video.h264 import IDR, PARAMETERS, SequenceParameters, begins_pictur
 from ssv2rt.video.nal import units
 from ssv2rt.video.pictures import CODECS as WITH_HEADERS
 from ssv2rt.video.pictures import read_pictures
-from ssv2rt.video.seek import packets_needed
+from ssv2rt.video.seek import TIMED, packets_needed
 
 Counting = Literal["decoded", "shown"]
 """Which pictures a decoder counts."""
@@ -40,8 +40,6 @@ _FOURCC = {"vp8": b"VP80", "vp9": b"VP90", "h264": b"H264"}
 CODECS = frozenset(_FOURCC)
 """Codecs that are handed over, by FFmpeg's names. Of others FFmpeg, and so DALI, reads no IVF file (HEVC), or packets do not
 tell their pictures."""
-_TIMED = frozenset({"matroska", "mov"})
-"""Containers that give each packet of H.264 the time at which its picture is shown."""
 _FULL = 2
 """FFmpeg's number of the full range, AVCOL_RANGE_JPEG."""
 _LOOK_AHEAD = 8
@@ -209,7 +207,7 @@ def _of_times(
     container: av.container.InputContainer, stream: av.VideoStream, size: tuple[int, int]
 ) -> list[CodedPicture]:
     """Of H.264, in containers whose times tell the order of display."""
-    if container.format.name.split(",")[0] not in _TIMED:
+    if container.format.name.split(",")[0] not in TIMED:
         raise Unsuitable("packets without times")
     convert = av.BitStreamFilterContext("h264_mp4toannexb", stream)
     packets: list[bytes] = []

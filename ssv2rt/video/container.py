@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import logging
 import stat
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from ssv2rt.core.errors import UserError
 from ssv2rt.video.declared_size import ends_early, has_blocks_behind
 from ssv2rt.video.frame_counter import codec_name
 from ssv2rt.video.pictures import CODECS as VPX
-from ssv2rt.video.storage import ByteRange
+from ssv2rt.video.storage import ByteRange, open_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +88,7 @@ def _why_not(source: VideoSource, error: BadVideo) -> str:
     try:
         if str(error) != "unreadable" or (isinstance(source, Path) and not source.is_file()):
             return str(error)
-        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        with open_bytes(source) as file:
             head = file.read(512)
         if not head:
             return "empty file"
@@ -238,7 +237,7 @@ def _open(source: VideoSource, options: dict[str, str], format: str | None = Non
     if isinstance(source, Path):
         handle: Any = f"file:{source}"  # 12:30.mp4 is no address
     else:
-        handle = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+        handle = open_bytes(source)
     # FFmpeg decides by these before it opens anything: it would follow lists of files, and bind ports for an SDP file.
     options = options | {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
     return av.open(handle, mode="r", buffer_size=1 << 18, options=options, format=format, metadata_errors="replace")

@@ -12,14 +12,13 @@ section 3.2; Adobe Flash Video 10.1, annex E; RFC 3533 (Ogg); SMPTE ST 336 (MXF)
 
 from __future__ import annotations
 
-import io
 import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from ssv2rt.video.storage import ByteRange
+from ssv2rt.video.storage import ByteRange, open_bytes
 
 _EBML, _SEGMENT, _CLUSTER = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
 _TOP_ELEMENTS = frozenset({_SEGMENT, _CLUSTER}) | {
@@ -40,7 +39,7 @@ def ends_early(source: Path | ByteRange | bytes) -> bool:
     Raises:
         OSError: it cannot be read.
     """
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+    with open_bytes(source) as file:
         head = file.read(16)
         size = file.seek(0, os.SEEK_END)
         for begins, check in _CHECKS:
@@ -59,7 +58,7 @@ def has_blocks_behind(source: Path | ByteRange | bytes, offset: int) -> bool:
     Raises:
         OSError: it cannot be read.
     """
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+    with open_bytes(source) as file:
         reader = _Reader(file, file.seek(0, os.SEEK_END))
         ends = [reader.size]  # of the elements that contain the next one
         at, track = 0, b""

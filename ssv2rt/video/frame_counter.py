@@ -42,6 +42,8 @@ _ONE_EACH = frozenset({"h263", "flv1", "msmpeg4v3", "msmpeg4v2", "gif", "png", "
 """Codecs whose pictures refer to each other, and whose packets always show one frame."""
 _ONE_EACH_IN = {"av1": frozenset({"matroska", "mov", "ivf", "obu"})}
 """Containers by codec: in these, FFmpeg's packets are AV1's temporal units, each of which shows one frame."""
+MOST_REORDERED = 32
+"""Frames by which a picture is decoded before it is shown, at most; H.264 and HEVC allow 16."""
 
 
 def codec_name(stream: av.VideoStream) -> str:

@@ -157,11 +157,11 @@ class H264Reader:
         """
         shown, kinds = 0, set()
         for unit in packet_units(packet, self._length_bytes):
-            kind = unit[0] & 31
+            kind = kind_of(unit)
             kinds.add(kind)
             if kind == PARAMETERS:
                 self._take_parameters(unit)
-            elif kind in SLICE and len(unit) > 1 and unit[1] & 0x80:
+            elif begins_picture(unit):
                 if self._sequence is None or not (self._begun or kind == IDR):
                     return None
                 self._begun = True

@@ -21,7 +21,7 @@ from ssv2rt.video.container import (
     video_stream,
 )
 from ssv2rt.video.declared_size import ends_early
-from ssv2rt.video.frame_counter import PacketTable, codec_name
+from ssv2rt.video.frame_counter import MOST_REORDERED, PacketTable, codec_name
 from ssv2rt.video.pictures import read_pictures
 from ssv2rt.video.seek import all_frames
 
@@ -218,7 +218,7 @@ def _timing(shown: list[tuple[int, int]], tick: float) -> tuple[np.ndarray | Non
         least = int(steps.min())
     ticks -= ticks[0]
     usual = float(np.partition(steps, len(steps) // 2)[len(steps) // 2])
-    if least == 0 or back > _MOST_REORDERED * usual:
+    if least == 0 or back > MOST_REORDERED * usual:
         return None, 0.0  # frames share a time, or the clock starts again, as in streams that were joined
     if back > 0:  # then MP4's durations are steps of decoding, and a pause may be one of the last frame's
         stays = min(stays, usual)
@@ -227,8 +227,6 @@ def _timing(shown: list[tuple[int, int]], tick: float) -> tuple[np.ndarray | Non
     return (ticks * tick).astype(np.float32) if uneven else None, (float(ticks[-1]) + (stays or usual)) * tick
 
 
-_MOST_REORDERED = 32
-"""Frames by which a picture is decoded before it is shown, at most; H.264 and HEVC allow 16."""
 _NEVER_TURNED = frozenset({"vp8", "vp9", "av1", "mpeg4"})
 """Codecs whose frames say nothing of a turn; then only MP4 and its kin do."""
 

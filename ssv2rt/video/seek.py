@@ -22,7 +22,7 @@ import numpy as np
 from ssv2rt.video.container import BadVideo, VideoSource, open_video, read_packets, video_stream
 from ssv2rt.video.frame_counter import PacketTable
 
-_TIMED = frozenset({"matroska", "mov"})
+TIMED = frozenset({"matroska", "mov"})
 """Containers that give every packet a presentation time."""
 _HELD = 64 << 20
 """Bytes of packets that are kept from the first pass over a file. Larger files are read again."""
@@ -82,7 +82,7 @@ def frames_needed(source: VideoSource, expected: int, wanted: np.ndarray) -> Fra
         stream = video_stream(container)
         stream.thread_type = "NONE"
         table = PacketTable(stream)
-        countable = table.certain and (table.in_order or container.format.name.split(",")[0] in _TIMED)
+        countable = table.certain and (table.in_order or container.format.name.split(",")[0] in TIMED)
         packets: list[av.Packet] = []
         size = 0
         for packet in read_packets(container, stream) if countable else ():

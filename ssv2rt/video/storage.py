@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 from ssv2rt.core.errors import UserError
@@ -119,6 +120,11 @@ class ByteRange:
 
     def __str__(self) -> str:
         return self.file if self.size < 0 else f"{self.file}, bytes {self.start} to {self.start + self.size}"
+
+
+def open_bytes(source: Path | ByteRange | bytes) -> IO[bytes]:
+    """Opens a video as a seekable file of bytes. Raises OSError."""
+    return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
 
 
 class _Stretch(io.RawIOBase):

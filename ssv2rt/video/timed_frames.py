@@ -23,7 +23,7 @@ import av
 import av.error
 
 from ssv2rt.video.container import BadVideo, declared_duration, read_packets, video_stream
-from ssv2rt.video.frame_counter import FrameCounter, codec_name
+from ssv2rt.video.frame_counter import MOST_REORDERED, FrameCounter, codec_name
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +36,6 @@ _LONGEST_STILL = 3600 * SECOND
 """A longer duration of a frame means that its time is damaged."""
 _TIMED = frozenset({"matroska", "mov", "mpegts", "flv"})
 """Containers whose presentation times are those of the frames."""
-_MOST_REORDERED = 32
-"""Frames by which a picture is decoded before it is shown, at most; H.264 and HEVC allow 16."""
 _MOST_FAILURES = 100
 """After as many errors without a packet between them, reading ends."""
 
@@ -182,7 +180,7 @@ class TimedFrames:
     def _note_time(self, stamp: int) -> None:
         latest = stamp if self._latest is None else self._latest
         self._reordered |= stamp < latest
-        if self._microseconds(latest - stamp) > _MOST_REORDERED * self.usual:  # streams that were joined
+        if self._microseconds(latest - stamp) > MOST_REORDERED * self.usual:  # streams that were joined
             self._distrust_times()
         if self._microseconds(stamp - latest) <= _LONGEST_STILL:  # a later one is damaged
             self._latest = max(latest, stamp)
