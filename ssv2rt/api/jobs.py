@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.dataset.prepare import export_test_clips, override_root, prepare
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.engines.request import BuildRequest, build_as_requested
-from ssv2rt.report.run_summary import summarize
+from ssv2rt.report.predictions import prediction_recorder
+from ssv2rt.report.run_summary import summarize, write_evaluation
+from ssv2rt.scoring.writers import check_output
 from ssv2rt.training.confusion import per_class_results
 from ssv2rt.training.evaluate import Evaluation
 from ssv2rt.training.request import EvaluateRequest, TrainRequest, evaluate_as_requested, train_as_requested
@@ -111,6 +114,9 @@ def evaluate(
     split: str = "validation",
     checkpoint: str = "best",
     views: str | None = None,
+    predictions: PathLike | None = None,
+    overwrite: bool = False,
+    out: PathLike | None = None,
 ) -> EvaluateResult:
     """Evaluates a run's model on labeled clips, as `ssv2rt evaluate` does.
 
@@ -120,9 +126,12 @@ def evaluate(
         split: "validation", "test", "train" or "all".
         checkpoint: "best" or "last".
         views: temporal clips x spatial crops to average, such as "2x3"; by default the recipe's.
+        predictions: a .csv, .parquet or .jsonl file for a row of each clip.
+        overwrite: replace that file.
+        out: a folder for the confusion matrix and its pictures.
 
     Raises:
-        UsageError: `views` is invalid.
+        UsageError: `views` is invalid, or the file of `predictions` exists.
         UserError: there is no such run, checkpoint, split or data, or the model knows no class of the data.
     """
     request = EvaluateRequest(
@@ -132,7 +141,15 @@ def evaluate(
         checkpoint=checkpoint,
         views=views,
     )
-    found, trained, result = evaluate_as_requested(request)
+    recorder = None
+    if predictions is not None:
+        check_output(Path(predictions), overwrite=overwrite, option="--predictions")
+        recorder = prediction_recorder(Path(predictions))
+    folder = None if out is None else Path(out)
+    with exclusive(folder, "evaluating into") if folder else nullcontext():
+        found, trained, result = evaluate_as_requested(request, recorder)
+        if folder:
+            write_evaluation(folder, result, trained.labels)
     return EvaluateResult(found.path, trained.epoch, split, trained.labels, result)
 
 
