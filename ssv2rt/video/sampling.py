@@ -19,6 +19,10 @@ The rules of published networks count frames, and take these at test time (frame
                 view 1   4 10 16 22 29 35 41 47      a frame later, at most to the end of the part
     pyslowfast  view 0   3  9 15 21 27 34 40 46      the middles of parts of the n - 1 steps, whose ends are rounded to frames
 
+Of a video with n <= T, tsm and pyslowfast repeat frames, and ibm draws T with replacement, from a seed that is the number of
+the view. In training, pyslowfast draws any frame between the rounded ends of a part, both included. tsm and ibm draw as
+segments and uniform: the sources draw from parts of n // T frames, and so never see the last n mod T.
+
 Sources: `_get_test_indices` in ops/dataset.py of mit-han-lab/temporal-shift-module; `SampleFrames` in
 mmaction/datasets/transforms/loading.py of open-mmlab/mmaction2; `_get_val_indices` in utils/video_dataset.py of
 IBM/action-recognition-pytorch; `get_seq_frames` in slowfast/datasets/ssv2.py of facebookresearch/SlowFast.
