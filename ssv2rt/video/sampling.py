@@ -6,7 +6,7 @@ Letters: n frames of the video, T frames of the clip, v of V test views.
     video       |. . . .|. . . .|. . . .|      n = 12, T = 3
     segments     ^           ^         ^       a random position in each of T equal parts (TSN, Wang et al. 2016)
     uniform        ^       ^       ^           the same position in each part
-    dense            ^ ^ ^                     neighbors, `step` apart
+    dense            ^ ^ ^                     neighbors, `stride` apart
 
 In training positions are random. Without a generator they are centered: of V test views, view v takes the position at
 (v + 1/2) / V of the range that training draws from.
@@ -60,7 +60,7 @@ def frame_positions(
         stride: distance of two frames in dense sampling, in frames. Where the video is too short for it, the clip is spread
             over the whole video.
         rate: frames in a unit of `extent`. The rules that count frames see a video of `extent * rate` frames, rounded, and
-            at least one.
+            at least one; their positions are the middles of frames.
         jitter: 0 to 1. In training, dense strides are stretched by a factor drawn from 1 - jitter to 1 + jitter; the other
             modes look at a stretch of the video, drawn from 1 - jitter to all of it.
         view: v, from 0: used in the place of random numbers when there is no `rng`.
