@@ -74,7 +74,7 @@ def test_metadata_survives_a_resumed_run(tiny_bundle: Bundle, inputs: Path, tmp_
 
 def _facts_of_a_run(bundle: Bundle) -> dict[str, object]:
     bundle = open_bundle(bundle.path)
-    clip = bundle.info.clip.model_dump(mode="json")
+    clip = bundle.info.clip.model_dump(mode="json", exclude={"average"})  # as before there was such a setting
     facts = {"engine": bundle.digest, "clip": clip, "top_k": 5, "columns": [], "windows": []}
     return {**facts, "shard": "1/1", "annotations": ""}
 
@@ -114,6 +114,9 @@ def test_merging_names_the_engines_and_refuses_other_networks(
         third = written(tmp_path / "3.csv", METADATA, **facts)
         with pytest.raises(UserError, match=f"'{third}' has other {name} than '{first}'"):
             merge([first, third], tmp_path / "none.csv")
+    # Outputs of versions that had no such setting had what is now its default.
+    clip = {"frames": 4, "average": "probabilities"}
+    merge([first, written(tmp_path / "4.csv", METADATA, clip=clip)], tmp_path / "same.csv")
     for text in ("{", "[]", '{"engines": []}', '{"engines": 1, "labels": 1}', "\xff"):
         metadata_file(third).write_text(text, encoding="latin-1")
         with pytest.raises(UserError, match=r"cannot read the metadata|has no metadata of") as caught:

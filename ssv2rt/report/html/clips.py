@@ -110,7 +110,7 @@ def predict_rows(
     with torch.inference_mode(), Progress("predicting clips", len(requests), unit="clips") as progress:
         for batch in loader.batches(groups):
             if batch.requests:
-                logits = mean_over_views(model(batch.clips).float(), len(batch.requests))
+                logits = mean_over_views(model(batch.clips).float(), len(batch.requests), clip.average)
                 first = batch.clips[:: batch.requests[0].views].cpu()
                 probabilities = logits.softmax(1).cpu().numpy()
                 for request, values, frames in zip(batch.requests, probabilities, first, strict=True):
