@@ -29,13 +29,14 @@ from ssv2rt.models.resnet3d import initialize_convolutions, make_stage, stem_of,
 ALPHA = 4
 """The fast pathway has this many times the frames of the slow one."""
 BETA = 8
-"""The slow pathway has this many times the channels of the fast one."""
+"""The slow pathway has this many times the channels of the fast one, which has at least `LEAST`."""
+LEAST = 4
 SLOW_KERNELS = (1, 1, 3, 3)
 """Frames of the temporal convolutions of each stage of the slow pathway. In the fast pathway, all have 3."""
 
 
 class SlowFast(Backbone):
-    """Normalized clips (N, 3, T, H, W) to features (N, D); D is `self.feature_size`, 36 * width.
+    """Normalized clips (N, 3, T, H, W) to features (N, D); D is `self.feature_size`, 36 * width if width is 32 or more.
 
     The slow pathway takes T / 4 of the frames, rounded up, from the first to the last.
 
@@ -46,7 +47,7 @@ class SlowFast(Backbone):
 
     def __init__(self, depths: Sequence[int], *, width: int = 64) -> None:
         super().__init__()
-        narrow = max(1, width // BETA)
+        narrow = max(LEAST, width // BETA)
         self.slow, self.fast = nn.ModuleDict(), nn.ModuleDict()
         self.slow["stem"] = stem_of(1, width).append(stem_pool())
         self.fast["stem"] = stem_of(5, narrow).append(stem_pool())
