@@ -1,7 +1,7 @@
 """Grad-CAM over space and time (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391).
 
-Which parts of a clip raise the logit of a class: the maps that the network pools at its end, each weighted by the mean
-gradient of the logit with respect to it, are added up, and what is below zero is cut off.
+Which parts of a clip raise the logit of a class: the last maps of the network that have enough pixels, each weighted by the
+mean gradient of the logit with respect to it, are added up, and what is below zero is cut off.
 
 Letters: N clips, T frames, S size, C channels, K classes; t, h, w: size of the last maps.
 """
@@ -15,6 +15,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from ssv2rt.models.clip_model import ClipModel
+
+
+_FEWEST = 6
+"""Pixels of a map's side. Maps of fewer would not tell where anything is: those of an earlier layer are taken."""
 
 
 def grad_cam(model: ClipModel, clips: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
@@ -45,7 +49,7 @@ def grad_cam(model: ClipModel, clips: torch.Tensor, classes: torch.Tensor) -> to
 
 
 class _LastMaps:
-    """Keeps the last output of any layer or block that has more than one pixel: what the network pools."""
+    """Keeps the last output of any layer or block that has enough pixels."""
 
     output: torch.Tensor
 
@@ -53,7 +57,12 @@ class _LastMaps:
         self._hooks = [module.register_forward_hook(self._keep) for module in model.backbone.modules()]
 
     def _keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, torch.Tensor) and output.ndim in (4, 5) and output.shape[-1] > 1 and output.requires_grad:
+        if (
+            isinstance(output, torch.Tensor)
+            and output.ndim in (4, 5)
+            and output.shape[-1] >= _FEWEST
+            and output.requires_grad
+        ):
             self.output = output
 
     def remove(self) -> None:
