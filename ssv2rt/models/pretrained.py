@@ -1,4 +1,4 @@
-"""Initializes a model from pretrained weights: of another run, a published video network, or an inflated 2D network.
+"""Initializes a model from pretrained weights: of another run, of a video network, or of an inflated 2D network.
 
 The names of the weights are converted to those of this package. Then each weight that fits the model is copied. A 2D kernel
 (O, I, h, w) for a 3D convolution (O, I, t, h, w) is inflated (Carreira and Zisserman 2017,
@@ -16,9 +16,8 @@ import torch
 
 from ssv2rt.core.class_names import match_classes
 from ssv2rt.core.errors import UsageError, UserError, suggest
-from ssv2rt.models.clip_model import ClipModel
+from ssv2rt.models.clip_model import KINETICS_MEAN, KINETICS_STD, ClipModel
 from ssv2rt.models.load_weights import Weights, read_weights
-from ssv2rt.models.pretrained_urls import KINETICS_MEAN, KINETICS_STD
 from ssv2rt.models.resnet3d import ResNet3D
 
 How = Literal["centre", "mean"]
@@ -64,7 +63,7 @@ class LoadReport:
 def initialize_from(
     model: ClipModel, source: str, *, how: How = "mean", labels: Sequence[str] | None = None
 ) -> LoadReport:
-    """Copies the weights of a file, of a run or of a published network into a newly initialized model.
+    """Copies the weights of a file or of a run into a newly initialized model.
 
     The classifier is copied class by class, by name, if the file has the names of its classes; else it is copied if it has
     the same number of classes. Weights from Kinetics also set the mean and standard deviation for the normalization; a new
@@ -72,9 +71,8 @@ def initialize_from(
 
     Args:
         model: changed in place, and only if there is no error.
-        source: a `.safetensors`, `.pth` or `.pt` file with the weights of this package, of a torchvision video ResNet,
-            or of a 2D ResNet with torchvision's or timm's names; a run, whose best checkpoint is taken; or the name of a
-            published network, which is downloaded.
+        source: a file with the weights of this package, of a torchvision video ResNet, or of a 2D ResNet with torchvision's
+            or timm's names; or a run, whose best checkpoint is taken. See `read_weights`.
         how: how 2D kernels are inflated. centre: the kernel is put into the middle frame, and the other frames are zero. A
             video that repeats one frame then has exactly the features of the frame in the 2D network, at any T, if
             the 3D network also pools after the stem (`resnet3d18-pool`, `resnet3d50-pool`). mean: the kernel is divided
@@ -83,14 +81,36 @@ def initialize_from(
         labels: class names of the model, in order; by default not known.
 
     Raises:
-        UsageError: there is no such file or network, or `how` is unknown.
-        UserError: the file cannot be read or downloaded, holds values that are not finite, or has less than half of the
-            backbone's weights.
+        UsageError: there is no such file or run, or `how` is unknown.
+        UserError: the file cannot be read, holds values that are not finite, or has less than half of the backbone's weights.
     """
     if how not in get_args(How):
         raise UsageError(f"inflation '{how}'{suggest(how, list(get_args(How)))}")
     weights, theirs = read_weights(source)
-    found, targets = _to_model_names(weights, source), model.state_dict()
+    return copy_weights(model, _to_model_names(weights, source), source, how=how, labels=labels, theirs=theirs)
+
+
+def copy_weights(
+    model: ClipModel,
+    found: Weights,
+    source: str,
+    *,
+    how: How = "mean",
+    labels: Sequence[str] | None = None,
+    theirs: Sequence[str] | None = None,
+) -> LoadReport:
+    """Copies weights under the names of `ClipModel` into a newly initialized model; see `initialize_from`.
+
+    Args:
+        found: the weights.
+        source: where they are from, for messages.
+        theirs: class names of `found`, in order; None if they are not known.
+        model, how, labels: as in `initialize_from`.
+
+    Raises:
+        UserError: as `initialize_from`.
+    """
+    found, targets = dict(found), model.state_dict()
     classes = ""
     if {*_HEAD} <= found.keys() and found[_HEAD[0]].shape[1:] == targets[_HEAD[0]].shape[1:]:
         if labels is not None and theirs is not None and len(theirs) == len(found[_HEAD[0]]):

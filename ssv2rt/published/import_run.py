@@ -1,0 +1,186 @@
+"""Makes a run of published weights: what the other commands need to use them like weights of their own training."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ssv2rt.core.atomic_files import flush_to_disk, remove_tree, replace_link, scratch_folder, write_json, write_text
+from ssv2rt.core.errors import UsageError, UserError, os_errors_as_user_errors
+from ssv2rt.core.recipe_files import dump_recipe
+from ssv2rt.core.recipes import Recipe
+from ssv2rt.core.run_folders import RUNS, Run, check_run_name, create_run
+from ssv2rt.dataset.labels import read_class_names
+from ssv2rt.models.load_weights import Weights, read_weights
+from ssv2rt.models.weights import WEIGHTS, save_weights
+from ssv2rt.published.catalog import PUBLISHED, Published, class_names, published
+from ssv2rt.published.download import check_hash, check_is_weights, fetch, sha256_of
+from ssv2rt.published.load import count_classes, entry_of, load_network
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunSource:
+    """Where the weights of a run are from. Its fields are the keys of source.json."""
+
+    file: str
+    """Name of the file."""
+    sha256: str
+    imported: str
+    """Date, such as 2026-01-31."""
+    network: str
+    """Name in the catalog of the network and its clip settings."""
+    published: dict[str, Any] | None
+    """What the publisher says of the file; None if the file is not known to be the published one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportRequest:
+    """The options of `import`, under the names that the command has them.
+
+    Raises:
+        UsageError: a name is unknown, or an option does not go with another.
+    """
+
+    source: str
+    network: str | None = None
+    name: str = ""
+    labels: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.name:
+            check_run_name(self.name)
+        if self.network:
+            published(self.network)
+        if self.is_file:
+            return
+        if self.network:
+            raise UsageError(
+                f"--as {self.network} is for a file, and '{self.source}' is none; give the file, or leave --as out"
+            )
+        path = Path(self.source)
+        if path.suffix or len(path.parts) != 1 or os.path.exists(path):
+            known = next((entry for entry in PUBLISHED.values() if entry.file == path.name), None)
+            where = f"get it from {known.url}" if known else f"give a file of weights, or one of {', '.join(PUBLISHED)}"
+            raise UsageError(f"'{self.source}': {'is a folder' if os.path.isdir(path) else 'no such file'}; {where}")
+        published(self.source)
+
+    @property
+    def is_file(self) -> bool:
+        return os.path.isfile(self.source)
+
+
+def import_as_requested(request: ImportRequest) -> tuple[Run, RunSource]:
+    """Makes the run that a request asks for. It becomes the newest one.
+
+    Raises:
+        UsageError: the network of a file cannot be told.
+        UserError: the run exists; the weights cannot be downloaded or read, or are not those of the network; they have other
+            classes; or nothing can be written. No run is left then.
+    """
+    if request.name and os.path.lexists(RUNS / request.name):
+        raise UserError(f"run '{RUNS / request.name}' exists; choose another --name, or remove it")
+    own_labels = read_class_names(request.labels) if request.labels else None
+    entry, path, digest, is_published = _find(request)
+    weights = read_weights(str(path))[0]
+    entry = entry or entry_of(weights, request.source)
+    labels = _labels(entry, weights, request, own_labels)
+    model = load_network(entry, weights, request.source)
+    recipe = Recipe(clip=entry.clip, model=entry.model)
+    is_published = is_published and own_labels is None
+    source = RunSource(
+        file=path.name,
+        sha256=digest,
+        imported=time.strftime("%Y-%m-%d"),
+        network=entry.name,
+        published=_facts(entry) if is_published else None,
+    )
+    if not is_published:
+        logger.info(f"'{request.source}' is not known to be the published file, so no published accuracy is noted")
+    elif entry.note:
+        logger.info(entry.note)
+    with (
+        os_errors_as_user_errors(f"cannot write a run in '{RUNS}'", "mend that, or use another working directory"),
+        scratch_folder(RUNS / (request.name or entry.name)) as scratch,
+    ):
+        draft = Run(scratch)
+        folder = draft.checkpoints / "epoch-0000"
+        folder.mkdir(parents=True)
+        save_weights(folder / WEIGHTS, model, labels=labels, recipe=recipe, epoch=0)
+        for link in ("best", "last"):
+            replace_link(draft.checkpoints / link, folder.name)
+        write_text(draft.recipe_file, dump_recipe(recipe))
+        write_json(draft.source_file, asdict(source))
+        for file in scratch.rglob("*"):
+            flush_to_disk(file)
+        run = create_run(entry.name, request.name)
+        try:
+            os.replace(scratch, run.path)  # over the empty folder
+        except BaseException:
+            remove_tree(run.path)
+            raise
+        run.make_latest()
+    return run, source
+
+
+def _find(request: ImportRequest) -> tuple[Published | None, Path, str, bool]:
+    """The entry of a request, its file with its SHA-256, and whether it is the published file.
+
+    The entry is None if only the weights can tell it.
+    """
+    if not request.is_file:
+        entry = published(request.source)
+        return entry, *fetch(entry), True
+    path = Path(request.source)
+    check_is_weights(path, request.source)
+    if request.network:
+        digest, entry = sha256_of(path), published(request.network)
+        return entry, path, digest, bool(entry.sha256) and digest.startswith(entry.sha256)
+    by_name = next((entry for entry in PUBLISHED.values() if entry.file == path.name), None)
+    if by_name:
+        return by_name, path, check_hash(path, by_name), True
+    digest = sha256_of(path)
+    by_hash = next((entry for entry in PUBLISHED.values() if entry.sha256 and digest.startswith(entry.sha256)), None)
+    return by_hash, path, digest, by_hash is not None
+
+
+def _labels(entry: Published, weights: Weights, request: ImportRequest, own: Sequence[str] | None) -> tuple[str, ...]:
+    """The class names of the weights: the user's, or those of the data set that the entry was trained on."""
+    classes = count_classes(weights, request.source)
+    if own is not None:
+        if len(own) != classes:
+            raise UserError(
+                f"--labels {request.labels} names {len(own)} classes, and '{request.source}' has {classes}; give the names of "
+                "its classes, in order"
+            )
+        return tuple(own)
+    names = class_names(entry.classes)
+    if len(names) != classes:
+        raise UserError(
+            f"'{request.source}' has {classes} classes, and {entry.data_set} has {len(names)}; give the names of its classes, "
+            "in order, with --labels FILE"
+        )
+    return names
+
+
+def _facts(entry: Published) -> dict[str, Any]:
+    """What a publisher says of its weights, for source.json."""
+    return {
+        "name": entry.name,
+        "url": entry.url,
+        "publisher": entry.publisher,
+        "about": entry.about,
+        "paper": entry.paper,
+        "license": entry.license,
+        "data_set": entry.data_set,
+        "top1": entry.top1,
+        "top5": entry.top5,
+        "views": list(entry.clip.views),
+        "note": entry.note,
+    }
