@@ -16,6 +16,7 @@ from ssv2rt.core.recipe_files import dump_recipe
 from ssv2rt.core.recipes import Recipe
 from ssv2rt.core.run_folders import RUNS, Run, check_run_name, create_run
 from ssv2rt.dataset.labels import read_class_names
+from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.load_weights import Weights, read_weights
 from ssv2rt.models.weights import WEIGHTS, save_weights
 from ssv2rt.published.catalog import PUBLISHED, Published, class_names, published
@@ -65,7 +66,7 @@ class ImportRequest:
                 f"--as {self.network} is for a file, and '{self.source}' is none; give the file, or leave --as out"
             )
         path = Path(self.source)
-        if path.suffix or len(path.parts) != 1 or os.path.exists(path):
+        if self.source and (path.suffix or len(path.parts) != 1 or os.path.exists(path)):
             known = next((entry for entry in PUBLISHED.values() if entry.file == path.name), None)
             where = f"get it from {known.url}" if known else f"give a file of weights, or one of {', '.join(PUBLISHED)}"
             raise UsageError(f"'{self.source}': {'is a folder' if os.path.isdir(path) else 'no such file'}; {where}")
@@ -105,9 +106,25 @@ def import_as_requested(request: ImportRequest) -> tuple[Run, RunSource]:
         logger.info(f"'{request.source}' is not known to be the published file, so no published accuracy is noted")
     elif entry.note:
         logger.info(entry.note)
+    return make_run(model, recipe, labels, source, request.name), source
+
+
+def make_run(model: ClipModel, recipe: Recipe, labels: tuple[str, ...], source: RunSource, name: str = "") -> Run:
+    """Writes a run of weights that were not trained here, all of it or nothing, and makes it the newest.
+
+    Args:
+        model: its weights are saved.
+        recipe: with the network and the clips of the model.
+        labels: class names, in order.
+        source: where the weights are from.
+        name: of the run; by default that of the network in the catalog, and the time.
+
+    Raises:
+        UserError: the run exists, or cannot be written.
+    """
     with (
         os_errors_as_user_errors(f"cannot write a run in '{RUNS}'", "mend that, or use another working directory"),
-        scratch_folder(RUNS / (request.name or entry.name)) as scratch,
+        scratch_folder(RUNS / (name or source.network)) as scratch,
     ):
         draft = Run(scratch)
         folder = draft.checkpoints / "epoch-0000"
@@ -119,14 +136,14 @@ def import_as_requested(request: ImportRequest) -> tuple[Run, RunSource]:
         write_json(draft.source_file, asdict(source))
         for file in scratch.rglob("*"):
             flush_to_disk(file)
-        run = create_run(entry.name, request.name)
+        run = create_run(source.network, name)
         try:
             os.replace(scratch, run.path)  # over the empty folder
+            run.make_latest()
         except BaseException:
             remove_tree(run.path)
             raise
-        run.make_latest()
-    return run, source
+    return run
 
 
 def _find(request: ImportRequest) -> tuple[Published | None, Path, str, bool]:

@@ -1,0 +1,49 @@
+"""The catalog: its figures are those of the networks, and its classes those of the data sets."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ssv2rt.models.registry import build_model
+from ssv2rt.published.catalog import PUBLISHED, WEIGHTS, Published, class_names
+from tests.conftest import REAL
+
+
+@pytest.mark.parametrize("entry", PUBLISHED.values(), ids=lambda entry: entry.name)
+def test_parameters_and_macs_are_those_of_the_network(entry: Published) -> None:
+    with torch.device("meta"):  # allocates nothing
+        model = build_model(entry.model, len(class_names(entry.classes))).eval()
+        clips = torch.empty(1, entry.clip.frames, entry.clip.size, entry.clip.size, 3, dtype=torch.uint8)
+    assert sum(parameter.numel() for parameter in model.parameters()) == entry.parameters
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model(clips)
+    assert counter.get_total_flops() / 2e9 == pytest.approx(entry.gmacs, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_addresses_and_hashes_are_well_formed(name: str) -> None:
+    weights = WEIGHTS[name]
+    assert weights.name == name and weights.url.startswith("https://") and weights.about.startswith("https://")
+    assert re.fullmatch(r"[\w.-]+\.(pth|pyth|pth\.tar)", weights.file)
+    assert re.fullmatch(r"([0-9a-f]{8}|[0-9a-f]{64})?", weights.sha256) and weights.license and weights.publisher
+    assert sum(other.file == weights.file for other in WEIGHTS.values()) == 1
+
+
+def test_classes_are_numbered_by_their_sorted_names() -> None:
+    for classes, count in (("ssv2", 174), ("kinetics400", 400)):
+        names = class_names(classes)  # type: ignore[arg-type]
+        assert len(names) == len(set(names)) == count and list(names) == sorted(names)
+        assert not [name for name in names if name != name.strip() or not name]
+
+
+def test_classes_of_ssv2_have_its_numbers() -> None:
+    file = REAL / "ssv2" / "labels.json"
+    if not file.is_file():
+        pytest.skip("SSv2's label list is not on this machine")
+    numbers = json.loads(file.read_text(encoding="utf-8"))
+    assert {name: str(number) for number, name in enumerate(class_names("ssv2"))} == numbers
