@@ -14,6 +14,7 @@ import click
 from ssv2rt import __version__
 from ssv2rt.commands.benchmark import benchmark
 from ssv2rt.commands.build_engine import build_engine
+from ssv2rt.commands.card import card
 from ssv2rt.commands.compare import compare
 from ssv2rt.commands.doctor import doctor
 from ssv2rt.commands.evaluate import evaluate
@@ -73,6 +74,7 @@ for command in (
     import_weights,
     build_engine,
     inspect,
+    card,
     score,
     merge,
     index,

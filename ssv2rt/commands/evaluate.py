@@ -65,6 +65,7 @@ def evaluate(out: Path | None, predictions: Path | None, overwrite: bool, as_jso
     from ssv2rt.scoring.writers import check_output
     from ssv2rt.training.confusion import per_class_results
     from ssv2rt.training.request import EvaluateRequest, evaluate_as_requested
+    from ssv2rt.training.results import record_result
 
     request = EvaluateRequest(**options)
     if predictions:
@@ -74,6 +75,7 @@ def evaluate(out: Path | None, predictions: Path | None, overwrite: bool, as_jso
         run, trained, result = evaluate_as_requested(request, recorder)
         if out:
             write_evaluation(out, result, trained.labels)
+    record_result(run, result, request, trained)
     assert result.confusion is not None
     classes = [
         (found.label, found.clips, found.recall) for found in per_class_results(result.confusion, trained.labels)

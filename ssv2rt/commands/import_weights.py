@@ -32,7 +32,7 @@ def import_weights(as_json: bool, **options: Any) -> None:
     from ssv2rt.published.import_run import ImportRequest, import_as_requested
 
     run, source = import_as_requested(ImportRequest(**options))
-    recipe, published = run.recipe(), source.published or {}
+    recipe, published = run.recipe(), source.published
     facts: dict[str, object] = {
         "run": str(run.path),
         "network": recipe.model.name,
@@ -40,7 +40,7 @@ def import_weights(as_json: bool, **options: Any) -> None:
         "file": source.file,
         "sha256": source.sha256,
     }
-    for key, name in (("data set", "data_set"), ("license", "license"), ("top-1, published", "top1"), ("from", "url")):
-        if published.get(name) is not None:
-            facts[key] = published[name]
+    if published:
+        facts |= {"data set": published.data_set, "top-1, published": published.top1}
+        facts |= {"license": published.license, "from": published.url}
     print_facts(facts, as_json)

@@ -6,12 +6,13 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from ssv2rt.core.atomic_files import flush_to_disk, remove_tree, replace_link, scratch_folder, write_json, write_text
-from ssv2rt.core.errors import UsageError, UserError, os_errors_as_user_errors
+from ssv2rt.core.errors import UsageError, UserError, one_line, os_errors_as_user_errors
 from ssv2rt.core.recipe_files import dump_recipe
 from ssv2rt.core.recipes import Recipe
 from ssv2rt.core.run_folders import RUNS, Run, check_run_name, create_run
@@ -26,7 +27,25 @@ from ssv2rt.published.load import count_classes, entry_of, load_network
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Publication:
+    """What a publisher says of a file of weights."""
+
+    name: str
+    """In the catalog."""
+    url: str
+    publisher: str
+    about: str
+    paper: str
+    license: str
+    data_set: str
+    top1: float
+    top5: float | None
+    views: tuple[int, int]
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunSource:
     """Where the weights of a run are from. Its fields are the keys of source.json."""
 
@@ -37,8 +56,24 @@ class RunSource:
     """Date, such as 2026-01-31."""
     network: str
     """Name in the catalog of the network and its clip settings."""
-    published: dict[str, Any] | None
-    """What the publisher says of the file; None if the file is not known to be the published one."""
+    published: Publication | None
+    """None if the file is not known to be the published one."""
+
+
+def read_source(run: Run) -> RunSource | None:
+    """Where the weights of an imported run are from; None for a run that was trained here.
+
+    Raises:
+        UserError: source.json is damaged.
+    """
+    if not run.source_file.is_file():
+        return None
+    try:
+        return TypeAdapter(RunSource).validate_json(run.source_file.read_bytes())
+    except ValidationError as error:
+        raise UserError(
+            f"'{run.source_file}' does not say where the weights are from ({one_line(error)}); import them again"
+        ) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +135,7 @@ def import_as_requested(request: ImportRequest) -> tuple[Run, RunSource]:
         sha256=digest,
         imported=time.strftime("%Y-%m-%d"),
         network=entry.name,
-        published=_facts(entry) if is_published else None,
+        published=_publication(entry) if is_published else None,
     )
     if not is_published:
         logger.info(f"'{request.source}' is not known to be the published file, so no published accuracy is noted")
@@ -186,18 +221,6 @@ def _labels(entry: Published, weights: Weights, request: ImportRequest, own: Seq
     return names
 
 
-def _facts(entry: Published) -> dict[str, Any]:
-    """What a publisher says of its weights, for source.json."""
-    return {
-        "name": entry.name,
-        "url": entry.url,
-        "publisher": entry.publisher,
-        "about": entry.about,
-        "paper": entry.paper,
-        "license": entry.license,
-        "data_set": entry.data_set,
-        "top1": entry.top1,
-        "top5": entry.top5,
-        "views": list(entry.clip.views),
-        "note": entry.note,
-    }
+def _publication(entry: Published) -> Publication:
+    facts = {field.name: getattr(entry, field.name) for field in fields(Publication) if field.name != "views"}
+    return Publication(views=entry.clip.views, **facts)

@@ -21,7 +21,7 @@ from ssv2rt.models.registry import build_model
 from ssv2rt.models.weights import load_trained
 from ssv2rt.published.catalog import PUBLISHED, class_names
 from ssv2rt.published.download import sha256_of
-from ssv2rt.published.import_run import RunSource, make_run
+from ssv2rt.published.import_run import RunSource, make_run, read_source
 from ssv2rt.published.load import start_from
 from tests.cli import Done, ssv2rt
 from tests.faults import FAULTS, largest_file
@@ -112,7 +112,8 @@ def test_a_file_is_told_by_its_weights(place: Path, weights: Path) -> None:
 
 def test_a_published_file_is_told_by_its_hash(site: Site, weights: Path) -> None:
     run, _ = imported(weights)
-    assert json.loads(run.source_file.read_text())["published"]["name"] == "mc3_18" and not site.asked
+    source = read_source(run)
+    assert source and source.published and source.published.name == "mc3_18" and not site.asked
 
 
 def test_a_file_with_a_published_name_has_the_published_hash(place: Path, weights: Path) -> None:
