@@ -15,6 +15,8 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(ge=0.01, le=1)]
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
+Sampling = Literal["segments", "uniform", "dense", "tsm", "ibm", "pyslowfast"]
+Average = Literal["probabilities", "logits"]
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -82,21 +84,38 @@ class Data(Section):
 class ClipReading(Section):
     """How a clip is read from a video, apart from its size."""
 
-    sampling: Literal["segments", "uniform", "dense"] = "segments"
+    sampling: Sampling = "segments"
     """How frames are sampled. segments: the video is divided into `frames` equal segments, with one frame from each, at a
     random place in training and from the middle otherwise (TSN, Wang et al. 2016). uniform: the same, with one random offset
-    for all segments. dense: consecutive frames, `stride` apart."""
+    for all segments. dense: consecutive frames, `stride` apart. The others take the very frames of published networks in
+    evaluation and scoring. tsm (TSM, also MMAction2's): the middles of the segments, and their first frames in a second
+    temporal clip; training as `segments`. ibm (IBM's I3D and TAM): the middles, and a frame later in a second clip; where a
+    video has no more frames than a clip, a fixed random draw; training as `uniform`. pyslowfast (PySlowFast's and
+    PyTorchVideo's Slow and SlowFast): segments from the first frame to the last, whose ends are rounded to frames; any frame
+    between the ends in training, otherwise the middle one."""
     stride: Annotated[float, Field(gt=0, le=1000)] = 2.0
     """Dense sampling: distance between two sampled frames, in frames."""
     timing: Literal["index", "time"] = "index"
     """Unit of frame positions. index: frame numbers. time: timestamps, for videos with variable or different frame rates;
-    `stride` then counts frames at `rate`."""
+    `stride` then counts frames at `rate`, and so do tsm, ibm and pyslowfast."""
     rate: Annotated[float, Field(gt=0, le=1000)] = 12.0
-    """Frames per second that `stride` refers to with `timing = "time"`. Otherwise it is not used."""
+    """Frames per second that `stride`, tsm, ibm and pyslowfast refer to with `timing = "time"`. Otherwise it is not used.
+    PySlowFast reads Something-Something V2 at 30."""
     center_crop: Fraction = 0.875
-    """Side of the square crop in evaluation and scoring, as a fraction of the frame's shorter side."""
+    """Side of the square crop in evaluation and scoring, as a fraction of the frame's shorter side. Published networks with
+    three spatial crops take 1."""
     views: tuple[Annotated[int, Field(ge=1, le=100)], Annotated[int, Field(ge=1, le=100)]] = (1, 1)
-    """Number of temporal clips and of spatial crops per clip in evaluation and scoring. Their probabilities are averaged."""
+    """Number of temporal clips and of spatial crops per clip in evaluation and scoring. See `average`."""
+    average: Average = "probabilities"
+    """What is averaged over the views of a clip. TSM and IBM average logits; MMAction2 and PySlowFast probabilities."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ClipReading:
+        if self.sampling == "tsm" and self.views[0] > 2:
+            raise ValueError(
+                f"views = {list(self.views)}: sampling = 'tsm' has 1 or 2 temporal clips; take as many, or 'segments'"
+            )
+        return self
 
     @property
     def in_words(self) -> str:
@@ -106,7 +125,8 @@ class ClipReading(Section):
             sampling += f" with stride {self.stride:g}"
         if self.timing == "time":
             sampling += f" by time, at {self.rate:g} frames per second"
-        return f"{sampling}, center crop {self.center_crop:g}, views {self.views[0]}x{self.views[1]}"
+        views = f"views {self.views[0]}x{self.views[1]}" + (", mean logits" if self.average == "logits" else "")
+        return f"{sampling}, center crop {self.center_crop:g}, {views}"
 
 
 class Clip(ClipReading):

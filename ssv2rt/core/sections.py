@@ -50,7 +50,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     message = message.replace("Input should be", "must be")
     value = problem["input"]
     if isinstance(value, (dict, BaseModel)):
-        return f"{where}: {message}"
+        return f"{where}: {message}" if where else message
     if isinstance(value, float) and not math.isfinite(value):
         message = "must be a finite number"
     return f"{where} = {value!r}: {message}"

@@ -169,6 +169,7 @@ def _assumed(reading: ClipReading, *, pixels: bool) -> tuple[str, ...]:
     keys = ["sampling", "center_crop", "views"]
     keys += ["stride"] if reading.sampling == "dense" else []
     keys += ["rate"] if reading.timing == "time" else []
+    keys += ["average"] if math.prod(reading.views) > 1 else []
     unset = tuple(f"clip.{key}" for key in keys if key not in reading.model_fields_set)
     return (*(("mean", "std", "scale") if pixels else ()), *unset)
 

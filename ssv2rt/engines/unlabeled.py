@@ -18,6 +18,7 @@ import torch
 from ssv2rt.core.errors import UsageError, UserError
 from ssv2rt.core.progress import Progress
 from ssv2rt.core.recipes import Clip, Data, EngineRecipe
+from ssv2rt.dataset.classes import for_classes
 from ssv2rt.dataset.listing import list_entries
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.dataset.scenes import PAIRS, draw_clip
@@ -121,11 +122,11 @@ def clips_of_videos(
         source: the network, which says how clips are read.
         names: videos, folders of videos, glob patterns, or lists as @list.txt.
         recipe: how many clips there are to be.
-        manifest: the data set; None if there is none.
+        manifest: the data set, whose classes are matched by name; None if there is none.
 
     Raises:
         UsageError: one of `names` does not exist.
-        UserError: too few videos can be read.
+        UserError: too few videos can be read, or the network knows no class of the data.
     """
     paths = find_videos(names)
     settings, compared = recipe.calibration, 0 if manifest else recipe.gate.clips
@@ -138,7 +139,7 @@ def clips_of_videos(
     shown = ", ".join(names)
     calibration = VideoClips(tuple(found[: settings.clips]), source.clip, source.data, shown)
     if manifest:
-        manifest.check_classes(source.labels, f"'{source.name}'")
+        manifest = for_classes(manifest, source.labels, f"'{source.name}'")
         return ChosenClips(calibration, select_clips(source, manifest, "validation", recipe.gate.clips, settings.seed))
     others = found[settings.clips :]
     if len(others) >= min(_FEWEST, compared):

@@ -11,6 +11,8 @@ from typing import cast
 import torch
 from torch import nn
 
+from ssv2rt.core.recipes import Average
+
 # Mean and standard deviation of ImageNet's RGB values, 0 to 255. Published 2D weights expect them.
 MEAN = tuple(255 * value for value in (0.485, 0.456, 0.406))
 STD = tuple(255 * value for value in (0.229, 0.224, 0.225))
@@ -105,18 +107,22 @@ def freeze_backbone(model: ClipModel) -> None:
     model.train(model.training)
 
 
-def mean_over_views(logits: torch.Tensor, videos: int) -> torch.Tensor:
-    """Averages the probabilities of each video's views.
+def mean_over_views(logits: torch.Tensor, videos: int, average: Average) -> torch.Tensor:
+    """Averages each video's views.
 
     Args:
         logits: (videos * views, classes), the views of a video one after the other.
         videos: how many videos there are.
+        average: what is averaged.
 
     Returns:
-        (videos, classes): logarithms of the mean probabilities; with one view per video, the logits unchanged.
+        (videos, classes): the mean logits, or the logarithms of the mean probabilities; with one view per video, the logits
+        unchanged.
     """
     if len(logits) == videos:
         return logits
     views = logits.view(videos, -1, logits.shape[1])
+    if average == "logits":
+        return views.mean(1)
     # Computed with logarithms, so that probabilities do not underflow to zero.
     return views.log_softmax(-1).logsumexp(1) - math.log(views.shape[1])

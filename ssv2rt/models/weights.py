@@ -88,7 +88,7 @@ class _Header(BaseModel):
 
 def _changes(saved: Recipe, current: Recipe) -> Iterator[str]:
     """Settings of the network and of its clips that differ, each as text."""
-    for section, unimportant in (("model", {"init", "inflate", "checkpointing"}), ("clip", {"views"})):
+    for section, unimportant in (("model", {"init", "inflate", "checkpointing"}), ("clip", {"views", "average"})):
         now = getattr(current, section).model_dump()
         for key, value in getattr(saved, section).model_dump().items():
             if key not in unimportant and value != now[key]:

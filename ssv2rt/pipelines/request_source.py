@@ -85,7 +85,7 @@ def evaluation_request(
         label: class number, if known.
     """
     temporal_clips, spatial_crops = clip.views
-    frames = [pick_frames(meta, clip, view=(v + 0.5) / temporal_clips) for v in range(temporal_clips)]
+    frames = [pick_frames(meta, clip, view=view) for view in range(temporal_clips)]
     crops = uniform_crops(width=meta.width, height=meta.height, share=clip.center_crop, count=spatial_crops)
     return ClipRequest(name, path, np.stack(frames), crops, (meta.width, meta.height), meta.frames, label)
 
@@ -100,19 +100,29 @@ def pick_frames(
     meta: VideoMeta,
     clip: Clip,
     *,
-    view: float = 0.5,
+    view: int = 0,
     jitter: float = 0.0,
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """The frames of one clip: int32 (T,), never falling. See `sampling.frame_positions`."""
+    """The frames of one clip: int32 (T,), never falling. See `sampling.frame_positions`.
+
+    Args:
+        meta: frames and times of the video.
+        clip: what the network sees.
+        view: which of the temporal clips of `clip.views`, if there is no `rng`.
+        jitter: strength of speed jitter.
+        rng: draws the frames of a training clip.
+    """
     by_time = clip.timing == "time" and meta.duration > 0
     positions = frame_positions(
         clip.sampling,
         extent=meta.duration if by_time else float(meta.frames),
         length=clip.frames,
-        step=clip.stride / clip.rate if by_time else clip.stride,
+        stride=clip.stride,
+        rate=clip.rate if by_time else 1.0,
         jitter=jitter,
         view=view,
+        views=clip.views[0],
         rng=rng,
     )
     if by_time and meta.times is not None:

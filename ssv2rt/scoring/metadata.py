@@ -120,7 +120,7 @@ def merged_metadata(parts: Sequence[Path]) -> Metadata | None:
         elif merged is None:
             first, merged = part, found
         else:
-            if different := [name for name in _SAME if found[name] != merged[name]]:
+            if different := [name for name in _SAME if _complete(found)[name] != _complete(merged)[name]]:
                 raise UserError(
                     f"'{part}' has other {' and '.join(different)} than '{first}', so its predictions are not comparable; "
                     f"merge outputs of the same network and settings"
@@ -135,3 +135,9 @@ def merged_metadata(parts: Sequence[Path]) -> Metadata | None:
         names = ", ".join(str(engine.get("name")) for engine in merged["engines"])
         logger.warning(f"the parts were scored by {len(merged['engines'])} engines of the same network: {names}")
     return merged
+
+
+def _complete(metadata: Metadata) -> Metadata:
+    """The same with the clip settings that older outputs lack, at their defaults."""
+    clip = metadata["clip"]
+    return metadata | {"clip": Clip().model_dump(mode="json") | clip} if isinstance(clip, dict) else metadata

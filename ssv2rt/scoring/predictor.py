@@ -26,7 +26,7 @@ class Predictor:
     """Runs an engine, and turns its outputs into rows.
 
     Args:
-        bundle: an opened bundle, whose engine is loaded here.
+        bundle: an opened bundle, whose engine is loaded here. Its clip settings say how views are averaged.
         top_k: how many labels a row has, at most the number of classes.
         extra_columns: vector columns of a row; see `row.VECTORS`.
         device: the GPU to use; ignored for an engine built for a CPU.
@@ -44,6 +44,7 @@ class Predictor:
     ) -> None:
         info = bundle.info
         self._labels, self._top_k, self._extra_columns = info.labels, top_k, extra_columns
+        self._average = info.clip.average
         self._runner = runner or load_runner(bundle)
         self.batch = info.batch.best
         """Clips in a batch of the engine."""
@@ -66,7 +67,8 @@ class Predictor:
         return lambda: self._rows([(count, wait()) for count, wait in waits], videos)
 
     def _rows(self, answers: list[tuple[int, Outputs]], videos: int) -> list[Row]:
-        logits = mean_over_views(torch.cat([outputs.logits[:count] for count, outputs in answers]), videos)
+        every_view = torch.cat([outputs.logits[:count] for count, outputs in answers])
+        logits = mean_over_views(every_view, videos, self._average)
         found = {LOGITS: logits}
         if EMBEDDING in self._extra_columns:
             parts = [outputs.embedding[:count] for count, outputs in answers if outputs.embedding is not None]

@@ -81,12 +81,12 @@ def evaluate(
     after_each_batch: Callable[[], None] = lambda: None,
     record: Record | None = None,
 ) -> Evaluation:
-    """Evaluates every clip of a split once, for any number of processes. Logits are averaged over the views of a clip.
+    """Evaluates every clip of a split once, for any number of processes. Its views are averaged as the recipe says.
 
     Args:
         model: must already be on the device.
         split: its clips need labels.
-        recipe: sets the clips, the views and the batch size.
+        recipe: sets the clips, the views, how they are averaged, and the batch size.
         device: where the model is.
         precision: of the forward pass, by autocast.
         loader: by default a new one.
@@ -117,7 +117,7 @@ def evaluate(
                 labels = batch.labels
                 with torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):
                     logits = model(batch.clips)
-                logits = mean_over_views(logits.float(), len(labels))
+                logits = mean_over_views(logits.float(), len(labels), recipe.clip.average)
                 loss += F.cross_entropy(logits, labels, reduction="sum")
                 top1.update(logits, labels)
                 top5.update(logits, labels)

@@ -54,7 +54,16 @@ def bounding_box(crops: Sequence[CropBox]) -> CropBox:
 def uniform_crops(*, width: int, height: int, share: float, count: int = 1) -> tuple[CropBox, ...]:
     """Square crops, evenly spaced along the longer side of the frame.
 
-    One crop is centered; of three, the outer two touch the edges.
+    One crop is centered; of three, the outer two touch the edges. So three whole crops (`share` 1) are those of published
+    networks but for a few pixels, in which these differ from each other, too. Of a frame of 427x240, scaled to a height of
+    256, they begin at
+
+        here          0   98.1   198.4      even pixels of the frame as it is
+        TSM, IBM      0   98     196        quarters of the room in whole pixels
+        MMAction2     0   99     198        halves
+        PySlowFast    0  100     199        rounded up, and the edge
+
+    Of frames that are higher than wide, TSM takes the center three times, and the others top, center and bottom, as here.
 
     Args:
         width: of the frame in pixels.

@@ -90,8 +90,8 @@ def slide(
 
     Args:
         source: the video.
-        clip: what the network sees. `stride` is in frames of `rate` or, with `timing = "index"`, of the video's average
-            rate.
+        clip: what the network sees. `stride`, and the rules that count frames, refer to frames of `rate` or, with
+            `timing = "index"`, of the video's average rate.
         window: seconds, at least 0.001.
         hop: seconds from one window's start to the next, at least 0.001. What is between windows, where it is larger than
             `window`, is decoded and not shown.
@@ -156,7 +156,7 @@ class _Windows:
 
     def __init__(self, first: av.VideoFrame, timed_frames: TimedFrames, clip: Clip, window: float, hop: float) -> None:
         self._clip, self._window, self._hop, self._film = clip, window, hop, timed_frames
-        self._step = clip.stride / (clip.rate if clip.timing == "time" else float(timed_frames.rate))
+        self._rate = clip.rate if clip.timing == "time" else float(timed_frames.rate)
         size = (first.height, first.width) if orientation(first)[0] else (first.width, first.height)
         spatial_crops = uniform_crops(width=size[0], height=size[1], share=clip.center_crop, count=clip.views[1])
         self._crop_scaler = CropScaler(spatial_crops, size, clip.size)
@@ -206,8 +206,8 @@ class _Windows:
             number,
             start,
             end,
-            whole=_Filling(self._clip, start, end, self._step),
-            short=_Filling(self._clip, start, declared, self._step) if declared and cut_short else None,
+            whole=_Filling(self._clip, start, end, self._rate),
+            short=_Filling(self._clip, start, declared, self._rate) if declared and cut_short else None,
         )
 
 
@@ -234,10 +234,10 @@ class _Filling:
         clip: what the network sees.
         start: of the window in microseconds.
         end: the same.
-        step: seconds between two frames in dense sampling.
+        rate: frames per second that `clip.stride`, and the rules that count frames, refer to.
     """
 
-    def __init__(self, clip: Clip, start: int, end: int, step: float) -> None:
+    def __init__(self, clip: Clip, start: int, end: int, rate: float) -> None:
         temporal_clips, spatial_crops = clip.views
         self.clips = np.empty((temporal_clips, spatial_crops, clip.frames, clip.size, clip.size, 3), np.uint8)
         seconds = np.stack(
@@ -246,8 +246,10 @@ class _Filling:
                     clip.sampling,
                     extent=(end - start) / SECOND,
                     length=clip.frames,
-                    step=step,
-                    view=(moment + 0.5) / temporal_clips,
+                    stride=clip.stride,
+                    rate=rate,
+                    view=moment,
+                    views=temporal_clips,
                 )
                 for moment in range(temporal_clips)
             ]

@@ -1,5 +1,6 @@
 """Engines without a labeled data set: compared on generated clips, and calibrated on unlabeled videos."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from ssv2rt.core.errors import UsageError, UserError
 from ssv2rt.core.recipe_files import load_engine_recipe
 from ssv2rt.core.recipes import Clip
 from ssv2rt.core.run_folders import Run
+from ssv2rt.dataset.detect_format import list_clips
 from ssv2rt.engines.backends.registry import load_runner
 from ssv2rt.engines.bundle import open_bundle
 from ssv2rt.engines.source import source_of_model
@@ -117,6 +119,26 @@ def test_validation_clips_are_used_where_there_are_some(tiny_run: Run, tiny_set:
     clips = info.verification["clips"]
     assert info.verification["notes"] == [f"compared on {clips} clips, and gate.clips = 200"] and clips < 200
     assert info.verification["notes"][0] in done.stderr and info.verification["notes"][0] in done.stdout
+
+
+def test_classes_of_the_data_are_matched_by_name(tiny_run: Run, tiny_set: Path, tmp_path: Path) -> None:
+    """Beside unlabeled videos: some of the network's classes, in another order, and one that it does not know."""
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(tiny_run.path, tmp_path / "runs" / "whole", ignore=shutil.ignore_patterns("engines"))
+    listing = list_clips(tiny_set)
+    clips = [clip for clip in listing.clips if clip.split == "validation"]
+    names = {label: name for label, name in enumerate(listing.labels)} | {0: "Juggling"}
+    rows = [(str(tiny_set / clip.path), names[clip.label], "validation") for clip in clips if clip.label != 1]
+    with (tmp_path / "t.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "label", "split"), *rows])
+    options = ("--int8", "--backend", "openvino", *FEW, "--set", "gate.max_top1_drop=100")
+    call = ("build-engine", "whole", *options, "--calibrate-on", tiny_set / "videos", "--data", "t.csv")
+    done = ssv2rt(*call, cwd=tmp_path)
+    assert done.returncode == 0 and "so 1 of its 9 clips are left out: 'Juggling'" in done.stderr, done.stderr
+    info = open_bundle(tmp_path / "runs" / "whole" / "engines" / "int8-openvino").info
+    assert info.labels == listing.labels and info.verification and info.calibration
+    assert (info.calibration["clips"], info.verification["clips"]) == (8, 6)
+    assert info.verification["clips_from"].startswith("validation split of") and info.verification["top1_model"] >= 0
 
 
 def test_bad_videos_are_named_and_too_few_good_ones_refused(

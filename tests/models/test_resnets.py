@@ -163,12 +163,13 @@ def test_unknown_models_and_unsupported_settings_are_refused() -> None:
             build_model(Model(name=name, temporal_strides=(1, 2, 2, 2)), 10)
 
 
-def test_mean_over_views_averages_probabilities_and_stays_finite() -> None:
+def test_mean_over_views_averages_probabilities_or_logits_and_stays_finite() -> None:
     logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
-    mean = mean_over_views(logits, 2)
+    mean = mean_over_views(logits, 2, "probabilities")
     assert torch.allclose(mean.exp(), logits.view(2, 3, 5).softmax(-1).mean(1), atol=1e-6)
-    assert mean_over_views(torch.tensor([[400.0, 0.0], [300.0, 0.0]]), 1).isfinite().all()
-    assert mean_over_views(logits, 6) is logits
+    assert mean_over_views(torch.tensor([[400.0, 0.0], [300.0, 0.0]]), 1, "probabilities").isfinite().all()
+    assert torch.equal(mean_over_views(logits, 2, "logits"), logits.view(2, 3, 5).mean(1))
+    assert mean_over_views(logits, 6, "probabilities") is mean_over_views(logits, 6, "logits") is logits
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])

@@ -114,6 +114,9 @@ def test_merging_names_the_engines_and_refuses_other_networks(
         third = written(tmp_path / "3.csv", METADATA, **facts)
         with pytest.raises(UserError, match=f"'{third}' has other {name} than '{first}'"):
             merge([first, third], tmp_path / "none.csv")
+    # Outputs of versions that had no such setting had what is now its default.
+    clip = {"frames": 4, "average": "probabilities"}
+    merge([first, written(tmp_path / "4.csv", METADATA, clip=clip)], tmp_path / "same.csv")
     for text in ("{", "[]", '{"engines": []}', '{"engines": 1, "labels": 1}', "\xff"):
         metadata_file(third).write_text(text, encoding="latin-1")
         with pytest.raises(UserError, match=r"cannot read the metadata|has no metadata of") as caught:

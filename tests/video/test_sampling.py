@@ -1,27 +1,49 @@
 """Frame indices and windows: properties of pure functions."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ssv2rt.core.recipes import Sampling
 from ssv2rt.video.crops import CropBox, random_resized_crop, uniform_crops
-from ssv2rt.video.sampling import Sampling, frame_positions, frames_at_index, frames_at_time
+from ssv2rt.video.sampling import frame_positions, frames_at_index, frames_at_time
 
 frames = st.integers(1, 100_000)
 extents = st.floats(0.01, 1e5)
 lengths = st.integers(1, 128)
-steps = st.floats(0.01, 100)
+strides = st.floats(0.01, 100)
 shares = st.floats(0, 1)
-modes = st.sampled_from(["segments", "uniform", "dense"])
+rates = st.floats(0.1, 240)
+views = st.integers(1, 2).flatmap(lambda views: st.tuples(st.integers(0, views - 1), st.just(views)))
+modes = st.sampled_from(get_args(Sampling))
 generators = (st.none() | st.integers(0, 2**32)).map(lambda seed: None if seed is None else np.random.default_rng(seed))
 
 
-@given(modes, extents, lengths, steps, shares.filter(lambda x: x < 1), shares, generators)
+@given(modes, extents, lengths, strides, rates, shares.filter(lambda x: x < 1), views, generators)
 def test_places_are_in_the_video_and_in_order(
-    mode: Sampling, extent: float, length: int, step: float, jitter: float, view: float, rng: np.random.Generator | None
+    mode: Sampling,
+    extent: float,
+    length: int,
+    stride: float,
+    rate: float,
+    jitter: float,
+    view: tuple[int, int],
+    rng: np.random.Generator | None,
 ) -> None:
-    place = frame_positions(mode, extent=extent, length=length, step=step, jitter=jitter, view=view, rng=rng)
+    place = frame_positions(
+        mode,
+        extent=extent,
+        length=length,
+        stride=stride,
+        rate=rate,
+        jitter=jitter,
+        view=view[0],
+        views=view[1],
+        rng=rng,
+    )
     assert place.shape == (length,)
     assert (np.diff(place) >= 0).all() and place[0] >= 0 and place[-1] < extent
 
@@ -54,7 +76,7 @@ def test_a_short_video_shows_every_frame(mode: Sampling, extent: int, length: in
 def test_dense_frames_are_a_stride_apart_where_there_is_room(
     extent: int, length: int, stride: int, rng: np.random.Generator | None
 ) -> None:
-    index = frames_at_index(frame_positions("dense", extent=extent, length=length, step=stride, rng=rng), extent)
+    index = frames_at_index(frame_positions("dense", extent=extent, length=length, stride=stride, rng=rng), extent)
     if extent >= stride * length:
         assert set(np.diff(index)) <= {stride}
     else:
@@ -70,7 +92,7 @@ def test_uniform_frames_are_evenly_spaced(extent: int, length: int, rng: np.rand
 def test_centres_are_those_of_the_drawing() -> None:
     assert frames_at_index(frame_positions("segments", extent=12, length=3), 12).tolist() == [2, 6, 10]
     assert frames_at_index(frame_positions("uniform", extent=3, length=6), 3).tolist() == [0, 0, 1, 1, 2, 2]
-    assert frames_at_index(frame_positions("dense", extent=12, length=3, step=2), 12).tolist() == [4, 6, 8]
+    assert frames_at_index(frame_positions("dense", extent=12, length=3, stride=2), 12).tolist() == [4, 6, 8]
 
 
 @pytest.mark.parametrize("mode", ["segments", "uniform", "dense"])
@@ -86,15 +108,17 @@ def test_random_places_reach_every_frame(mode: Sampling) -> None:
 
 @pytest.mark.parametrize("mode", ["segments", "uniform", "dense"])
 def test_views_differ_and_the_only_one_is_the_centre(mode: Sampling) -> None:
-    three = [frame_positions(mode, extent=60, length=4, step=3, view=(v + 0.5) / 3) for v in range(3)]
+    three = [frame_positions(mode, extent=60, length=4, stride=3, view=v, views=3) for v in range(3)]
     assert (three[0] < three[1]).all() and (three[1] < three[2]).all()
-    assert (three[1] == frame_positions(mode, extent=60, length=4, step=3)).all()
+    assert (three[1] == frame_positions(mode, extent=60, length=4, stride=3)).all()
 
 
 def test_jitter_changes_the_speed_within_bounds() -> None:
     rng = np.random.default_rng(0)
     for mode, low, high in (("dense", 1.5, 2.5), ("segments", 0.0, 50.0), ("uniform", 18.75, 25.0)):
-        spans = [np.diff(frame_positions(mode, extent=100, length=4, step=2, jitter=0.25, rng=rng)) for _ in range(300)]  # type: ignore[arg-type]
+        spans = [
+            np.diff(frame_positions(mode, extent=100, length=4, stride=2, jitter=0.25, rng=rng)) for _ in range(300)
+        ]  # type: ignore[arg-type]
         assert low - 1e-9 <= np.min(spans) and np.max(spans) <= high + 1e-9
         assert np.ptp([span.mean() for span in spans]) > 0.1
 

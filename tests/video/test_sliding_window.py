@@ -79,7 +79,6 @@ def reference(content: bytes, clip: Clip, window: float, hop: float, declared: b
     numbers = frame_numbers(np.stack([f.to_ndarray(format="rgb24") for f in frames]))
     stays = round(frames[-1].duration * tick * 10**6)
     end = int(times[-1]) + stays
-    step = clip.stride / (clip.rate if clip.timing == "time" else rate)
     result = []
     for k in range(10**6):
         start = round(k * hop * 10**6)
@@ -96,8 +95,10 @@ def reference(content: bytes, clip: Clip, window: float, hop: float, declared: b
                 clip.sampling,
                 extent=(upto - start) / 10**6,
                 length=clip.frames,
-                step=step,
-                view=(v + 0.5) / clip.views[0],
+                stride=clip.stride,
+                rate=clip.rate if clip.timing == "time" else rate,
+                view=v,
+                views=clip.views[0],
             )
             at = [sum(times <= start + min(round(p * 10**6), upto - start - 1)) - 1 for p in place]
             rows.append([numbers[i] for i in at])
