@@ -31,7 +31,7 @@ def models(as_json: bool) -> None:
       ssv2rt import i3d-r50-ssv2
     """
     from ssv2rt.models.registry import count_parameters
-    from ssv2rt.published.catalog import IMAGENET, PUBLISHED
+    from ssv2rt.published.catalog import DATA_SETS, IMAGENET, PUBLISHED
 
     parameters = count_parameters(CLASSES)
     if as_json:
@@ -49,16 +49,15 @@ def models(as_json: bool) -> None:
     click.echo(f"{'model':{width}}  {'parameters':>12}")
     for name, count in parameters.items():
         click.echo(f"{name:{width}}  {count:12,}")
-    rows = [_row(entry) for entry in PUBLISHED.values()]
-    header = ("published", "million", "GMACs", "clip", "views", "top-1", "top-5", "data", "from", "license", "here")
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    click.echo("")
-    for row in (header, *rows):
-        cells = [
-            f"{word:>{w}}" if 0 < at < 7 else f"{word:{w}}"
-            for at, (word, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        click.echo(" ".join(cells).rstrip())
+    header = ("million", "GMACs", "clip", "views", "top-1", "top-5", "from", "license", "here")
+    rows = {entry: _row(entry) for entry in PUBLISHED.values()}
+    widths = [max(map(len, column)) for column in zip(("", *header), *rows.values(), strict=True)]
+    for data_set in DATA_SETS.values():
+        click.echo(f"\npublished, on {data_set}")
+        for row in (("", *header), *(row for entry, row in rows.items() if entry.data_set == data_set)):
+            cells = zip(row, widths, strict=True)
+            text = " ".join(f"{word:>{w}}" if 0 < at < 7 else f"{word:{w}}" for at, (word, w) in enumerate(cells))
+            click.echo(text.rstrip())
     click.echo(f"\nOf ImageNet, for `train --init`: {', '.join(IMAGENET)}")
 
 
@@ -74,7 +73,6 @@ def _row(entry: Published) -> tuple[str, ...]:
         f"{clip.views[0]}x{clip.views[1]}",
         f"{entry.top1:.2f}",
         f"{entry.top5:.2f}" if entry.top5 is not None else "",
-        {"ssv2": "SSv2", "kinetics400": "K400"}[entry.classes],
         entry.publisher,
         entry.license,
         "yes" if downloaded(entry) else "no",

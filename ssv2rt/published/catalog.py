@@ -110,7 +110,7 @@ def _torchvision(name: str, file: str, *, top1: float, top5: float, parameters: 
         top5=top5,
         parameters=parameters,
         gmacs=gmacs,
-        note="torchvision resizes frames to 171x128 before it crops, which changes their aspect ratio unless it is 4:3.",
+        note="torchvision resizes frames to 171x128 before it crops, and spreads its 5 clips from the start to the end.",
         paper="https://arxiv.org/abs/1711.11248",
     )
 
@@ -123,14 +123,13 @@ def _ibm(depth: int, *, top1: float, parameters: int, gmacs: float) -> Published
         publisher="IBM",
         about="https://github.com/IBM/action-recognition-pytorch",
         model=_network(f"resnet3d{depth}-pool"),
-        clip=Clip(frames=32, size=256, sampling="segments", center_crop=1.0, views=(2, 3)),
+        clip=Clip(frames=32, size=256, sampling="ibm", center_crop=1.0, views=(2, 3), average="logits"),
         mean=_IMAGENET[0],
         std=_IMAGENET[1],
         classes="ssv2",
         top1=top1,
         parameters=parameters,
         gmacs=gmacs,
-        note="Of videos that have no more frames than the clip, IBM draws frames at random.",
         paper="https://arxiv.org/abs/2010.11757",
     )
 

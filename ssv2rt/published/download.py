@@ -34,9 +34,11 @@ def weights_folder() -> Path:
 
 
 def downloaded(weights: WeightsFile) -> Path | None:
-    """The file if it is here already: in the cache folder, or where `torch.hub` has put it."""
-    hub = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "torch")
-    places = (weights_folder(), Path(hub).expanduser() / "hub" / "checkpoints")
+    """The file if it is here already: in the cache folder or, if its hash is published, where `torch.hub` has put it."""
+    places = [weights_folder()]
+    if weights.sha256:  # another file may have the same name there
+        home = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "torch")
+        places.append(Path(home).expanduser() / "hub" / "checkpoints")
     return next((file for place in places if (file := place / weights.file).is_file()), None)
 
 
