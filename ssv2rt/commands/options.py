@@ -111,9 +111,9 @@ def complete_published(ctx: click.Context, parameter: click.Parameter, incomplet
 def complete_initial_weights(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Completes names of published weights and of runs, or files."""
     from ssv2rt.core.run_folders import known_runs
-    from ssv2rt.published.catalog import WEIGHTS
+    from ssv2rt.published.catalog import IMAGENET, PUBLISHED
 
-    return _matching(incomplete, [*WEIGHTS, *known_runs()])
+    return _matching(incomplete, [*PUBLISHED, *IMAGENET, *known_runs()])
 
 
 def _matching(incomplete: str, names: list[str]) -> list[CompletionItem]:

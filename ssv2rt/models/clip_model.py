@@ -6,6 +6,7 @@ Letters: N clips, T frames, H height, W width, D features, K classes.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -32,8 +33,14 @@ class Normalize(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1, 1))
-        self.register_buffer("scale", 1 / torch.tensor(STD).view(1, 3, 1, 1, 1))
+        self.register_buffer("mean", torch.zeros(1, 3, 1, 1, 1))
+        self.register_buffer("scale", torch.ones(1, 3, 1, 1, 1))
+        self.set_colors(MEAN, STD)
+
+    def set_colors(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Sets the mean and standard deviation of red, green and blue, 0 to 255."""
+        self.mean.copy_(torch.tensor(mean, device=self.mean.device).view(1, 3, 1, 1, 1))
+        self.scale.copy_(1 / torch.tensor(std, device=self.scale.device).view(1, 3, 1, 1, 1))
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         if clips.is_cuda and self.mean.dtype == torch.float32 and not torch.compiler.is_compiling():

@@ -7,7 +7,6 @@ https://arxiv.org/abs/1705.07750).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -16,7 +15,9 @@ import torch
 
 from ssv2rt.core.class_names import match_classes
 from ssv2rt.core.errors import UsageError, UserError, suggest
-from ssv2rt.models.clip_model import KINETICS_MEAN, KINETICS_STD, ClipModel
+from ssv2rt.models.clip_model import ClipModel
+from ssv2rt.models.factorized import shifted_kernels
+from ssv2rt.models.layouts import shape_text, shortened, to_model_names
 from ssv2rt.models.load_weights import Weights, read_weights
 from ssv2rt.models.resnet3d import ResNet3D
 
@@ -24,13 +25,6 @@ How = Literal["centre", "mean"]
 
 _HEAD = ("head.weight", "head.bias")
 """Weights of the classifier, (K, D) and (K,)."""
-_RESNET2D_NAMES = (
-    (re.compile(r"^conv1\."), "stem.0."),
-    (re.compile(r"^bn1\."), "stem.1."),
-    (re.compile(r"^(layer\d+\.\d+\.conv\d+)\.(?=weight|bias)"), r"\1.0."),
-    (re.compile(r"^(layer\d+\.\d+)\.bn(\d+)\."), r"\1.conv\2.1."),
-)
-"""Patterns of torchvision's and timm's weight names for a 2D ResNet, and their replacements in this package."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +47,10 @@ class LoadReport:
         text = f"{self.source}: {len(self.loaded)} weights loaded, {len(self.inflated)} inflated from 2D to 3D"
         if self.skipped:
             text += (
-                f"; {len(self.skipped)} skipped ({_shortened([f'{name} {reason}' for name, reason in self.skipped])})"
+                f"; {len(self.skipped)} skipped ({shortened([f'{name} {reason}' for name, reason in self.skipped])})"
             )
         if self.missing:
-            text += f"; {len(self.missing)} start fresh ({_shortened(list(self.missing))})"
+            text += f"; {len(self.missing)} start fresh ({shortened(list(self.missing))})"
         return text + (f"; {self.classes}" if self.classes else "")
 
 
@@ -66,13 +60,11 @@ def initialize_from(
     """Copies the weights of a file or of a run into a newly initialized model.
 
     The classifier is copied class by class, by name, if the file has the names of its classes; else it is copied if it has
-    the same number of classes. Weights from Kinetics also set the mean and standard deviation for the normalization; a new
-    model already has those of ImageNet.
+    the same number of classes. The model gets the mean and standard deviation that published weights expect.
 
     Args:
         model: changed in place, and only if there is no error.
-        source: a file with the weights of this package, of a torchvision video ResNet, or of a 2D ResNet with torchvision's
-            or timm's names; or a run, whose best checkpoint is taken. See `read_weights`.
+        source: a file of weights in one of the layouts of `layouts`; or a run, whose best checkpoint is taken.
         how: how 2D kernels are inflated. centre: the kernel is put into the middle frame, and the other frames are zero. A
             video that repeats one frame then has exactly the features of the frame in the 2D network, at any T, if
             the 3D network also pools after the stem (`resnet3d18-pool`, `resnet3d50-pool`). mean: the kernel is divided
@@ -87,30 +79,31 @@ def initialize_from(
     if how not in get_args(How):
         raise UsageError(f"inflation '{how}'{suggest(how, list(get_args(How)))}")
     weights, theirs = read_weights(source)
-    return copy_weights(model, _to_model_names(weights, source), source, how=how, labels=labels, theirs=theirs)
+    return copy_weights(model, weights, source, how=how, labels=labels, theirs=theirs)
 
 
 def copy_weights(
     model: ClipModel,
-    found: Weights,
+    weights: Weights,
     source: str,
     *,
     how: How = "mean",
     labels: Sequence[str] | None = None,
     theirs: Sequence[str] | None = None,
 ) -> LoadReport:
-    """Copies weights under the names of `ClipModel` into a newly initialized model; see `initialize_from`.
+    """Does what `initialize_from` does, with weights in memory.
 
     Args:
-        found: the weights.
+        weights: as `read_weights` gives them.
         source: where they are from, for messages.
-        theirs: class names of `found`, in order; None if they are not known.
+        theirs: their class names, in order; None if they are not known.
         model, how, labels: as in `initialize_from`.
 
     Raises:
         UserError: as `initialize_from`.
     """
-    found, targets = dict(found), model.state_dict()
+    renamed, targets = to_model_names(weights, source), model.state_dict()
+    found = renamed.weights
     classes = ""
     if {*_HEAD} <= found.keys() and found[_HEAD[0]].shape[1:] == targets[_HEAD[0]].shape[1:]:
         if labels is not None and theirs is not None and len(theirs) == len(found[_HEAD[0]]):
@@ -130,18 +123,22 @@ def copy_weights(
             fitted[name] = inflate(weight, target.shape[2], how)
             inflated.append(name)
         else:
-            skipped.append((name, f"is {_shape_text(weight)}, here {_shape_text(target)}"))
+            skipped.append((name, f"is {shape_text(weight)}, here {shape_text(target)}"))
     _check_enough(model, fitted, skipped, source)
     if inflated and isinstance(model.backbone, ResNet3D) and not model.backbone.has_stem_pool:
         skipped.append(
-            ("the pool after the stem", "is in the 2D network, but here only in resnet3d18-pool and resnet3d50-pool")
+            ("the pool after the stem", "is in the 2D network, but here only in networks such as resnet3d18-pool")
         )
+    if renamed.shifted - shifted_kernels(model):
+        skipped.append(("the temporal shift", "is in the network of the file, but here only in tsm-r50 and tsm-r101"))
     bad = next((name for name, weight in fitted.items() if not weight.isfinite().all()), None)
     if bad:
         raise UserError(f"'{source}': {bad} holds values that are not finite; take another file")
     with torch.no_grad():
         for name, weight in fitted.items():
             targets[name].copy_(weight)
+    if renamed.layout.colors:
+        model.normalise.set_colors(*renamed.layout.colors)
     missing = tuple(
         name
         for name in targets
@@ -189,42 +186,11 @@ def inflate(weight: torch.Tensor, frames: int, how: How) -> torch.Tensor:
     return result
 
 
-def _to_model_names(weights: Weights, source: str) -> Weights:
-    """The weights under the names of `ClipModel`: `backbone.*`, `head.*` and `normalise.*`.
-
-    Raises:
-        UserError: the names are of an unknown network.
-    """
-    if any(name.startswith("backbone.") for name in weights):
-        return weights
-    if "stem.0.weight" in weights and weights["stem.0.weight"].ndim == 5:
-        mean, std = torch.tensor(KINETICS_MEAN), torch.tensor(KINETICS_STD)
-        colors = {"normalise.mean": mean.view(1, 3, 1, 1, 1), "normalise.scale": 1 / std.view(1, 3, 1, 1, 1)}
-        return {**colors, **_with_prefixes(weights)}
-    if "conv1.weight" in weights:
-        renamed = {}
-        for name, weight in weights.items():
-            for pattern, replacement in _RESNET2D_NAMES:
-                name = pattern.sub(replacement, name)
-            renamed[name] = weight
-        return _with_prefixes(renamed)
-    raise UserError(
-        f"'{source}' is no ResNet: it has {_shortened(list(weights))}; take weights of ssv2rt, of torchvision's video "
-        "ResNets, or of a 2D ResNet"
-    )
-
-
-def _with_prefixes(weights: Weights) -> Weights:
-    return {
-        f"head.{name[3:]}" if name.startswith("fc.") else f"backbone.{name}": weight for name, weight in weights.items()
-    }
-
-
 def _check_enough(model: ClipModel, fitted: Weights, skipped: list[tuple[str, str]], source: str) -> None:
     sizes = {f"backbone.{name}": weight.numel() for name, weight in model.backbone.named_parameters()}
     share = sum(size for name, size in sizes.items() if name in fitted) / sum(sizes.values())
     if share < 0.5:
-        why = _shortened([f"{name} {reason}" for name, reason in skipped]) or "the rest is not in it"
+        why = shortened([f"{name} {reason}" for name, reason in skipped]) or "the rest is not in it"
         raise UserError(
             f"'{source}' has {share:.0%} of this network's weights, and 50% are needed: {why}; "
             "choose model.name and model.width as it has them"
@@ -233,12 +199,3 @@ def _check_enough(model: ClipModel, fitted: Weights, skipped: list[tuple[str, st
 
 def _is_2d_version_of(weight: torch.Tensor, target: torch.Tensor) -> bool:
     return weight.ndim == 4 and target.ndim == 5 and weight.shape == target.shape[:2] + target.shape[3:]
-
-
-def _shape_text(weight: torch.Tensor) -> str:
-    return "x".join(map(str, weight.shape)) or "a number"
-
-
-def _shortened(words: list[str], count: int = 3) -> str:
-    rest = len(words) - count
-    return ", ".join(words[:count]) + (f" and {rest} more" if rest > 0 else "")

@@ -21,9 +21,9 @@ def _resnet3d(depth: int, *, pool: bool = False) -> Build:
     def build(settings: Model) -> Backbone:
         from ssv2rt.models.resnet3d import BasicBlock, Bottleneck, ResNet3D
 
+        block = BasicBlock if depth < 50 else Bottleneck
         return ResNet3D(
-            (BasicBlock if depth < 50 else Bottleneck,) * 4,
-            _DEPTHS[depth],
+            [(block,) * count for count in _DEPTHS[depth]],
             width=settings.width,
             temporal_strides=settings.temporal_strides,
             pool=pool,
@@ -39,18 +39,64 @@ def _torchvision_video_resnet(name: Literal["r3d_18", "mc3_18", "r2plus1d_18"]) 
         from ssv2rt.models.r2plus1d import FactorizedBlock, FrameBlock, factorized_stem
         from ssv2rt.models.resnet3d import BasicBlock, Block, ResNet3D
 
-        blocks: dict[str, tuple[Block, ...]] = {
+        stages: dict[str, tuple[Block, ...]] = {
             "r3d_18": (BasicBlock,) * 4,
             "mc3_18": (BasicBlock, FrameBlock, FrameBlock, FrameBlock),
             "r2plus1d_18": (FactorizedBlock,) * 4,
         }
         return ResNet3D(
-            blocks[name],
-            _DEPTHS[18],
+            [(block,) * count for block, count in zip(stages[name], _DEPTHS[18], strict=True)],
             width=settings.width,
             temporal_strides=_TORCHVISION_STRIDES,
             stem=factorized_stem(settings.width) if name == "r2plus1d_18" else None,
         )
+
+    return build
+
+
+def _slow(depth: int) -> Build:
+    """The slow pathway of SlowFast alone, as in PyTorchVideo."""
+
+    def build(settings: Model) -> Backbone:
+        from ssv2rt.models.factorized import temporal_bottleneck
+        from ssv2rt.models.pooling import WindowMean
+        from ssv2rt.models.resnet3d import ResNet3D, stem_of
+        from ssv2rt.models.slowfast import SLOW_KERNELS
+
+        return ResNet3D(
+            [(temporal_bottleneck(frames),) * n for frames, n in zip(SLOW_KERNELS, _DEPTHS[depth], strict=True)],
+            width=settings.width,
+            stem=stem_of(1, settings.width),
+            pool=True,
+            head_pool=WindowMean(),
+        )
+
+    return build
+
+
+def _tsm(depth: int) -> Build:
+    """A 2D ResNet with temporal shifts before the first convolution of its blocks; in deep ones, of every second block."""
+
+    def build(settings: Model) -> Backbone:
+        from ssv2rt.models.factorized import shift_bottleneck, temporal_bottleneck
+        from ssv2rt.models.resnet3d import ResNet3D, stem_of
+
+        step, still = 2 if depth > 50 else 1, temporal_bottleneck(1)
+        return ResNet3D(
+            [[still if n % step else shift_bottleneck for n in range(count)] for count in _DEPTHS[depth]],
+            width=settings.width,
+            stem=stem_of(1, settings.width),
+            pool=True,
+        )
+
+    return build
+
+
+def _slowfast(depth: int) -> Build:
+    def build(settings: Model) -> Backbone:
+        from ssv2rt.models.slowfast import SlowFast
+
+        return SlowFast(_DEPTHS[depth], width=settings.width)
 
     return build
 
@@ -94,6 +140,7 @@ _WITH_TEMPORAL_STRIDES: dict[str, Build] = {
     "resnet3d101": _resnet3d(101),
     "resnet3d18-pool": _resnet3d(18, pool=True),
     "resnet3d50-pool": _resnet3d(50, pool=True),
+    "resnet3d101-pool": _resnet3d(101, pool=True),
 }
 _FRAME_BY_FRAME: dict[str, Build] = {
     "resnet2d18": _resnet2d(18, "average"),
@@ -111,6 +158,10 @@ _FIXED_STRIDES: dict[str, Build] = {
     "r2plus1d_18": _torchvision_video_resnet("r2plus1d_18"),
     "c3d": _c3d,
     "i3d": _i3d,
+    "slow-r50": _slow(50),
+    "slowfast-r50": _slowfast(50),
+    "tsm-r50": _tsm(50),
+    "tsm-r101": _tsm(101),
 }
 _BACKBONES = {**_WITH_TEMPORAL_STRIDES, **_FRAME_BY_FRAME, **_FIXED_STRIDES}
 

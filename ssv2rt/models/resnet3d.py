@@ -53,53 +53,69 @@ class ResNet3D(Backbone):
     """Normalized clips (N, 3, T, H, W) to features (N, D); D is `self.feature_size`.
 
     Args:
-        blocks: the type of residual block of each of the four stages.
-        depths: the number of blocks in each stage.
+        blocks: the types of the residual blocks of each of the four stages, in order.
         width: channels after the stem.
         temporal_strides: temporal stride of each stage; all 1 keeps T throughout.
         stem: replaces the stem described above: (N, 3, T, H, W) to (N, width, T, H/2, W/2).
         pool: adds a 3x3 max pool after the stem, which halves H and W again, as in 2D ResNets. An inflated 2D network needs
-            it; published 3D networks do not have it.
+            it, and most published networks of bottlenecks have it.
+        head_pool: replaces the average over time and space: (N, D, T, H, W) to (N, D), or (N, D, 1, 1, 1).
     """
 
     def __init__(
         self,
-        blocks: Sequence[Block],
-        depths: Sequence[int],
+        blocks: Sequence[Sequence[Block]],
         *,
         width: int = 64,
         temporal_strides: Sequence[int] = (1, 1, 1, 1),
         stem: nn.Sequential | None = None,
         pool: bool = False,
+        head_pool: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.stem = stem or nn.Sequential(
-            Conv3d(3, width, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False),
-            nn.BatchNorm3d(width),
-            nn.ReLU(True),
-        )
+        self.stem = stem or stem_of(3, width)
         self.has_stem_pool = pool
         if pool:
-            self.stem.append(nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)))
+            self.stem.append(stem_pool())
         channels = width
         stages: list[nn.Module] = []
-        for stage, (block, depth) in enumerate(zip(blocks, depths, strict=True)):
-            space = 1 if stage == 0 else 2
-            parts: list[Residual] = []
-            for number in range(depth):
-                stride = (temporal_strides[stage], space, space) if number == 0 else (1, 1, 1)
-                parts.append(block(channels, width << stage, stride))
-                channels = parts[-1].channels_out
-            stages.append(nn.Sequential(*parts))
+        for number, types in enumerate(blocks):
+            space = 1 if number == 0 else 2
+            stage, channels = make_stage(types, channels, width << number, (temporal_strides[number], space, space))
+            stages.append(stage)
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.feature_size = channels
-        self.pool = nn.AdaptiveAvgPool3d(1)
+        self.pool = head_pool or nn.AdaptiveAvgPool3d(1)
         initialize_convolutions(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem(x)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.pool(x).flatten(1)
+
+
+def stem_of(frames: int, width: int) -> nn.Sequential:
+    """A convolution of `frames` x 7 x 7, its batch norm and its ReLU: (N, 3, T, H, W) to (N, width, T, H/2, W/2)."""
+    kernel = (frames, 7, 7)
+    return nn.Sequential(
+        Conv3d(3, width, kernel, stride=(1, 2, 2), padding=(frames // 2, 3, 3), bias=False),
+        nn.BatchNorm3d(width),
+        nn.ReLU(True),
+    )
+
+
+def stem_pool() -> nn.MaxPool3d:
+    """The 3x3 max pool after a stem, which halves H and W and keeps T."""
+    return nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
+
+
+def make_stage(blocks: Sequence[Block], channels_in: int, channels: int, stride: Strides) -> tuple[nn.Sequential, int]:
+    """One stage of residual blocks, the first with the stride, and the number of its output channels."""
+    parts: list[Residual] = []
+    for number, block in enumerate(blocks):
+        parts.append(block(channels_in, channels, stride if number == 0 else (1, 1, 1)))
+        channels_in = parts[-1].channels_out
+    return nn.Sequential(*parts), channels_in
 
 
 def initialize_convolutions(backbone: nn.Module) -> None:

@@ -12,13 +12,9 @@ from typing import Literal
 from ssv2rt.core.errors import UsageError, suggest
 from ssv2rt.core.recipes import Clip, Model
 
-Color = tuple[float, float, float]
-"""Of red, green and blue, from 0 to 1."""
 ClassList = Literal["ssv2", "kinetics400"]
 
 DATA_SETS: dict[ClassList, str] = {"ssv2": "Something-Something V2", "kinetics400": "Kinetics-400"}
-_IMAGENET: tuple[Color, Color] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_KINETICS: tuple[Color, Color] = ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +45,6 @@ class Published(WeightsFile):
     model: Model
     clip: Clip
     """How clips are read, with the views of the published accuracy."""
-    mean: Color
-    std: Color
     bgr: bool = False
     """The network was trained with blue, green, red as its input channels, in place of red, green, blue."""
     classes: ClassList
@@ -68,21 +62,6 @@ class Published(WeightsFile):
     def data_set(self) -> str:
         return DATA_SETS[self.classes]
 
-    @property
-    def input_text(self) -> str:
-        """Frames, size and views, such as 32x256 px, 2x3 views."""
-        clip = self.clip
-        return f"{clip.frames}x{clip.size} px, {clip.views[0]}x{clip.views[1]} views"
-
-    @property
-    def accuracy_text(self) -> str:
-        return f"{self.top1:.2f}" + (f" / {self.top5:.2f}" if self.top5 is not None else "")
-
-
-def _network(name: str) -> Model:
-    """A network's settings. Dropout is the publishers', and does not matter for inference."""
-    return Model(name=name)
-
 
 def _torchvision(name: str, file: str, *, top1: float, top5: float, parameters: int, gmacs: float) -> Published:
     return Published(
@@ -92,7 +71,7 @@ def _torchvision(name: str, file: str, *, top1: float, top5: float, parameters: 
         license="BSD-3-Clause",
         publisher="torchvision",
         about="https://pytorch.org/vision/stable/models.html",
-        model=_network(name),
+        model=Model(name=name),
         clip=Clip(
             frames=16,
             size=112,
@@ -103,8 +82,6 @@ def _torchvision(name: str, file: str, *, top1: float, top5: float, parameters: 
             center_crop=0.875,
             views=(5, 1),
         ),
-        mean=_KINETICS[0],
-        std=_KINETICS[1],
         classes="kinetics400",
         top1=top1,
         top5=top5,
@@ -122,10 +99,8 @@ def _ibm(depth: int, *, top1: float, parameters: int, gmacs: float) -> Published
         license="Apache-2.0",
         publisher="IBM",
         about="https://github.com/IBM/action-recognition-pytorch",
-        model=_network(f"resnet3d{depth}-pool"),
+        model=Model(name=f"resnet3d{depth}-pool"),
         clip=Clip(frames=32, size=256, sampling="ibm", center_crop=1.0, views=(2, 3), average="logits"),
-        mean=_IMAGENET[0],
-        std=_IMAGENET[1],
         classes="ssv2",
         top1=top1,
         parameters=parameters,
@@ -134,8 +109,82 @@ def _ibm(depth: int, *, top1: float, parameters: int, gmacs: float) -> Published
     )
 
 
+def _pytorchvideo(
+    network: str, file: str, frames: int, *, top1: float, top5: float, parameters: int, gmacs: float
+) -> Published:
+    return Published(
+        name=f"{network}-ssv2",
+        url=f"https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/ssv2/{file}.pyth",
+        license="Apache-2.0",
+        publisher="PyTorchVideo",
+        about="https://github.com/facebookresearch/pytorchvideo/blob/main/docs/source/model_zoo.md",
+        model=Model(name=network),
+        clip=Clip(
+            frames=frames, size=256, sampling="pyslowfast", timing="time", rate=30, center_crop=1.0, views=(1, 3)
+        ),
+        bgr=True,  # `rgb2bgr` of Ptvssv2 in slowfast/datasets/ptv_datasets.py of PySlowFast, which trained it
+        classes="ssv2",
+        top1=top1,
+        top5=top5,
+        parameters=parameters,
+        gmacs=gmacs,
+        paper="https://arxiv.org/abs/1812.03982",
+    )
+
+
+def _tsm(depth: int, frames: int, *, top1: float, parameters: int, gmacs: float) -> Published:
+    file = f"TSM_somethingv2_RGB_resnet{depth}_shift8_blockres_avg_segment{frames}_e45.pth"
+    return Published(
+        name=f"tsm-r{depth}-{frames}f-ssv2",
+        url=f"https://hanlab18.mit.edu/projects/tsm/models/{file}",
+        license="MIT",
+        publisher="MIT HAN Lab",
+        about="https://github.com/mit-han-lab/temporal-shift-module",
+        model=Model(name=f"tsm-r{depth}"),
+        clip=Clip(frames=frames, size=256, sampling="tsm", center_crop=1.0, views=(2, 3), average="logits"),
+        classes="ssv2",
+        top1=top1,
+        parameters=parameters,
+        gmacs=gmacs,
+        paper="https://arxiv.org/abs/1811.08383",
+    )
+
+
+def _mmaction(
+    depth: int, frames: int, stamp: str, *, top1: float, top5: float, parameters: int, gmacs: float
+) -> Published:
+    config = f"tsm_imagenet-pretrained-r{depth}_8xb16-1x1x{frames}-50e_sthv2-rgb"
+    return Published(
+        name=f"tsm-r{depth}-{frames}f-ssv2-mmaction2",
+        url=f"https://download.openmmlab.com/mmaction/v1.0/recognition/tsm/{config}/{config}_{stamp}.pth",
+        sha256=stamp.rpartition("-")[2],
+        license="Apache-2.0",
+        publisher="MMAction2",
+        about="https://github.com/open-mmlab/mmaction2/tree/main/configs/recognition/tsm",
+        model=Model(name=f"tsm-r{depth}"),
+        clip=Clip(frames=frames, size=256, sampling="tsm", center_crop=1.0, views=(2, 3)),
+        classes="ssv2",
+        top1=top1,
+        top5=top5,
+        parameters=parameters,
+        gmacs=gmacs,
+        paper="https://arxiv.org/abs/1811.08383",
+    )
+
+
+_TSM_R50, _TSM_R101 = 23_864_558, 42_856_686
+"""Parameters with the 174 classes of Something-Something V2."""
 _ENTRIES = (
     _ibm(50, top1=62.84, parameters=46_517_870, gmacs=335.31),
+    _ibm(101, top1=64.29, parameters=85_564_014, gmacs=654.75),
+    _pytorchvideo("slow-r50", "SLOW_8x8_R50", 8, top1=60.04, top5=85.19, parameters=31_991_022, gmacs=54.518),
+    _pytorchvideo("slowfast-r50", "SLOWFAST_8x8_R50", 32, top1=61.68, top5=86.92, parameters=34_045_558, gmacs=65.708),
+    _tsm(50, 8, top1=61.2, parameters=_TSM_R50, gmacs=42.707),
+    _tsm(50, 16, top1=63.1, parameters=_TSM_R50, gmacs=85.413),
+    _tsm(101, 8, top1=63.3, parameters=_TSM_R101, gmacs=81.496),
+    _mmaction(50, 8, "20230317-be0fc26e", top1=62.72, top5=87.7, parameters=_TSM_R50, gmacs=42.707),
+    _mmaction(50, 16, "20230317-ec6696ad", top1=64.16, top5=88.61, parameters=_TSM_R50, gmacs=85.413),
+    _mmaction(101, 8, "20230320-efcc0d1b", top1=63.7, top5=88.28, parameters=_TSM_R101, gmacs=81.496),
     _torchvision("r3d_18", "r3d_18-b3b3357e.pth", top1=63.2, top5=83.479, parameters=33_371_472, gmacs=40.697),
     _torchvision("mc3_18", "mc3_18-a90a0ba3.pth", top1=63.96, top5=84.13, parameters=11_695_440, gmacs=43.343),
     _torchvision(
@@ -157,8 +206,6 @@ IMAGENET = {
     for name, digest in (("resnet18", "f37072fd"), ("resnet50", "0676ba61"), ("resnet101", "63fe2227"))
 }
 """2D networks for images, from which training can start after inflation."""
-
-WEIGHTS: dict[str, WeightsFile] = {**PUBLISHED, **IMAGENET}
 
 
 def published(name: str) -> Published:

@@ -10,7 +10,7 @@ from ssv2rt.models.i3d import SameConv3d, pad_same
 from ssv2rt.models.registry import build_model, model_names
 
 ORDERED = [name for name in model_names() if name.endswith(("-lstm", "-gru", "-latefusion"))]
-DISTINCT = [name for name in model_names() if "50-" not in name and name not in ("resnet3d34", "resnet3d101")]
+DISTINCT = [name for name in model_names() if not any(deep in name for deep in ("50-", "34", "101"))]
 """Models with different structures, without those that are only deeper."""
 
 

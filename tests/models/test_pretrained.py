@@ -232,7 +232,7 @@ def test_other_unusable_files_are_refused(tmp_path: Path) -> None:
         initialize_from(model, saved({"blocks.0.attn.qkv.weight": torch.zeros(3)}, tmp_path / "vit.pth"))
     (tmp_path / "w.txt").write_text("x")
     for source, message in (
-        (str(tmp_path / "w.txt"), "read from .safetensors, .pth, .pt, .pth.tar, .pyth files"),
+        (str(tmp_path / "w.txt"), "read from .safetensors, .pth, .pt, .pyth, .pth.tar files"),
         (str(tmp_path), "is a folder"),
         (str(tmp_path / "gone.pth"), "no such file"),
     ):

@@ -10,8 +10,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssv2rt.models.registry import build_model
-from ssv2rt.published.catalog import PUBLISHED, WEIGHTS, Published, class_names
+from ssv2rt.published.catalog import IMAGENET, PUBLISHED, Published, class_names
 from tests.conftest import REAL
+
+WEIGHTS = {**PUBLISHED, **IMAGENET}
 
 
 @pytest.mark.parametrize("entry", PUBLISHED.values(), ids=lambda entry: entry.name)
