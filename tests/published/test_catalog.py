@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,3 +50,16 @@ def test_classes_of_ssv2_have_its_numbers() -> None:
         pytest.skip("SSv2's label list is not on this machine")
     numbers = json.loads(file.read_text(encoding="utf-8"))
     assert {name: str(number) for number, name in enumerate(class_names("ssv2"))} == numbers
+
+
+@pytest.mark.parametrize("entry", PUBLISHED.values(), ids=lambda entry: entry.name)
+def test_the_page_on_published_networks_says_the_same(entry: Published) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "published.md").read_text(encoding="utf-8")
+    row = next(line for line in page.splitlines() if line.startswith(f"| `{entry.name}`"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    name, network, top1, top5, clip, views, parameters, gmacs, publisher, license = cells
+    assert (f"({entry.data_set})" in name) == (entry.classes != "ssv2") and network == f"`{entry.model.name}`"
+    assert float(top1) == round(entry.top1, 2) and top5 == (f"{entry.top5:.2f}" if entry.top5 else "")
+    assert clip == f"{entry.clip.frames}x{entry.clip.size}" and views == "x".join(map(str, entry.clip.views))
+    assert parameters == f"{entry.parameters / 1e6:.2f} M" and gmacs == f"{entry.gmacs:.1f}"
+    assert entry.publisher in publisher and license == entry.license
