@@ -48,9 +48,13 @@ def shapes_2d(width: int, depths: tuple[int, ...], *, bottleneck: bool, classes:
     return shapes | {"fc.weight": (classes, channels), "fc.bias": (classes,)}
 
 
-def features_2d(state: State, x: torch.Tensor) -> torch.Tensor:
-    """Frames (N, 3, H, W) to features (N, D), in evaluation mode."""
-    x = F.relu(_normed(F.conv2d(x, state["conv1.weight"], stride=2, padding=3), state, "bn1"))
+def features_2d(state: State, x: torch.Tensor, *, shift: tuple[int, int] | None = None) -> torch.Tensor:
+    """Frames (N, 3, H, W) to features (N, D), in evaluation mode.
+
+    `shift`: T, and that of every how many blocks an eighth of the channels of the input is moved to the previous frame of
+    each T frames, and another eighth to the next frame (https://arxiv.org/abs/1811.08383).
+    """
+    x = F.relu(normed(F.conv2d(x, state["conv1.weight"], stride=2, padding=3), state, "bn1"))
     x = F.max_pool2d(x, 3, 2, 1)
     for stage in (1, 2, 3, 4):
         number = 0
@@ -62,14 +66,28 @@ def features_2d(state: State, x: torch.Tensor) -> torch.Tensor:
             for k in range(1, count + 1):
                 kernel = state[f"{block}.conv{k}.weight"]
                 here = stride if k == (2 if count == 3 else 1) else 1
-                y = _normed(F.conv2d(y, kernel, stride=here, padding=kernel.shape[-1] // 2), state, f"{block}.bn{k}")
+                if k == 1 and shift and number % shift[1] == 0:
+                    y = _shifted(y, shift[0])
+                y = normed(F.conv2d(y, kernel, stride=here, padding=kernel.shape[-1] // 2), state, f"{block}.bn{k}")
                 y = F.relu(y) if k < count else y
             if f"{block}.downsample.0.weight" in state:
                 x = F.conv2d(x, state[f"{block}.downsample.0.weight"], stride=stride)
-                x = _normed(x, state, f"{block}.downsample.1")
+                x = normed(x, state, f"{block}.downsample.1")
             x = F.relu(x + y)
             number += 1
     return x.mean((2, 3))
+
+
+def _shifted(x: torch.Tensor, frames: int) -> torch.Tensor:
+    clips, moved = x.unflatten(0, (-1, frames)), torch.zeros_like(x).unflatten(0, (-1, frames))
+    eighth = x.shape[1] // 8
+    for t in range(frames):
+        if t + 1 < frames:
+            moved[:, t, :eighth] = clips[:, t + 1, :eighth]
+        if t > 0:
+            moved[:, t, eighth : 2 * eighth] = clips[:, t - 1, eighth : 2 * eighth]
+        moved[:, t, 2 * eighth :] = clips[:, t, 2 * eighth :]
+    return moved.flatten(0, 1)
 
 
 def shapes_video(name: str, width: int = 64, classes: int = 400) -> Shapes:
@@ -105,9 +123,9 @@ def shapes_video(name: str, width: int = 64, classes: int = 400) -> Shapes:
 def features_video(name: str, state: State, x: torch.Tensor) -> torch.Tensor:
     """Clips (N, 3, T, H, W) to features (N, D), in evaluation mode."""
     x = F.conv3d(x, state["stem.0.weight"], stride=(1, 2, 2), padding=(int(name != "r2plus1d_18"), 3, 3))
-    x = F.relu(_normed(x, state, "stem.1"))
+    x = F.relu(normed(x, state, "stem.1"))
     if name == "r2plus1d_18":
-        x = F.relu(_normed(F.conv3d(x, state["stem.3.weight"], padding=(1, 0, 0)), state, "stem.4"))
+        x = F.relu(normed(F.conv3d(x, state["stem.3.weight"], padding=(1, 0, 0)), state, "stem.4"))
     for stage in (1, 2, 3, 4):
         for number in (0, 1):
             block, step = f"layer{stage}.{number}", 2 if stage > 1 and number == 0 else 1
@@ -116,16 +134,16 @@ def features_video(name: str, state: State, x: torch.Tensor) -> torch.Tensor:
             for k, (t, s) in ((1, (time, step)), (2, (1, 1))):
                 if name == "r2plus1d_18":
                     y = F.conv3d(y, state[f"{block}.conv{k}.0.0.weight"], stride=(1, s, s), padding=(0, 1, 1))
-                    y = F.relu(_normed(y, state, f"{block}.conv{k}.0.1"))
+                    y = F.relu(normed(y, state, f"{block}.conv{k}.0.1"))
                     y = F.conv3d(y, state[f"{block}.conv{k}.0.3.weight"], stride=(t, 1, 1), padding=(1, 0, 0))
                 else:
                     kernel = state[f"{block}.conv{k}.0.weight"]
                     y = F.conv3d(y, kernel, stride=(t, s, s), padding=(kernel.shape[2] // 2, 1, 1))
-                y = _normed(y, state, f"{block}.conv{k}.1")
+                y = normed(y, state, f"{block}.conv{k}.1")
                 y = F.relu(y) if k == 1 else y
             if f"{block}.downsample.0.weight" in state:
                 x = F.conv3d(x, state[f"{block}.downsample.0.weight"], stride=(time, step, step))
-                x = _normed(x, state, f"{block}.downsample.1")
+                x = normed(x, state, f"{block}.downsample.1")
             x = F.relu(x + y)
     return x.mean((2, 3, 4))
 
@@ -136,7 +154,7 @@ def _norm(name: str, channels: int) -> Shapes:
     return {f"{name}.{part}": one for part in parts} | {f"{name}.num_batches_tracked": ()}
 
 
-def _normed(x: torch.Tensor, state: State, name: str) -> torch.Tensor:
+def normed(x: torch.Tensor, state: State, name: str) -> torch.Tensor:
     parts = [state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")]
     mean, var, weight, bias = (part.view(1, -1, *[1] * (x.ndim - 2)) for part in parts)
     return (x - mean) / (var + 1e-5).sqrt() * weight + bias

@@ -12,7 +12,7 @@ from ssv2rt.models.clip_model import ClipModel, freeze_backbone
 from ssv2rt.models.registry import build_model
 from ssv2rt.models.residual import Residual, set_checkpointing, set_drop_path
 
-RESNETS = ["resnet3d18", "resnet3d50", "resnet2d18-lstm", "r2plus1d_18", "mc3_18"]
+RESNETS = ["resnet3d18", "resnet3d50", "resnet2d18-lstm", "r2plus1d_18", "mc3_18", "tsm-r50", "slowfast-r50"]
 
 
 def clips(count: int = 4) -> torch.Tensor:
