@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -17,7 +17,7 @@ from ssv2rt.commands.options import (
 )
 from ssv2rt.commands.output import print_facts, print_json
 from ssv2rt.core.errors import UserError
-from ssv2rt.engines.normalization import PRESETS
+from ssv2rt.engines.normalization import PRESETS, Colors
 
 if TYPE_CHECKING:
     from ssv2rt.engines.bundle import Bundle
@@ -71,6 +71,11 @@ if TYPE_CHECKING:
         "--scale",
         type=float,
         help="What pixel values are divided by first. 1: mean and std are of 0 to 255. Default: 255.",
+    ),
+    click.option(
+        "--colors",
+        type=click.Choice(get_args(Colors)),
+        help="Order of the colors in a float input; --mean and --std are always of red, green, blue. Default: rgb.",
     ),
 )
 @under(

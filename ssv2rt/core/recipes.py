@@ -383,9 +383,12 @@ def with_views(clip: Clip, text: str) -> Clip:
     """The same clip with other views, given as temporal clips x spatial crops, such as "2x3".
 
     Raises:
-        UsageError: it is not written like that, or out of range.
+        UsageError: it is not written like that, out of range, or the sampling has no such views.
     """
     temporal_clips, _, spatial_crops = text.partition("x")
     if not (temporal_clips.isdecimal() and spatial_crops.isdecimal()):
         raise UsageError(f"--views {text}: write temporal clips x spatial crops, like 2x3")
-    return validated(Clip, {**clip.model_dump(), "views": (int(temporal_clips), int(spatial_crops))})
+    try:
+        return validated(Clip, {**clip.model_dump(), "views": (int(temporal_clips), int(spatial_crops))})
+    except UsageError as error:
+        raise UsageError(f"--views {text}: {error}") from None

@@ -19,6 +19,7 @@ from typing_extensions import TypedDict
 
 from ssv2rt.core.errors import UserError, os_errors_as_user_errors
 from ssv2rt.core.recipes import BatchProfile, Clip
+from ssv2rt.engines.normalization import Colors
 
 INFO = "bundle.json"
 FAILED = ".failed"
@@ -71,10 +72,14 @@ class ImportFacts(TypedDict, total=False):
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
 
+    file: str
+    """The ONNX file, as an absolute path on the machine where the engine was built."""
     mean: tuple[float, float, float]
     """This and the next two: the normalization that was added to a graph with float input; see `Normalization`."""
     std: tuple[float, float, float]
     scale: float
+    colors: Colors
+    """The order of colors that a graph with float input takes."""
     cut: str
     """The operator that was cut off the end."""
     assumed: tuple[str, ...]

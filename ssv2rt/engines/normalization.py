@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from ssv2rt.core.errors import UsageError
 
 Channels = tuple[float, float, float]
+Colors = Literal["rgb", "bgr"]
+"""In which order a network takes red, green and blue."""
 
 
 @dataclass(frozen=True)

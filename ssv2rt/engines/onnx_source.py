@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,7 +27,7 @@ from ssv2rt.dataset.labels import read_class_names
 from ssv2rt.engines.bundle import ImportFacts, sha256
 from ssv2rt.engines.export import EMBEDDING, INPUT, IR_VERSION, OPSET, OUTPUT, PRODUCER
 from ssv2rt.engines.graph_nodes import producers
-from ssv2rt.engines.normalization import ASSUMED, PRESETS, Normalization
+from ssv2rt.engines.normalization import ASSUMED, PRESETS, Colors, Normalization
 from ssv2rt.engines.onnx_files import convert_opset, declared_tensor, opset_of, read_graph, tensors
 from ssv2rt.engines.source import Source
 
@@ -39,6 +40,7 @@ _CUT = {
     "Sigmoid": "logits; scores are the softmax over the classes, which then exclude each other",
 }
 """The activations that are cut off, and what the network gives without them."""
+_IN_ORDER = {"rgb": "red, green, blue", "bgr": "blue, green, red"}
 
 
 @dataclass(frozen=True)
@@ -46,32 +48,43 @@ class _Input:
     """The input of a graph from elsewhere."""
 
     name: str
-    is_float: bool
-    """Whether it is float (N, 3, T, S, S), and not uint8 (N, T, S, S, 3)."""
+    channels: int
+    """Axis of the colors: 4 for uint8 (N, T, S, S, 3), 1 for float (N, 3, T, S, S), 2 for float (N, T, 3, S, S)."""
     frames: int
     size: int
 
+    @property
+    def is_float(self) -> bool:
+        return self.channels != 4
+
 
 def source_of_onnx(
-    file: Path, labels: Path, *, normalization: Normalization | None = None, reading: ClipReading | None = None
+    file: Path,
+    labels: Path,
+    *,
+    normalization: Normalization | None = None,
+    colors: Colors | None = None,
+    reading: ClipReading | None = None,
 ) -> Source:
     """An ONNX file from elsewhere.
 
-    Its input is either uint8 (N, T, S, S, 3), as in this package, and the graph normalizes it; or it is float
-    (N, 3, T, S, S), normalized, as in exported networks of torchvision and PyTorchVideo. For a float input, the export adds
-    the normalization to the graph. A Softmax or Sigmoid at the end is cut off.
+    Its input is either uint8 (N, T, S, S, 3), as in this package, and the graph normalizes it; or it is float, normalized:
+    (N, 3, T, S, S), as in exported networks of torchvision and PyTorchVideo, or (N, T, 3, S, S), as of networks that take
+    frame by frame. Where both forms fit, with 3 frames, the first is taken. For a float input, the export adds the
+    normalization to the graph. A Softmax or Sigmoid at the end is cut off.
 
     Args:
         file: ONNX file with one input and float outputs. The logits (N, K) are the output `logits`, or else the first
             output. The output `embedding` (N, D) is optional. Other outputs are dropped.
         labels: file of K class names; see `read_class_names`.
         normalization: how the network wants its pixels. By default ImageNet's mean and standard deviation are assumed.
+        colors: in which order it wants them. By default "rgb" is assumed.
         reading: how clips are read. What it does not set is assumed.
 
     Raises:
         UserError: the file is not such a graph, has weights outside its folder, or another number of classes, or its clips
             are too small or too large.
-        UsageError: there is a normalization for a graph with uint8 input.
+        UsageError: there is a normalization, or an order of colors, for a graph with uint8 input.
     """
     names = read_class_names(labels)
     model = read_graph(file)
@@ -80,9 +93,9 @@ def source_of_onnx(
             f"'{file}' has opset {opset}, and onnx {onnx.__version__} knows {newest}; export it with opset {OPSET}"
         )
     source = _input_of(model, file)
-    if normalization and not source.is_float:
+    if (normalization or colors) and not source.is_float:
         raise UsageError(
-            f"'{file}' takes uint8 and normalizes its pixels itself; leave out --normalize, --mean, --std and --scale"
+            f"'{file}' takes uint8 and normalizes its pixels itself; leave out --normalize, --mean, --std, --scale, --colors"
         )
     widths = _output_widths(model, file)
     logits = next(iter(widths))
@@ -102,16 +115,17 @@ def source_of_onnx(
         ) from None
     cut = _cut_activation(model, logits, classes)
     pixels = (normalization or PRESETS[ASSUMED]) if source.is_float else None
-    facts = ImportFacts(assumed=_assumed(reading, pixels=source.is_float and normalization is None))
+    unset = [*(() if normalization else ("mean", "std", "scale")), *(() if colors else ("colors",))] if pixels else []
+    facts = ImportFacts(file=str(file.resolve()), assumed=(*unset, *_assumed(reading)))
     if pixels:
-        facts |= ImportFacts(mean=pixels.mean, std=pixels.std, scale=pixels.scale)
+        facts |= ImportFacts(mean=pixels.mean, std=pixels.std, scale=pixels.scale, colors=colors or "rgb")
     if cut:
         facts |= ImportFacts(cut=cut)
 
     def export(path: Path) -> None:
         for line in _what_is_taken(pixels, clip, facts):
             logger.info(f"{file.name}: {line}")
-        onnx.save(_to_project_graph(model, source, clip, names, widths, pixels), path)
+        onnx.save(_to_project_graph(model, source, clip, names, widths, pixels, colors or "rgb"), path)
 
     return Source(
         name=file.stem,
@@ -138,17 +152,18 @@ def _input_of(model: onnx.ModelProto, file: Path) -> _Input:
         )
     kind, shape = inputs[0].type.tensor_type.elem_type, _shape(inputs[0])
     if kind == TensorProto.UINT8 and len(shape) == 5 and shape[4] == 3 and shape[2] == shape[3]:
-        frames, size = shape[1], shape[2]
-    elif kind == TensorProto.FLOAT and len(shape) == 5 and shape[1] == 3 and shape[3] == shape[4]:
-        frames, size = shape[2], shape[3]
+        channels, frames, size = 4, shape[1], shape[2]
+    elif kind == TensorProto.FLOAT and len(shape) == 5 and 3 in shape[1:3] and shape[3] == shape[4]:
+        channels = 1 if shape[1] == 3 else 2
+        frames, size = shape[3 - channels], shape[3]
     else:
         raise UserError(
-            f"'{file}' takes {TensorProto.DataType.Name(kind).lower()} {shape}; it must take uint8 [N, T, S, S, 3] or "
-            f"float [N, 3, T, S, S]; export it so"
+            f"'{file}' takes {TensorProto.DataType.Name(kind).lower()} {shape}; it must take uint8 [N, T, S, S, 3], or "
+            f"float [N, 3, T, S, S] or [N, T, 3, S, S]; export it so"
         )
     if not (isinstance(frames, int) and isinstance(size, int)):
         raise UserError(f"'{file}' leaves frames or size open: {shape}; export it with only the batch dynamic")
-    return _Input(inputs[0].name, kind == TensorProto.FLOAT, frames, size)
+    return _Input(inputs[0].name, channels, frames, size)
 
 
 def _with_stored(reading: ClipReading, model: onnx.ModelProto) -> ClipReading:
@@ -164,14 +179,13 @@ def _with_stored(reading: ClipReading, model: onnx.ModelProto) -> ClipReading:
     return ClipReading(**{**known, **{key: getattr(reading, key) for key in reading.model_fields_set}})
 
 
-def _assumed(reading: ClipReading, *, pixels: bool) -> tuple[str, ...]:
-    """The settings that nobody gave, and that scores depend on."""
+def _assumed(reading: ClipReading) -> tuple[str, ...]:
+    """The settings of clips that nobody gave, and that scores depend on."""
     keys = ["sampling", "center_crop", "views"]
     keys += ["stride"] if reading.sampling == "dense" else []
     keys += ["rate"] if reading.timing == "time" else []
     keys += ["average"] if math.prod(reading.views) > 1 else []
-    unset = tuple(f"clip.{key}" for key in keys if key not in reading.model_fields_set)
-    return (*(("mean", "std", "scale") if pixels else ()), *unset)
+    return tuple(f"clip.{key}" for key in keys if key not in reading.model_fields_set)
 
 
 def _what_is_taken(pixels: Normalization | None, clip: Clip, facts: ImportFacts) -> list[str]:
@@ -181,6 +195,8 @@ def _what_is_taken(pixels: Normalization | None, clip: Clip, facts: ImportFacts)
     if pixels:
         how = f" (assumed: {ASSUMED}; --normalize, or --mean and --std, say otherwise)" if "mean" in assumed else ""
         lines.append(f"pixels are normalized with {pixels}{how}")
+        how = " (assumed; --colors bgr says otherwise)" if "colors" in assumed else ""
+        lines.append(f"colors are in the order {_IN_ORDER[facts['colors']]}{how}")
     unset = [key for key in assumed if key.startswith("clip.")]
     how = f" (assumed: {', '.join(unset)}; --set clip.KEY=VALUE says otherwise)" if unset else ""
     lines.append(f"clips are read with {clip.in_words}{how}")
@@ -245,6 +261,7 @@ def _to_project_graph(
     labels: tuple[str, ...],
     widths: dict[str, int],
     pixels: Normalization | None,
+    colors: Colors,
 ) -> onnx.ModelProto:
     """Returns the graph in the form that `export_onnx` writes.
 
@@ -262,18 +279,7 @@ def _to_project_graph(
         node.name = node.name or f"{node.op_type}_{number}"  # the quantizer excludes nodes by name
     del graph.value_info[:]
     if pixels:
-        mean = np.array(pixels.mean) * pixels.scale
-        for name, values in (("mean", mean), ("scale", 1 / (np.array(pixels.std) * pixels.scale))):
-            array = values.astype(np.float32).reshape(1, 3, 1, 1, 1)
-            graph.initializer.append(numpy_helper.from_array(array, f"normalise.{name}"))
-        steps = [f"normalise.{step}" for step in ("cast", "transpose", "sub", "mul")]
-        nodes = [
-            helper.make_node("Cast", [INPUT], [steps[0]], name=steps[0], to=TensorProto.FLOAT),
-            helper.make_node("Transpose", [steps[0]], [steps[1]], name=steps[1], perm=[0, 4, 1, 2, 3]),
-            helper.make_node("Sub", [steps[1], "normalise.mean"], [steps[2]], name=steps[2]),
-            helper.make_node("Mul", [steps[2], "normalise.scale"], ["pixels"], name=steps[3]),
-        ]
-        for number, node in enumerate(nodes):
+        for number, node in enumerate(_normalizing_nodes(graph, pixels, colors, source.channels)):
             graph.node.insert(number, node)
     shape: list[int | str | None] = ["batch", clip.frames, clip.size, clip.size, 3]
     del graph.input[:]
@@ -291,6 +297,35 @@ def _to_project_graph(
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the graph contradicts itself ({reason}); export it again, with another exporter") from None
     return result
+
+
+def _normalizing_nodes(
+    graph: onnx.GraphProto, pixels: Normalization, colors: Colors, channels: int
+) -> list[onnx.NodeProto]:
+    """The nodes from our input to the tensor "pixels", whose colors are on the axis `channels`. Adds their constants."""
+    order = np.array([0, 1, 2] if colors == "rgb" else [2, 1, 0])
+    shape = [3 if axis == channels else 1 for axis in range(5)]
+    mean, std = np.array(pixels.mean)[order] * pixels.scale, np.array(pixels.std)[order] * pixels.scale
+    for name, values in (("mean", mean), ("scale", 1 / std)):
+        array = values.astype(np.float32).reshape(shape)
+        graph.initializer.append(numpy_helper.from_array(array, f"normalise.{name}"))
+    perm = [0, 1, 2, 3]
+    perm.insert(channels, 4)
+    steps: list[tuple[str, str, list[str], dict[str, Any]]] = [("cast", "Cast", [], {"to": TensorProto.FLOAT})]
+    if colors == "bgr":
+        graph.initializer.append(numpy_helper.from_array(order, "normalise.order"))
+        steps.append(("colors", "Gather", ["normalise.order"], {"axis": 4}))
+    steps += [
+        ("transpose", "Transpose", [], {"perm": perm}),
+        ("sub", "Sub", ["normalise.mean"], {}),
+        ("mul", "Mul", ["normalise.scale"], {}),
+    ]
+    nodes, before = [], INPUT
+    for name, operator, constants, attributes in steps:
+        after = "pixels" if name == "mul" else f"normalise.{name}"
+        nodes.append(helper.make_node(operator, [before, *constants], [after], name=f"normalise.{name}", **attributes))
+        before = after
+    return nodes
 
 
 def _rename(graph: onnx.GraphProto, new: Mapping[str, str]) -> None:

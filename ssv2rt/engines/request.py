@@ -17,9 +17,9 @@ from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.dataset.prepare import override_root, prepare
 from ssv2rt.engines.backends.registry import NAMES, backend, choose_backend
 from ssv2rt.engines.build import build_engine_from_source
-from ssv2rt.engines.bundle import Bundle
+from ssv2rt.engines.bundle import INFO, Bundle, read_info
 from ssv2rt.engines.calibration import ChosenClips
-from ssv2rt.engines.normalization import Normalization, normalization
+from ssv2rt.engines.normalization import Colors, Normalization, normalization
 from ssv2rt.engines.onnx_source import source_of_onnx
 from ssv2rt.engines.precision import CALIBRATED_PRECISIONS
 from ssv2rt.engines.source import Source, source_of_run
@@ -50,6 +50,7 @@ class BuildRequest:
     mean: str | None = None
     std: str | None = None
     scale: float | None = None
+    colors: Colors | None = None
     data: Path | None = None
     calibrate_on: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
@@ -61,7 +62,7 @@ class BuildRequest:
         if self.onnx and (self.run or not self.labels):
             wrong = f"run '{self.run}' as well" if self.run else "no --labels"
             raise UsageError(f"--onnx {self.onnx} with {wrong}: give --onnx FILE --labels FILE, or a run")
-        for name in ("labels", "normalize", "mean", "std", "scale"):
+        for name in ("labels", "normalize", "mean", "std", "scale", "colors"):
             if (value := getattr(self, name)) is not None and not self.onnx:
                 raise UsageError(
                     f"--{name} {value} is for --onnx; a run has its own labels and normalization; leave it out"
@@ -101,7 +102,7 @@ class BuildRequest:
     def options_to_rebuild(self) -> list[str]:
         """What the command that rebuilds the engine has beside network, precision, backend and targets."""
         options = [*(("--data", str(self.data)) if self.data else ())]
-        for name in ("normalize", "mean", "std", "scale"):
+        for name in ("normalize", "mean", "std", "scale", "colors"):
             value = getattr(self, name)
             options += [f"--{name}", str(value).removesuffix(".0")] if value is not None else []
         options += [part for name in self.calibrate_on for part in ("--calibrate-on", name)]
@@ -154,9 +155,14 @@ def build_as_requested(request: BuildRequest) -> tuple[Bundle, list[str]]:
     if request.onnx:
         assert request.labels is not None
         source = source_of_onnx(
-            request.onnx, request.labels, normalization=request.normalization(), reading=recipe.clip
+            request.onnx,
+            request.labels,
+            normalization=request.normalization(),
+            colors=request.colors,
+            reading=recipe.clip,
         )
         folder, data = engines_of_file(request.onnx), Data()
+        _refuse_engines_of_another_file(folder, request.onnx, source.sha256)
     else:
         if changed := sorted(recipe.clip.model_fields_set):
             raise UsageError(
@@ -173,6 +179,21 @@ def build_as_requested(request: BuildRequest) -> tuple[Bundle, list[str]]:
         options=request.options_to_rebuild(),
         debug=folder / f"{precision}-{backend_name}-layers" if request.debug_layers else None,
     )
+
+
+def _refuse_engines_of_another_file(folder: Path, file: Path, sha256: str) -> None:
+    """Raises UserError if a folder has engines of an ONNX file of the same name in another folder, and other content."""
+    for path in sorted(folder.glob(f"*/{INFO}")):
+        try:
+            info = read_info(path)
+        except (UserError, OSError):
+            continue  # nobody can score with it
+        theirs = (info.imported or {}).get("file", "")
+        if theirs and theirs != str(file.resolve()) and info.weights_sha256 != sha256:
+            raise UserError(
+                f"the engines of '{file}' go to '{folder}', where those of '{theirs}' are; give one of the files "
+                f"another name, or remove '{folder.parent}'"
+            )
 
 
 def _clips(request: BuildRequest, data: Data, source: Source, recipe: EngineRecipe) -> Manifest | ChosenClips:

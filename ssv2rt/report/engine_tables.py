@@ -82,6 +82,8 @@ def facts_of_import(imported: Mapping[str, Any] | None) -> dict[str, object]:
     if imported and "mean" in imported:
         mean, std = (", ".join(f"{value:g}" for value in imported[key]) for key in ("mean", "std"))
         facts["pixels"] = f"(value / {imported['scale']:g} - [{mean}]) / [{std}]"
+    if imported and "colors" in imported:
+        facts["colors"] = imported["colors"]
     if imported and "cut" in imported:
         facts["cut off"] = imported["cut"]
     if imported and imported["assumed"]:

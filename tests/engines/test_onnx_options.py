@@ -1,6 +1,7 @@
 """What is given and what is assumed about an ONNX file of another program: pixels, clips and the end of the graph."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from ssv2rt.engines.onnx_source import source_of_onnx
 from ssv2rt.engines.verify import OnnxRunner
 from tests.cli import Done, ssv2rt
 from tests.engines.conftest import clips
-from tests.engines.onnx_graphs import ending_in, mean_graph
+from tests.engines.onnx_graphs import ending_in, frame_by_frame, mean_graph
 
 REPEATED = ("--fp32", "--backend", "openvino", "--set", "gate.clips=4")
 
@@ -72,6 +73,81 @@ def test_the_network_gets_pixels_normalized_as_asked(
     assert " ".join(options) in bundle.info.rebuild
 
 
+@pytest.mark.parametrize("frames_first", [False, True])
+@pytest.mark.parametrize("colors", ["rgb", "bgr"])
+def test_pixels_are_in_the_form_and_order_that_the_network_takes(
+    tmp_path: Path, rgb: Path, colors: str, frames_first: bool
+) -> None:
+    """The logits of this network are the means of the first, second and third color of its input."""
+    mean_graph(tmp_path / "theirs.onnx", frames_first=frames_first)
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    done = build(tmp_path, "--labels", rgb, "--mean", "0.1,0.2,0.3", "--std", "0.5,0.6,0.7", "--colors", colors)
+    assert done.returncode == 0, done.stderr
+    order = {"rgb": "red, green, blue", "bgr": "blue, green, red"}[colors]
+    assert (
+        f"theirs.onnx: colors are in the order {order}\n" in done.stderr
+        and f"colors               {colors}" in done.stdout
+    )
+    bundle = open_bundle(tmp_path / "runs/theirs/engines/fp32-openvino")
+    batch = clips(3)
+    means = ((batch.double() / 255 - torch.tensor(mean)) / torch.tensor(std)).mean((1, 2, 3)).float()
+    expected = means if colors == "rgb" else means.flip(1)
+    assert torch.allclose(load_runner(bundle)(batch), expected, rtol=1e-4, atol=1e-4)
+    assert (
+        bundle.info.imported
+        and bundle.info.imported["colors"] == colors
+        and "colors" not in bundle.info.imported["assumed"]
+    )
+    assert f"--colors {colors}" in bundle.info.rebuild
+    nodes = onnx.load(bundle.onnx_file).graph.node
+    assert [node.op_type for node in nodes if "frames" in node.input] == ["Cast"]  # as TensorRT wants it
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_network_that_takes_frame_by_frame_is_built_in_every_precision(
+    tmp_path: Path, five: Path, tiny_set: Path, precision: str
+) -> None:
+    """(N, T, 3, S, S), each frame through a 2D convolution, colors in the order blue, green, red."""
+    frame_by_frame(tmp_path / "theirs.onnx")
+    options = ("--labels", five, "--colors", "bgr", "--set", "gate.max_top1_drop=100", "--set", "calibration.clips=8")
+    calibration = ("--calibrate-on", tiny_set / "videos") if precision == "int8" else ()
+    call = ("build-engine", "--onnx", "theirs.onnx", f"--{precision}", "--backend", "openvino", "--set", "gate.clips=4")
+    done = ssv2rt(*call, *options, *calibration, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    batch = clips(4)
+    pixels = (batch.permute(0, 1, 4, 2, 3).float() / 255 - _column((0.485, 0.456, 0.406))[:, 0]) / _column(
+        (0.229, 0.224, 0.225)
+    )[:, 0]
+    theirs = onnxruntime.InferenceSession(tmp_path / "theirs.onnx")
+    (expected,) = theirs.run(None, {"x": pixels.flip(2).numpy()})
+    found = load_runner(open_bundle(tmp_path / "runs/theirs/engines" / f"{precision}-openvino"))(batch)
+    assert (found - torch.from_numpy(expected)).norm() < 0.1 * np.linalg.norm(expected)
+
+
+def test_engines_of_another_file_of_the_same_name_are_not_replaced(tmp_path: Path, rgb: Path, five: Path) -> None:
+    for folder in ("a", "b", "c"):
+        (tmp_path / folder).mkdir()
+    mean_graph(tmp_path / "a" / "net.onnx")
+    ending_in(tmp_path / "b" / "net.onnx")
+    call = ("build-engine", "--onnx", "a/net.onnx", "--labels", rgb, *REPEATED)
+    assert ssv2rt(*call, cwd=tmp_path).returncode == 0
+    engine = tmp_path / "runs/net/engines/fp32-openvino"
+    before = (engine / INFO).read_bytes()
+    for precision in ("--fp32", "--fp16"):
+        done = ssv2rt("build-engine", "--onnx", "b/net.onnx", "--labels", five, precision, *REPEATED[1:], cwd=tmp_path)
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+        assert (
+            f"the engines of 'b/net.onnx' go to 'runs/net/engines', where those of '{tmp_path / 'a' / 'net.onnx'}' are; give "
+            "one of the files another name, or remove 'runs/net'"
+        ) in done.stderr
+    assert (engine / INFO).read_bytes() == before and [path.name for path in engine.parent.iterdir()] == [engine.name]
+    # A copy is the same network, and a file that was exported again is the same file.
+    shutil.copy(tmp_path / "a" / "net.onnx", tmp_path / "c")
+    assert ssv2rt(*call[:2], "c/net.onnx", *call[3:], cwd=tmp_path).returncode == 0
+    mean_graph(tmp_path / "c" / "net.onnx", uint8=True)
+    assert ssv2rt(*call[:2], "c/net.onnx", *call[3:], cwd=tmp_path).returncode == 0
+
+
 def test_clip_settings_of_the_recipe_are_taken_and_the_assumed_ones_are_named(tmp_path: Path, rgb: Path) -> None:
     mean_graph(tmp_path / "theirs.onnx")
     settings = ("--set", "clip.sampling=dense", "--set", "clip.stride=3", "--set", "clip.views=[2,3]")
@@ -87,7 +163,7 @@ def test_clip_settings_of_the_recipe_are_taken_and_the_assumed_ones_are_named(tm
     assert words in shown
     assert "(value / 255 - [0, 0, 0]) / [1, 1, 1]" in shown and "not measured" in shown
     assert [line.split() for line in shown.splitlines() if line.startswith(" assumed")] == [
-        ["assumed", "clip.center_crop,", "clip.average"]
+        ["assumed", "colors,", "clip.center_crop,", "clip.average"]
     ]
     # Bundles that were built before these facts were kept have none of them, and still open.
     older = json.loads((folder / INFO).read_text())
@@ -106,12 +182,13 @@ def test_a_graph_of_this_package_brings_its_clip_settings(graphs: dict[str, Path
     onnx.save(model, tmp_path / "ours.onnx")
     source = source_of_onnx(tmp_path / "ours.onnx", five, reading=ClipReading(stride=1.5))
     assert (source.clip.sampling, source.clip.stride, source.clip.center_crop) == ("dense", 1.5, 1.0)
-    assert source.imported == {"assumed": ()}
+    assert source.imported == {"assumed": (), "file": str(tmp_path / "ours.onnx")}
 
 
 def test_options_that_do_not_apply_are_refused(tmp_path: Path, rgb: Path) -> None:
     mean_graph(tmp_path / "theirs.onnx", uint8=True)
     for options, says in (
+        (("--colors", "bgr"), "'theirs.onnx' takes uint8 and normalizes its pixels itself; leave out --normalize"),
         (("--normalize", "half"), "'theirs.onnx' takes uint8 and normalizes its pixels itself; leave out --normalize"),
         (("--mean", "0,0,0"), "--mean, --std and --scale describe one normalization; give --mean and --std"),
         (("--normalize", "half", "--mean", "0,0,0"), "--normalize half with --mean, --std or --scale"),

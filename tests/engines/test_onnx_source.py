@@ -229,7 +229,9 @@ def test_unsuitable_graphs_and_labels_are_refused(
     flat = onnx.load(graphs["fp32"])
     flat.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT8
     onnx.save(flat, tmp_path / "int8.onnx")
-    with pytest.raises(UserError, match=r"takes int8 .* must take uint8 \[N, T, S, S, 3\] or float \[N, 3, T, S, S\]"):
+    with pytest.raises(
+        UserError, match=r"takes int8 .* must take uint8 \[N, T, S, S, 3\], or float \[N, 3, T, S, S\] or"
+    ):
         source_of_onnx(tmp_path / "int8.onnx", labels)
     outside = onnx.load(graphs["fp32"])
     onnx.save(outside, tmp_path / "o.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)

@@ -127,7 +127,7 @@ def test_classes_of_the_data_are_matched_by_name(tiny_run: Run, tiny_set: Path, 
     shutil.copytree(tiny_run.path, tmp_path / "runs" / "whole", ignore=shutil.ignore_patterns("engines"))
     listing = list_clips(tiny_set)
     clips = [clip for clip in listing.clips if clip.split == "validation"]
-    names = {label: name for label, name in enumerate(listing.labels)} | {0: "Juggling"}
+    names = dict(enumerate(listing.labels)) | {0: "Juggling"}
     rows = [(str(tiny_set / clip.path), names[clip.label], "validation") for clip in clips if clip.label != 1]
     with (tmp_path / "t.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("path", "label", "split"), *rows])

@@ -196,7 +196,7 @@ def test_wrong_settings_are_one_line(settings: tuple[str, ...], says: str) -> No
 def test_views_that_a_rule_lacks_are_refused() -> None:
     with pytest.raises(UsageError) as raised:
         with_views(Clip(sampling="tsm"), "10x3")
-    assert str(raised.value).startswith("views = [10, 3]: sampling = 'tsm' has 1 or 2 temporal clips")
+    assert str(raised.value).startswith("--views 10x3: views = [10, 3]: sampling = 'tsm' has 1 or 2 temporal clips")
     with pytest.raises(ValueError, match="view = 2 of 3"):
         frame_positions("tsm", extent=50, length=8, view=2, views=3)
 
