@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ssv2rt.core.errors import UsageError, UserError, suggest
+from ssv2rt.core.recipes import Model
 from ssv2rt.core.run_folders import RUNS, is_run, known_runs
 from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.layouts import to_model_names
@@ -76,7 +77,8 @@ def entry_of(weights: Weights, source: str) -> Published:
     """
     classes = count_classes(weights, source)
     blank = {name: weight.new_zeros(()).expand(weight.shape) for name, weight in weights.items()}
-    fitting = [entry for entry in PUBLISHED.values() if _fits(entry, blank, classes)]
+    fits = {model for model in {entry.model for entry in PUBLISHED.values()} if _fits(model, blank, classes)}
+    fitting = [entry for entry in PUBLISHED.values() if entry.model in fits]
     if not fitting:
         raise UserError(
             f"'{source}' is of none of the networks that can be imported; to see what differs, name one with --as: "
@@ -88,10 +90,10 @@ def entry_of(weights: Weights, source: str) -> Published:
     return fitting[0]
 
 
-def _fits(entry: Published, weights: Weights, classes: int) -> bool:
+def _fits(network: Model, weights: Weights, classes: int) -> bool:
     try:
         with torch.device("meta"):  # nothing is allocated or copied
-            load_published(build_model(entry.model, classes), weights, entry.name)
+            load_published(build_model(network, classes), weights, network.name)
     except UserError:
         return False
     return True
