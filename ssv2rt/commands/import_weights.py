@@ -21,8 +21,8 @@ def import_weights(as_json: bool, **options: Any) -> None:
     """Make a run from published weights.
 
     NAME is one of the published weights that `ssv2rt models` lists; they are downloaded once, into the cache. FILE is such a
-    file from elsewhere. The run becomes the newest one, and has labels, clip settings and views as published, so that
-    evaluate, build-engine, score and train --init work on it.
+    file from elsewhere, or a checkpoint of another run. The new run is the newest one, and has labels, clips and views as
+    published, so that evaluate, build-engine, score and train --init work on it.
 
     \b
     Examples:

@@ -64,7 +64,7 @@ def fetch(weights: WeightsFile) -> tuple[Path, str]:
 
 
 def check_hash(file: Path, weights: WeightsFile) -> str:
-    """SHA-256 of a file, which is recorded if none is published.
+    """SHA-256 of a file.
 
     Raises:
         UserError: it is not the published one, or not the one that was recorded first.
@@ -76,8 +76,6 @@ def check_hash(file: Path, weights: WeightsFile) -> str:
             f"'{file}' has the SHA-256 {found[:16]}..., and {expected[:16]} is {by}: it is damaged or another file; "
             f"remove it, and repeat `ssv2rt import {weights.name}`; or, if you trust it, add --as {weights.name}"
         )
-    if not expected:
-        _record(weights, found)
     return found
 
 
@@ -89,8 +87,10 @@ def _expected(weights: WeightsFile) -> tuple[str, str]:
     return weights.sha256, "published" if weights.sha256 else ""
 
 
-def _record(weights: WeightsFile, digest: str) -> None:
-    """Keeps a hash, to compare the file with if it comes again."""
+def record_hash(weights: WeightsFile, digest: str) -> None:
+    """Keeps the hash of a good file, to compare with if it comes again, unless one is published or kept."""
+    if _expected(weights)[0]:
+        return
     logger.info(f"no SHA-256 of {weights.file} is published; recording the one of this file: {digest}")
     with contextlib.suppress(OSError):  # a cache that cannot be written is done without
         weights_folder().mkdir(parents=True, exist_ok=True)
@@ -141,8 +141,7 @@ def _download(weights: WeightsFile, file: Path) -> str:
     except UserError:
         _remove_partial(partial)
         raise
-    if not expected:
-        _record(weights, found)
+    record_hash(weights, found)
     flush_to_disk(partial)
     os.replace(partial, file)
     _remove_partial(partial)

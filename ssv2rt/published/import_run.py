@@ -14,14 +14,14 @@ from pydantic import TypeAdapter, ValidationError
 from ssv2rt.core.atomic_files import flush_to_disk, remove_tree, replace_link, scratch_folder, write_json, write_text
 from ssv2rt.core.errors import UsageError, UserError, one_line, os_errors_as_user_errors
 from ssv2rt.core.recipe_files import dump_recipe
-from ssv2rt.core.recipes import Recipe
+from ssv2rt.core.recipes import Data, Recipe
 from ssv2rt.core.run_folders import RUNS, Run, check_run_name, create_run
 from ssv2rt.dataset.labels import read_class_names
 from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.load_weights import Weights, read_weights
-from ssv2rt.models.weights import WEIGHTS, save_weights
+from ssv2rt.models.weights import WEIGHTS, is_checkpoint, load_checkpoint, save_weights
 from ssv2rt.published.catalog import PUBLISHED, Published, class_names, published
-from ssv2rt.published.download import check_hash, check_is_weights, fetch, sha256_of
+from ssv2rt.published.download import check_hash, check_is_weights, fetch, record_hash, sha256_of
 from ssv2rt.published.load import count_classes, entry_of, load_network
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class RunSource:
     imported: str
     """Date, such as 2026-01-31."""
     network: str
-    """Name in the catalog of the network and its clip settings."""
+    """Name in the catalog of the network and its clip settings; of a checkpoint of this package, its model."""
     published: Publication | None
     """None if the file is not known to be the published one."""
 
@@ -123,25 +123,40 @@ def import_as_requested(request: ImportRequest) -> tuple[Run, RunSource]:
     if request.name and os.path.lexists(RUNS / request.name):
         raise UserError(f"run '{RUNS / request.name}' exists; choose another --name, or remove it")
     own_labels = read_class_names(request.labels) if request.labels else None
+    if request.is_file and not request.network and is_checkpoint(Path(request.source)):
+        return _import_checkpoint(Path(request.source), request, own_labels)
     entry, path, digest, is_published = _find(request)
     weights = read_weights(str(path))[0]
     entry = entry or entry_of(weights, request.source)
     labels = _labels(entry, weights, request, own_labels)
     model = load_network(entry, weights, request.source)
-    recipe = Recipe(clip=entry.clip, model=entry.model)
     is_published = is_published and own_labels is None
-    source = RunSource(
-        file=path.name,
-        sha256=digest,
-        imported=time.strftime("%Y-%m-%d"),
-        network=entry.name,
-        published=_publication(entry) if is_published else None,
-    )
-    if not is_published:
+    if is_published:
+        record_hash(entry, digest)
+    else:
         logger.info(f"'{request.source}' is not known to be the published file, so no published accuracy is noted")
-    elif entry.note:
-        logger.info(entry.note)
-    return make_run(model, recipe, labels, source, request.name), source
+    source = _source(path, digest, entry.name, entry if is_published else None)
+    return make_run(model, Recipe(clip=entry.clip, model=entry.model), labels, source, request.name), source
+
+
+def _import_checkpoint(path: Path, request: ImportRequest, own: Sequence[str] | None) -> tuple[Run, RunSource]:
+    """Makes a run of a checkpoint of this package, whose header has labels, network and clips."""
+    trained = load_checkpoint(path)
+    labels = _checked_labels(own, len(trained.labels), request) if own is not None else trained.labels
+    source = _source(path, sha256_of(path), trained.recipe.model.name, None)
+    recipe = trained.recipe.model_copy(update={"data": Data()})  # whose data need not be on this machine
+    return make_run(trained.model, recipe, labels, source, request.name), source
+
+
+def _source(path: Path, digest: str, network: str, entry: Published | None) -> RunSource:
+    """What source.json says: today's date, and what `entry` says if the file is the published one."""
+    publication = None
+    if entry:
+        facts = {field.name: getattr(entry, field.name) for field in fields(Publication) if field.name != "views"}
+        publication = Publication(views=entry.clip.views, **facts)
+    return RunSource(
+        file=path.name, sha256=digest, imported=time.strftime("%Y-%m-%d"), network=network, published=publication
+    )
 
 
 def make_run(model: ClipModel, recipe: Recipe, labels: tuple[str, ...], source: RunSource, name: str = "") -> Run:
@@ -206,12 +221,7 @@ def _labels(entry: Published, weights: Weights, request: ImportRequest, own: Seq
     """The class names of the weights: the user's, or those of the data set that the entry was trained on."""
     classes = count_classes(weights, request.source)
     if own is not None:
-        if len(own) != classes:
-            raise UserError(
-                f"--labels {request.labels} names {len(own)} classes, and '{request.source}' has {classes}; give the names of "
-                "its classes, in order"
-            )
-        return tuple(own)
+        return _checked_labels(own, classes, request)
     names = class_names(entry.classes)
     if len(names) != classes:
         raise UserError(
@@ -221,6 +231,10 @@ def _labels(entry: Published, weights: Weights, request: ImportRequest, own: Seq
     return names
 
 
-def _publication(entry: Published) -> Publication:
-    facts = {field.name: getattr(entry, field.name) for field in fields(Publication) if field.name != "views"}
-    return Publication(views=entry.clip.views, **facts)
+def _checked_labels(own: Sequence[str], classes: int, request: ImportRequest) -> tuple[str, ...]:
+    if len(own) != classes:
+        raise UserError(
+            f"--labels {request.labels} names {len(own)} classes, and '{request.source}' has {classes}; give the names of its "
+            "classes, in order"
+        )
+    return tuple(own)

@@ -154,6 +154,29 @@ def test_a_run_with_the_classes_of_ones_own_weights(place: Path, state: State, t
     assert load_trained(run).labels == names
 
 
+def test_a_checkpoint_of_another_run_becomes_a_run(place: Path, tiny_run: Run) -> None:
+    trained = load_trained(tiny_run)
+    shutil.copy(trained.path, "theirs.safetensors")
+    run, _ = imported("theirs.safetensors", "--name", "theirs")
+    again = load_trained(run)
+    assert again.labels == trained.labels and again.recipe.clip == trained.recipe.clip and not again.recipe.data.root
+    weights = trained.model.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in again.model.state_dict().items())
+    source = read_source(run)
+    assert source and source.network == "resnet3d18" and source.published is None
+    Path("names.txt").write_text("one\ntwo\n")
+    assert "names.txt names 2 classes, and 'theirs.safetensors' has 10" in refusal(
+        "theirs.safetensors", "--labels", "names.txt"
+    )
+
+
+def test_a_file_with_a_published_name_and_other_classes_is_not_recorded(place: Path, state: State) -> None:
+    entry = PUBLISHED["i3d-r50-ssv2"]
+    torch.save(state, entry.file)
+    assert f"'{entry.file}' has 400 classes, and Something-Something V2 has 174" in refusal(entry.file)
+    assert not (place.parent / "cache").exists()
+
+
 def test_weights_of_other_layouts_are_refused(place: Path, state: State) -> None:
     torch.save({name: value for name, value in state.items() if name != "layer3.1.conv2.0.weight"}, "gap.pth")
     assert "'gap.pth' is of none of the networks that can be imported" in refusal("gap.pth")
