@@ -155,6 +155,8 @@ def _input_of(model: onnx.ModelProto, file: Path) -> _Input:
         channels, frames, size = 4, shape[1], shape[2]
     elif kind == TensorProto.FLOAT and len(shape) == 5 and 3 in shape[1:3] and shape[3] == shape[4]:
         channels = 1 if shape[1] == 3 else 2
+        if shape[1:3] == [3, 3]:
+            logger.warning(f"'{file}' takes {shape}, which is taken as [N, 3, T, S, S], and not as [N, T, 3, S, S]")
         frames, size = shape[3 - channels], shape[3]
     else:
         raise UserError(

@@ -6,7 +6,7 @@ Letters: n frames of the video, T frames of the clip, v of V test views.
     video       |. . . .|. . . .|. . . .|      n = 12, T = 3
     segments     ^           ^         ^       a random position in each of T equal parts (TSN, Wang et al. 2016)
     uniform        ^       ^       ^           the same position in each part
-    dense            ^ ^ ^                     neighbors, `step` apart
+    dense            ^ ^ ^                     neighbors, `stride` apart
 
 In training positions are random. Without a generator they are centered: of V test views, view v takes the position at
 (v + 1/2) / V of the range that training draws from.
@@ -18,6 +18,10 @@ The rules of published networks count frames, and take these at test time (frame
     ibm         view 0   3  9 15 21 28 34 40 46      the middles; of 2 views
                 view 1   4 10 16 22 29 35 41 47      a frame later, at most to the end of the part
     pyslowfast  view 0   3  9 15 21 27 34 40 46      the middles of parts of the n - 1 steps, whose ends are rounded to frames
+
+Of a video with n <= T, tsm and pyslowfast repeat frames, and ibm draws T with replacement, from a seed that is the number of
+the view. In training, pyslowfast draws any frame between the rounded ends of a part, both included. tsm and ibm draw as
+segments and uniform: the sources draw from parts of n // T frames, and so never see the last n mod T.
 
 Sources: `_get_test_indices` in ops/dataset.py of mit-han-lab/temporal-shift-module; `SampleFrames` in
 mmaction/datasets/transforms/loading.py of open-mmlab/mmaction2; `_get_val_indices` in utils/video_dataset.py of
@@ -56,7 +60,7 @@ def frame_positions(
         stride: distance of two frames in dense sampling, in frames. Where the video is too short for it, the clip is spread
             over the whole video.
         rate: frames in a unit of `extent`. The rules that count frames see a video of `extent * rate` frames, rounded, and
-            at least one.
+            at least one; their positions are the middles of frames.
         jitter: 0 to 1. In training, dense strides are stretched by a factor drawn from 1 - jitter to 1 + jitter; the other
             modes look at a stretch of the video, drawn from 1 - jitter to all of it.
         view: v, from 0: used in the place of random numbers when there is no `rng`.

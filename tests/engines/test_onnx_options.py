@@ -247,7 +247,8 @@ def test_clips_out_of_range_are_refused_in_one_line(
 @pytest.mark.parametrize("shape", [(1, 32, 32), (3, 33, 33)])
 def test_one_frame_and_odd_sizes_work(tmp_path: Path, rgb: Path, tiny_set: Path, shape: tuple[int, ...]) -> None:
     mean_graph(tmp_path / "theirs.onnx", shape=shape)
-    assert build(tmp_path, "--labels", rgb).returncode == 0
+    done = build(tmp_path, "--labels", rgb)
+    assert done.returncode == 0 and ("is taken as [N, 3, T, S, S], and not as [N, T" in done.stderr) is (shape[0] == 3)
     video = next((tiny_set / "videos").iterdir())
     done = ssv2rt("score", video, "--out", "p.csv", "--run", "theirs", "--top-k", "1", cwd=tmp_path)
     assert done.returncode == 0 and ",ok," in (tmp_path / "p.csv").read_text(), done.stderr

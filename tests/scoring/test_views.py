@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,23 @@ def test_evaluate_gives_what_score_gives(run: Run, engine: Path, tiny_set: Path,
         for name, row in ours.items():
             assert row["label"] == theirs[name]["label"] and row["expected"] == theirs[name]["expected"]
             assert float(row["probability"]) == pytest.approx(float(theirs[name]["probability"]), abs=2e-4)
+
+
+def test_the_average_of_a_run_may_be_changed_like_its_views(run: Run, tmp_path: Path) -> None:
+    """Both are of evaluation alone; the sampling is what the network was trained with."""
+    copy = Run(tmp_path / "copy")
+    shutil.copytree(run.path, copy.path, ignore=shutil.ignore_patterns("engines"))
+    text = run.recipe_file.read_text()
+    losses = []
+    for average in ("logits", "probabilities"):
+        copy.recipe_file.write_text(text.replace('average = "logits"', f'average = "{average}"'))
+        done = ssv2rt("evaluate", copy.path, "--json")
+        assert done.returncode == 0, done.stderr
+        losses.append(json.loads(done.stdout)["loss"])
+    assert losses[0] != losses[1]
+    copy.recipe_file.write_text(text.replace('sampling = "tsm"', 'sampling = "ibm"'))
+    done = ssv2rt("evaluate", copy.path)
+    assert done.returncode == 1 and "clip.sampling was tsm, and is ibm; change it back" in done.stderr
 
 
 def test_an_engine_of_an_onnx_file_has_them_too(tmp_path: Path, tiny_set: Path) -> None:
