@@ -42,10 +42,11 @@ def load_network(entry: Published, weights: Weights, source: str) -> ClipModel:
 def _in_rgb(entry: Published, weights: Weights, source: str) -> Weights:
     """Weights that take red, green, blue, of a network that was trained with blue, green, red.
 
-    That is exact, since the normalization of these networks is the same for all colors. Weights with other classes are not
-    the publisher's own, and stay as they are.
+    That is exact, since the normalization of these networks is the same for all colors. Weights with other classes, and
+    those that this package has saved, are not the publisher's own, and stay as they are.
     """
-    if not entry.bgr or count_classes(weights, source) != len(class_names(entry.classes)):
+    is_own = to_model_names(weights, source).layout.colors is None
+    if not entry.bgr or is_own or count_classes(weights, source) != len(class_names(entry.classes)):
         return weights
     logger.info(f"'{entry.name}' was trained on blue, green, red; its first convolutions are reversed to take RGB")
     return {
