@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import pytest
@@ -15,6 +14,7 @@ from ssv2rt.models.registry import build_model
 from ssv2rt.published.catalog import PUBLISHED
 from ssv2rt.published.load import entry_of, load_network
 from tests.models import publishers
+from tests.published.as_published import as_pytorchvideo
 
 
 @pytest.mark.parametrize("name", ["slow-r50", "slowfast-r50"])
@@ -23,38 +23,18 @@ def test_a_network_that_was_trained_on_blue_green_red_takes_rgb(name: str) -> No
     entry = replace(PUBLISHED[f"{name}-ssv2"], model=model)
     trained = random(build_model(model, 174))
     trained.normalise.set_colors((255 * 0.45,) * 3, (255 * 0.225,) * 3)
-    imported = load_network(entry, as_published(trained), "weights")
+    imported = load_network(entry, as_pytorchvideo(trained), "weights")
     clips = torch.randint(0, 256, (1, 8, 64, 64, 3), dtype=torch.uint8)
     with torch.inference_mode():
         expected = trained(clips.flip(-1))  # the publisher's frames are blue, green, red
         assert (imported(clips) - expected).abs().max() < 1e-4 * expected.std()
         assert (trained(clips) - expected).abs().max() > 0.01 * expected.std()
     fine_tuned = build_model(model, 51)  # by somebody else, as other classes show
-    for weights in (as_published(fine_tuned), imported.state_dict()):
+    for weights in (as_pytorchvideo(fine_tuned), imported.state_dict()):
         kept = load_network(entry, weights, "weights")
         before = fine_tuned if kept.head.out_features == 51 else imported
         stems = {key: weight for key, weight in before.state_dict().items() if "stem.0" in key}
         assert stems and all(torch.equal(kept.state_dict()[key], weight) for key, weight in stems.items())
-
-
-def as_published(model: ClipModel) -> dict[str, torch.Tensor]:
-    """The weights under the names of PyTorchVideo."""
-    pathways = {"backbone.": "", "backbone.slow.": "multipathway_blocks.0.", "backbone.fast.": "multipathway_blocks.1."}
-    found = {}
-    for name, weight in model.state_dict().items():
-        name = re.sub(r"^backbone\.lateral\.(\d)\.0", r"blocks.\1.multipathway_fusion.conv_fast_to_slow", name)
-        name = re.sub(r"^backbone\.lateral\.(\d)\.1", r"blocks.\1.multipathway_fusion.norm", name)
-        for ours, theirs in pathways.items():
-            name = re.sub(rf"^{ours}stem\.0", f"blocks.0.{theirs}conv", name)
-            name = re.sub(rf"^{ours}stem\.1", f"blocks.0.{theirs}norm", name)
-            name = re.sub(rf"^{ours}layer(\d)\.", rf"blocks.\1.{theirs}res_blocks.", name)
-        for number, letter in enumerate("abc", start=1):
-            name = name.replace(f"conv{number}.0", f"branch2.conv_{letter}").replace(
-                f"conv{number}.1", f"branch2.norm_{letter}"
-            )
-        name = name.replace("downsample.0", "branch1_conv").replace("downsample.1", "branch1_norm")
-        found[re.sub(r"^head\.", "blocks.6.proj.", name)] = weight
-    return {name: weight for name, weight in found.items() if not name.startswith("normalise")}
 
 
 def random(model: ClipModel) -> ClipModel:

@@ -12,29 +12,13 @@ import pytest
 
 from ssv2rt.core.run_folders import find_run
 from ssv2rt.engines.find import engines_of
-from ssv2rt.published.catalog import PUBLISHED, Published, class_names
+from ssv2rt.published.catalog import PUBLISHED, class_names
 from tests.cli import ssv2rt
-from tests.models import publishers
+from tests.published.as_published import save_as_published
 
 CLIPS = 4
 ANY = ("--set", "gate.min_agreement=0", "--set", "gate.max_top1_drop=100", "--set", "gate.clips=4")
 """The gate passes networks with random weights, whose classes are nearly alike."""
-
-
-def file_of(entry: Published, folder: Path) -> str:
-    """A file of random weights in the layout of an entry, at full width."""
-    classes = len(class_names(entry.classes))
-    depth = "101" if "101" in entry.name else "50"
-    if entry.publisher == "IBM":
-        network = publishers.ibm(depth, 64, classes)
-    elif entry.publisher in ("MIT HAN Lab", "MMAction2"):
-        by = "mmaction2" if entry.publisher == "MMAction2" else "official"
-        network = publishers.tsm(depth, 64, classes, by=by)
-    elif entry.publisher == "PyTorchVideo":
-        network = (publishers.slowfast if "slowfast" in entry.name else publishers.slow)(64, classes)
-    else:
-        network = publishers.torchvision_video(entry.name, 64, classes)
-    return network.save(folder)
 
 
 def write_table(file: Path, videos: list[Path], labels: tuple[str, ...]) -> None:
@@ -70,7 +54,7 @@ def test_from_a_published_file_to_predictions(
     monkeypatch.chdir(tmp_path)
     videos = sorted((tiny_set / "videos").iterdir())[: 2 * CLIPS]
     write_table(tmp_path / "clips.csv", videos, class_names(entry.classes))
-    succeeds("import", file_of(entry, tmp_path), "--as", name, "--name", "it")
+    succeeds("import", save_as_published(entry, tmp_path), "--as", name, "--name", "it")
     run = find_run()
     assert run.name == "it" and run.recipe().clip == small
     found = json.loads(succeeds("evaluate", "--data", "clips.csv", "--predictions", "pytorch.csv", "--json"))
