@@ -42,6 +42,8 @@ class Layout(NamedTuple):
     """Patterns of names, and what takes their place, applied one after the other."""
     colors: Colors | None
     """Which colors its networks expect; None if the file has them."""
+    stem_pool: bool
+    """Whether all of its networks have a pool after the stem."""
 
 
 _RESNET = (
@@ -76,12 +78,14 @@ _PYTORCHVIDEO = (
     (r"\.norm\.", ".1."),
 )
 LAYOUTS = (
-    Layout("TSM", r"base_model\.", (*_TSM, *_RESNET), IMAGENET),
-    Layout("MMAction2", r"cls_head\.|backbone\.conv1\.(?:conv|bn)\.", _MMACTION, IMAGENET),
-    Layout("ssv2rt", r"backbone\.", (), None),
-    Layout("PyTorchVideo", r"blocks\.0\.(?:conv|multipathway_blocks\.0\.conv)\.weight", _PYTORCHVIDEO, PYTORCHVIDEO),
-    Layout("torchvision's video ResNets", r"stem\.0\.weight", _RESNET, KINETICS),
-    Layout("ResNet", r"conv1\.weight", _RESNET, IMAGENET),
+    Layout("TSM", r"base_model\.", (*_TSM, *_RESNET), IMAGENET, True),
+    Layout("MMAction2", r"cls_head\.|backbone\.conv1\.(?:conv|bn)\.", _MMACTION, IMAGENET, True),
+    Layout("ssv2rt", r"backbone\.", (), None, False),
+    Layout(
+        "PyTorchVideo", r"blocks\.0\.(?:conv|multipathway_blocks\.0\.conv)\.weight", _PYTORCHVIDEO, PYTORCHVIDEO, True
+    ),
+    Layout("torchvision's video ResNets", r"stem\.0\.weight", _RESNET, KINETICS, False),
+    Layout("ResNet", r"conv1\.weight", _RESNET, IMAGENET, True),
 )
 
 

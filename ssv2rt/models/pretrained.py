@@ -125,10 +125,10 @@ def copy_weights(
         else:
             skipped.append((name, f"is {shape_text(weight)}, here {shape_text(target)}"))
     _check_enough(model, fitted, skipped, source)
-    if inflated and isinstance(model.backbone, ResNet3D) and not model.backbone.has_stem_pool:
-        skipped.append(
-            ("the pool after the stem", "is in the 2D network, but here only in networks such as resnet3d18-pool")
-        )
+    pools = bool(inflated) or renamed.layout.stem_pool
+    if pools and isinstance(model.backbone, ResNet3D) and not model.backbone.has_stem_pool:
+        where = "is in the network of the file, but here only in networks such as resnet3d18-pool"
+        skipped.append(("the pool after the stem", where))
     if renamed.shifted - shifted_kernels(model):
         skipped.append(("the temporal shift", "is in the network of the file, but here only in tsm-r50 and tsm-r101"))
     bad = next((name for name, weight in fitted.items() if not weight.isfinite().all()), None)

@@ -59,7 +59,7 @@ def _header(run: Run, trained: TrainedModel, source: RunSource | None, results: 
     """Lines of YAML. Strings are written as in JSON, which YAML can read."""
     data_set = _data_set(trained, source)
     if source and source.published:
-        yield f"license: {source.published.license.lower()}"
+        yield f"license: {json.dumps(source.published.license.lower())}"
     yield "library_name: ssv2rt"
     yield "pipeline_tag: video-classification"
     yield "tags:"

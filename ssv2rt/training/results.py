@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ssv2rt.core.errors import one_line
 from ssv2rt.core.recipes import Recipe, with_views
@@ -17,6 +18,8 @@ from ssv2rt.training.metrics_log import read_metrics
 from ssv2rt.training.request import EvaluateRequest
 
 logger = logging.getLogger(__name__)
+
+Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class Result(BaseModel):
@@ -32,9 +35,9 @@ class Result(BaseModel):
     epoch: int
     views: tuple[int, int]
     clips: int
-    top1: float
-    top5: float
-    mean_class_accuracy: float | None = None
+    top1: Percent
+    top5: Percent
+    mean_class_accuracy: Percent | None = None
 
 
 def record_result(run: Run, result: Evaluation, request: EvaluateRequest, trained: TrainedModel) -> None:

@@ -109,6 +109,12 @@ def test_report_mentions_a_missing_stem_pool(tmp_path: Path) -> None:
     assert "resnet3d18-pool" in str(initialize_from(model_of("resnet3d18"), path))
     assert "pool" not in str(initialize_from(model_of("resnet3d18-pool"), path))
     assert initialize_from(model_of("mc3_18"), path).inflated
+    inflated = {name: inflate(weight, 3, "mean") if weight.ndim == 4 else weight for name, weight in resnet50().items()}
+    for name, weight in inflated.items():  # the layout of IBM's 3D networks
+        inflated[name] = weight[:, :, :1] if weight.ndim == 5 and weight.shape[-1] == 1 else weight
+    path = saved(inflated, tmp_path / "ibm.pth")
+    assert "the pool after the stem is in the network of the file" in str(initialize_from(model_of("resnet3d50"), path))
+    assert "the pool" not in str(initialize_from(model_of("resnet3d50-pool"), path))
 
 
 @pytest.mark.parametrize("name", ["r3d_18", "mc3_18", "r2plus1d_18"])
