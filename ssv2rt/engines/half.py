@@ -6,12 +6,14 @@ network. Normalization of the pixels stays in fp32, and the outputs are cast bac
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import ml_dtypes
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ssv2rt.engines.graph_nodes import first_convolution, producers
+from ssv2rt.engines.graph_nodes import first_convolutions, producers
 from ssv2rt.engines.onnx_files import convert_opset
 
 BF16_OPSET = 22
@@ -21,8 +23,8 @@ BF16_OPSET = 22
 def convert_to_half(model: onnx.ModelProto, *, bfloat16: bool = False) -> onnx.ModelProto:
     """Returns a copy of a graph with weights, activations and Q/DQ scales in fp16 (or bf16).
 
-    All that comes before the first convolution stays fp32. A cast to half precision is inserted before that convolution,
-    and a cast to fp32 before each output of the graph.
+    All that comes before the first convolution of each pathway stays fp32. A cast to half precision is inserted before these
+    convolutions, and a cast to fp32 before each output of the graph.
 
     Raises:
         UserError: the graph has no convolution.
@@ -32,9 +34,8 @@ def convert_to_half(model: onnx.ModelProto, *, bfloat16: bool = False) -> onnx.M
     result.CopyFrom(convert_opset(model, BF16_OPSET) if bfloat16 else model)
     graph = result.graph
     del graph.value_info[:]
-    first = first_convolution(graph)
-    normalized = _normalized_pixels(graph, first)
-    kept = _upstream_tensors(graph, normalized)
+    pixels = {_normalized_pixels(graph, first): None for first in first_convolutions(graph)}
+    kept = _upstream_tensors(graph, pixels)
     for tensor in graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and tensor.name not in kept:
             tensor.CopyFrom(_half_tensor(tensor, bfloat16))
@@ -46,15 +47,18 @@ def convert_to_half(model: onnx.ModelProto, *, bfloat16: bool = False) -> onnx.M
                 attribute.i = kind
             if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == TensorProto.FLOAT:
                 attribute.t.CopyFrom(_half_tensor(attribute.t, bfloat16))
-    _replace_input(graph, normalized, f"{normalized}_half")
-    cast = helper.make_node("Cast", [normalized], [f"{normalized}_half"], name="pixels_to_half", to=kind)
-    position = next(i for i, node in enumerate(graph.node) if normalized in node.output)
-    graph.node.insert(position + 1, cast)
+    lower = [node for node in graph.node if not set(node.output) & kept]
+    for number, normalized in enumerate(pixels):
+        _replace_input(lower, normalized, f"{normalized}_half")
+        name = f"pixels_to_half_{number}" if number else "pixels_to_half"
+        cast = helper.make_node("Cast", [normalized], [f"{normalized}_half"], name=name, to=kind)
+        position = next(i for i, node in enumerate(graph.node) if normalized in node.output)
+        graph.node.insert(position + 1, cast)
     for end in [value.name for value in graph.output]:
         inside = f"{end}_half"
         for node in graph.node:
             node.output[:] = [inside if name == end else name for name in node.output]
-        _replace_input(graph, end, inside)
+        _replace_input(graph.node, end, inside)
         graph.node.append(helper.make_node("Cast", [inside], [end], name=f"{end}_to_float", to=TensorProto.FLOAT))
     onnx.checker.check_model(result, full_check=True)
     return result
@@ -76,10 +80,10 @@ def _normalized_pixels(graph: onnx.GraphProto, convolution: onnx.NodeProto) -> s
     return name
 
 
-def _upstream_tensors(graph: onnx.GraphProto, tensor: str) -> set[str]:
-    """Names of `tensor` and of all tensors that it is computed from."""
+def _upstream_tensors(graph: onnx.GraphProto, ends: Iterable[str]) -> set[str]:
+    """Names of tensors and of all tensors that they are computed from."""
     producer_of = producers(graph)
-    names, queue = set(), [tensor]
+    names, queue = set(), list(ends)
     while queue:
         name = queue.pop()
         if name not in names:
@@ -88,8 +92,8 @@ def _upstream_tensors(graph: onnx.GraphProto, tensor: str) -> set[str]:
     return names
 
 
-def _replace_input(graph: onnx.GraphProto, old: str, new: str) -> None:
-    for node in graph.node:
+def _replace_input(nodes: Iterable[onnx.NodeProto], old: str, new: str) -> None:
+    for node in nodes:
         for number, name in enumerate(node.input):
             if name == old:
                 node.input[number] = new

@@ -21,7 +21,7 @@ from onnx import helper, numpy_helper
 
 from ssv2rt.core.atomic_files import atomic_file
 from ssv2rt.engines.export import INPUT
-from ssv2rt.engines.graph_nodes import first_convolution, producers
+from ssv2rt.engines.graph_nodes import first_convolutions, producers
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def quantize(
             None,
             quant_format=ort.QuantFormat.QDQ,
             op_types_to_quantize=[*QUANTIZED_OPS, *(HEAD_OPS if head else ())],
-            nodes_to_exclude=[*keep, *([] if stem else [first_convolution(graph).name])],
+            nodes_to_exclude=[*keep, *([] if stem else [node.name for node in first_convolutions(graph)])],
             per_channel=True,
             activation_type=ort.QuantType.QInt8,
             weight_type=ort.QuantType.QInt8,
