@@ -26,6 +26,7 @@ from ssv2rt.commands.models import models
 from ssv2rt.commands.output import discard_stdout
 from ssv2rt.commands.preview import preview
 from ssv2rt.commands.recipes import recipes
+from ssv2rt.commands.report import report
 from ssv2rt.commands.score import score
 from ssv2rt.commands.synthesize import synthesize
 from ssv2rt.commands.train import train
@@ -79,6 +80,7 @@ for command in (
     merge,
     index,
     preview,
+    report,
     benchmark,
     synthesize,
     doctor,

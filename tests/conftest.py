@@ -15,6 +15,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import av
+import hypothesis
 import numpy as np
 import pytest
 
@@ -39,6 +40,10 @@ TINY_SETTINGS = (
 )
 """Overrides that make any recipe train in seconds."""
 
+
+# A deadline for each example would be an assertion about time, on machines that do other things as well.
+hypothesis.settings.register_profile("repository", deadline=None)
+hypothesis.settings.load_profile("repository")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it to what runs in its background
     signal.signal(signal.SIGINT, signal.default_int_handler)

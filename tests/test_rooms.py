@@ -9,6 +9,7 @@ FLOORS = (
     {"__main__"},
     {"cli"},
     {"commands"},
+    {"api"},
     {"report"},
     {"benchmark", "doctor"},
     {"scoring"},

@@ -25,11 +25,12 @@ from ssv2rt.pipelines.loader import ClipLoader
 from ssv2rt.pipelines.request_source import clip_rng, evaluation_request, pick_frames
 from ssv2rt.pipelines.requests import ClipRequest
 from ssv2rt.pipelines.samplers import in_batches
-from ssv2rt.video.container import CLIP_ERRORS, VideoLocation, open_video, video_stream
+from ssv2rt.video.container import CLIP_ERRORS, open_video, video_stream
 from ssv2rt.video.crops import random_resized_crop
 from ssv2rt.video.decode import decode_clips
 from ssv2rt.video.probe import VideoInfo, probe
 from ssv2rt.video.seek import frames_needed
+from ssv2rt.video.storage import VideoLocation
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from ssv2rt.benchmark.engine import build_without_checks
-from ssv2rt.benchmark.in_pytorch import CLASSES, PyTorchRunner, bundle_without_engine, random_network
+from ssv2rt.benchmark.in_pytorch import CLASSES, bundle_without_engine, random_network, runner_of
 from ssv2rt.benchmark.peers import FLOAT, peers
 from ssv2rt.benchmark.rounds import Workload, describe_machine, run_rounds, synchronized_time
 from ssv2rt.core.atomic_files import write_json
@@ -89,7 +89,7 @@ def benchmark_score(
             settings = WorkerSettings(
                 "ssv2rt.benchmark.in_pytorch:make_scorer", {"model": model, "clip": clip, "batch": BATCH[device.type]}
             )
-            runner, names = PyTorchRunner(random_network(model), device), 0  # `ssv2rt score` accepts engines only
+            runner, names = runner_of(random_network(model), device), 0  # `ssv2rt score` accepts engines only
         where = device if bundle.info.on_gpu else torch.device("cpu")
         network = network.to(device)
         with Supervisor([settings], timeout=600) as supervisor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ from ssv2rt.commands.output import print_facts
     ),
     click.option("--views", help="Temporal clips x spatial crops to average, such as 2x3. Default: the recipe's."),
 )
-def evaluate(out: Path | None, predictions: Path | None, overwrite: bool, as_json: bool, **options: Any) -> None:
+def evaluate(run: str | None, as_json: bool, **options: Any) -> None:
     """Evaluate a run's model: top-1, top-5 and loss. Default: the newest run.
 
     RUN is the name or the folder of a run. Mean class accuracy is the mean over the classes that have clips; the classes with
@@ -59,26 +58,8 @@ def evaluate(out: Path | None, predictions: Path | None, overwrite: bool, as_jso
       ssv2rt evaluate
       ssv2rt evaluate --split test --views 2x3 --predictions preds.csv
     """
-    from ssv2rt.core.locks import exclusive
-    from ssv2rt.report.predictions import prediction_recorder
-    from ssv2rt.report.run_summary import write_evaluation
-    from ssv2rt.scoring.writers import check_output
-    from ssv2rt.training.confusion import per_class_results
-    from ssv2rt.training.request import EvaluateRequest, evaluate_as_requested
-    from ssv2rt.training.results import record_result
+    from ssv2rt.api import jobs
 
-    request = EvaluateRequest(**options)
-    if predictions:
-        check_output(predictions, overwrite=overwrite, option="--predictions")
-    recorder = prediction_recorder(predictions) if predictions else None
-    with exclusive(out, "evaluating into") if out else nullcontext():
-        run, trained, result = evaluate_as_requested(request, recorder)
-        if out:
-            write_evaluation(out, result, trained.labels)
-    record_result(run, result, request, trained)
-    assert result.confusion is not None
-    classes = [
-        (found.label, found.clips, found.recall) for found in per_class_results(result.confusion, trained.labels)
-    ]
-    facts = {"run": str(run.path), "epoch": trained.epoch, "split": request.split, **result.as_dict()}
-    print_facts({**facts, "mean class accuracy": result.mean_class_accuracy}, as_json, classes=classes)
+    found = jobs.evaluate(run, **options)
+    facts = {"run": str(found.run), "epoch": found.epoch, "split": found.split, **found.result.as_dict()}
+    print_facts({**facts, "mean class accuracy": found.result.mean_class_accuracy}, as_json, classes=found.per_class())

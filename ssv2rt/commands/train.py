@@ -66,22 +66,14 @@ def train(as_json: bool, dry_run: bool, **options: Any) -> None:
       ssv2rt train ssv2-resnet3d50 --data DIR --set train.batch_size=auto
       ssv2rt train ssv2-i3d --data DIR --dry-run
     """
-    from ssv2rt.core.locks import exclusive
-    from ssv2rt.dataset.prepare import export_test_clips
-    from ssv2rt.report.run_summary import summarize
-    from ssv2rt.training.request import TrainRequest, plan_as_requested, train_as_requested
+    from ssv2rt.api import jobs
+    from ssv2rt.training.request import TrainRequest, plan_as_requested
 
-    request = TrainRequest(**options)
     if dry_run:
-        if plan := plan_as_requested(request):
+        if plan := plan_as_requested(TrainRequest(**options)):
             print_facts(plan, as_json)
         return
-    trained = train_as_requested(request)
-    if trained is None:  # another process prints the result
-        return
-    # Another process that has resumed the run by now has nothing to train, and ends soon.
-    with trained.run.os_errors_as_user_errors(), exclusive(trained.run.path, "summarizing", wait=True):
-        pictures = summarize(trained.run, trained.manifest.labels)
-    if trained.data.synthetic and trained.data.test_videos:
-        export_test_clips(trained.manifest, Path(trained.data.test_videos))
-    print_facts({"run": str(trained.run.path), **trained.result.as_dict(), "pictures": str(pictures)}, as_json)
+    trained = jobs.train(settings=options.pop("overrides"), **options)
+    if trained is not None:  # another process prints the result
+        facts = {"run": str(trained.run), **trained.result.as_dict(), "pictures": str(trained.pictures)}
+        print_facts(facts, as_json)

@@ -18,8 +18,10 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
 import time
+import types
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -95,7 +97,8 @@ class _Process(Generic[T]):
         here, there = _PROCESSES.Pipe()
         arguments = (there, self.settings, logging.getLogger("ssv2rt").getEffectiveLevel())
         self.process = _PROCESSES.Process(target=_work, args=arguments, daemon=True)
-        self.process.start()
+        with _main_module_hidden():
+            self.process.start()
         there.close()
         self.connection, self.ready, self.isolating, self.flush_sent = here, False, False, False
         self.sent, self.results = deque(), Counter()
@@ -269,6 +272,24 @@ class WorkerPool(Generic[T, R]):
         self._suspects.extendleft(
             reversed([[(number, self.suspect(task)) for number, task in batch] for batch in suspects])
         )
+
+
+_hiding = threading.Lock()
+
+
+@contextlib.contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    """Keeps a process that is spawned here from importing the main module, which it does not need.
+
+    A script without `if __name__ == "__main__"` would run from its beginning in each process.
+    """
+    with _hiding:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 def _work(connection: Connection, settings: WorkerSettings, log_level: int) -> None:

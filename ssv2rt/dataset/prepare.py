@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from ssv2rt.core.atomic_files import atomic_folder, remove_partial_files
@@ -15,14 +16,14 @@ from ssv2rt.core.recipes import Data, Synthetic
 from ssv2rt.core.run_folders import cache_folder
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.listing import escape_non_utf8
-from ssv2rt.dataset.manifest import Manifest
+from ssv2rt.dataset.manifest import TRAINING_COLUMNS, Manifest
 from ssv2rt.dataset.synthetic import FORMAT, KeyFrames, is_complete, synthesize
 
 logger = logging.getLogger(__name__)
 
 
-def prepare(data: Data) -> Manifest:
-    """The manifest of a recipe's data.
+def prepare(data: Data, columns: Sequence[str] = TRAINING_COLUMNS) -> Manifest:
+    """The manifest of a recipe's data, with at least these columns.
 
     Raises:
         UsageError: the recipe names no data.
@@ -35,7 +36,7 @@ def prepare(data: Data) -> Manifest:
     else:
         raise UsageError("no data: give --data DIR, or set data.root in the recipe")
     with Progress(f"indexing {root}") as progress:
-        return open_manifest(root, progress=progress.show)
+        return open_manifest(root, columns=columns, progress=progress.show)
 
 
 def override_root(data: Data, root: Path | None) -> Data:

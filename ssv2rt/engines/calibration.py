@@ -22,7 +22,7 @@ from ssv2rt.pipelines.loader import ClipBatch, ClipLoader
 from ssv2rt.pipelines.request_source import clip_rng
 from ssv2rt.pipelines.requests import ClipRequest
 from ssv2rt.pipelines.samplers import evaluation_batches
-from ssv2rt.video.container import VideoLocation
+from ssv2rt.video.storage import VideoLocation
 
 logger = logging.getLogger(__name__)
 

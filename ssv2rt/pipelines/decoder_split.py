@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 
-from ssv2rt.video.container import VideoLocation
+from ssv2rt.video.storage import VideoLocation
 
 STEPS = 8
 """A measured share is rounded to multiples of 1 / STEPS; below half a step it is 0."""

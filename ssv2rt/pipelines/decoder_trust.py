@@ -14,8 +14,9 @@ import numpy as np
 
 from ssv2rt.pipelines.hand_over import Counting, HandOver, Kind
 from ssv2rt.pipelines.loaded_clip import Decoder, GraphFailed
-from ssv2rt.video.container import CLIP_ERRORS, VideoSource, reason_of
+from ssv2rt.video.container import CLIP_ERRORS, reason_of
 from ssv2rt.video.seek import frames_needed
+from ssv2rt.video.storage import VideoSource
 
 MOST_CLIPS = 4
 """Clips of a kind that are decoded both ways, at most."""

@@ -26,12 +26,13 @@ import av
 import av.error
 import numpy as np
 
-from ssv2rt.video.container import VideoSource, as_bad, open_video, read_packets, video_stream
+from ssv2rt.video.container import as_bad, open_video, read_packets, video_stream
 from ssv2rt.video.h264 import IDR, PARAMETERS, SequenceParameters, begins_picture, kind_of, read_sequence
 from ssv2rt.video.nal import units
 from ssv2rt.video.pictures import CODECS as WITH_HEADERS
 from ssv2rt.video.pictures import read_pictures
 from ssv2rt.video.seek import TIMED, packets_needed
+from ssv2rt.video.storage import VideoSource
 
 Counting = Literal["decoded", "shown"]
 """Which pictures a decoder counts."""

@@ -26,9 +26,10 @@ from ssv2rt.pipelines.nvdec_limits import EVERYWHERE, limits_of
 from ssv2rt.pipelines.prefetch import FileContent, Prefetcher
 from ssv2rt.pipelines.request_source import VideoRequest
 from ssv2rt.pipelines.requests import ClipRequest
-from ssv2rt.video.container import CLIP_ERRORS, VideoSource, is_process_error, process_error, reason_of
+from ssv2rt.video.container import CLIP_ERRORS, is_process_error, process_error, reason_of
 from ssv2rt.video.decode import decode_clips
 from ssv2rt.video.probe import VideoInfo, probe
+from ssv2rt.video.storage import VideoSource
 
 if TYPE_CHECKING:
     from ssv2rt.pipelines.dali_graph import ClipGraph

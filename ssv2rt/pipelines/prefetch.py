@@ -5,10 +5,11 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from threading import Condition
 
-from ssv2rt.video.container import BadVideo, VideoLocation
-from ssv2rt.video.storage import ByteRange
+from ssv2rt.video.container import BadVideo
+from ssv2rt.video.storage import ByteRange, VideoLocation
 
 LARGE = 64 << 20
 """Bytes. Larger files are not read ahead: the decoder opens them and reads what it needs."""
@@ -58,11 +59,11 @@ class Prefetcher:
 
 def _small(place: VideoLocation) -> int:
     """Size in bytes of a file to be read at once; -1 if it is large or no regular file."""
-    if isinstance(place, ByteRange):
-        size = place.length()
-    else:
+    if isinstance(place, Path):
         status = place.stat()
         size = status.st_size if stat.S_ISREG(status.st_mode) else -1
+    else:
+        size = place.length()
     return size if size <= LARGE else -1
 
 

@@ -19,10 +19,10 @@ from ssv2rt.core.recipes import Augment, Clip
 from ssv2rt.dataset.labels import NO_MIRROR
 from ssv2rt.dataset.manifest import Split
 from ssv2rt.pipelines.requests import NO_LABEL, ClipRequest, ColorChange, Patch
-from ssv2rt.video.container import VideoLocation
 from ssv2rt.video.crops import random_resized_crop, uniform_crops
 from ssv2rt.video.probe import VideoInfo, VideoMeta
 from ssv2rt.video.sampling import frame_positions, frames_at_index, frames_at_time
+from ssv2rt.video.storage import VideoLocation
 
 
 @dataclass(frozen=True, slots=True)

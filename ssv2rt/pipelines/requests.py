@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ssv2rt.video.container import VideoLocation
 from ssv2rt.video.crops import CropBox
+from ssv2rt.video.storage import VideoLocation
 
 NO_LABEL = -1
 

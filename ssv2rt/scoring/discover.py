@@ -68,7 +68,7 @@ def check_inputs(inputs: Iterable[str]) -> None:
     """
     inputs = list(inputs)
     if STDIN not in inputs:
-        firsts = [next(_videos_of_input(name), None) for name in inputs]  # also raises if one of them does not exist
+        firsts = [next(videos_of_input(name), None) for name in inputs]  # also raises if one of them does not exist
         if not any(firsts):
             raise _no_videos_error(inputs)
 
@@ -89,7 +89,7 @@ def discover(inputs: Iterable[str]) -> Iterator[Video]:
     seen = SeenNames()
     found = False
     for name in inputs:
-        for video, where in _videos_of_input(name):
+        for video, where in videos_of_input(name):
             if seen.add(where):
                 found = True
                 yield video
@@ -102,7 +102,7 @@ def _no_videos_error(inputs: Iterable[str]) -> UserError:
     return UserError(f"no videos in {names}; looked for .webm, .mp4, .avi, .mkv, .mov and other video extensions")
 
 
-def _videos_of_input(name: str) -> Iterator[FoundVideo]:
+def videos_of_input(name: str) -> Iterator[FoundVideo]:
     path = Path(name)
     try:
         if name == STDIN:
@@ -116,7 +116,7 @@ def _videos_of_input(name: str) -> Iterator[FoundVideo]:
         elif os.path.lexists(path) and name:
             yield from videos_at_path(str(path))
         elif name.startswith(FILE_SCHEME):
-            yield from named_by_url(_videos_of_input(path_of_file_url(name)))
+            yield from named_by_url(videos_of_input(path_of_file_url(name)))
         elif is_address(name):
             yield from videos_at_address(name)
         elif name.startswith("@"):

@@ -45,39 +45,52 @@ class Predictor:
         info = bundle.info
         self._labels, self._top_k, self._extra_columns = info.labels, top_k, extra_columns
         self._average = info.clip.average
-        self._runner = runner or load_runner(bundle)
+        self.runner = runner or load_runner(bundle)
         self.batch = info.batch.best
         """Clips in a batch of the engine."""
-        self.in_flight = self._runner.in_flight
+        self.in_flight = self.runner.in_flight
         self.device = (device or choose_device()) if info.on_gpu else torch.device("cpu")
         """Device on which it expects its clips."""
 
     def start(self, clips: torch.Tensor, videos: int) -> Wait:
-        """Starts the engine on uint8 clips (videos * views, T, size, size, 3), with the views of each video in a row.
-
-        Batches are padded with black clips to their full size: an engine may use other kernels for a smaller batch, and a
-        video's score must not depend on which videos are scored with it.
-        """
-        waits = []
-        for part in clips.split(self.batch) if len(clips) else ():
-            missing = part.new_zeros(self.batch - len(part), *part.shape[1:])
-            waits.append((len(part), self._runner.start(torch.cat([part, missing]) if len(missing) else part)))
-        if not waits:
+        """Starts the engine on uint8 clips (videos * views, T, size, size, 3), with the views of each video in a row."""
+        if not len(clips):
             return list
-        return lambda: self._rows([(count, wait()) for count, wait in waits], videos)
+        waits = start_in_batches(self.runner, clips, self.batch)
+        return lambda: self._rows([wait() for wait in waits], videos)
 
-    def _rows(self, answers: list[tuple[int, Outputs]], videos: int) -> list[Row]:
-        every_view = torch.cat([outputs.logits[:count] for count, outputs in answers])
-        logits = mean_over_views(every_view, videos, self._average)
+    def _rows(self, answers: list[Outputs], videos: int) -> list[Row]:
+        logits = mean_over_views(torch.cat([outputs.logits for outputs in answers]), videos, self._average)
         found = {LOGITS: logits}
         if EMBEDDING in self._extra_columns:
-            parts = [outputs.embedding[:count] for count, outputs in answers if outputs.embedding is not None]
+            parts = [outputs.embedding for outputs in answers if outputs.embedding is not None]
             found[EMBEDDING] = torch.cat(parts).unflatten(0, (videos, -1)).mean(1)
         rows = rows_of_logits(logits, self._labels, self._top_k)
         for number, row in enumerate(rows):
             if row["status"] == OK:
                 row |= {name: found[name][number].numpy() for name in self._extra_columns}
         return rows
+
+
+def start_in_batches(runner: Runner, clips: torch.Tensor, batch: int) -> list[Callable[[], Outputs]]:
+    """Starts an engine on clips, in batches of equal size, and returns what waits for each.
+
+    The last batch is padded with black clips: an engine may use other kernels for a smaller batch, and a video's score must
+    not depend on which videos are scored with it.
+
+    Args:
+        runner: the engine.
+        clips: uint8 (N, T, S, S, 3).
+        batch: clips in a batch.
+    """
+
+    def start(part: torch.Tensor) -> Callable[[], Outputs]:
+        count = len(part)
+        missing = part.new_zeros(batch - count, *part.shape[1:])
+        wait = runner.start(torch.cat([part, missing]) if len(missing) else part)
+        return lambda: Outputs(*(None if found is None else found[:count] for found in wait()))  # type: ignore[arg-type]
+
+    return [start(part) for part in clips.split(batch)]
 
 
 def rows_of_logits(logits: torch.Tensor, labels: Sequence[str], top_k: int) -> list[Row]:

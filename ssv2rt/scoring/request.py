@@ -215,9 +215,10 @@ def _facts(
 ) -> dict[str, Any]:
     """What scores depend on; a call that goes on with another needs the same."""
     windows = request.windows
+    later = {"average"} if clip.average == "probabilities" else set()  # journals from before this setting lack it
     return {
         "engine": bundle.digest,
-        "clip": clip.model_dump(mode="json"),
+        "clip": clip.model_dump(mode="json", exclude=later),
         "top_k": top_k,
         "columns": request.extra_columns,
         "windows": [windows.seconds, windows.hop] if windows else [],

@@ -12,7 +12,7 @@ from ssv2rt.core.errors import UserError
 from ssv2rt.dataset.listing import escape_non_utf8
 from ssv2rt.scoring.row import PATH, Row
 from ssv2rt.scoring.video_sources import FILE_SCHEME, Video
-from ssv2rt.video.storage import is_address, is_there
+from ssv2rt.video.storage import ByteRange, is_address, is_there
 
 _LOSS_STATUSES = frozenset({"error: missing", "error: unreadable"})
 """Statuses that many videos get when their storage goes offline."""
@@ -38,7 +38,7 @@ class StorageWatch:
         for video in videos:
             if isinstance(video.location, Path):
                 self._note(os.path.dirname(_path_of(video.name)))
-            elif not is_address(video.location.file):
+            elif isinstance(video.location, ByteRange) and not is_address(video.location.file):
                 self._note(_path_of(video.location.file))  # a tar file
             yield video
 

@@ -16,8 +16,7 @@ from typing import IO, Any
 from ssv2rt.core.errors import UsageError, UserError
 from ssv2rt.dataset.listing import PICTURE_SUFFIXES, escape_non_utf8, is_video
 from ssv2rt.scoring.sqlite_store import SeenNames
-from ssv2rt.video.container import VideoLocation
-from ssv2rt.video.storage import ByteRange, file_system, is_address, storage_errors
+from ssv2rt.video.storage import ByteRange, VideoLocation, file_system, is_address, storage_errors
 
 logger = logging.getLogger(__name__)
 

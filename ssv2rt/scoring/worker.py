@@ -14,7 +14,10 @@ from ssv2rt.scoring.supervisor import Answer, Task
 from ssv2rt.scoring.video_sources import Video
 
 if TYPE_CHECKING:
+    import torch
+
     from ssv2rt.core.recipes import Clip, Data
+    from ssv2rt.engines.base import Runner
     from ssv2rt.engines.bundle import Bundle
     from ssv2rt.pipelines.decoder_trust import Decision
     from ssv2rt.scoring.predictor import Predictor
@@ -53,16 +56,45 @@ def make_scorer(
     """
     import torch
 
-    from ssv2rt.scoring.predictor import Predictor
-    from ssv2rt.scoring.scorer import Scorer
-    from ssv2rt.scoring.window_scorer import WindowScorer
+    from ssv2rt.engines.backends.registry import load_runner
 
     opened = open_same_bundle(Path(bundle), digest)
     if device is not None and torch.cuda.is_available():  # otherwise loading the engine reports what is missing
         torch.cuda.set_device(device)
     gpu = torch.device("cuda", device) if device is not None else None
-    predictor = Predictor(opened, top_k=top_k, extra_columns=extra_columns, device=gpu)
+    runner = load_runner(opened)
     open_same_bundle(Path(bundle), opened.digest)  # nobody replaced it while it was loaded
+    return scorer_of(
+        opened,
+        runner,
+        top_k=top_k,
+        clip=clip,
+        data=data,
+        extra_columns=extra_columns,
+        windows=windows,
+        device=gpu,
+        trusted=trusted,
+    )
+
+
+def scorer_of(
+    bundle: Bundle,
+    runner: Runner,
+    *,
+    top_k: int,
+    clip: Clip,
+    data: Data,
+    extra_columns: Sequence[str] = (),
+    windows: Windows | None = None,
+    device: torch.device | None = None,
+    trusted: Mapping[str, Decision] | None = None,
+) -> Worker[Video, Row]:
+    """What a process does with a loaded engine. The arguments are those of `make_scorer`."""
+    from ssv2rt.scoring.predictor import Predictor
+    from ssv2rt.scoring.scorer import Scorer
+    from ssv2rt.scoring.window_scorer import WindowScorer
+
+    predictor = Predictor(bundle, top_k=top_k, extra_columns=extra_columns, device=device, runner=runner)
     if windows:
         usual = WindowScorer(predictor, data=data, clip=clip, windows=windows)
         careful = WindowScorer(_WindowByWindow(predictor), data=data, clip=clip, windows=windows)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from ssv2rt.core.errors import UserError
 from ssv2rt.video.declared_size import ends_early, has_blocks_behind
 from ssv2rt.video.frame_counter import codec_name
 from ssv2rt.video.pictures import CODECS as VPX
-from ssv2rt.video.storage import ByteRange, open_bytes
+from ssv2rt.video.storage import VideoLocation, VideoSource, open_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +29,6 @@ logger = logging.getLogger(__name__)
 av.logging.set_level(None)
 
 _EBML = b"\x1a\x45\xdf\xa3"  # how Matroska and WebM begin
-
-VideoLocation = Path | ByteRange
-"""Path or byte range of a video."""
-VideoSource = VideoLocation | bytes
-"""A video by its location, or its bytes."""
-
 
 _REFUSED = frozenset(
     {

@@ -15,10 +15,9 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO
 
-from ssv2rt.video.storage import ByteRange, open_bytes
+from ssv2rt.video.storage import VideoSource, open_bytes
 
 _EBML, _SEGMENT, _CLUSTER = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
 _TOP_ELEMENTS = frozenset({_SEGMENT, _CLUSTER}) | {
@@ -33,7 +32,7 @@ _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _MXF = b"\x06\x0e\x2b\x34"
 
 
-def ends_early(source: Path | ByteRange | bytes) -> bool:
+def ends_early(source: VideoSource) -> bool:
     """Whether a video file is shorter than its own container declares; False where the container declares nothing.
 
     Raises:
@@ -48,7 +47,7 @@ def ends_early(source: Path | ByteRange | bytes) -> bool:
     return False
 
 
-def has_blocks_behind(source: Path | ByteRange | bytes, offset: int) -> bool:
+def has_blocks_behind(source: VideoSource, offset: int) -> bool:
     """Whether a Matroska or WebM file has more of a track behind a packet. FFmpeg may stop at damage without an error.
 
     Args:

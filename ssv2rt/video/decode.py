@@ -13,10 +13,11 @@ import av
 import av.error
 import numpy as np
 
-from ssv2rt.video.container import CLIP_ERRORS, BadVideo, VideoSource, as_bad
+from ssv2rt.video.container import CLIP_ERRORS, BadVideo, as_bad
 from ssv2rt.video.crop_scale import CropScaler
 from ssv2rt.video.crops import CropBox
 from ssv2rt.video.seek import all_frames, frames_needed
+from ssv2rt.video.storage import VideoSource
 
 
 class Wanted(Protocol):
@@ -76,6 +77,26 @@ def decode_clips(source: VideoSource, request: Wanted, *, size: int, out: np.nda
         raise
     except CLIP_ERRORS as error:
         raise as_bad(error) from None
+
+
+def clips_of_frames(frames: np.ndarray, request: Wanted, *, size: int) -> np.ndarray:
+    """Crops and scales the clips of a request out of frames that are in memory already.
+
+    Args:
+        frames: uint8 RGB (n, H, W, 3), in display order; n is `request.video_frames`.
+        request: which frames and crops.
+        size: height and width of the result in pixels.
+
+    Returns:
+        uint8 RGB (V * S, T, size, size, 3).
+    """
+    temporal_clips, length = request.frames.shape
+    clips = np.empty((temporal_clips, len(request.crops), length, size, size, 3), np.uint8)
+    crop_scaler = CropScaler(request.crops, request.frame_size, size, mirrored=request.flip)
+    for moment, place in np.ndindex(temporal_clips, length):
+        picture = np.ascontiguousarray(frames[request.frames[moment, place]])
+        crop_scaler.cut(av.VideoFrame.from_ndarray(picture, format="rgb24"), clips[moment, :, place])
+    return clips.reshape(-1, *clips.shape[2:])
 
 
 def _decode(source: VideoSource, request: Wanted, out: np.ndarray, *, skip: bool) -> np.ndarray:

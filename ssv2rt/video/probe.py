@@ -13,7 +13,6 @@ import numpy as np
 from ssv2rt.video.container import (
     CLIP_ERRORS,
     BadVideo,
-    VideoSource,
     as_bad,
     open_video,
     read_packets,
@@ -24,6 +23,7 @@ from ssv2rt.video.declared_size import ends_early
 from ssv2rt.video.frame_counter import MOST_REORDERED, PacketTable, codec_name
 from ssv2rt.video.pictures import read_pictures
 from ssv2rt.video.seek import all_frames
+from ssv2rt.video.storage import VideoSource
 
 logger = logging.getLogger(__name__)
 

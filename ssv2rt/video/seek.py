@@ -19,8 +19,9 @@ import av
 import av.error
 import numpy as np
 
-from ssv2rt.video.container import BadVideo, VideoSource, open_video, read_packets, video_stream
+from ssv2rt.video.container import BadVideo, open_video, read_packets, video_stream
 from ssv2rt.video.frame_counter import PacketTable
+from ssv2rt.video.storage import VideoSource
 
 TIMED = frozenset({"matroska", "mov"})
 """Containers that give every packet a presentation time."""

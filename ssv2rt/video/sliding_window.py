@@ -23,19 +23,12 @@ import av
 import numpy as np
 
 from ssv2rt.core.recipes import Clip
-from ssv2rt.video.container import (
-    CLIP_ERRORS,
-    BadVideo,
-    VideoSource,
-    as_bad,
-    open_video,
-    orientation,
-    stops_at_damage,
-)
+from ssv2rt.video.container import CLIP_ERRORS, BadVideo, as_bad, open_video, orientation, stops_at_damage
 from ssv2rt.video.crop_scale import CropScaler
 from ssv2rt.video.crops import uniform_crops
 from ssv2rt.video.declared_size import ends_early
 from ssv2rt.video.sampling import frame_positions
+from ssv2rt.video.storage import VideoSource
 from ssv2rt.video.timed_frames import SECOND, TimedFrames
 
 SHORTEST = 0.001

@@ -122,7 +122,34 @@ class ByteRange:
         return self.file if self.size < 0 else f"{self.file}, bytes {self.start} to {self.start + self.size}"
 
 
-def open_bytes(source: Path | ByteRange | bytes) -> IO[bytes]:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class InMemory:
+    """The bytes of a video under a name. It has the reading methods of a `Path`."""
+
+    name: str
+    data: bytes
+
+    def length(self) -> int:
+        return len(self.data)
+
+    def read_bytes(self) -> bytes:
+        return self.data
+
+    def open(self, mode: str = "rb") -> IO[bytes]:
+        assert mode == "rb"
+        return io.BytesIO(self.data)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+VideoLocation = Path | ByteRange | InMemory
+"""Path, byte range or named bytes of a video."""
+VideoSource = VideoLocation | bytes
+"""A video by its location, or its bytes."""
+
+
+def open_bytes(source: VideoSource) -> IO[bytes]:
     """Opens a video as a seekable file of bytes. Raises OSError."""
     return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
 

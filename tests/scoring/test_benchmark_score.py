@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ssv2rt.benchmark import score
-from ssv2rt.benchmark.in_pytorch import PyTorchRunner, random_network
+from ssv2rt.benchmark.in_pytorch import random_network, runner_of
 from ssv2rt.core.recipes import Clip, Model
 
 CLIP, MODEL = Clip(frames=4, size=32), Model(width=4)
@@ -39,7 +39,7 @@ def test_pytorch_stand_in_for_an_engine_matches_the_network(device: str) -> None
     clips = torch.randint(0, 256, (3, 4, 32, 32, 3), dtype=torch.uint8, generator=generator)
     with torch.inference_mode():
         expected = random_network(MODEL)(clips)
-    found = PyTorchRunner(random_network(MODEL), where)(clips.to(where))
+    found = runner_of(random_network(MODEL), where)(clips.to(where))
     assert found.device.type == "cpu" and found.dtype == torch.float32
     assert ((found - expected).norm() / expected.norm()).item() < 0.05
 

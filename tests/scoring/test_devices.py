@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssv2rt.benchmark.in_pytorch import PyTorchRunner, bundle_without_engine, random_network
+from ssv2rt.benchmark.in_pytorch import bundle_without_engine, random_network, runner_of
 from ssv2rt.core.recipe_files import load_engine_recipe
 from ssv2rt.core.recipes import Data
 from ssv2rt.core.run_folders import Run
@@ -28,7 +28,7 @@ def predictor(device: str, tiny_run: Run, tiny_set: Path) -> Predictor:
     if where and name == "openvino":
         recipe = tiny_run.recipe()
         bundle = bundle_without_engine(recipe.model, recipe.clip, 8, where)
-        return Predictor(bundle, top_k=3, device=where, runner=PyTorchRunner(random_network(recipe.model), where))
+        return Predictor(bundle, top_k=3, device=where, runner=runner_of(random_network(recipe.model), where))
     made, failures = build_engine(
         tiny_run,
         load_engine_recipe("fp16", ("gate.clips=10",)),

@@ -122,14 +122,14 @@ def test_other_codecs(tiny_bundle: Bundle, tmp_path: Path) -> None:
 def test_nan_logits_give_an_error_row(tiny_bundle: Bundle, videos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = Predictor(tiny_bundle, top_k=1)
     scorer = Scorer(predictor, data=Data(threads=1), clip=tiny_bundle.info.clip)
-    start = predictor._runner.start
+    start = predictor.runner.start
 
     def spoilt(clips: torch.Tensor) -> Callable[[], Outputs]:
         outputs = start(clips)()
         outputs.logits[1, 0] = float("nan")
         return lambda: outputs
 
-    monkeypatch.setattr(predictor._runner, "start", spoilt)
+    monkeypatch.setattr(predictor.runner, "start", spoilt)
     (rows,) = scorer.score([[(number, Video(str(path), path)) for number, path in enumerate(videos[:3])]])
     assert [row["status"] for _, row in rows] == ["ok", "error: not finite", "ok"]
 

@@ -1,0 +1,126 @@
+"""Which network `ssv2rt.load` takes: an engine, or the checkpoint of a run in PyTorch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssv2rt.core.cores import cores
+from ssv2rt.core.errors import UsageError
+from ssv2rt.core.hardware import choose_device
+from ssv2rt.core.recipes import Clip, Data
+from ssv2rt.core.run_folders import Run, find_run
+from ssv2rt.core.worker_pool import Worker, WorkerSettings
+from ssv2rt.engines.backends.registry import load_runner
+from ssv2rt.engines.base import Runner
+from ssv2rt.engines.bundle import INFO, Bundle, open_bundle, sha256
+from ssv2rt.engines.find import engines_of, find_engine
+from ssv2rt.engines.in_pytorch import PyTorchRunner, bundle_in_memory
+from ssv2rt.models.weights import TrainedModel, load_trained
+from ssv2rt.scoring.devices import devices_for
+from ssv2rt.scoring.row import Row
+from ssv2rt.scoring.segments import Windows
+from ssv2rt.scoring.video_sources import Video
+from ssv2rt.scoring.worker import scorer_of
+
+logger = logging.getLogger(__name__)
+
+PYTORCH = "pytorch"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that has not been loaded yet."""
+
+    name: str
+    bundle: Bundle
+    """The engine; for a network in PyTorch, facts without files."""
+    trained: TrainedModel | None = None
+    """The network in PyTorch, if there is no engine."""
+    run: Path = Path()
+    """The run of `trained`."""
+
+    def runner(self) -> Runner:
+        """Loads the engine."""
+        if self.trained is None:
+            return load_runner(self.bundle)
+        return PyTorchRunner(self.trained.model, choose_device(), torch.float32)
+
+    def workers(
+        self, count: int, *, clip: Clip, data: Data, columns: Sequence[str], windows: Windows | None
+    ) -> list[WorkerSettings]:
+        """Settings of worker processes, which load the network themselves, on one GPU after the other."""
+        devices = devices_for(self.bundle.info, None)
+        options: dict[str, Any] = {
+            "top_k": 1,
+            "clip": clip,
+            "data": data.model_copy(update={"threads": data.threads or max(1, cores() // count)}),
+            "extra_columns": columns,
+            "windows": windows,
+        }
+        if self.trained is None:
+            factory = "ssv2rt.scoring.worker:make_scorer"
+            options |= {"bundle": str(self.bundle.path), "digest": self.bundle.digest}
+        else:
+            factory = "ssv2rt.api.network:make_scorer_in_pytorch"
+            options["run"] = str(self.run)
+        return [
+            WorkerSettings(factory, options | {"device": devices[number % len(devices)]}) for number in range(count)
+        ]
+
+
+def network_of(source: str | Path | None, engine: str | None = None) -> Network:
+    """Finds a network. See `ssv2rt.load`.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+        UsageError: an engine's folder together with the name of an engine.
+    """
+    if source is not None and (Path(source) / INFO).is_file():
+        if engine:
+            raise UsageError(f"'{source}' is an engine itself; leave out engine = {engine!r}")
+        bundle = open_bundle(Path(source))
+        return Network(str(source), bundle)
+    run = find_run(None if source is None else str(source), for_engine=True)
+    if engine == PYTORCH:
+        return _in_pytorch(run)
+    if engine is None and run.checkpoints.is_dir():
+        for other in (found := engines_of(run)):
+            if other.cannot_run:
+                logger.warning(f"not taking the engine '{other.name}', since it {other.cannot_run}")
+        if all(other.cannot_run for other in found):
+            return _in_pytorch(run)
+    return Network(str(run.path), find_engine(run, engine))
+
+
+def _in_pytorch(run: Run, device: torch.device | None = None) -> Network:
+    trained = load_trained(run)
+    recipe = trained.recipe
+    bundle = bundle_in_memory(
+        trained.model,
+        recipe.model.name,
+        labels=trained.labels,
+        clip=recipe.clip,
+        device=device or choose_device(),
+        precision="fp32",
+        weights_sha256=sha256(trained.path),
+    )
+    return Network(str(run.path), bundle, trained, run.path)
+
+
+def make_scorer_in_pytorch(*, run: str, device: int | None = None, **options: Any) -> Worker[Video, Row]:
+    """Makes the scorer of a worker process from a run's best checkpoint. See `ssv2rt.scoring.worker.make_scorer`.
+
+    Raises:
+        UserError: the checkpoint cannot be read.
+    """
+    where = torch.device("cpu") if device is None else torch.device("cuda", device)
+    if device is not None:
+        torch.cuda.set_device(device)
+    network = _in_pytorch(Run(Path(run)), where)
+    return scorer_of(network.bundle, network.runner(), device=where, **options)

@@ -1,0 +1,136 @@
+"""The report of an engine: how it compares with the network in PyTorch, and the clips on which the two disagree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ssv2rt.core.progress import Progress
+from ssv2rt.core.run_folders import Run, is_run
+from ssv2rt.dataset.classes import for_classes, labeled
+from ssv2rt.dataset.prepare import override_root, prepare
+from ssv2rt.engines.backends.registry import load_runner
+from ssv2rt.engines.bundle import Bundle
+from ssv2rt.models.weights import load_trained
+from ssv2rt.pipelines.loader import ClipLoader
+from ssv2rt.pipelines.request_source import evaluation_request_of
+from ssv2rt.report.html.clips import ShownClip, predict_rows, spread_rows
+from ssv2rt.report.html.strips import Strips
+from ssv2rt.scoring.predictor import start_in_batches
+
+Section = dict[str, Any]
+
+
+def report_of_engine(bundle: Bundle, *, data: Path | None, clips: int) -> dict[str, Any]:
+    """The content of an engine's report.
+
+    Args:
+        bundle: the engine. With the checkpoint of its run and data, both are run on validation clips.
+        data: another data set than the run's own; None for that.
+        clips: how many clips are compared at most.
+
+    Raises:
+        UserError: the engine does not run here, or `data` is no data set.
+    """
+    info = bundle.info
+    sections: list[Section] = [
+        {
+            "type": "facts",
+            "title": "Engine",
+            "rows": [
+                ["folder", str(bundle.path)],
+                ["network", info.model],
+                ["precision", info.precision],
+                ["backend", f"{info.backend} {info.backend_version}"],
+                ["target", info.target],
+                ["classes", len(info.labels)],
+                ["clip", f"{info.clip.frames} frames of {info.clip.size}x{info.clip.size}, {info.clip.in_words}"],
+                ["batch", f"{info.batch.min} to {info.batch.max} clips, best {info.batch.best}"],
+                ["rebuild", info.rebuild],
+            ],
+        }
+    ]
+    if info.verification:
+        sections.append({"type": "facts", "title": "Comparison when it was built", "rows": _flat(info.verification)})
+    if info.settings:
+        sections.append({"type": "facts", "title": "Settings and layers", "rows": _flat(info.settings)})
+    if info.calibration:
+        sections.append({"type": "facts", "title": "Calibration", "rows": _flat(info.calibration)})
+    sections += _disagreements(bundle, data, clips)
+    return {
+        "title": f"Engine {bundle.path.name}",
+        "subtitle": f"{info.model}, {info.precision} by {info.backend}",
+        "sections": sections,
+    }
+
+
+def _flat(facts: dict[str, Any], before: str = "") -> list[list[object]]:
+    """Nested facts as rows of names and text. What is empty is left out."""
+    rows: list[list[object]] = []
+    for key, value in facts.items():
+        name = before + key.replace("_", " ")
+        if isinstance(value, dict):
+            rows += _flat(value, f"{name}, ")
+        elif isinstance(value, (list, tuple)) and value:
+            text = ", ".join(str(part) for part in value)
+            rows.append([name, text if len(text) < 500 else f"{len(value)} values"])
+        elif isinstance(value, bool):
+            rows.append([name, "yes" if value else "no"])
+        elif isinstance(value, (int, float, str)):
+            rows.append([name, f"{value:.6g}" if isinstance(value, float) else str(value)])
+    return rows
+
+
+def _disagreements(bundle: Bundle, data: Path | None, clips: int) -> list[Section]:
+    title = "Clips on which engine and network disagree"
+    run = Run(bundle.path.parent.parent)
+    if not is_run(run.path):
+        return [
+            {"type": "note", "title": title, "note": "There is no checkpoint beside this engine to compare it with."}
+        ]
+    trained = load_trained(run)
+    settings = override_root(trained.recipe.data, data)
+    if not data and not settings.synthetic and not (settings.root and Path(settings.root).exists()):
+        return [
+            {"type": "note", "title": title, "note": "The data of the run is not here; give --data to compare clips."}
+        ]
+    split = labeled(
+        for_classes(prepare(settings), trained.labels, f"run '{run.path}'").split("validation", settings.max_bad)
+    )
+    rows, clip = spread_rows(split, clips), bundle.info.clip.one_view()
+    shown = predict_rows(trained.model, split, rows, clip=clip, data=settings)
+    by_video = {one.video: one for one in shown if one.probabilities is not None}
+    different: list[tuple[ShownClip, np.ndarray]] = []
+    runner, batch = load_runner(bundle), bundle.info.batch.best
+    device = torch.device("cuda" if bundle.info.on_gpu else "cpu")
+    loader = ClipLoader(clip=clip, batch=batch, data=settings, device=device)
+    requests = [evaluation_request_of(split, int(row), clip=clip) for row in rows]
+    groups = [requests[at : at + batch] for at in range(0, len(requests), batch)]
+    with Progress("comparing clips", len(requests), unit="clips") as progress:
+        for part in loader.batches(groups):
+            if part.requests:
+                (wait,) = start_in_batches(runner, part.clips, batch)
+                for request, values in zip(part.requests, wait().logits.softmax(1).numpy(), strict=True):
+                    one = by_video.get(str(request.path))
+                    if one is not None and int(values.argmax()) != one.predicted:
+                        different.append((one, values))
+            progress.add(len(part.requests) + len(part.bad))
+    strips, labels = Strips(), bundle.info.labels
+    section: Section = {
+        "type": "gallery",
+        "title": title,
+        "what": "clips",
+        "note": f"{len(different)} of {len(by_video)} validation clips, one view each. The bars are the engine's.",
+        "clips": [],
+    }
+    for one, values in different:
+        assert one.probabilities is not None
+        note = f"PyTorch in fp32: {labels[one.predicted]} {one.probabilities.max():.1%}"
+        engine = ShownClip(one.video, one.label, one.status, values, one.frames)
+        section["clips"].append(engine.content(labels, strips, note))
+    if not different:
+        section = {"type": "note", "title": title, "note": f"None of {len(by_video)} validation clips, one view each."}
+    return [section]

@@ -1,0 +1,301 @@
+"""The report of a run: curves, classes, confusion, clips with their predictions, problems of the data, settings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssv2rt.core.run_folders import Run
+from ssv2rt.dataset.classes import for_classes, labeled
+from ssv2rt.dataset.labels import NO_MIRROR, mirrored_labels
+from ssv2rt.dataset.manifest import SCHEMA, Manifest
+from ssv2rt.dataset.prepare import override_root, prepare
+from ssv2rt.dataset.quarantine import quarantine
+from ssv2rt.models.weights import TrainedModel, load_trained
+from ssv2rt.report.html.clips import ShownClip, predict_rows, spread_rows
+from ssv2rt.report.html.strips import Strips
+from ssv2rt.training.confusion import confused_pairs, per_class_results, read_confusion
+from ssv2rt.training.metrics_log import read_metrics
+from ssv2rt.training.temporal_order import twin_pairs
+
+logger = logging.getLogger(__name__)
+
+Section = dict[str, Any]
+_PAIRS, _CLIPS_OF_PAIR, _PROBLEMS = 8, 4, 200
+
+
+def report_of_run(run: Run, *, data: Path | None, clips: int, explain: int) -> dict[str, Any]:
+    """The content of a run's report.
+
+    Args:
+        run: it has a best checkpoint.
+        data: another data set than the run's own; None for that.
+        clips: how many validation clips are predicted and shown at most.
+        explain: for how many of them Grad-CAM is computed.
+
+    Raises:
+        UserError: the run has no checkpoint, or `data` is no data set or has none of its classes.
+    """
+    trained = load_trained(run)
+    lines = read_metrics(run.metrics_file)
+    matrix = _confusion(run, trained.labels)
+    manifest = _manifest(run, trained, data)
+    sections: list[Section] = [{"type": "facts", "title": "Result", "rows": _facts(run, trained, lines, matrix)}]
+    if charts := _charts(lines):
+        sections.append({"type": "curves", "title": "Curves", "x": "epoch", "charts": charts})
+    if matrix is not None:
+        sections += classes_sections(matrix, trained.labels)
+    if manifest is None:
+        sections.append(
+            {
+                "type": "note",
+                "title": "Clips",
+                "note": f"The data of the run is not here ('{trained.recipe.data.root}'), so no clips are shown; give --data.",
+            }
+        )
+    else:
+        sections += _clips(trained, manifest, matrix, clips=clips, explain=explain)
+        sections += _problems(manifest)
+    sections += _settings(run)
+    return {
+        "title": f"Run {run.name}",
+        "subtitle": f"{trained.recipe.model.name}, {len(trained.labels)} classes",
+        "sections": sections,
+    }
+
+
+def _confusion(run: Run, labels: Sequence[str]) -> np.ndarray | None:
+    try:
+        return read_confusion(run.confusion_file, labels)
+    except (OSError, ValueError) as error:
+        logger.warning(f"run '{run.path}' has no confusion matrix, so the report has none: {error}")
+        return None
+
+
+def _manifest(run: Run, trained: TrainedModel, data: Path | None) -> Manifest | None:
+    settings = override_root(trained.recipe.data, data)
+    if not data and not settings.synthetic and not (settings.root and Path(settings.root).exists()):
+        return None
+    return for_classes(prepare(settings, SCHEMA.names), trained.labels, f"run '{run.path}'")
+
+
+def _facts(
+    run: Run, trained: TrainedModel, lines: Sequence[Mapping[str, Any]], matrix: np.ndarray | None
+) -> list[list[object]]:
+    recipe = trained.recipe
+    rows: list[list[object]] = [["run", str(run.path)], ["network", recipe.model.name], ["epoch", trained.epoch]]
+    best = [line["validation"] for line in lines if "validation" in line and line.get("epoch") == trained.epoch]
+    if best:
+        rows.append(["top-1", f"{best[-1]['top1']:.2f}%"])
+        if len(trained.labels) > 5:
+            rows.append(["top-5", f"{best[-1]['top5']:.2f}%"])
+    if matrix is not None:
+        results = per_class_results(matrix, trained.labels)
+        mean = sum(found.recall for found in results) / len(results)
+        rows += [["mean class accuracy", f"{mean:.2f}%"], ["validation clips", f"{int(matrix.sum()):,}"]]
+    rows += [["clip", f"{recipe.clip.frames} frames of {recipe.clip.size}x{recipe.clip.size}, {recipe.clip.in_words}"]]
+    rows.append(["data", recipe.data.root or "synthetic"])
+    return rows
+
+
+def _charts(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
+    epochs = [line for line in lines if "validation" in line and "train_loss" in line]
+    if not epochs:
+        return []
+    per_epoch = max((line["update"] / line["epoch"] for line in epochs if line["epoch"]), default=1.0)
+    steps = _thinned([line for line in lines if "learning_rate" in line and "loss" in line], 400)
+
+    def series(name: str, points: list[list[float]]) -> dict[str, object]:
+        return {"name": name, "points": points}
+
+    def of_epochs(key: str) -> list[list[float]]:
+        return [[line["epoch"], line[key]] for line in epochs]
+
+    def of_validation(key: str) -> list[list[float]]:
+        return [[line["epoch"], line["validation"][key]] for line in epochs]
+
+    top5 = (
+        [series("validation, top-5", of_validation("top5"))]
+        if len(epochs) and epochs[0]["validation"].get("top5", 100) < 100
+        else []
+    )
+    charts: list[dict[str, object]] = [
+        {
+            "title": "Loss",
+            "unit": "nats per clip",
+            "series": [series("training", of_epochs("train_loss")), series("validation", of_validation("loss"))],
+        },
+        {
+            "title": "Accuracy",
+            "unit": "percent",
+            "from_zero": True,
+            "series": [
+                series("training, top-1", of_epochs("train_top1")),
+                series("validation, top-1", of_validation("top1")),
+                *top5,
+            ],
+        },
+    ]
+    if steps:
+        rates = [[step["update"] / per_epoch, step["learning_rate"]] for step in steps]
+        charts.append(
+            {"title": "Learning rate", "unit": "", "from_zero": True, "series": [series("learning rate", rates)]}
+        )
+    return charts
+
+
+def _thinned(lines: list[Any], most: int) -> list[Any]:
+    step = max(1, -(-len(lines) // most))
+    return lines[::step]
+
+
+def classes_sections(matrix: np.ndarray, labels: Sequence[str]) -> list[Section]:
+    """Tables of the classes and of what is confused, and the confusion matrix."""
+    results = per_class_results(matrix, labels)
+    sections: list[Section] = [
+        {
+            "type": "table",
+            "title": "Classes",
+            "note": "The least accurate first. A click on a column's head sorts by it.",
+            "columns": [
+                {"name": "class", "kind": "text"},
+                {"name": "clips", "kind": "number"},
+                {"name": "accuracy", "kind": "percent"},
+                {"name": "most often taken for", "kind": "text"},
+                {"name": "clips so taken", "kind": "number"},
+            ],
+            "rows": [[r.label, r.clips, r.recall / 100, r.confused_with, r.confused_clips] for r in results],
+        },
+        {"type": "confusion", "title": "Confusion matrix", "labels": list(labels), "matrix": matrix.tolist()},
+    ]
+    if opposites := _opposites(matrix, labels):
+        sections.append(
+            {
+                "type": "table",
+                "title": "Left and right told apart",
+                "note": "Pairs of classes that differ only in left and right. Clips that are predicted as a third class do "
+                "not count.",
+                "columns": [
+                    {"name": "class", "kind": "text"},
+                    {"name": "opposite", "kind": "text"},
+                    {"name": "clips", "kind": "number"},
+                    {"name": "told apart", "kind": "percent"},
+                ],
+                "rows": opposites,
+            }
+        )
+    return sections
+
+
+def _opposites(matrix: np.ndarray, labels: Sequence[str]) -> list[list[object]]:
+    rows: list[list[object]] = []
+    for first, second in enumerate(mirrored_labels(tuple(labels)).tolist()):
+        if second == NO_MIRROR or second <= first:
+            continue
+        block = matrix[np.ix_([first, second], [first, second])]
+        if block.sum():
+            rows.append([labels[first], labels[second], int(block.sum()), float(block.trace() / block.sum())])
+    return sorted(rows, key=lambda row: row[3])  # type: ignore[arg-type, return-value]
+
+
+def _clips(
+    trained: TrainedModel, manifest: Manifest, matrix: np.ndarray | None, *, clips: int, explain: int
+) -> list[Section]:
+    recipe, labels, strips = trained.recipe, trained.labels, Strips()
+    split = labeled(manifest.split("validation", recipe.data.max_bad))
+    rows = spread_rows(split, clips)
+    shown = predict_rows(trained.model, split, rows, clip=recipe.clip, data=recipe.data, explain=explain)
+    chosen = (
+        f"{len(rows):,} of {len(split):,} validation clips"
+        if len(rows) < len(split)
+        else f"All {len(split):,} validation clips"
+    )
+    how = ", spread evenly over the classes" if len(rows) < len(split) else ""
+    shown.sort(key=lambda one: -one.surprise)
+    sections: list[Section] = []
+    if pairs := _pairs(shown, matrix, labels, strips):
+        sections.append({"type": "gallery", "title": "Most confused pairs", "what": "clips", **pairs})
+    explained = (
+        f" The {explain} first have an overlay of what speaks for the predicted class (Grad-CAM)." if explain else ""
+    )
+    sections.append(
+        {
+            "type": "gallery",
+            "title": "Clips",
+            "what": "clips",
+            "note": f"{chosen}{how}, as the network saw them: confident mistakes first, then right ones, the least sure "
+            f"first.{explained}",
+            "clips": [one.content(labels, strips) for one in shown],
+        }
+    )
+    if strips.refused:
+        sections[-1]["note"] += f" The last {strips.refused} have no pictures, to keep the file small."
+    if twins := _twins(split, shown):
+        sections.append(twins)
+    return sections
+
+
+def _pairs(
+    shown: Sequence[ShownClip], matrix: np.ndarray | None, labels: tuple[str, ...], strips: Strips
+) -> Section | None:
+    if matrix is None:
+        return None
+    clips = []
+    for pair in confused_pairs(matrix, labels, _PAIRS):
+        numbers = {labels.index(pair.first), labels.index(pair.second)}
+        found = [
+            one
+            for one in shown
+            if one.probabilities is not None and one.kind == "wrong" and {one.label, one.predicted} == numbers
+        ]
+        clips += [
+            one.content(labels, strips) | {"kind": f"{pair.first} / {pair.second}"} for one in found[:_CLIPS_OF_PAIR]
+        ]
+    return {"clips": clips, "note": "Mistakes of the pairs of classes that are confused most often."} if clips else None
+
+
+def _twins(split: Any, shown: Sequence[ShownClip]) -> Section | None:
+    """How many pairs of clips with the same frames in opposite order are both right."""
+    by_id = {Path(one.video).stem: one for one in shown if one.probabilities is not None}
+    pairs = [(by_id[a], by_id[b]) for a, b in twin_pairs(split) if a in by_id and b in by_id]
+    if not pairs:
+        return None
+    both = sum(one.kind == two.kind == "right" for one, two in pairs)
+    return {
+        "type": "facts",
+        "title": "Twins",
+        "note": "Pairs of clips with the same frames in opposite order, whose labels are opposite.",
+        "rows": [["pairs shown here", len(pairs)], ["both right", f"{both} ({100 * both / len(pairs):.1f}%)"]],
+    }
+
+
+def _problems(manifest: Manifest) -> list[Section]:
+    table = quarantine(manifest)
+    rows = [
+        [row["path"], row["split"], row["label"], row["status"], row["reason"]]
+        for row in table.slice(0, _PROBLEMS).to_pylist()
+    ]
+    note = f"{len(table):,} clips are unusable or suspicious" + (
+        f"; the first {_PROBLEMS} are listed." if len(table) > len(rows) else "."
+    )
+    return [
+        {
+            "type": "table",
+            "title": "Problems of the data",
+            "note": note,
+            "columns": [{"name": name, "kind": "text"} for name in ("video", "split", "class", "status", "reason")],
+            "rows": rows,
+        }
+    ]
+
+
+def _settings(run: Run) -> list[Section]:
+    sections: list[Section] = [{"type": "code", "title": "Recipe", "text": run.recipe_file.read_text("utf-8")}]
+    file = run.path / "environment.json"
+    if file.is_file():  # a run of imported weights has none
+        sections.append({"type": "code", "title": "Environment", "text": file.read_text("utf-8", errors="replace")})
+    return sections

@@ -1,0 +1,393 @@
+"use strict";
+// Draws a report from the JSON in this page. Text from data is only ever set as text, never as HTML.
+// Content: {title, subtitle, sections: [{type, title, note, ...}]}; each type is drawn by a function of that name below.
+
+const content = JSON.parse(document.getElementById("data").textContent);
+
+/** Makes an element. Attributes that start with "on" are listeners; children are nodes or text. */
+function el(name, attributes = {}, ...children) {
+  const svg = ["svg", "path", "line", "text", "g", "circle", "rect", "title"].includes(name);
+  const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
+    else if (key === "style") node.style.cssText = value;
+    else node.setAttribute(key, value === true ? "" : value);
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+const percent = (value) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(1)}%`);
+const number = (value) =>
+  value === null || value === undefined ? "–" : Number(value).toLocaleString("en", { maximumFractionDigits: 4 });
+const seconds = (value) => `${number(value)} s`;
+
+// ---- A clip as a film ------------------------------------------------------------------------------------------------------
+
+const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+
+/** The frames of a clip, shown one after the other while the pointer or the focus is on them, or once they are clicked. */
+function film(strip, name) {
+  if (!strip) return el("div", { class: "film none" }, "no picture");
+  const frames = el("span", { class: "frames", style: `--n:${strip.frames};background-image:url(${strip.image})` });
+  const heat = strip.heat
+    ? el("span", { class: "frames heat", style: `--n:${strip.frames};background-image:url(${strip.heat})` })
+    : null;
+  return el(
+    "button",
+    {
+      class: `film${still ? " still" : ""}`,
+      type: "button",
+      "aria-pressed": "false",
+      "aria-label": `Play the frames of ${name}`,
+      onclick: (event) => {
+        const on = event.currentTarget.classList.toggle("playing");
+        event.currentTarget.setAttribute("aria-pressed", String(on));
+      },
+    },
+    frames,
+    heat,
+  );
+}
+
+/** The classes of a clip with bars. */
+function bars(top, expected) {
+  const list = el("ol", { class: "bars" });
+  for (const [label, probability] of top) {
+    const right = expected !== undefined && expected !== null && label === expected;
+    list.append(
+      el(
+        "li",
+        { class: right ? "right" : "" },
+        el("span", { class: "bar", style: `width:${Math.max(0.5, 100 * probability)}%` }),
+        el("span", { class: "label" }, label, right ? " ✓" : ""),
+        el("span", { class: "value" }, percent(probability)),
+      ),
+    );
+  }
+  return list;
+}
+
+/** The end of a path or URL, which tells videos apart. */
+const ending = (name) => name.split("/").slice(-2).join("/");
+
+function card(clip) {
+  const parts = [film(clip.strip, ending(clip.video)), el("p", { class: "name", title: clip.video }, ending(clip.video))];
+  if (clip.note) parts.push(el("p", { class: "small" }, clip.note));
+  if (clip.expected !== undefined && clip.expected !== null)
+    parts.push(el("p", { class: "small" }, "labeled ", el("b", {}, clip.expected)));
+  if (clip.status !== "ok") parts.push(el("p", { class: "bad" }, clip.status));
+  if (clip.top) parts.push(bars(clip.top, clip.expected));
+  return el("li", { class: "card" }, ...parts);
+}
+
+// ---- Sections --------------------------------------------------------------------------------------------------------------
+
+function facts(section) {
+  const list = el("dl", { class: "facts" });
+  for (const [name, value] of section.rows) list.append(el("dt", {}, name), el("dd", {}, String(value)));
+  return [list];
+}
+
+function code(section) {
+  return [el("details", {}, el("summary", {}, "Show"), el("pre", { tabindex: "0" }, section.text))];
+}
+
+/** A table that is sorted by a click on the head of a column. Columns: {name, kind: text, number, percent or seconds}. */
+function table(section) {
+  const shown = { text: String, number, percent, seconds };
+  const body = el("tbody");
+  const rows = [...section.rows];
+  const fill = () =>
+    body.replaceChildren(
+      ...rows.map((row) =>
+        el(
+          "tr",
+          {},
+          ...row.map((value, at) => {
+            const kind = section.columns[at].kind;
+            return el("td", { class: kind }, value === null ? "–" : shown[kind](value));
+          }),
+        ),
+      ),
+    );
+  const heads = section.columns.map((column, at) => {
+    const head = el("th", { scope: "col", "aria-sort": "none" });
+    const sort = () => {
+      const rising = head.getAttribute("aria-sort") !== "ascending";
+      heads.forEach((other) => other.setAttribute("aria-sort", "none"));
+      head.setAttribute("aria-sort", rising ? "ascending" : "descending");
+      const sign = rising ? 1 : -1;
+      const compare = column.kind === "text" ? (a, b) => a[at].localeCompare(b[at]) : (a, b) => a[at] - b[at];
+      rows.sort((a, b) => sign * compare(a, b));
+      fill();
+    };
+    head.append(el("button", { type: "button", onclick: sort, class: column.kind }, column.name));
+    return head;
+  });
+  fill();
+  const whole = el("table", {}, el("thead", {}, el("tr", {}, ...heads)), body);
+  return [el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": section.title }, whole)];
+}
+
+/** Line charts. Charts: {title, unit, series: [{name, points: [[x, y], ...]}]}; x is in epochs. */
+function curves(section) {
+  return [el("div", { class: "charts" }, ...section.charts.map((chart) => lineChart(chart, section.x)))];
+}
+
+function lineChart(chart, xName) {
+  const [width, height, left, right, top, bottom] = [440, 240, 52, 12, 12, 34];
+  const points = chart.series.flatMap((series) => series.points);
+  const xs = points.map((point) => point[0]);
+  const ys = points.map((point) => point[1]);
+  let [x0, x1] = [Math.min(0, ...xs), Math.max(...xs)];
+  let [y0, y1] = chart.from_zero ? [0, Math.max(...ys)] : [Math.min(...ys), Math.max(...ys)];
+  if (x0 === x1) x1 = x0 + 1;
+  if (y0 === y1) [y0, y1] = [y0 - 0.5, y1 + 0.5];
+  const x = (value) => left + ((value - x0) / (x1 - x0)) * (width - left - right);
+  const y = (value) => height - bottom - ((value - y0) / (y1 - y0)) * (height - top - bottom);
+  const svg = el("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": chartInWords(chart) });
+  for (const value of ticks(y0, y1)) {
+    svg.append(
+      el("line", { x1: left, x2: width - right, y1: y(value), y2: y(value), class: "grid" }),
+      el("text", { x: left - 6, y: y(value) + 4, class: "tick end" }, number(value)),
+    );
+  }
+  for (const value of ticks(x0, x1))
+    svg.append(el("text", { x: x(value), y: height - bottom + 16, class: "tick middle" }, number(value)));
+  svg.append(el("text", { x: (left + width - right) / 2, y: height - 4, class: "tick middle" }, xName));
+  chart.series.forEach((series, at) => {
+    const path = series.points.map(([a, b], n) => `${n ? "L" : "M"}${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("");
+    svg.append(el("path", { d: path, class: `series s${at}` }));
+    const dots = series.points.length <= 60 ? series.points : [];
+    for (const [a, b] of dots)
+      svg.append(
+        el(
+          "circle",
+          { cx: x(a), cy: y(b), r: 3, class: `dot s${at}` },
+          el("title", {}, `${series.name}: ${number(b)} at ${xName} ${number(a)}`),
+        ),
+      );
+  });
+  const legend = el("ul", { class: "legend" });
+  chart.series.forEach((series, at) =>
+    legend.append(el("li", {}, el("span", { class: `key s${at}` }), series.name)),
+  );
+  return el("figure", {}, el("figcaption", {}, chart.title + (chart.unit ? `, ${chart.unit}` : "")), svg, legend);
+}
+
+function chartInWords(chart) {
+  const parts = chart.series
+    .filter((series) => series.points.length)
+    .map((series) => `${series.name} from ${number(series.points[0][1])} to ${number(series.points.at(-1)[1])}`);
+  return `${chart.title}: ${parts.join("; ")}`;
+}
+
+function ticks(low, high) {
+  const rough = (high - low) / 4;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough);
+  const found = [];
+  for (let value = Math.ceil(low / step) * step; value <= high + step * 1e-6; value += step)
+    found.push(Number(value.toPrecision(10)));
+  return found;
+}
+
+/** A matrix of counts: rows are true classes, columns are predicted ones. Pointer and arrow keys tell each cell. */
+function confusion(section) {
+  const { labels, matrix } = section;
+  const count = labels.length;
+  const cell = Math.max(3, Math.min(40, Math.floor(640 / count)));
+  const canvas = el("canvas", {
+    width: count * cell,
+    height: count * cell,
+    tabindex: "0",
+    role: "img",
+    "aria-label": "Confusion matrix. Use the arrow keys to hear the cells; the most confused pairs are in a table below.",
+  });
+  const told = el("p", { class: "told", "aria-live": "polite" }, "Point at a cell, or move by arrow keys.");
+  const sums = matrix.map((row) => row.reduce((a, b) => a + b, 0));
+  let [row, column] = [0, 0];
+  const draw = () => {
+    const style = getComputedStyle(document.documentElement);
+    const [good, bad, paper] = ["--good", "--bad", "--card"].map((name) => style.getPropertyValue(name).trim());
+    const brush = canvas.getContext("2d");
+    brush.globalAlpha = 1;
+    brush.fillStyle = paper;
+    brush.fillRect(0, 0, canvas.width, canvas.height);
+    matrix.forEach((values, y) =>
+      values.forEach((value, x) => {
+        if (!value) return;
+        brush.globalAlpha = 0.15 + 0.85 * (value / sums[y]);
+        brush.fillStyle = x === y ? good : bad;
+        brush.fillRect(x * cell, y * cell, cell - (cell > 5), cell - (cell > 5));
+      }),
+    );
+  };
+  const tell = () => {
+    const share = sums[row] ? matrix[row][column] / sums[row] : 0;
+    told.textContent = `${matrix[row][column]} of ${sums[row]} clips (${percent(share)}) of “${labels[row]}” are predicted as “${labels[column]}”.`;
+  };
+  canvas.addEventListener("pointermove", (event) => {
+    const box = canvas.getBoundingClientRect();
+    column = Math.min(count - 1, Math.floor(((event.clientX - box.left) / box.width) * count));
+    row = Math.min(count - 1, Math.floor(((event.clientY - box.top) / box.height) * count));
+    if (row >= 0 && column >= 0) tell();
+  });
+  canvas.addEventListener("keydown", (event) => {
+    const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    row = Math.max(0, Math.min(count - 1, row + step[0]));
+    column = Math.max(0, Math.min(count - 1, column + step[1]));
+    tell();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  requestAnimationFrame(draw);
+  return [
+    el("p", { class: "small" }, "Rows are labels, columns are predictions; green is right, red is wrong."),
+    el("div", { class: "matrix" }, canvas),
+    told,
+  ];
+}
+
+/** Clips that are searched, filtered and sorted. */
+function gallery(section) {
+  const clips = section.clips;
+  const statuses = [...new Set(clips.map((clip) => clip.kind))];
+  const labels = [...new Set(clips.flatMap((clip) => (clip.top ? [clip.top[0][0]] : [])))].sort();
+  const id = section.id;
+  const search = el("input", { type: "search", id: `${id}-search`, placeholder: "name or label" });
+  const label = el(
+    "select",
+    { id: `${id}-label` },
+    el("option", { value: "" }, "all"),
+    ...labels.map((name, at) => el("option", { value: String(at) }, name)),
+  );
+  const kind = el(
+    "select",
+    { id: `${id}-kind` },
+    el("option", { value: "" }, "all"),
+    ...statuses.map((name) => el("option", { value: name }, name)),
+  );
+  const least = el("input", { type: "range", id: `${id}-least`, min: 0, max: 100, value: 0, step: 1 });
+  const leastText = el("output", { for: `${id}-least` }, "0%");
+  const order = el(
+    "select",
+    { id: `${id}-order` },
+    ...[
+      ["as-is", "as chosen"],
+      ["name", "name"],
+      ["most", "most probable first"],
+      ["least", "least probable first"],
+    ].map(([value, text]) => el("option", { value }, text)),
+  );
+  const told = el("p", { class: "told", "aria-live": "polite" });
+  const list = el("ul", { class: "cards" });
+  const more = el("button", { type: "button", class: "more" }, "Show more");
+  let limit = 48;
+  const probability = (clip) => (clip.top ? clip.top[0][1] : 0);
+  const orders = {
+    "as-is": null,
+    name: (a, b) => a.video.localeCompare(b.video),
+    most: (a, b) => probability(b) - probability(a),
+    least: (a, b) => probability(a) - probability(b),
+  };
+  const update = () => {
+    const wanted = search.value.trim().toLowerCase();
+    const chosen = label.value === "" ? null : labels[Number(label.value)];
+    leastText.textContent = `${least.value}%`;
+    let found = clips.filter(
+      (clip) =>
+        (!wanted ||
+          clip.video.toLowerCase().includes(wanted) ||
+          (clip.top || []).some(([name]) => name.toLowerCase().includes(wanted)) ||
+          (clip.expected || "").toLowerCase().includes(wanted)) &&
+        (chosen === null || (clip.top && clip.top[0][0] === chosen)) &&
+        (!kind.value || clip.kind === kind.value) &&
+        (probability(clip) >= least.value / 100 || (!clip.top && least.value === "0")),
+    );
+    if (orders[order.value]) found = [...found].sort(orders[order.value]);
+    told.textContent = `${found.length} of ${clips.length} ${section.what}`;
+    list.replaceChildren(...found.slice(0, limit).map(card));
+    more.hidden = found.length <= limit;
+  };
+  const restart = () => {
+    limit = 48;
+    update();
+  };
+  more.addEventListener("click", () => {
+    limit += 96;
+    update();
+  });
+  for (const control of [search, label, kind, least, order])
+    for (const event of ["input", "change"]) control.addEventListener(event, restart);
+  update();
+  const field = (name, control, ...rest) => el("div", {}, el("label", { for: control.id }, name), control, ...rest);
+  const form = el(
+    "form",
+    { class: "controls", role: "search", "aria-label": section.title, onsubmit: (event) => event.preventDefault() },
+    field("Search", search),
+    field("Predicted", label),
+    field("Kind", kind),
+    field("At least", least, leastText),
+    field("Order", order),
+  );
+  return [form, told, list, more];
+}
+
+/** Windows of long videos, as stretches of a line beside frames of the video. */
+function timeline(section) {
+  return section.videos.map((video) => {
+    const names = [...new Set(video.windows.map((window) => window.label || window.status))];
+    const total = Math.max(...video.windows.map((window) => window.end), 0.001);
+    const told = el("p", { class: "told", "aria-live": "polite" }, "Choose a stretch to see what is predicted in it.");
+    const line = el("div", { class: "line" });
+    for (const window of video.windows) {
+      const name = window.label || window.status;
+      const text = `${number(window.start)} to ${seconds(window.end)}: ${name}${window.label ? `, ${percent(window.probability)}` : ""}`;
+      line.append(
+        el("button", {
+          type: "button",
+          class: window.label ? `stretch c${names.indexOf(name) % 8}` : "stretch wrong",
+          style: `left:${(100 * window.start) / total}%;width:${(100 * Math.max(0, window.shown - window.start)) / total}%`,
+          title: text,
+          "aria-label": text,
+          onclick: () => (told.textContent = text),
+          onfocus: () => (told.textContent = text),
+        }),
+      );
+    }
+    const legend = el("ul", { class: "legend" });
+    names.forEach((name, at) => legend.append(el("li", {}, el("span", { class: `key c${at % 8}` }), name)));
+    const frames = el("div", { class: "moments" });
+    for (const moment of video.moments)
+      frames.append(
+        el("figure", {}, film(moment.strip, `${video.video} at ${seconds(moment.start)}`), el("figcaption", {}, seconds(moment.start))),
+      );
+    return el("div", { class: "video" }, el("h3", {}, video.video), frames, line, legend, told);
+  });
+}
+
+// ---- The page --------------------------------------------------------------------------------------------------------------
+
+const kinds = { facts, code, table, curves, confusion, gallery, timeline, note: () => [] };
+
+document.title = content.title;
+document
+  .getElementById("header")
+  .append(el("h1", {}, content.title), content.subtitle ? el("p", {}, content.subtitle) : "");
+const contents = el("ul");
+content.sections.forEach((section, at) => {
+  section.id = `section-${at}`;
+  const parts = kinds[section.type](section);
+  const whole = el("section", { id: section.id, "aria-labelledby": `${section.id}-title` });
+  whole.append(el("h2", { id: `${section.id}-title` }, section.title));
+  if (section.note) whole.append(el("p", { class: "note" }, section.note));
+  whole.append(...parts);
+  document.getElementById("main").append(whole);
+  contents.append(el("li", {}, el("a", { href: `#${section.id}` }, section.title)));
+});
+document.getElementById("contents").append(contents);
+document.getElementById("footer").append(el("p", {}, `Made by ssv2rt ${content.version}. This file loads nothing from elsewhere.`));

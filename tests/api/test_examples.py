@@ -1,0 +1,74 @@
+"""Every example runs as it is, in a folder with a run."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ssv2rt.core.run_folders import Run
+from tests.conftest import TINY_SETTINGS
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def place(tiny_run, tiny_bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:  # type: ignore[no-untyped-def]
+    """A folder with `runs/tiny`, which has an engine."""
+    folder = tmp_path_factory.mktemp("place")
+    shutil.copytree(tiny_run.path, folder / "runs" / "tiny", symlinks=True)
+    Run(folder / "runs" / "tiny").make_latest()
+    return folder
+
+
+def example(place: Path, name: str, *arguments: object) -> list[str]:
+    """The lines that an example prints."""
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, *map(str, arguments)], cwd=place, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_all_examples_are_short_and_tested() -> None:
+    names = {path.name for path in EXAMPLES.glob("*.py")}
+    assert all(len((EXAMPLES / name).read_text().splitlines()) < 40 for name in names)
+    assert all(f'"{name}"' in Path(__file__).read_text() for name in names)
+
+
+def test_score_a_folder(place: Path, tiny_set: Path) -> None:
+    first, *lines = example(place, "score_a_folder.py", tiny_set / "videos")
+    assert first.startswith("<ssv2rt.Model runs/tiny: resnet3d18, fp16 by openvino") and len(lines) == 80
+
+
+def test_nearest_neighbors(place: Path, tiny_set: Path) -> None:
+    query = min((tiny_set / "videos").iterdir())
+    lines = example(place, "nearest_neighbors.py", query, tiny_set / "videos")
+    assert len(lines) == 5 and lines[0] == f"1.000 {query}"
+
+
+def test_windows_of_a_video(place: Path, tiny_set: Path) -> None:
+    (line, *_) = example(place, "windows_of_a_video.py", min((tiny_set / "videos").iterdir()))
+    assert line.startswith("     0.0 s  ") and line.endswith("%")
+
+
+def test_own_data(place: Path, tiny_set: Path) -> None:
+    lines = example(place, "own_data.py", tiny_set, *TINY_SETTINGS)
+    assert lines[0].startswith("80 clips of 10 classes: ")
+    assert lines[1].startswith("top-1 ") and lines[-1].startswith("engine: runs/")
+
+
+def test_onnx_without_ssv2rt(place: Path, tiny_set: Path) -> None:
+    """It prints what an fp32 engine says."""
+    import ssv2rt
+
+    run = place / "runs" / "tiny"
+    engine = ssv2rt.build_engine(run, "fp32", data=tiny_set, settings={"gate.clips": 4})
+    video = min((tiny_set / "videos").iterdir())
+    expected = next(ssv2rt.load(engine.path).predict(video))
+    (line,) = example(place, "onnx_without_ssv2rt.py", engine.path, video)
+    label, _, probability = line.rpartition(" ")
+    assert label == expected.label and float(probability) == pytest.approx(expected.probability, abs=1e-4)

@@ -1,0 +1,234 @@
+"""Reports: what they say, names and labels that look like HTML, and how they behave in a browser."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import cli
+
+NASTY = [
+    "</script><script>boom()</script>",
+    '"><img src=x onerror=boom()>',
+    "\u202egnp.exe",
+    "a & b < c",
+    "ünïcode 漢字",
+]
+
+
+def content(page: Path) -> dict[str, Any]:
+    """The JSON in a page."""
+    text = page.read_text("utf-8")
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found and len(text) < 25_000_000
+    return json.loads(found[1])  # type: ignore[no-any-return]
+
+
+def sections(page: Path) -> dict[str, dict[str, Any]]:
+    return {section["title"]: section for section in content(page)["sections"]}
+
+
+@pytest.fixture(scope="module")
+def pages(tiny_run, tiny_bundle, tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # type: ignore[no-untyped-def]
+    """A folder with run.html, engine.html, predictions.html, windows.html and what they are about."""
+    folder = tmp_path_factory.mktemp("pages")
+    videos = folder / "videos"
+    shutil.copytree(tiny_set / "videos", videos)
+    (videos / NASTY[1].replace("/", "")).with_suffix(".webm").write_bytes(next(videos.iterdir()).read_bytes())
+    (videos / "broken.webm").write_bytes(b"no video")
+    done = cli.ssv2rt("score", videos, "--engine", tiny_bundle.path, "--out", folder / "preds.csv")
+    assert done.returncode == 3
+    one = min(videos.iterdir())
+    arguments = ["score", one, videos / "broken.webm", "--engine", tiny_bundle.path, "--window", "0.4"]
+    assert cli.ssv2rt(*arguments, "--out", folder / "windows.csv").returncode == 3
+    for arguments in (
+        [tiny_run.path, "--explain", "3", "--clips", "6", "--out", "run.html"],
+        [tiny_bundle.path, "--clips", "6", "--out", "engine.html"],
+        ["preds.csv", "--out", "predictions.html"],
+        ["windows.csv", "--out", "windows.html"],
+    ):
+        done = cli.ssv2rt("report", *arguments, cwd=folder)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_run_is_reported(pages: Path) -> None:
+    found = sections(pages / "run.html")
+    assert dict(found["Result"]["rows"])["network"] == "resnet3d18"
+    assert [chart["title"] for chart in found["Curves"]["charts"]][:2] == ["Loss", "Accuracy"]
+    assert sum(map(sum, found["Confusion matrix"]["matrix"])) == 10
+    clips = found["Clips"]["clips"]
+    assert len(clips) == 6 and [clip["strip"]["heat"] is not None for clip in clips] == [True] * 3 + [False] * 3
+    kinds = [clip["kind"] for clip in clips]
+    assert kinds == sorted(kinds, reverse=True) and set(kinds) <= {"wrong", "right"}
+    wrong = [clip["top"][0][1] for clip in clips if clip["kind"] == "wrong"]
+    assert wrong == sorted(wrong, reverse=True)
+    assert "temporal_strides" in found["Recipe"]["text"]
+    assert found["Problems of the data"]["note"] == "0 clips are unusable or suspicious."
+
+
+def test_an_engine_is_reported(pages: Path) -> None:
+    found = sections(pages / "engine.html")
+    assert dict(found["Engine"]["rows"])["precision"] == "fp16"
+    assert dict(found["Comparison when it was built"]["rows"])["clips"] == "10"
+    assert "of 6 validation clips" in found["Clips on which engine and network disagree"]["note"]
+
+
+def test_predictions_are_reported_with_errors_and_hostile_names(pages: Path) -> None:
+    found = sections(pages / "predictions.html")
+    assert dict(found["Result"]["rows"]) | {"rows": "82", "errors": "1"} == dict(found["Result"]["rows"])
+    assert sum(row[1] for row in found["Predicted classes"]["rows"]) == 81
+    assert found["Errors by reason"]["rows"][0][:2] == ["unreadable", 1]
+    clips = found["Videos"]["clips"]
+    assert sum(clip["strip"] is not None for clip in clips) == 81
+    assert any("onerror=boom()" in clip["video"] for clip in clips)
+    assert "<script>boom" not in (pages / "predictions.html").read_text()
+
+
+def test_windows_are_reported_as_a_timeline(pages: Path) -> None:
+    good, bad = sections(pages / "windows.html")["Windows"]["videos"]
+    assert len(good["windows"]) > 2 and good["moments"][0]["strip"]
+    for one, two in zip(good["windows"], good["windows"][1:], strict=False):
+        assert one["shown"] == two["start"]
+    assert bad["windows"][0]["status"] == "error: unreadable" and not bad["moments"]
+
+
+def test_of_many_rows_all_are_counted_and_some_are_shown(tmp_path: Path) -> None:
+    rows = 5000
+    with (tmp_path / "many.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["video", "status", "frames", "expected", "label", "probability"])
+        for number in range(rows):
+            label, right = NASTY[number % len(NASTY)], number % 10 != 0
+            writer.writerow([f"/gone/{number}.mp4", "ok", 30, label if right else "other", label, number / rows])
+    done = cli.ssv2rt("report", "many.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = sections(tmp_path / "report.html")
+    assert dict(found["Result"]["rows"])["top-1"] == "90.00% of 5,000 labeled videos"
+    assert {row[0]: row[1] for row in found["Predicted classes"]["rows"]} == dict.fromkeys(NASTY, 1000)
+    clips = found["Videos"]["clips"]
+    assert len(clips) == 500
+    assert [clip["video"] for clip in clips[:2]] == ["/gone/4990.mp4", "/gone/4980.mp4"]  # the most confident mistakes
+    note = found["Videos"]["note"]
+    assert note.startswith(
+        "500 of 5,000 scored videos, the 250 most confident mistakes first, the others chosen by a hash"
+    )
+    assert "500 videos are not where the file names them any more" in note
+    assert all(text not in (tmp_path / "report.html").read_text() for text in NASTY[:2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gone.csv"], "no file 'gone.csv'"),
+        (["gone"], "no run 'gone'"),
+        (["x.csv", "--explain", "3"], "--explain is for a run"),
+        (["x.csv"], "is not an output of `ssv2rt score`"),
+        (["--out", "report.pdf"], "a report is a web page"),
+        (["x.csv", "--clips", "501"], "Invalid value for '--clips'"),
+    ],
+)
+def test_what_cannot_be_reported_is_refused_in_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    done = cli.ssv2rt("report", *arguments, cwd=tmp_path)
+    assert done.returncode in (1, 2) and message in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("*.html"))
+
+
+# ---- In a browser ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    driver, program = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
+    if not (driver and program):
+        if os.environ.get("SSV2RT_REQUIRE_BROWSER") == "1":
+            pytest.fail("SSV2RT_REQUIRE_BROWSER=1, and there is no chromium with chromedriver", pytrace=False)
+        pytest.skip("no chromium with chromedriver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    profile = tmp_path_factory.mktemp("profile")
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield found
+    found.quit()
+
+
+def open_page(browser: Any, page: Path, width: int = 1000) -> None:
+    browser.set_window_size(width, 900)
+    browser.get(page.as_uri())
+    assert browser.get_log("browser") == []
+
+
+def test_a_gallery_is_searched_filtered_and_sorted(pages: Path, browser: Any) -> None:
+    from selenium.webdriver.support.select import Select
+
+    open_page(browser, pages / "predictions.html")
+    find = browser.find_elements
+    assert browser.title == "Predictions preds.csv"
+    told = find("css selector", "section .told")[0]
+    cards = lambda: find("css selector", ".card")  # noqa: E731
+    assert told.text == "82 of 82 videos" and len(cards()) == 48
+    find("css selector", ".more")[0].click()
+    assert len(cards()) == 82
+    search = find("css selector", "input[type=search]")[0]
+    search.send_keys("onerror")
+    assert told.text == "1 of 82 videos" and "onerror=boom()" in cards()[0].text
+    search.clear()
+    search.send_keys(" ")
+    kind, order = (Select(find("css selector", f"select[id$={name}]")[0]) for name in ("kind", "order"))
+    kind.select_by_visible_text("error: unreadable")
+    assert told.text == "1 of 82 videos" and "error: unreadable" in cards()[0].text
+    kind.select_by_visible_text("all")
+    order.select_by_visible_text("most probable first")
+    values = [float(card.find_element("css selector", ".value").text.rstrip("%")) for card in cards()[:10]]
+    assert values == sorted(values, reverse=True)
+    head = find("css selector", "th button")[1]
+    head.click()
+    counts = [
+        int(cell.text) for cell in find("css selector", "tbody")[0].find_elements("css selector", "td:nth-child(2)")
+    ]
+    assert counts == sorted(counts)
+    assert browser.get_log("browser") == []
+    assert not browser.execute_script(
+        "return typeof boom !== 'undefined' || document.querySelector('img[src=x]') !== null"
+    )
+
+
+@pytest.mark.parametrize("name", ["run", "engine", "windows"])
+def test_pages_open_without_errors_and_fit_a_narrow_screen(pages: Path, browser: Any, name: str) -> None:
+    open_page(browser, pages / f"{name}.html", width=500)
+    assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    assert browser.find_elements("css selector", "main section")
+    # Everything that can be clicked is reached by the keyboard and has a name.
+    unnamed = (
+        "return [...document.querySelectorAll('button, a, canvas, select, input')]"
+        ".filter(e => !(e.ariaLabel || e.textContent || (e.labels && e.labels.length))).length"
+    )
+    assert browser.execute_script(unnamed) == 0
+    assert browser.get_log("browser") == []
+
+
+def test_the_confusion_matrix_and_films_are_used_by_keyboard(pages: Path, browser: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    open_page(browser, pages / "run.html")
+    matrix = browser.find_element("css selector", "canvas")
+    matrix.send_keys(Keys.ARROW_RIGHT)
+    told = browser.find_element("xpath", "//canvas/../following-sibling::p[@class='told']")
+    assert re.match(r"\d+ of \d+ clips \(.*\) of “.*” are predicted as “.*”.", told.text)
+    film = browser.find_element("css selector", "button.film")
+    film.send_keys(Keys.ENTER)
+    assert film.get_attribute("aria-pressed") == "true"
