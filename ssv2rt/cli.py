@@ -14,9 +14,11 @@ import click
 from ssv2rt import __version__
 from ssv2rt.commands.benchmark import benchmark
 from ssv2rt.commands.build_engine import build_engine
+from ssv2rt.commands.card import card
 from ssv2rt.commands.compare import compare
 from ssv2rt.commands.doctor import doctor
 from ssv2rt.commands.evaluate import evaluate
+from ssv2rt.commands.import_weights import import_weights
 from ssv2rt.commands.index import index
 from ssv2rt.commands.inspect import inspect
 from ssv2rt.commands.merge import merge
@@ -70,8 +72,10 @@ for command in (
     train,
     evaluate,
     compare,
+    import_weights,
     build_engine,
     inspect,
+    card,
     score,
     merge,
     index,

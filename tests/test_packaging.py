@@ -23,11 +23,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def test_the_recipes_travel_with_it(wheel: Path) -> None:
+def test_recipes_and_class_names_travel_with_it(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     for kind in ("pipelines", "engines"):
         for recipe in (REPOSITORY / kind).glob("*.toml"):
             assert f"ssv2rt/shipped/{kind}/{recipe.name}" in names
+    for classes in ("ssv2", "kinetics400"):
+        assert f"ssv2rt/published/labels/{classes}.txt" in names
     assert not [name for name in names if name.startswith("tests")]
 
 

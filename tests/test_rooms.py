@@ -14,7 +14,7 @@ FLOORS = (
     {"benchmark", "doctor"},
     {"scoring"},
     {"engines", "training"},
-    {"pipelines"},
+    {"pipelines", "published"},
     {"dataset", "models"},
     {"video"},
     {"core"},

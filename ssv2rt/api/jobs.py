@@ -23,6 +23,7 @@ from ssv2rt.scoring.writers import check_output
 from ssv2rt.training.confusion import per_class_results
 from ssv2rt.training.evaluate import Evaluation
 from ssv2rt.training.request import EvaluateRequest, TrainRequest, evaluate_as_requested, train_as_requested
+from ssv2rt.training.results import record_result
 
 Settings = Mapping[str, object] | Sequence[str]
 """Settings of a recipe: {"train.epochs": 10}, or ["train.epochs=10"] as --set has them."""
@@ -150,6 +151,7 @@ def evaluate(
         found, trained, result = evaluate_as_requested(request, recorder)
         if folder:
             write_evaluation(folder, result, trained.labels)
+    record_result(found, result, request, trained)
     return EvaluateResult(found.path, trained.epoch, split, trained.labels, result)
 
 

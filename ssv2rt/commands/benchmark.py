@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from ssv2rt.commands.options import Command, complete_model, complete_recipe, set_option, under
+from ssv2rt.core.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -106,9 +107,14 @@ def train(
 
 
 @benchmark.command(cls=Command)
-@click.argument("model", default="resnet3d18", shell_complete=complete_model)
+@click.argument("network", required=False, metavar="[MODEL]", shell_complete=complete_model)
 @under(
     "Workload",
+    click.option(
+        "--model",
+        shell_complete=complete_model,
+        help="Network, with random weights, in place of MODEL. Default: resnet3d18.",
+    ),
     size_option(),
     click.option("--batch", default=8, show_default=True, type=click.IntRange(1, 4096), help="Clips per batch."),
     set_option("model.width=32", "a setting of the network"),
@@ -133,7 +139,8 @@ def train(
     json_file_option(),
 )
 def engine(
-    model: str,
+    network: str | None,
+    model: str | None,
     size: str,
     overrides: tuple[str, ...],
     threads: int | None,
@@ -142,19 +149,21 @@ def engine(
 ) -> None:
     """Time engines in every precision, PyTorch and ONNX Runtime.
 
-    MODEL is the name of a network; its weights are random. Each engine is also called directly through its backend's API. With
-    a GPU, only what runs on the GPU is measured.
+    MODEL is the name of a network, as --model. Each engine is also called directly through its backend's API. With a GPU, only
+    what runs on the GPU is measured.
 
     \b
     Examples:
       ssv2rt benchmark engine
-      ssv2rt benchmark engine r3d_18 --size 16x112 --precision int8 --no-compile
+      ssv2rt benchmark engine --model r3d_18 --precision int8 --no-compile
     """
     from ssv2rt.benchmark.engine import benchmark_engine
     from ssv2rt.core.recipe_files import recipe_of_network
     from ssv2rt.report.benchmark_tables import show_engine
 
-    settings = recipe_of_network(model, size, overrides)
+    if network and model:
+        raise UsageError(f"{network} with --model {model}: both name the network; leave out one of them")
+    settings = recipe_of_network(network or model or "resnet3d18", size, overrides)
     figures = benchmark_engine(settings.model, settings.clip, threads=threads or 0, **options)
     show_engine(figures)
     _write(json_file, figures)

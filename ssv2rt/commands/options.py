@@ -101,6 +101,21 @@ def complete_model(ctx: click.Context, parameter: click.Parameter, incomplete: s
     return [CompletionItem(name) for name in model_names() if name.startswith(incomplete)]
 
 
+def complete_published(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Completes names of published weights, or files."""
+    from ssv2rt.published.catalog import PUBLISHED
+
+    return _matching(incomplete, list(PUBLISHED))
+
+
+def complete_initial_weights(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Completes names of published weights and of runs, or files."""
+    from ssv2rt.core.run_folders import known_runs
+    from ssv2rt.published.catalog import IMAGENET, PUBLISHED
+
+    return _matching(incomplete, [*PUBLISHED, *IMAGENET, *known_runs()])
+
+
 def _matching(incomplete: str, names: list[str]) -> list[CompletionItem]:
     """The names that start with `incomplete`; if there are none, the shell completes files."""
     found = [CompletionItem(name) for name in names if name.startswith(incomplete)]

@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from ssv2rt.commands.options import Command, complete_recipe, complete_run, json_option, set_option, under
+from ssv2rt.commands.options import (
+    Command,
+    complete_initial_weights,
+    complete_recipe,
+    complete_run,
+    json_option,
+    set_option,
+    under,
+)
 from ssv2rt.commands.output import print_facts
 
 
@@ -25,7 +33,11 @@ from ssv2rt.commands.output import print_facts
 )
 @under(
     "Model and settings",
-    click.option("--init", help="Initial weights: a file, a run, or a name such as r3d_18 or resnet50."),
+    click.option(
+        "--init",
+        shell_complete=complete_initial_weights,
+        help="Initial weights: a file, a run, or a name such as r3d_18 or resnet50.",
+    ),
     set_option("train.epochs=10"),
 )
 @under(

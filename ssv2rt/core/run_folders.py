@@ -46,6 +46,16 @@ class Run:
         return self.path / "confusion.csv"
 
     @property
+    def results_file(self) -> Path:
+        """What `evaluate` measured."""
+        return self.path / "evaluations.jsonl"
+
+    @property
+    def source_file(self) -> Path:
+        """Where the weights of an imported run are from; only imported runs have it."""
+        return self.path / "source.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

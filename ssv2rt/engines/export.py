@@ -21,6 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ssv2rt.core.recipes import Clip
 from ssv2rt.models.clip_model import ClipModel
+from ssv2rt.models.factorized import ShiftConv3d
 
 INPUT, OUTPUT, EMBEDDING = "frames", "logits", "embedding"
 OPSET = 20
@@ -33,7 +34,10 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 class EngineModel(nn.Module):
-    """A copy of a model for export: in fp32, without dropout, with batch norms folded. The original is not changed."""
+    """A copy of a model for export: in fp32, without dropout, with batch norms and temporal shifts folded.
+
+    The original is not changed.
+    """
 
     def __init__(self, model: ClipModel) -> None:
         super().__init__()
@@ -50,6 +54,8 @@ class EngineModel(nn.Module):
 def fold_batch_norms(module: nn.Module) -> nn.Module:
     """Folds, in place, every batch norm that follows a convolution in a Sequential into that convolution.
 
+    Temporal shifts before convolutions are folded into them, too.
+
     Raises:
         AssertionError: a batch norm is left because it does not follow a convolution.
     """
@@ -58,6 +64,8 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
             continue
         for number in range(len(part) - 1):
             first, second = part[number], part[number + 1]
+            if isinstance(first, ShiftConv3d):
+                first = first.folded()
             if isinstance(first, (nn.Conv2d, nn.Conv3d)) and isinstance(second, (nn.BatchNorm2d, nn.BatchNorm3d)):
                 part[number] = fuse_conv_bn_eval(first, second)
                 part[number + 1] = nn.Identity()

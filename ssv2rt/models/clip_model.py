@@ -17,6 +17,9 @@ from ssv2rt.core.recipes import Average
 # Mean and standard deviation of ImageNet's RGB values, 0 to 255. Published 2D weights expect them.
 MEAN = tuple(255 * value for value in (0.485, 0.456, 0.406))
 STD = tuple(255 * value for value in (0.229, 0.224, 0.225))
+# The same of Kinetics. torchvision's video networks expect them.
+KINETICS_MEAN = tuple(255 * value for value in (0.43216, 0.394666, 0.37645))
+KINETICS_STD = tuple(255 * value for value in (0.22803, 0.22145, 0.216989))
 
 
 class Normalize(nn.Module):

@@ -21,9 +21,8 @@ from typing import NamedTuple
 import torch
 
 from ssv2rt.core.errors import UserError
-from ssv2rt.models.clip_model import MEAN, STD
+from ssv2rt.models.clip_model import KINETICS_MEAN, KINETICS_STD, MEAN, STD
 from ssv2rt.models.load_weights import Weights
-from ssv2rt.models.pretrained_urls import KINETICS_MEAN, KINETICS_STD
 
 Colors = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of red, green and blue, 0 to 255."""
@@ -43,6 +42,8 @@ class Layout(NamedTuple):
     """Patterns of names, and what takes their place, applied one after the other."""
     colors: Colors | None
     """Which colors its networks expect; None if the file has them."""
+    stem_pool: bool
+    """Whether all of its networks have a pool after the stem."""
 
 
 _RESNET = (
@@ -77,12 +78,14 @@ _PYTORCHVIDEO = (
     (r"\.norm\.", ".1."),
 )
 LAYOUTS = (
-    Layout("TSM", r"base_model\.", (*_TSM, *_RESNET), IMAGENET),
-    Layout("MMAction2", r"cls_head\.|backbone\.conv1\.(?:conv|bn)\.", _MMACTION, IMAGENET),
-    Layout("ssv2rt", r"backbone\.", (), None),
-    Layout("PyTorchVideo", r"blocks\.0\.(?:conv|multipathway_blocks\.0\.conv)\.weight", _PYTORCHVIDEO, PYTORCHVIDEO),
-    Layout("torchvision's video ResNets", r"stem\.0\.weight", _RESNET, KINETICS),
-    Layout("ResNet", r"conv1\.weight", _RESNET, IMAGENET),
+    Layout("TSM", r"base_model\.", (*_TSM, *_RESNET), IMAGENET, True),
+    Layout("MMAction2", r"cls_head\.|backbone\.conv1\.(?:conv|bn)\.", _MMACTION, IMAGENET, True),
+    Layout("ssv2rt", r"backbone\.", (), None, False),
+    Layout(
+        "PyTorchVideo", r"blocks\.0\.(?:conv|multipathway_blocks\.0\.conv)\.weight", _PYTORCHVIDEO, PYTORCHVIDEO, True
+    ),
+    Layout("torchvision's video ResNets", r"stem\.0\.weight", _RESNET, KINETICS, False),
+    Layout("ResNet", r"conv1\.weight", _RESNET, IMAGENET, True),
 )
 
 

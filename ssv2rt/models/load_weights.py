@@ -1,4 +1,4 @@
-"""Loads state dicts from files or from published URLs. Code in a file is never executed."""
+"""Loads state dicts from files and runs. Code in a file is never executed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from ssv2rt.core.errors import UsageError, UserError, suggest
-from ssv2rt.core.run_folders import RUNS, find_run
-from ssv2rt.models.pretrained_urls import URLS
+from ssv2rt.core.errors import UsageError, UserError
+from ssv2rt.core.run_folders import RUNS, find_run, is_run
 from ssv2rt.models.weights import WEIGHTS
 
 Weights = dict[str, torch.Tensor]
@@ -26,43 +25,32 @@ _NESTED_KEYS = ("state_dict", "model", "model_state")
 
 
 def read_weights(source: str) -> tuple[Weights, tuple[str, ...] | None]:
-    """Reads the tensors of a file, of a run's best checkpoint or of a published network, on the CPU.
+    """Reads the tensors of a file or of a run's best checkpoint, on the CPU.
 
     Args:
-        source: path of a `.safetensors`, `.pth`, `.pt`, `.pyth` or `.pth.tar` file; folder or name of a run; or a name in
-            `URLS`.
+        source: path of a `.safetensors`, `.pth`, `.pt`, `.pyth` or `.pth.tar` file, or folder or name of a run.
 
     Returns:
         The weights, without the prefixes `module.` and `model.` of their names, and the class names in order if the file has
         them, as those of this package do.
 
     Raises:
-        UsageError: there is no such file, run or network.
-        UserError: the weights cannot be downloaded or read, are damaged, or the file does not hold a state dict; or the run
-            has no checkpoint yet.
+        UsageError: there is no such file or run.
+        UserError: the weights cannot be read, are damaged, or the file does not hold a state dict; or the run has no
+            checkpoint yet.
     """
     path = _weights_of_run(source) or Path(source)
     if path.is_file():
         if not path.name.endswith(_SUFFIXES):
             raise UsageError(f"'{source}': weights are read from {', '.join(_SUFFIXES)} files; take one of these")
         return _only_tensors(_read(path), source), _labels(path)
-    if path.suffix or path.exists() or len(path.parts) != 1:
-        problem = "is a folder, and no run" if path.is_dir() else "no such file"
-        raise UsageError(
-            f"'{source}': {problem}; give a {', '.join(_SUFFIXES)} file, a run, or one of {', '.join(URLS)}"
-        )
-    if source not in URLS:
-        raise UsageError(f"no file, no run and no published network '{source}'{suggest(source, list(URLS))}")
-    return _only_tensors(_download(URLS[source]), source), None
+    problem = "is a folder, and no run" if path.is_dir() else "no such file"
+    raise UsageError(f"'{source}': {problem}; give a {', '.join(_SUFFIXES)} file, or a run")
 
 
 def _weights_of_run(source: str) -> Path | None:
-    """The weights of a run's best checkpoint; None if `source` is a file, a published network or no run."""
-    if (
-        Path(source).is_file()
-        or source in URLS
-        or not any((at / "recipe.toml").is_file() for at in (Path(source), RUNS / source))
-    ):
+    """The weights of a run's best checkpoint; None if `source` is a file or no run."""
+    if Path(source).is_file() or not any(is_run(at) for at in (Path(source), RUNS / source)):
         return None
     run = find_run(source)
     path = run.checkpoints / "best" / WEIGHTS
@@ -115,16 +103,6 @@ def _numpy_scalars() -> list[Any]:
     scalar = np.float64(0).__reduce__()[0]
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # of NumPy 1 and 2
     return [np.dtype, *((scalar, name) for name in names), *{type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}]
-
-
-def _download(url: str) -> Any:
-    try:
-        return torch.hub.load_state_dict_from_url(
-            url, map_location="cpu", progress=False, check_hash=True, weights_only=True
-        )
-    except Exception as error:  # no network, no space, a wrong hash, a damaged file in the cache
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
-        raise UserError(f"{url} could not be downloaded ({reason}); get it by other means, and give the file") from None
 
 
 def _only_tensors(stored: Any, source: str) -> Weights:

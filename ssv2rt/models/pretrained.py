@@ -1,4 +1,4 @@
-"""Initializes a model from pretrained weights: of another run, a published video network, or an inflated 2D network.
+"""Initializes a model from pretrained weights: of another run, of a video network, or of an inflated 2D network.
 
 The names of the weights are converted to those of this package. Then each weight that fits the model is copied. A 2D kernel
 (O, I, h, w) for a 3D convolution (O, I, t, h, w) is inflated (Carreira and Zisserman 2017,
@@ -57,15 +57,14 @@ class LoadReport:
 def initialize_from(
     model: ClipModel, source: str, *, how: How = "mean", labels: Sequence[str] | None = None
 ) -> LoadReport:
-    """Copies the weights of a file, of a run or of a published network into a newly initialized model.
+    """Copies the weights of a file or of a run into a newly initialized model.
 
     The classifier is copied class by class, by name, if the file has the names of its classes; else it is copied if it has
     the same number of classes. The model gets the mean and standard deviation that published weights expect.
 
     Args:
         model: changed in place, and only if there is no error.
-        source: a file of weights in one of the layouts of `layouts`; a run, whose best checkpoint is taken; or the name of a
-            published network, which is downloaded.
+        source: a file of weights in one of the layouts of `layouts`; or a run, whose best checkpoint is taken.
         how: how 2D kernels are inflated. centre: the kernel is put into the middle frame, and the other frames are zero. A
             video that repeats one frame then has exactly the features of the frame in the 2D network, at any T, if
             the 3D network also pools after the stem (`resnet3d18-pool`, `resnet3d50-pool`). mean: the kernel is divided
@@ -74,13 +73,35 @@ def initialize_from(
         labels: class names of the model, in order; by default not known.
 
     Raises:
-        UsageError: there is no such file or network, or `how` is unknown.
-        UserError: the file cannot be read or downloaded, holds values that are not finite, or has less than half of the
-            backbone's weights.
+        UsageError: there is no such file or run, or `how` is unknown.
+        UserError: the file cannot be read, holds values that are not finite, or has less than half of the backbone's weights.
     """
     if how not in get_args(How):
         raise UsageError(f"inflation '{how}'{suggest(how, list(get_args(How)))}")
     weights, theirs = read_weights(source)
+    return copy_weights(model, weights, source, how=how, labels=labels, theirs=theirs)
+
+
+def copy_weights(
+    model: ClipModel,
+    weights: Weights,
+    source: str,
+    *,
+    how: How = "mean",
+    labels: Sequence[str] | None = None,
+    theirs: Sequence[str] | None = None,
+) -> LoadReport:
+    """Does what `initialize_from` does, with weights in memory.
+
+    Args:
+        weights: as `read_weights` gives them.
+        source: where they are from, for messages.
+        theirs: their class names, in order; None if they are not known.
+        model, how, labels: as in `initialize_from`.
+
+    Raises:
+        UserError: as `initialize_from`.
+    """
     renamed, targets = to_model_names(weights, source), model.state_dict()
     found = renamed.weights
     classes = ""
@@ -104,10 +125,10 @@ def initialize_from(
         else:
             skipped.append((name, f"is {shape_text(weight)}, here {shape_text(target)}"))
     _check_enough(model, fitted, skipped, source)
-    if inflated and isinstance(model.backbone, ResNet3D) and not model.backbone.has_stem_pool:
-        skipped.append(
-            ("the pool after the stem", "is in the 2D network, but here only in networks such as resnet3d18-pool")
-        )
+    pools = bool(inflated) or renamed.layout.stem_pool
+    if pools and isinstance(model.backbone, ResNet3D) and not model.backbone.has_stem_pool:
+        where = "is in the network of the file, but here only in networks such as resnet3d18-pool"
+        skipped.append(("the pool after the stem", where))
     if renamed.shifted - shifted_kernels(model):
         skipped.append(("the temporal shift", "is in the network of the file, but here only in tsm-r50 and tsm-r101"))
     bad = next((name for name, weight in fitted.items() if not weight.isfinite().all()), None)

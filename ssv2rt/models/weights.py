@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -58,24 +58,44 @@ def load_trained(run: Run, which: str = "best") -> TrainedModel:
     path = run.checkpoints / which / WEIGHTS
     if not path.is_file():
         raise UserError(f"run '{run.path}' has no '{which}' checkpoint yet; let `ssv2rt train` finish an epoch")
+    saved = load_checkpoint(path, "train again")
+    recipe = run.recipe()
+    if changed := next(_changes(saved.recipe, recipe), ""):
+        raise UserError(
+            f"{run.recipe_file} is not what '{path}' was trained with: {changed}; change it back, or train again"
+        )
+    return replace(saved, recipe=recipe)
+
+
+def load_checkpoint(path: Path, fix: str = "get it again") -> TrainedModel:
+    """Loads a model from a file of `save_weights` alone.
+
+    Raises:
+        UserError: it cannot be read, or is no such file; `fix` says what to do.
+    """
     try:
         with safe_open(path, "pt") as file:
             header = _Header.model_validate(file.metadata())
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     except (SafetensorError, ValidationError, OSError) as error:
-        raise UserError(f"{path}: not a checkpoint of ssv2rt, or damaged ({one_line(error)}); train again") from None
-    recipe = run.recipe()
-    if changed := next(_changes(parse_recipe(header.recipe, path), recipe), ""):
-        raise UserError(
-            f"{run.recipe_file} is not what '{path}' was trained with: {changed}; change it back, or train again"
-        )
+        raise UserError(f"{path}: not a checkpoint of ssv2rt, or damaged ({one_line(error)}); {fix}") from None
+    recipe = parse_recipe(header.recipe, path)
     model = build_model(recipe.model, len(header.labels))
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
-        raise UserError(f"{path} does not fit {run.recipe_file}: {first}") from None
+        raise UserError(f"{path} does not fit its recipe: {first}") from None
     return TrainedModel(model.eval(), header.labels, recipe, header.epoch, path)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file has the header of `save_weights`."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {"labels", "recipe", "epoch"} <= (file.metadata() or {}).keys()
+    except (SafetensorError, OSError):
+        return False
 
 
 class _Header(BaseModel):

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ssv2rt.core.errors import UsageError, out_of_memory_as_user_error
+from ssv2rt.core.errors import UsageError, UserError, out_of_memory_as_user_error
 from ssv2rt.core.hardware import choose_device, choose_precision
 from ssv2rt.core.locks import exclusive
 from ssv2rt.core.recipe_files import load_recipe
@@ -112,7 +112,20 @@ def plan_as_requested(request: TrainRequest) -> dict[str, object] | None:
 
 
 def _run_to_resume(request: TrainRequest) -> Run | None:
-    return find_run(None if request.resume == "latest" else request.resume) if request.resume else None
+    """The run that a request resumes.
+
+    Raises:
+        UserError: there is none, or it was imported.
+    """
+    if not request.resume:
+        return None
+    run = find_run(None if request.resume == "latest" else request.resume)
+    if run.source_file.is_file():
+        raise UserError(
+            f"run '{run.path}' was imported, and has no optimizer state to continue with; train from its weights with "
+            f"`ssv2rt train {run.recipe_file} --init {run.name} --data DIR`"
+        )
+    return run
 
 
 def _trainer(request: TrainRequest, group: Group, resumed: Run | None) -> Trainer:
@@ -124,7 +137,7 @@ def _trainer(request: TrainRequest, group: Group, resumed: Run | None) -> Traine
     recipe = recipe.model_copy(update={"data": override_root(recipe.data, request.data)})
     if group.size > 1:  # one process makes the manifest, the others read it
         group.from_rank_zero(lambda: bool(prepare(recipe.data)))
-    trainer = Trainer(recipe, prepare(recipe.data), group)
+    trainer = Trainer(recipe, prepare(recipe.data), group, resumes=resumed is not None)
     if resumed:
         trainer.resume(resumed)
     return trainer

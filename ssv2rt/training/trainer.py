@@ -53,12 +53,15 @@ class Trainer:
         manifest: the data set; its labels become the classes.
         group: this process's place among the processes that train together; by default a single process on the first GPU,
             or on the CPU.
+        resumes: whether `resume` will be called, so that the initial weights of the recipe are not needed.
 
     Raises:
         UserError: the data set is too small for the recipe, or this machine cannot run a setting.
     """
 
-    def __init__(self, recipe: Recipe, manifest: Manifest, group: Group | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, manifest: Manifest, group: Group | None = None, *, resumes: bool = False
+    ) -> None:
         self.group = group = group or Group(0, 1, choose_device())
         self.precision = choose_precision(recipe.train.precision, group.device)
         set_deterministic(recipe.train.deterministic)
@@ -74,7 +77,8 @@ class Trainer:
         if settings.compile:
             check_compiler(group)
         torch.manual_seed(settings.seed)
-        model = build_initial_model(recipe, manifest.labels, group).channels_last().to(group.device)
+        model = build_initial_model(recipe, manifest.labels, group, initialize_weights=not resumes)
+        model = model.channels_last().to(group.device)
         if settings.sync_bn and group.size > 1:
             convert_sync_batch_norm(model, group.device)
         self.training_step = TrainingStep(model, settings, self.precision, group)

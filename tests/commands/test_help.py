@@ -19,6 +19,7 @@ from ssv2rt.core.errors import UsageError
 from ssv2rt.core.recipe_files import load_recipe, recipe_names
 from ssv2rt.engines.request import requests_for
 from ssv2rt.models.registry import check_model_name, model_names
+from ssv2rt.published.catalog import PUBLISHED
 
 
 def commands(group: click.Group = app, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -84,7 +85,7 @@ def check_example(line: str) -> None:
             request.engine_recipe()
     elif "recipe" in options:
         load_recipe(options["recipe"] or "demo", options["overrides"])
-    for model in (*options.get("models", ()), *((options["model"],) if "model" in options else ())):
+    for model in (*options.get("models", ()), *((options["model"],) if options.get("model") else ())):
         check_model_name(model)
 
 
@@ -151,14 +152,19 @@ def test_a_recipe_is_also_shown_by_its_path(tmp_path: Path) -> None:
         CliRunner().invoke(app, ["recipes", "dem"], catch_exceptions=False)
 
 
-def test_models_are_listed_with_their_parameters() -> None:
+def test_models_are_listed_with_their_parameters_and_published_weights() -> None:
     found = json.loads(CliRunner().invoke(app, ["models", "--json"]).output)
     assert [entry["model"] for entry in found] == model_names()
     parameters = {entry["model"]: entry["parameters"] for entry in found}
     kinetics = 33_371_472  # of torchvision's r3d_18, for 400 classes
     assert parameters["r3d_18"] == kinetics - (400 - 174) * (512 + 1)
+    weights = {weights["name"]: weights for entry in found for weights in entry["published"]}
+    assert weights.keys() == PUBLISHED.keys() and weights["r3d_18"]["parameters"] == kinetics
     said = CliRunner().invoke(app, ["models"]).output
-    assert f"{parameters['i3d']:,}" in said
+    assert f"{parameters['i3d']:,}" in said and max(map(len, said.splitlines())) <= 100
+    for name, facts in weights.items():
+        line = next(line for line in said.splitlines() if line.startswith(f"{name} ") and facts["license"] in line)
+        assert f" {facts['top1']:.2f} " in line and f" {facts['gmacs']:.1f} " in line
 
 
 def completed(*words: str) -> list[str]:
@@ -177,6 +183,8 @@ def test_names_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert completed("train", "--resume", "demo") == ["demo-1", "demo-2"]
     assert completed("build-engine", "oth") == completed("inspect", "oth") == ["other"]
     assert completed("train", "ssv2-resnet3d18") == ["ssv2-resnet3d18"]
+    assert completed("import", "r2") == completed("train", "--init", "r2") == ["r2plus1d_18"]
+    assert completed("train", "--init", "demo") == ["demo-1", "demo-2"]
     assert completed("build-engine", "--recipe", "in") == ["int8"]
     assert completed("recipes", "fp") == ["fp16", "fp32", "fp8"]
     assert completed("compare", "--recipe", "com") == ["compare"]

@@ -22,8 +22,7 @@ import torch
 from torch.nn import functional as F
 
 from ssv2rt.core.recipes import Model
-from ssv2rt.models.clip_model import ClipModel
-from ssv2rt.models.pretrained_urls import KINETICS_MEAN, KINETICS_STD
+from ssv2rt.models.clip_model import KINETICS_MEAN, KINETICS_STD, ClipModel
 from ssv2rt.models.registry import build_model
 from tests.models.reference import (
     Shapes,

@@ -22,6 +22,7 @@ def test_a_shift_and_a_convolution_are_one_convolution_over_three_frames(channel
     kernel[:, 2 * eighth :, 1] = layer.weight[:, 2 * eighth :, 0]
     with torch.no_grad():
         assert torch.allclose(layer(x), F.conv3d(x, kernel, padding=(1, 0, 0)), atol=1e-5)
+        assert torch.equal(layer.folded().weight, kernel) and torch.allclose(layer(x), layer.folded()(x), atol=1e-5)
 
 
 def test_shift_moves_channels_by_one_frame_and_fills_with_zeros() -> None:

@@ -1,5 +1,8 @@
 """Start of training: initial weights, a frozen backbone, and activation checkpointing."""
 
+import shutil
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,9 @@ from ssv2rt.dataset.classes import for_classes
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.models.weights import WEIGHTS, load_trained
+from ssv2rt.training.signals import Stopped
 from ssv2rt.training.trainer import Trainer
+from tests.cli import ssv2rt
 from tests.conftest import TINY_SETTINGS
 
 
@@ -62,3 +67,37 @@ def test_an_invalid_weights_file_is_rejected(manifest: Manifest, tmp_path: Path)
     with pytest.raises(UserError) as error:
         trainer(manifest, f"model.init='{tmp_path / 'x.pth'}'")
     assert "x.pth" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_resumed_run_does_not_need_its_initial_weights(
+    tiny_run: Run, manifest: Manifest, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    initial = tmp_path / "initial.safetensors"
+    shutil.copy(tiny_run.checkpoints / "best" / WEIGHTS, initial)
+    recipe = load_recipe(
+        "ssv2-resnet3d18", (*TINY_SETTINGS, f"data.root='{tiny_set}'", f"model.init='{initial}'", "train.epochs=2")
+    )
+    run = create_run("started", root=tmp_path / "runs")
+    stopped = Trainer(recipe, manifest)
+    monkeypatch.setattr(stopped.training_step, "optimizer_step", stop_after(3, stopped.training_step.optimizer_step))
+    with pytest.raises(Stopped):
+        stopped.fit(run)
+    initial.unlink()
+    done = ssv2rt("train", "--resume", run.path)
+    assert done.returncode == 0 and "epoch 2/2" in done.stderr, done
+    gone = ssv2rt("train", run.recipe_file, "--name", "again", cwd=tmp_path)
+    assert gone.returncode == 2 and "no such file" in gone.stderr and not (tmp_path / "runs" / "again").exists()
+
+
+def stop_after(steps: int, function: Callable[..., None]) -> Callable[..., None]:
+    """The same function, which at this call sends the process a signal to stop."""
+    calls = 0
+
+    def wrapped(*arguments: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == steps:
+            signal.raise_signal(signal.SIGTERM)
+        function(*arguments)
+
+    return wrapped

@@ -1,0 +1,1 @@
+"""Published weights: which there are, downloading them, and making runs of them."""
