@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from ssv2rt.models.clip_model import ClipModel
 
-
 _FEWEST = 6
 """Pixels of a map's side. Maps of fewer would not tell where anything is: those of an earlier layer are taken."""
 
