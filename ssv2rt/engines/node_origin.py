@@ -53,12 +53,13 @@ class NodeOrigin:
 def block_of(module: str) -> str:
     """The block of a module: 'layer2.0' of 'layer2.0.conv2.0'.
 
-    All modules of the stem are one block. For other modules, the path is cut after its first number if that is one of the
-    first three parts, else after the second part: layer1.0, convolutions.3, stages.mixed_3b, recurrent, head.
+    All modules of the stem, or of the stem of a pathway, are one block. For other modules, the path is cut after its first
+    number if that is one of the first three parts, else after the second part: layer1.0, convolutions.3, stages.mixed_3b,
+    recurrent, head.
     """
     parts = module.split(".")
-    if parts[0] == "stem":
-        return "stem"
+    if "stem" in parts[:2]:
+        return ".".join(parts[: parts.index("stem") + 1])
     number = next((place for place, part in enumerate(parts[:3]) if part.isdecimal()), 1)
     return ".".join(parts[: number + 1])
 

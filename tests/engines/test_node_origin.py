@@ -99,6 +99,7 @@ def test_layers_of_unknown_origin_are_separate_blocks(narrow: Narrow) -> None:
         ("stages.mixed_3b.first.1.0", "stages.mixed_3b"),
         ("convolutions.18", "convolutions.18"),
         ("slow.layer3.2.conv1", "slow.layer3.2"),
+        ("fast.stem.0", "fast.stem"),
         ("encoder.layers.11.attention.query", "encoder.layers.11"),
         ("head", "head"),
     ],
