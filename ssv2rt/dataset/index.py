@@ -54,7 +54,9 @@ _MOST_IN_PROCESS = 1000
 """As many files are probed by this process in less time than others take to start."""
 
 
-def open_manifest(root: Path, *, progress: Progress = lambda done, total: None) -> Manifest:
+def open_manifest(
+    root: Path, *, columns: Sequence[str] = TRAINING_COLUMNS, progress: Progress = lambda done, total: None
+) -> Manifest:
     """Reads the manifest of a data set, or builds it if it is missing or out of date.
 
     Clips that were unusable are probed again. The files of usable clips are assumed to be unchanged. If another process is
@@ -62,13 +64,14 @@ def open_manifest(root: Path, *, progress: Progress = lambda done, total: None) 
 
     Args:
         root: a data set in any format, or a manifest.
+        columns: what the table must have, at least `TRAINING_COLUMNS`.
         progress: called as clips are probed.
 
     Raises:
         UserError: `root` is not a data set.
     """
     if is_manifest(root):
-        manifest = read_manifest(root, TRAINING_COLUMNS)
+        manifest = read_manifest(root, columns)
         if manifest is None:
             raise UserError(
                 f"the manifest '{root}' is damaged or of another version; run `ssv2rt index DATA --out '{root}'` again"
@@ -85,7 +88,7 @@ def open_manifest(root: Path, *, progress: Progress = lambda done, total: None) 
         return manifest
     waited = False
     while True:
-        manifest = _read_saved(manifest_paths(root), TRAINING_COLUMNS)
+        manifest = _read_saved(manifest_paths(root), columns)
         current = manifest is not None and manifest.is_current()
         if manifest and current and (waited or manifest.all_clips_usable()):
             return manifest
