@@ -93,10 +93,8 @@ def repack(
     """
     from ssv2rt.core.cores import cores
     from ssv2rt.core.recipe_files import load_recipe
-    from ssv2rt.repack.choose import fastest, measure
     from ssv2rt.repack.run import open_source, settle, source_name
     from ssv2rt.repack.run import repack as repack_clips
-    from ssv2rt.report.repack_table import show_measured
     from ssv2rt.scoring.discover import Shard
 
     part = Shard.parse(shard) if shard else None
@@ -107,6 +105,9 @@ def repack(
     def choose() -> Settings:
         if len(candidates) == 1 and not (run or dry_run):
             return candidates[0]
+        from ssv2rt.repack.choose import fastest, measure
+        from ssv2rt.report.repack_table import show_measured
+
         measured = measure(source, recipe, candidates, clips=clips, workers=workers or cores(), run=run)
         if not measured:
             raise UserError(
@@ -156,16 +157,21 @@ def repack(
 
 def _candidates(target: str | None, codec: str, recipe: Recipe, options: dict[str, Any]) -> list[Settings]:
     """The settings that are possible. Raises UsageError for those that are not."""
-    from ssv2rt.core.hardware import choose_device
     from ssv2rt.repack.settings import CODECS, settings_for, short_side_for
 
-    target = target or ("gpu" if choose_device().type == "cuda" else "cpu")
-    names = [codec] if codec != "auto" else [name for name, known in CODECS.items() if target in known.runs_on]
+    if codec == "auto":
+        if target is None:
+            from ssv2rt.core.hardware import choose_device
+
+            target = "gpu" if choose_device().type == "cuda" else "cpu"
+        names = [name for name, known in CODECS.items() if target in known.runs_on]
+    else:
+        names = [codec]
     if options["quality"] is not None and len({CODECS[name].encoder for name in names if name in CODECS}) > 1:
         raise UsageError("--quality means another thing for each codec; give --codec, too")
     short_side = options["short_side"] or short_side_for(recipe)
     found = [settings_for(n, short_side=short_side, quality=options["quality"], fps=options["fps"]) for n in names]
-    if target not in found[0].coding.runs_on:
+    if target and target not in found[0].coding.runs_on:
         raise UsageError(
             f"--codec {codec} --for {target}: DALI's decoder on GPUs takes no {codec}; take auto or h264-intra"
         )

@@ -17,7 +17,7 @@ from ssv2rt.dataset.annotations import ANSWERS
 from ssv2rt.dataset.detect_format import list_clips
 from ssv2rt.dataset.labels import class_of_template, read_json
 from ssv2rt.dataset.listing import SPLITS, fingerprint, path_to_text
-from ssv2rt.dataset.manifest import SCHEMA, Manifest
+from ssv2rt.dataset.manifest import SCHEMA, Manifest, manifest_paths
 from ssv2rt.dataset.manifest_writer import ManifestWriter
 from ssv2rt.dataset.quarantine import COLUMNS
 from ssv2rt.repack.records import Record
@@ -152,5 +152,5 @@ def _write_manifest(out: Path, records: Mapping[str, Record]) -> Path:
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
     sources = tuple(str(source.relative_to(listing.folder)) for source in listing.sources)
     manifest = Manifest(listing.labels, listing.folder, table, sources, fingerprint(listing.folder, listing.sources))
-    with ManifestWriter.open(out, None) as writer:
+    with ManifestWriter.open(out, manifest_paths(out)[0]) as writer:
         return writer.write(manifest)

@@ -133,6 +133,7 @@ def repack(
         mine = [row for row in work.usable() if work.ids[row] in shard]
         todo = [row for row in mine if not work.is_done(row)]
         with (part / "journal").open("a", encoding="utf-8") as journal:
+            journal.write("\n")  # ends a line that was torn
             _repack(work, todo, part, journal, workers, done=len(mine) - len(todo))
     with (
         exclusive(settings_file(out), "finishing", wait=True),

@@ -130,12 +130,12 @@ def clip_name(clip: str) -> str:
     """The name of a clip's file, without extension: the id itself, if that can be one.
 
     Other ids, such as the paths of clips in class folders, are percent-encoded. No two ids give the same name, since a percent
-    sign is itself encoded.
+    sign is itself encoded; nor does one have a backslash, which marks escapes in manifests.
 
     >>> clip_name("78687"), clip_name("train/Pushing/7.mp4")
     ('78687', 'train%2FPushing%2F7.mp4')
     """
-    plain = clip.isprintable() and clip == clip.strip() and not set("/%") & set(clip) and clip[:1] not in ("", ".")
+    plain = clip.isprintable() and clip == clip.strip() and not set("/%\\") & set(clip) and clip[:1] not in ("", ".")
     name = clip if plain else "".join(_encoded(clip, at) for at in range(len(clip)))
     if len(name.encode()) <= _LONGEST_NAME:
         return name
@@ -153,7 +153,7 @@ def _encoded(text: str, at: int) -> str:
     outer = at in (0, len(text) - 1)
     if (
         letter.isprintable()
-        and letter not in "/%"
+        and letter not in "/%\\"
         and not (outer and letter == " ")
         and not (at == 0 and letter == ".")
     ):
