@@ -76,7 +76,6 @@ def decode(
 
     \b
     Examples:
-      ssv2rt benchmark decode
       ssv2rt benchmark decode --repacked OUT
       ssv2rt benchmark decode DIR/videos --no-scale --json decode.json
     """

@@ -80,7 +80,7 @@ def repack(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Recode a data set, so that decoding it in training takes less time.
+    """Recode a data set so that training decodes it faster.
 
     DATA is a data set in any form. OUT is a new folder: a data set in the layout of SSv2 with the same ids, splits and labels,
     and its manifest. Repeat an interrupted call to continue it. With --shard, the last shard to end completes OUT.
@@ -88,8 +88,7 @@ def repack(
     \b
     Examples:
       ssv2rt repack DIR OUT --dry-run
-      ssv2rt repack DIR OUT --short-side 128 --codec mjpeg
-      ssv2rt repack DIR OUT --for gpu --shard 3/16
+      ssv2rt repack DIR OUT --short-side 128 --codec mjpeg --shard 3/16
     """
     from ssv2rt.core.cores import cores
     from ssv2rt.core.recipe_files import load_recipe
