@@ -56,7 +56,7 @@ def benchmark() -> None:
 @click.option(
     "--repacked",
     multiple=True,
-    type=click.Path(path_type=Path, exists=True),
+    type=click.Path(path_type=Path),
     help="Output of `ssv2rt repack`: compare its clips with the originals. May be repeated.",
 )
 @json_file_option()
