@@ -71,7 +71,7 @@ def open_video(source: VideoSource) -> av.container.InputContainer:
             # FFmpeg decodes a picture of each stream to describe it, a tenth of the work of a clip. Matroska's header
             # says enough for these codecs, but not which of several streams is the best.
             container = _open(source, {"codec_whitelist": "none"}, "matroska")
-            if len(container.streams.video) == 1 and _header_tells(container):
+            if len(container.streams.video) == 1 and _all_vpx(container):
                 return container
             container.close()
         container = _open(source, {})
@@ -229,12 +229,8 @@ def reason_of(error: Exception) -> str:
     return "unreadable"
 
 
-def _header_tells(container: av.container.InputContainer) -> bool:
-    return all(s.codec_context and codec_name(s) in _TOLD_BY_HEADER for s in container.streams.video)
-
-
-_TOLD_BY_HEADER = frozenset({*VPX, "mjpeg"})
-"""Codecs of which Matroska's header tells what is needed to read packets."""
+def _all_vpx(container: av.container.InputContainer) -> bool:
+    return all(s.codec_context and codec_name(s) in VPX for s in container.streams.video)
 
 
 def _open(source: VideoSource, options: dict[str, str], format: str | None = None) -> av.container.InputContainer:
