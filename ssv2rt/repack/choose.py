@@ -25,7 +25,7 @@ from ssv2rt.pipelines.loader import ClipLoader
 from ssv2rt.pipelines.request_source import evaluation_request_of, training_request
 from ssv2rt.pipelines.requests import ClipRequest
 from ssv2rt.pipelines.samplers import in_batches
-from ssv2rt.repack.run import make_task, pool
+from ssv2rt.repack.run import SourceClips, pool
 from ssv2rt.repack.settings import Settings
 from ssv2rt.training.evaluate import evaluation_loader
 from ssv2rt.video.container import OK
@@ -107,9 +107,10 @@ def _repack(
     """The new files by row of the split, without clips that cannot be repacked, and the seconds for each."""
     folder = work / settings.codec
     folder.mkdir()
-    of_id = {clip: row for row, clip in enumerate(source.table["id"].to_pylist())}
+    clips = SourceClips(source)
+    of_id = {clip: row for row, clip in enumerate(clips.ids)}
     files = {row: folder / f"{row}{settings.coding.suffix}" for row in rows}
-    tasks = [(row, make_task(source, of_id[split.ids[row].as_py()], files[row])) for row in rows]
+    tasks = [(row, clips.task(of_id[split.ids[row].as_py()], files[row])) for row in rows]
     ends: list[float] = []
     good: dict[int, Path] = {}
     logger.info(f"measuring {settings.codec} on {len(rows)} clips")

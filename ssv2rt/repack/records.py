@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from ssv2rt.core.atomic_files import atomic_file, remove_partial_files, write_json
 from ssv2rt.core.errors import UserError
+from ssv2rt.dataset.listing import path_to_text, text_to_path
 from ssv2rt.dataset.manifest import PROBE_FIELDS
 from ssv2rt.repack.settings import CODECS, Settings
 from ssv2rt.video.container import OK
@@ -75,7 +76,7 @@ def claimed(out: Path, source: Path) -> Settings | None:
         held, version = facts["source"], facts["format"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         raise UserError(f"'{file}' is damaged; choose another folder, or remove '{out}'") from None
-    if held != str(source):
+    if held != path_to_text(str(source)):
         raise UserError(f"'{out}' holds a repacked copy of '{held}', not of '{source}'; choose another folder")
     if version != FORMAT:
         raise UserError(f"'{out}' was begun by another version of ssv2rt; choose another folder, or remove it")
@@ -90,7 +91,7 @@ def claim(out: Path, source: Path, settings: Settings) -> None:
 def describe(source: Path, settings: Settings) -> dict[str, object]:
     """The source and the settings, as in repack.json."""
     return {
-        "source": str(source),
+        "source": path_to_text(str(source)),
         "codec": settings.codec,
         "short_side": settings.short_side,
         "quality": settings.quality,
@@ -143,7 +144,6 @@ def read_pairs(out: Path) -> list[tuple[Path, Path]]:
         root = Path(json.loads(table.schema.metadata[METADATA_KEY])["folder"])
     except (OSError, pa.ArrowException, ValueError, LookupError, TypeError):
         raise UserError(f"'{out}' is no complete output of `ssv2rt repack`; give one") from None
-    from ssv2rt.dataset.listing import text_to_path
 
     rows = [row for row in table.to_pylist() if row["status"] == OK]
     pairs = [(root / text_to_path(row["source"]), out / row["path"]) for row in rows]

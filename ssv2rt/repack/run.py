@@ -130,7 +130,7 @@ def repack(
         part.mkdir(exist_ok=True)
         (out / "videos").mkdir(exist_ok=True)
         work = _Work(source, out, settings)
-        mine = [row for row in work.usable() if work.ids[row] in shard]
+        mine = [row for row in work.usable() if work.clips.ids[row] in shard]
         todo = [row for row in mine if not work.is_done(row)]
         with (part / "journal").open("a", encoding="utf-8") as journal:
             journal.write("\n")  # ends a line that was torn
@@ -142,51 +142,77 @@ def repack(
         return _finish(work, name)
 
 
+class SourceClips:
+    """The clips of a manifest, by row."""
+
+    def __init__(self, source: Manifest) -> None:
+        self._folder = source.folder
+        names = ("id", "path", "status", "frames", "width", "height", "duration", "bytes", "hash", "mtime_ns")
+        self._columns: dict[str, list[Any]] = {name: source.table[name].to_pylist() for name in names}
+        self._times = source.table["times"].combine_chunks()
+        self.ids: list[str] = self._columns["id"]
+        self.statuses: list[str] = self._columns["status"]
+
+    def meta(self, row: int) -> VideoMeta:
+        frames, width, height, duration = (
+            self._columns[name][row] for name in ("frames", "width", "height", "duration")
+        )
+        times = self._times[row].values
+        return VideoMeta(frames, width, height, duration, None if times is None else times.to_numpy())
+
+    def task(self, row: int, target: Path) -> Task:
+        """The task that repacks a clip."""
+        return Task(self._folder / text_to_path(self._columns["path"][row]), target, self.meta(row))
+
+    def origin(self, row: int) -> Record:
+        """What identifies a clip's source."""
+        columns = {
+            "id": "id",
+            "source": "path",
+            "source_bytes": "bytes",
+            "source_hash": "hash",
+            "source_mtime_ns": "mtime_ns",
+        }
+        return {name: self._columns[column][row] for name, column in columns.items()}
+
+
 class _Work:
     """The clips of a data set, and what is known of their repacked files."""
 
     def __init__(self, source: Manifest, out: Path, settings: Settings) -> None:
         self.source, self.out, self.settings = source, out, settings
-        self.table = source.table
-        self.ids: list[str] = self.table["id"].to_pylist()
+        self.clips = SourceClips(source)
         self.records = read_records(out)
         with os.scandir(out / "videos") as entries:
             self._there = {entry.name: entry.stat().st_size for entry in entries}
 
     def usable(self) -> list[int]:
         """Rows of the clips that can be decoded, as far as probing tells."""
-        return [row for row, status in enumerate(self.table["status"].to_pylist()) if status == OK]
-
-    def path(self, row: int) -> str:
-        """The new file, relative to OUT."""
-        return f"videos/{clip_name(self.ids[row])}{self.settings.coding.suffix}"
+        return [row for row, status in enumerate(self.clips.statuses) if status == OK]
 
     def origin(self, row: int) -> Record:
-        """What identifies a clip's source."""
-        names = {"id": "id", "source": "path", "source_bytes": "bytes", "source_hash": "hash"}
-        facts = {name: self.table[column][row].as_py() for name, column in names.items()}
-        return facts | {"source_mtime_ns": self.table["mtime_ns"][row].as_py(), "path": self.path(row)}
+        """The source of a clip, and the new file relative to OUT."""
+        name = clip_name(self.clips.ids[row]) + self.settings.coding.suffix
+        return self.clips.origin(row) | {"path": f"videos/{name}"}
 
     def is_done(self, row: int) -> bool:
         """Whether the file is there, complete, and of this source."""
-        record = self.records.get(self.ids[row])
-        if record is None or record["status"] != OK or record.get("bytes") != self._there.get(self.path(row)[7:]):
+        record = self.records.get(self.clips.ids[row])
+        if record is None or record["status"] != OK:
             return False
-        return all(record.get(name) == value for name, value in self.origin(row).items())
+        origin = self.origin(row)
+        size = self._there.get(Path(origin["path"]).name)
+        return record.get("bytes") == size and all(record.get(name) == value for name, value in origin.items())
 
     def task(self, row: int) -> Task:
-        return make_task(self.source, row, self.out / self.path(row))
+        return self.clips.task(row, self.out / self.origin(row)["path"])
 
-
-def make_task(source: Manifest, row: int, target: Path) -> Task:
-    """The task that repacks a clip of a manifest."""
-    facts = source.table.slice(row, 1).select(["path", "frames", "width", "height", "duration", "times"])
-    clip = facts.to_pylist()[0]
-    times = facts["times"].combine_chunks()[0].values
-    meta = VideoMeta(
-        clip["frames"], clip["width"], clip["height"], clip["duration"], None if times is None else times.to_numpy()
-    )
-    return Task(source.folder / text_to_path(clip["path"]), target, meta)
+    def pixels(self, row: int) -> float:
+        """Pixels of the coded frames of a clip, to which its bytes are about in proportion."""
+        meta = self.clips.meta(row)
+        chosen = frames_at_rate(meta, self.settings.fps)
+        wide, high = self.settings.frame_size(meta.width, meta.height)
+        return float(wide * high * (meta.frames if chosen is None else len(chosen)))
 
 
 class RepackPool(WorkerPool[Task, ProbeFacts]):
@@ -223,7 +249,6 @@ def _repack(work: _Work, todo: Sequence[int], part: Path, journal: Any, workers:
                 record = work.origin(row) | facts | ({} if times is None else {"times": times.tolist()})
                 journal.write(json.dumps(record) + "\n")
                 journal.flush()
-                work.records[work.ids[row]] = record
                 estimate.add(row, facts)
                 progress.add(1)
 
@@ -240,15 +265,8 @@ class _Estimate:
     def __init__(self, work: _Work, rows: Sequence[int], sample: int, workers: int) -> None:
         self._work, self._sample, self._workers = work, sample, workers
         self._clips, self._done, self._bytes = len(rows), 0, 0
-        self._all, self._measured = sum(map(self._pixels, rows)), 0.0
+        self._all, self._measured = sum(map(work.pixels, rows)), 0.0
         self._start = time.monotonic()
-
-    def _pixels(self, row: int) -> float:
-        """About in proportion to the bytes of a clip."""
-        meta = self._work.task(row).meta
-        chosen = frames_at_rate(meta, self._work.settings.fps)
-        wide, high = self._work.settings.frame_size(meta.width, meta.height)
-        return float(wide * high * (meta.frames if chosen is None else len(chosen)))
 
     def add(self, row: int, facts: ProbeFacts) -> None:
         if self._done >= self._sample:
@@ -258,7 +276,7 @@ class _Estimate:
         self._done += 1
         if facts["status"] == OK:
             self._bytes += int(facts["bytes"])  # type: ignore[call-overload]
-            self._measured += self._pixels(row)
+            self._measured += self._work.pixels(row)
         if self._done == self._sample and self._measured:
             total = round(self._bytes * self._all / self._measured)
             seconds = (time.monotonic() - self._start) * (self._clips - 1) / max(1, self._done - 1)
@@ -288,11 +306,10 @@ def _finish(work: _Work, name: Path) -> Repacked:
     work = _Work(work.source, work.out, work.settings)
     records: dict[str, Record] = {}
     missing = 0
-    statuses = work.table["status"].to_pylist()
-    for row, clip in enumerate(work.ids):
-        record = work.records.get(clip)
-        if statuses[row] != OK:
-            records[clip] = work.origin(row) | {"status": statuses[row], "suspicion": "", "decoded": False}
+    for row, clip in enumerate(work.clips.ids):
+        record, status = work.records.get(clip), work.clips.statuses[row]
+        if status != OK:
+            records[clip] = work.origin(row) | {"status": status, "suspicion": "", "decoded": False}
         elif record is not None and (record["status"] != OK or work.is_done(row)):
             records[clip] = record
         else:

@@ -140,8 +140,9 @@ def test_folders_and_tables_with_hostile_names(tmp_path: Path) -> None:
         (data / name).parent.mkdir(parents=True, exist_ok=True)
         numbered_video(data / name, "libx264", frames=3 + number)
     (data / os.fsdecode(b"a/\xff.mp4")).write_bytes((data / names[0]).read_bytes())
-    out = tmp_path / "out"
-    assert call(data, out).left_out == {}
+    link, out = (tmp_path / os.fsdecode(name) for name in (b"d\xff", b"out\xfe"))
+    link.symlink_to(data)
+    assert call(link, out).left_out == {} and call(link, out).clips == len(names)
     before, after = index(data)[0], open_manifest(out)
     expected = sorted((clip_name(r["id"]), r["split"], r["label"], r["frames"]) for r in before.table.to_pylist())
     assert expected == sorted((r["id"], r["split"], r["label"], r["frames"]) for r in after.table.to_pylist())
