@@ -26,6 +26,7 @@ from ssv2rt.commands.models import models
 from ssv2rt.commands.output import discard_stdout
 from ssv2rt.commands.preview import preview
 from ssv2rt.commands.recipes import recipes
+from ssv2rt.commands.repack import repack
 from ssv2rt.commands.report import report
 from ssv2rt.commands.score import score
 from ssv2rt.commands.synthesize import synthesize
@@ -79,6 +80,7 @@ for command in (
     score,
     merge,
     index,
+    repack,
     preview,
     report,
     benchmark,

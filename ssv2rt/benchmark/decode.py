@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -57,15 +58,11 @@ def benchmark_decode(videos: Sequence[Path], *, threads: int, clips: int, rounds
     readable = [(path, info) for path in videos if (info := _probe_or_none(path))]
     if not readable:
         raise UserError("none of the videos can be read; give a folder of videos, or no folder to use synthetic videos")
-    requests = [_training_request(*readable[number % len(readable)], clip, number) for number in range(clips)]
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # clips are decoded in parallel, for which one torch thread each is fastest
-    try:
+    requests = [training_crop(*readable[number % len(readable)], clip, number) for number in range(clips)]
+    with one_torch_thread():
         workloads, absent = _workloads(requests, clip, threads, choose_device())
         rates = run_rounds(workloads, units=clips, rounds=rounds)
         costs = _cost_per_stage(requests[: min(16, max(8, clips // 4))], clip, rounds)
-    finally:
-        torch.set_num_threads(before)
     ours = rates[OURS].median
     others = [name for name in rates if " + torch" in name]
     best = max(others, key=lambda name: rates[name].median)
@@ -92,41 +89,64 @@ def benchmark_decode(videos: Sequence[Path], *, threads: int, clips: int, rounds
 def _workloads(
     requests: list[ClipRequest], clip: Clip, threads: int, device: torch.device
 ) -> tuple[dict[str, Workload], dict[str, str]]:
-    def in_thread_pool(work: Callable[[ClipRequest], object]) -> Workload:
-        def run() -> None:
-            with ThreadPoolExecutor(threads) as pool:
-                for _ in pool.map(work, requests):
-                    pass
-            synchronized_time(device)
-
-        return run
-
-    def with_loader(decoder: str) -> Workload:
-        batch = BATCH[device.type]
-        data = Data.model_validate({"decoder": decoder, "threads": threads})
-        loader = ClipLoader(clip=clip, batch=batch, data=data, device=device, measured=logger.info)
-
-        def run() -> None:
-            for batch_of_clips in loader.batches(in_batches(iter(requests), batch)):
-                assert not batch_of_clips.bad
-            synchronized_time(device)
-
-        return run
-
     single_decoders = (
         {"DALI's decoder": "dali"} if device.type == "cpu" else {"NVDEC alone": "nvdec", "PyAV alone": "pyav"}
     )
-    workloads = {OURS: with_loader("auto")} | {
-        f"{OURS}, {name}": with_loader(decoder) for name, decoder in single_decoders.items()
+    workloads = {OURS: with_loader(requests, clip, threads, device)} | {
+        f"{OURS}, {name}": with_loader(requests, clip, threads, device, decoder=decoder)
+        for name, decoder in single_decoders.items()
     }
-    absent = {}
+    of_peers, absent = with_peers(requests, clip, threads, device)
+    workloads |= of_peers
+    workloads[LIMIT] = _in_thread_pool(requests, lambda request: decode_all_frames(request.path), threads, device)
+    return workloads, absent
+
+
+def with_loader(
+    requests: list[ClipRequest], clip: Clip, threads: int, device: torch.device, *, decoder: str = "auto"
+) -> Workload:
+    """Makes the clips with this package's loader."""
+    batch = BATCH[device.type]
+    data = Data.model_validate({"decoder": decoder, "threads": threads})
+    loader = ClipLoader(clip=clip, batch=batch, data=data, device=device, measured=logger.info)
+
+    def run() -> None:
+        for batch_of_clips in loader.batches(in_batches(iter(requests), batch)):
+            assert not batch_of_clips.bad
+        synchronized_time(device)
+
+    return run
+
+
+def with_peers(
+    requests: list[ClipRequest], clip: Clip, threads: int, device: torch.device
+) -> tuple[dict[str, Workload], dict[str, str]]:
+    """Makes the clips with each of the other libraries; and why some cannot be used, by name."""
+    found: dict[str, Workload] = {}
+    absent: dict[str, str] = {}
     for name, peer in peers().items():
         if isinstance(peer, str):
             absent[name] = peer
         else:
-            workloads[name] = in_thread_pool(lambda request, peer=peer: peer(request, clip.size).to(device))  # type: ignore[misc]
-    workloads[LIMIT] = in_thread_pool(lambda request: decode_all_frames(request.path))
-    return workloads, absent
+            found[name] = _in_thread_pool(
+                requests,
+                lambda request, peer=peer: peer(request, clip.size).to(device),  # type: ignore[misc]
+                threads,
+                device,
+            )
+    return found, absent
+
+
+def _in_thread_pool(
+    requests: list[ClipRequest], work: Callable[[ClipRequest], object], threads: int, device: torch.device
+) -> Workload:
+    def run() -> None:
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(work, requests):
+                pass
+        synchronized_time(device)
+
+    return run
 
 
 def decode_all_frames(path: VideoLocation) -> int:
@@ -187,6 +207,17 @@ def _discard(result: object) -> None:
     """Makes an expression with a result usable where None is expected."""
 
 
+@contextlib.contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """In this block torch uses one thread for each of ours: clips are decoded side by side, for which that is fastest."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _probe_or_none(path: Path) -> VideoInfo | None:
     try:
         return probe(path)
@@ -194,9 +225,12 @@ def _probe_or_none(path: Path) -> VideoInfo | None:
         return None
 
 
-def _training_request(path: Path, info: VideoInfo, clip: Clip, number: int) -> ClipRequest:
-    """A training clip with the crop of published SSv2 recipes: 40% to 100% of the frame."""
-    rng = clip_rng(0, number, str(path))
+def training_crop(path: Path, info: VideoInfo, clip: Clip, number: int) -> ClipRequest:
+    """A training clip with the crop of published SSv2 recipes: 40% to 100% of the frame.
+
+    What is drawn depends on the number alone, so a copy of a video with other frames gets the same parts of the picture.
+    """
+    rng = clip_rng(0, number, "benchmark")
     frames = pick_frames(info, clip, rng=rng)
     crop = random_resized_crop(width=info.width, height=info.height, scale=(0.4, 1.0), ratio=(3 / 4, 4 / 3), rng=rng)
     return ClipRequest(f"{number}", path, frames[None], (crop,), (info.width, info.height), info.frames)

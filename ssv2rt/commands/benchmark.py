@@ -53,22 +53,45 @@ def benchmark() -> None:
 @rounds_option(5)
 @threads_option()
 @click.option("--scale/--no-scale", default=True, help="Also measure indexing, and startup with 220,847 clips.")
+@click.option(
+    "--repacked",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Output of `ssv2rt repack`: compare its clips with the originals. May be repeated.",
+)
 @json_file_option()
-def decode(videos: Path | None, scale: bool, threads: int | None, json_file: Path | None, **options: Any) -> None:
+def decode(
+    videos: Path | None,
+    scale: bool,
+    threads: int | None,
+    repacked: tuple[Path, ...],
+    json_file: Path | None,
+    **options: Any,
+) -> None:
     """Time decoding of videos to clips, next to other libraries.
 
     The limit is FFmpeg, decoding alone. Clips go to the GPU, or to RAM without a GPU. VIDEOS is a video or a folder of
-    videos. Default: synthetic videos of 427x240, coded like SSv2.
+    videos. Default: synthetic videos of 427x240, coded like SSv2. With --repacked, the videos are those of the repacked
+    data set and their originals, at 224 and at 112 pixels, and nothing else is measured.
 
     \b
     Examples:
-      ssv2rt benchmark decode
+      ssv2rt benchmark decode --repacked OUT
       ssv2rt benchmark decode DIR/videos --no-scale --json decode.json
     """
     from ssv2rt.benchmark.decode import benchmark_decode, benchmark_videos
     from ssv2rt.benchmark.scale import benchmark_scale
-    from ssv2rt.report.benchmark_tables import show_decode
+    from ssv2rt.report.benchmark_tables import show_decode, show_repacked
 
+    if repacked:
+        from ssv2rt.repack.benchmark import benchmark_repacked
+
+        if videos:
+            raise UsageError(f"VIDEOS '{videos}' and --repacked exclude each other; give one of them")
+        figures = benchmark_repacked(repacked, threads=threads or 0, **options)
+        show_repacked(figures)
+        _write(json_file, figures)
+        return
     figures = benchmark_decode(benchmark_videos(videos), threads=threads or 0, **options)
     if scale:
         figures["scale"] = benchmark_scale()

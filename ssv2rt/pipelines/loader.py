@@ -250,6 +250,7 @@ class ClipLoader:
             if is_decoded_by_pyav(request.path, self.share):
                 return self._decode(request, source, out)
             info = info or probe(source)  # DALI would show black frames where a file has lost its end
+            request = request.of_size((info.width, info.height))
             if info.frames <= int(request.frames.max()):
                 return BadClip(request, "truncated")
             if not decodable(info, self._decoder, self._limits):

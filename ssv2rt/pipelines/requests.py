@@ -5,7 +5,7 @@ Letters: V temporal clips, S spatial crops, T frames.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -69,3 +69,13 @@ class ClipRequest:
     def views(self) -> int:
         """V * S: how many clips."""
         return len(self.frames) * len(self.crops)
+
+    def of_size(self, size: tuple[int, int]) -> ClipRequest:
+        """The same clips of a video whose frames have another size: its crops are the same parts of the picture.
+
+        Repacked videos have smaller frames than their manifest, which keeps the size of the original.
+        """
+        if size == self.frame_size:
+            return self
+        x, y = size[0] / self.frame_size[0], size[1] / self.frame_size[1]
+        return replace(self, crops=tuple(crop.scaled(x, y) for crop in self.crops), frame_size=size)

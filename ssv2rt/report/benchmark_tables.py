@@ -37,6 +37,31 @@ def show_decode(figures: dict[str, Any]) -> None:
         )
 
 
+def show_repacked(figures: dict[str, Any]) -> None:
+    """Prints the result of `benchmark_repacked`."""
+    console = _console()
+    for name, text in figures["files"].items():
+        console.print(f"{name}: {text}")
+    for clip, measured in figures["sizes"].items():
+        console.print(f"{clip} clips; {figures['threads']} threads each, to {figures['device']}")
+        rates = measured["clips_per_second"]
+        cpu = measured["milliseconds_of_cpu"]
+        extra = {
+            "x original": _times(rates, rates["ssv2rt, original"]["median"]),
+            "CPU ms/clip": {name: f"{value:.1f}" for name, value in cpu.items()},
+            "x original by CPU": {name: f"{cpu['ssv2rt, original'] / value:.2f}" for name, value in cpu.items()},
+        }
+        _print_rates(console, "clips/s", rates, extra)
+        for name in measured["times"]:
+            for how, key in (("clips/s", "times"), ("CPU time", "times_by_cpu")):
+                times = measured[key][name]
+                console.print(
+                    f"{name}, by {how}: {times['original']:.2f} times the original, {times['best_peer_on_original']:.2f} "
+                    f"times the best peer on it, {times['best_peer_on_same_files']:.2f} times the best peer on the same files"
+                )
+    _print_absent(console, figures)
+
+
 def show_train(figures: dict[str, Any]) -> None:
     """Prints the result of `benchmark_train`."""
     console = _console()

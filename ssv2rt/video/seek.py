@@ -21,10 +21,13 @@ import numpy as np
 
 from ssv2rt.video.container import BadVideo, open_video, read_packets, video_stream
 from ssv2rt.video.frame_counter import PacketTable
-from ssv2rt.video.storage import VideoSource
+from ssv2rt.video.matroska import has_mjpeg, mjpeg_pictures
+from ssv2rt.video.storage import VideoSource, open_bytes
 
 TIMED = frozenset({"matroska", "mov"})
 """Containers that give every packet a presentation time."""
+_HEAD = 4096
+"""Bytes at the begin of a file that tell whether it is Matroska with MJPEG, as `ssv2rt repack` writes it."""
 _HELD = 64 << 20
 """Bytes of packets that are kept from the first pass over a file. Larger files are read again."""
 
@@ -79,6 +82,16 @@ def frames_needed(source: VideoSource, expected: int, wanted: np.ndarray) -> Fra
         BadVideo: as `all_frames`; 'corrupt' if decoding began at a picture that is no key frame, though its packet is
             flagged as one, or if frames do not come in the order of their times.
     """
+    pictures = _pictures_alone(source)
+    if pictures is not None and len(pictures) >= expected:
+        context = av.CodecContext.create("mjpeg", "r")
+        context.thread_type = "NONE"
+        for number in np.unique(wanted[wanted < len(pictures)]).tolist():
+            frames = context.decode(av.Packet(pictures[number]))
+            if len(frames) != 1:
+                raise BadVideo("corrupt")
+            yield number, frames[0]
+        return
     with open_video(source) as container:
         stream = video_stream(container)
         stream.thread_type = "NONE"
@@ -109,6 +122,17 @@ def frames_needed(source: VideoSource, expected: int, wanted: np.ndarray) -> Fra
                         yield from _decoded(packets_again, stream.codec_context, needed, first, known)
                 return
     yield from all_frames(source, expected)
+
+
+def _pictures_alone(source: VideoSource) -> list[memoryview] | None:
+    """The pictures of a file that can be decoded each without the others; None if they are not simply to be found."""
+    if not isinstance(source, bytes):
+        with open_bytes(source) as file:
+            head = file.read(_HEAD)
+            if not has_mjpeg(head):
+                return None
+            source = head + file.read(_HELD)
+    return mjpeg_pictures(source) if has_mjpeg(source[:_HEAD]) and len(source) <= _HELD else None
 
 
 def _display_order(table: PacketTable) -> tuple[np.ndarray, np.ndarray, Mapping[int, int]] | None:

@@ -89,7 +89,7 @@ def test_the_benchmark_names_its_contestants_and_its_figures(tmp_path: Path, tin
 
 def test_every_contestant_makes_the_same_clips(tiny_set: Path) -> None:
     """A benchmark of unlike things would say nothing."""
-    from ssv2rt.benchmark.decode import _training_request
+    from ssv2rt.benchmark.decode import training_crop
     from ssv2rt.benchmark.peers import FLOAT, peers
     from ssv2rt.core.recipes import Clip
     from ssv2rt.video.decode import decode_clips
@@ -97,7 +97,7 @@ def test_every_contestant_makes_the_same_clips(tiny_set: Path) -> None:
 
     path = sorted((tiny_set / "videos").iterdir())[0]
     clip = Clip(frames=4, size=64)
-    request = _training_request(path, probe(path), clip, 0)
+    request = training_crop(path, probe(path), clip, 0)
     (ours,) = decode_clips(path, request, size=64)
     for name, peer in peers().items():
         if not isinstance(peer, str):

@@ -1,0 +1,49 @@
+"""Prints what was measured before a data set is repacked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from ssv2rt.repack.choose import ORIGINAL, Measured
+
+
+def show_measured(measured: Mapping[str, Measured], chosen: str, *, clips: int) -> None:
+    """Prints a row for each codec, and which one is taken.
+
+    Args:
+        measured: figures by codec, with those of the original.
+        chosen: a codec.
+        clips: clips of the data set, for bytes and minutes of all.
+    """
+    console = Console(highlight=False, markup=False)
+    original = measured[ORIGINAL]
+    with_run = original.top1 is not None
+    table = Table("", box=SIMPLE, show_edge=False)
+    for heading in (
+        "clips/s",
+        "x original",
+        "kB/clip",
+        "GB in all",
+        "minutes",
+        "difference",
+        *(["top-1"] if with_run else []),
+    ):
+        table.add_column(heading, justify="right")
+    for name, found in measured.items():
+        cells = [
+            f"{found.clips_per_second:.1f}",
+            f"{found.clips_per_second / original.clips_per_second:.2f}",
+            f"{found.bytes / 1000:.1f}",
+            f"{found.bytes * clips / 1e9:.2f}",
+            f"{found.seconds * clips / 60:.1f}" if found.seconds else "-",
+            f"{found.difference:.2f}" if name != ORIGINAL else "-",
+        ]
+        table.add_row(name, *cells, *([f"{found.top1:.1f}"] if with_run else []))
+    console.print(table)
+    console.print(
+        f"chosen: {chosen} (difference: mean absolute difference of pixels after cropping and scaling, of 255)"
+    )
