@@ -70,14 +70,19 @@ class ResNet2D(Backbone):
         initialize_convolutions(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.frame_features(x).mean(1)
+        # One mean over frames and pixels: of two, OpenVINO 2026.4 computes zeros in int8 for all clips but the first.
+        return self._maps(x).mean((1, 3, 4))
 
     def frame_features(self, x: torch.Tensor) -> torch.Tensor:
         """Features of each frame: (N, 3, T, H, W) to (N, T, D)."""
+        return self._maps(x).mean((3, 4))
+
+    def _maps(self, x: torch.Tensor) -> torch.Tensor:
+        """The last maps of each frame: (N, 3, T, H, W) to (N, T, D, h, w)."""
         clips, frames = x.shape[0], x.shape[2]
         x = x.transpose(1, 2).flatten(0, 1)  # (N T, 3, H, W)
         x = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
-        return cast(torch.Tensor, x.mean((2, 3)).unflatten(0, (clips, frames)))
+        return cast(torch.Tensor, x.unflatten(0, (clips, frames)))
 
 
 def _conv(channels_in: int, channels: int, kernel: int, stride: int = 1) -> Conv2d:
