@@ -6,7 +6,7 @@ import os
 import shutil
 
 from ssv2rt.core.errors import UserError
-from ssv2rt.core.recipes import Train
+from ssv2rt.core.train_settings import Train
 from ssv2rt.dataset.manifest import Split
 from ssv2rt.training.distributed import Group
 

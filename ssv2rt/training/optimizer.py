@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from ssv2rt.core.recipes import Train
+from ssv2rt.core.train_settings import Train
 
 
 def build_optimizer(model: nn.Module, settings: Train) -> torch.optim.Optimizer:

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.hardware import DTYPES, Precision
-from ssv2rt.core.recipes import Train
+from ssv2rt.core.train_settings import Train
 from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.training.distributed import Group
 from ssv2rt.training.mixup import mix
