@@ -78,5 +78,5 @@ def evaluate(out: Path | None, predictions: Path | None, overwrite: bool, as_jso
     classes = [
         (found.label, found.clips, found.recall) for found in per_class_results(result.confusion, trained.labels)
     ]
-    facts = {"run": str(run.path), "epoch": trained.epoch, "split": request.split, **result.as_dict()}
-    print_facts({**facts, "mean class accuracy": result.mean_class_accuracy}, as_json, classes=classes)
+    facts = {"run": str(run.path), "epoch": trained.epoch, "split": request.split, **result.facts()}
+    print_facts(facts, as_json, classes=classes)

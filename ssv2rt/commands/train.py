@@ -25,7 +25,16 @@ from ssv2rt.commands.output import print_facts
 )
 @under(
     "Model and settings",
-    click.option("--init", help="Initial weights: a file, a run, or a name such as r3d_18 or resnet50."),
+    click.option(
+        "--init",
+        shell_complete=complete_run,
+        help="Initial weights: a run, a file, or a name such as r3d_18 or resnet50.",
+    ),
+    click.option(
+        "--epochs",
+        type=click.IntRange(min=1),
+        help="Number of epochs; the warm-up keeps its share. With --resume: more than the run has.",
+    ),
     set_option("train.epochs=10"),
 )
 @under(
@@ -43,7 +52,8 @@ from ssv2rt.commands.output import print_facts
 def train(as_json: bool, dry_run: bool, **options: Any) -> None:
     """Train a model. Without arguments: the `demo` recipe on synthetic clips.
 
-    RECIPE is the name of a training recipe, or the path of a .toml file. With --data alone, it is ssv2-resnet3d18.
+    RECIPE is the name of a training recipe, or the path of a .toml file. With --data alone, it is ssv2-resnet3d18, or small
+    where there is no GPU. For few clips, recipes choose learning rate, epochs and clips per optimizer step themselves.
 
     \b
     On several GPUs:
@@ -52,7 +62,7 @@ def train(as_json: bool, dry_run: bool, **options: Any) -> None:
     \b
     Examples:
       ssv2rt train ssv2-resnet3d50 --data DIR --set train.batch_size=auto
-      ssv2rt train ssv2-i3d --data DIR --dry-run
+      ssv2rt train finetune --init RUN --data DIR
     """
     from ssv2rt.core.locks import exclusive
     from ssv2rt.dataset.prepare import export_test_clips
@@ -72,4 +82,4 @@ def train(as_json: bool, dry_run: bool, **options: Any) -> None:
         pictures = summarize(trained.run, trained.manifest.labels)
     if trained.data.synthetic and trained.data.test_videos:
         export_test_clips(trained.manifest, Path(trained.data.test_videos))
-    print_facts({"run": str(trained.run.path), **trained.result.as_dict(), "pictures": str(pictures)}, as_json)
+    print_facts({"run": str(trained.run.path), **trained.result.facts(), "pictures": str(pictures)}, as_json)

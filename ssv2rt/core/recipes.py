@@ -176,6 +176,9 @@ class Model(Section):
     init: str = ""
     """Initial weights: path of a .safetensors or .pth file, a run, or name of published weights such as r3d_18 or resnet50.
     Empty: random weights."""
+    from_init: bool = False
+    """Take the network and the clips (`[model]` and `[clip]`) that the weights of `init` were trained with, except settings
+    given by --set. What was taken goes into the run's recipe, where this is false."""
     inflate: Literal["mean", "centre"] = "mean"
     """How 2D weights are inflated to 3D. mean: repeated over time and divided by the number of repeats. centre: in the middle
     of the kernel, zeros elsewhere (Carreira and Zisserman 2017)."""

@@ -37,7 +37,7 @@ def read_weights(source: str) -> tuple[Weights, tuple[str, ...] | None]:
         UserError: the weights cannot be downloaded or read, are damaged, or the file does not hold a state dict; or the run
             has no checkpoint yet.
     """
-    path = _weights_of_run(source) or Path(source)
+    path = weights_of_run(source) or Path(source)
     if path.is_file():
         if path.suffix not in _SUFFIXES:
             raise UsageError(f"'{source}': weights are read from {', '.join(_SUFFIXES)} files; take one of these")
@@ -52,7 +52,7 @@ def read_weights(source: str) -> tuple[Weights, tuple[str, ...] | None]:
     return _only_tensors(_download(URLS[source]), source), None
 
 
-def _weights_of_run(source: str) -> Path | None:
+def weights_of_run(source: str) -> Path | None:
     """The weights of a run's best checkpoint; None if `source` is a file, a published network or no run."""
     if (
         Path(source).is_file()
