@@ -24,6 +24,7 @@ from ssv2rt.commands.models import models
 from ssv2rt.commands.output import discard_stdout
 from ssv2rt.commands.preview import preview
 from ssv2rt.commands.recipes import recipes
+from ssv2rt.commands.runs import runs
 from ssv2rt.commands.score import score
 from ssv2rt.commands.synthesize import synthesize
 from ssv2rt.commands.train import train
@@ -78,6 +79,7 @@ for command in (
     benchmark,
     synthesize,
     doctor,
+    runs,
     recipes,
     models,
 ):
