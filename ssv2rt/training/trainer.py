@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing, nullcontext
 
 import torch
 
@@ -119,7 +119,8 @@ class Trainer(CheckpointedTraining):
             explain_determinism_errors(self.recipe.model.name),
         ):
             self._start(run)
-            with recording_crashes(run, self.group.rank, self.loaders):
+            log = closing(self._metrics_log) if self.group.is_rank_zero else nullcontext()
+            with log, recording_crashes(run, self.group.rank, self.loaders):
                 self._train_epochs(run)
         assert self.best is not None
         return self.best
