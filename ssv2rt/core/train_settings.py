@@ -69,6 +69,9 @@ class Train(Section):
     2017), and by `fit_to_data`."""
     sync_bn: bool = False
     """Synchronized batch norm: statistics over the batches of all processes."""
+    precise_bn: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Number of training batches whose mean and variance replace the running statistics of batch norm before each evaluation
+    (Wu and Johnson 2021). 0: the running statistics are used."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay per optimizer step of the exponential moving average of the weights. The averaged weights are evaluated and
     exported. 0: none."""
@@ -130,6 +133,11 @@ class Train(Section):
             raise ValueError(
                 f"schedule = '{self.schedule}' and step_epochs = {list(self.step_epochs)}: give epochs with "
                 f"schedule = 'steps', and only there"
+            )
+        if self.precise_bn and self.freeze_backbone:
+            raise ValueError(
+                f"precise_bn = {self.precise_bn} and freeze_backbone = true: a frozen backbone keeps its statistics; "
+                f"leave one of them out"
             )
         if self.sampler == "balanced" and self.class_weights != "none":
             raise ValueError(

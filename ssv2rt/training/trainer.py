@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import AbstractContextManager, closing, nullcontext
+from itertools import islice
 
 import torch
 
@@ -33,6 +34,7 @@ from ssv2rt.training.imbalance import best_by, class_weights, clips_per_class, i
 from ssv2rt.training.initial_model import build_initial_model
 from ssv2rt.training.metrics_log import MetricsLog
 from ssv2rt.training.optimizer import Schedule
+from ssv2rt.training.precise_batch_norm import measure_batch_norm
 from ssv2rt.training.signals import SignalHandler, Stopped
 from ssv2rt.training.step import TrainingStep
 from ssv2rt.training.sync_batch_norm import convert_sync_batch_norm
@@ -227,6 +229,10 @@ class Trainer(CheckpointedTraining):
             if self._stop_requested():
                 self._save_and_stop(run)
 
+        if number := self.recipe.train.precise_bn:
+            batches = train_batches(self.train_split, self.recipe, epoch=self.epoch + 1, shard=self.group.shard)
+            clips = (batch.clips for batch in self.loader.batches(islice(batches, number)))
+            measure_batch_norm(self.training_step.eval_model, clips, self.precision)
         # Batch norm statistics differ between processes, since each sees its own shard.
         self.group.broadcast(self.training_step.eval_model.buffers())
         return evaluate(
