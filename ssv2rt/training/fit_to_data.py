@@ -54,7 +54,8 @@ def fit_to_data(
     chosen = [
         f"{name} = {getattr(fitted, name)}" for name in changes if getattr(fitted, name) != getattr(settings, name)
     ]
-    text = f"settings for {clips} training clips: {', '.join(chosen)}" if chosen else ""
+    tail = "(--set gives others, train.fit_to_data = false those of the recipe)"
+    text = f"settings for {clips} training clips: {', '.join(chosen)} {tail}" if chosen else ""
     return recipe.model_copy(update={"train": fitted}), text
 
 

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 SMALL_RECIPE = "small"
 """Recipe for data without a recipe's name on a machine without a GPU."""
+_FEW = 20
+"""Fewer validation clips than this are said to be few."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,9 +154,20 @@ def _trainer(request: TrainRequest, group: Group, resumed: Run | None) -> Traine
     clips = len(manifest.split("train", recipe.data.max_bad))
     original = load_recipe(request.recipe_name(group.device))
     recipe, text = fit_to_data(recipe, clips, processes=group.size, given=given, original=original)
-    if text:
-        log(f"{text} (--set gives others; train.fit_to_data = false keeps those of the recipe)")
+    log(text)
+    log(_few_validation_clips(manifest, recipe))
     return Trainer(recipe, manifest, group)
+
+
+def _few_validation_clips(manifest: Manifest, recipe: Recipe) -> str:
+    """That accuracy is coarse, if it is; else empty."""
+    clips = len(manifest.split("validation", recipe.data.max_bad))
+    if clips >= _FEW:
+        return ""
+    return (
+        f"only {clips} validation clips, so that each is {100 / clips:.0f} points of top-1; "
+        f"`ssv2rt evaluate --data OTHER --split all` measures accuracy on others"
+    )
 
 
 def _recipe(request: TrainRequest, group: Group, resumed: Run | None) -> Recipe:
