@@ -213,9 +213,10 @@ def flips_in_words(names: Sequence[str], most: int = 10) -> str:
     def listed(words: list[str]) -> str:
         return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
-    text = f"swap the labels {listed(pairs)}" if pairs else "swap no labels, as no two classes name opposite sides"
-    text = f"horizontal flips {text}; other classes keep theirs"
-    return text + (f"; never flipped, as the other side is no class: {listed(fixed)}" if fixed else "")
+    swapped = f"swap the labels {listed(pairs)}; other classes keep theirs"
+    text = f"horizontal flips {swapped if pairs else 'keep every label, as no two classes name opposite sides'}"
+    text += f"; never flipped, as the other side is no class: {listed(fixed)}" if fixed else ""
+    return f"{text} (augment.flip = never turns flips off)"
 
 
 def read_json(path: Path) -> object:

@@ -51,8 +51,9 @@ def fit_to_data(
         return recipe, ""
     changes = _changes(settings, (original or recipe).train, clips, processes, given)
     fitted = settings.model_copy(update={**changes, "fit_to_data": False})
+    values = {name: getattr(fitted, name) for name in changes if getattr(fitted, name) != getattr(settings, name)}
     chosen = [
-        f"{name} = {getattr(fitted, name)}" for name in changes if getattr(fitted, name) != getattr(settings, name)
+        f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}" for name, value in values.items()
     ]
     tail = "(--set gives others, train.fit_to_data = false those of the recipe)"
     text = f"settings for {clips} training clips: {', '.join(chosen)} {tail}" if chosen else ""

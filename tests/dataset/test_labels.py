@@ -132,10 +132,10 @@ def test_a_rotation_without_its_opposite_is_not_mirrored() -> None:
 def test_flips_are_told_in_one_line() -> None:
     text = flips_in_words(["swipe left", "swipe right", "spin clockwise", "wave"])
     assert "swap the labels 'swipe left' and 'swipe right'; other classes keep theirs" in text
-    assert text.endswith("never flipped, as the other side is no class: 'spin clockwise'")
+    assert "never flipped, as the other side is no class: 'spin clockwise' (augment.flip = never" in text
     many = [f"{side} {number}" for number in range(20) for side in ("left", "right")]
     assert "'left 9' and 'right 9' and 10 more;" in flips_in_words(many)
-    assert "swap no labels" in flips_in_words(["a", "b"])
+    assert "keep every label, as no two classes" in flips_in_words(["a", "b"])
 
 
 def test_words_that_contain_left_or_right_are_not_sides() -> None:
