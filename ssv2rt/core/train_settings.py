@@ -31,8 +31,10 @@ class Train(Section):
     """With `batch_size = "auto"`: clips per optimizer step and device, to which `learning_rate` applies."""
     fit_to_data: bool = False
     """Choose the clips of an optimizer step, `learning_rate`, `epochs` and `warmup_epochs` for the training split if that is
-    small: fewer than four full optimizer steps an epoch, or fewer than 400 in the run. Settings given by --set stay. What is
-    chosen goes into the run's recipe, where this is false. Larger sets are trained with the recipe as it is."""
+    small: fewer than four full optimizer steps an epoch, or fewer than `min_steps` in the run. Settings given by --set stay.
+    What is chosen goes into the run's recipe, where this is false. Larger sets are trained with the recipe as it is."""
+    min_steps: Positive = 400
+    """With `fit_to_data`: least number of optimizer steps of a run, which small sets reach by more epochs."""
     accumulate: Positive = 1
     """Number of batches whose gradients are accumulated for one optimizer step."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

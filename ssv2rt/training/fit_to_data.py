@@ -13,8 +13,8 @@ from ssv2rt.core.sections import validated
 from ssv2rt.core.train_settings import Train
 from ssv2rt.training.optimizer import rate_scale
 
-MIN_STEPS_PER_EPOCH, MIN_STEPS = 4, 400
-"""Optimizer steps. A set is small if the recipe has fewer of them in an epoch, before the last is filled up, or in the run."""
+MIN_STEPS_PER_EPOCH = 4
+"""Optimizer steps. A set is small if the recipe has fewer of them in an epoch, before the last is filled up."""
 MIN_CLIPS = 4
 """Clips in an optimizer step that are not gone below, as batch norm needs some."""
 MIN_WARMUP = 0.05
@@ -64,7 +64,7 @@ def _changes(settings: Train, original: Train, clips: int, processes: int, given
     """Settings for this number of clips; none if the original recipe has enough optimizer steps."""
     own = original.update_clips if original.batch_size == "auto" else original.batch_size * original.accumulate
     steps = original.epochs * -(-clips // (own * processes))
-    if own * processes * MIN_STEPS_PER_EPOCH <= clips and steps >= MIN_STEPS:
+    if own * processes * MIN_STEPS_PER_EPOCH <= clips and steps >= settings.min_steps:
         return {}
     batches = _batches(settings, _step_clips(clips // processes, own), given)
     if settings.batch_size == "auto":
@@ -74,7 +74,7 @@ def _changes(settings: Train, original: Train, clips: int, processes: int, given
     changes: dict[str, object] = {**batches}
     if step != own and "train.learning_rate" not in given:
         changes["learning_rate"] = float(f"{settings.learning_rate * rate_scale(settings, step / own):.3g}")
-    least = -(-MIN_STEPS // -(-clips // (step * processes)))
+    least = -(-settings.min_steps // -(-clips // (step * processes)))
     if "train.epochs" not in given and least > settings.epochs:
         changes |= _epochs(settings, least, given)
         share = settings.warmup_epochs / settings.epochs

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from ssv2rt.core.recipe_files import load_recipe, recipe_names
 from ssv2rt.core.recipes import Recipe
-from ssv2rt.training.fit_to_data import MIN_STEPS, fit_to_data, set_by, with_epochs
+from ssv2rt.training.fit_to_data import fit_to_data, set_by, with_epochs
 
 FIT = ("train.fit_to_data=true",)
 
@@ -63,6 +63,12 @@ def test_given_settings_stay(overrides: tuple[str, ...], batch: int, accumulate:
     assert train.learning_rate == pytest.approx(rate)
 
 
+def test_a_recipe_has_its_own_least_number_of_steps() -> None:
+    assert fitted(36, "train.min_steps=300").train.epochs == 60
+    assert fitted(36, "train.min_steps=1").train.epochs == 50
+    assert fit_to_data(load_recipe("finetune"), 36)[0].train.epochs == 30
+
+
 def test_small_is_what_is_small_for_the_recipe_without_given_settings() -> None:
     assert fitted(80, "train.batch_size=1").train.learning_rate == pytest.approx(0.1 * 16 / 64)
     assert fitted(168_913, "train.epochs=1", "train.warmup_epochs=0", "train.batch_size=4").train.learning_rate == 0.1
@@ -82,7 +88,7 @@ def test_every_set_fills_its_steps_and_has_enough_of_them(clips: int, processes:
     train = fit_to_data(recipe, clips, processes=processes)[0].train
     step = train.batch * train.accumulate
     assert step * processes <= max(clips, 4 * processes) and step <= recipe.train.batch * recipe.train.accumulate
-    assert train.epochs * -(-clips // (step * processes)) >= MIN_STEPS
+    assert train.epochs * -(-clips // (step * processes)) >= train.min_steps
     assert train.warmup_epochs <= train.epochs / 5
     assert type(train).model_validate(train.model_dump()) == train
 
