@@ -28,6 +28,7 @@ from ssv2rt.commands.preview import preview
 from ssv2rt.commands.recipes import recipes
 from ssv2rt.commands.repack import repack
 from ssv2rt.commands.report import report
+from ssv2rt.commands.runs import runs
 from ssv2rt.commands.score import score
 from ssv2rt.commands.synthesize import synthesize
 from ssv2rt.commands.train import train
@@ -86,6 +87,7 @@ for command in (
     benchmark,
     synthesize,
     doctor,
+    runs,
     recipes,
     models,
 ):

@@ -69,6 +69,7 @@ def train(
     settings: Settings = (),
     name: str = "",
     init: str | None = None,
+    epochs: int | None = None,
     resume: str | None = None,
 ) -> TrainResult | None:
     """Trains a model, as `ssv2rt train` does.
@@ -79,6 +80,7 @@ def train(
         settings: changes to the recipe.
         name: of the run; by default recipe and time.
         init: initial weights: a file, a run, or the name of a published network.
+        epochs: number of epochs, of which the warm-up keeps its share; with `resume`, more than the run has.
         resume: a run to continue, or "latest"; without `recipe`, `name` and `init`.
 
     Returns:
@@ -95,6 +97,7 @@ def train(
             overrides=overrides(settings),
             name=name,
             init=init,
+            epochs=epochs,
             resume=resume,
         )
     )

@@ -44,6 +44,7 @@ def compare(models: tuple[str, ...], data: Path | None, recipe: str, overrides: 
     from ssv2rt.report.comparison import report
     from ssv2rt.training.compare import DEFAULT_MODELS
     from ssv2rt.training.compare import compare as run_all
+    from ssv2rt.training.fit_to_data import fit_to_data, set_by
 
     for name in models:
         check_model_name(name)
@@ -53,6 +54,12 @@ def compare(models: tuple[str, ...], data: Path | None, recipe: str, overrides: 
     with exclusive(out, "comparing in"), os_errors_as_user_errors(f"cannot write to '{out}'", fix):
         out.mkdir(exist_ok=True)
         remove_all_partial_files(out)
-        results = run_all(settings, models or DEFAULT_MODELS, prepare(settings.data), out)
+        manifest = prepare(settings.data)
+        clips = len(manifest.split("train", settings.data.max_bad))
+        given, original = set_by(overrides), load_recipe(recipe)
+        settings, text = fit_to_data(settings, clips, given=given, original=original)
+        if text:
+            click.echo(text, err=True)
+        results = run_all(settings, models or DEFAULT_MODELS, manifest, out)
         report(results, settings, out)
     print_facts({"folder": str(out), "page": str(out / "comparison.md"), "picture": str(out / "comparison.png")}, False)

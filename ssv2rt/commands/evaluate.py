@@ -61,5 +61,5 @@ def evaluate(run: str | None, as_json: bool, **options: Any) -> None:
     from ssv2rt.api import jobs
 
     found = jobs.evaluate(run, **options)
-    facts = {"run": str(found.run), "epoch": found.epoch, "split": found.split, **found.result.as_dict()}
-    print_facts({**facts, "mean class accuracy": found.result.mean_class_accuracy}, as_json, classes=found.per_class())
+    facts = {"run": str(found.run), "epoch": found.epoch, "split": found.split, **found.result.facts()}
+    print_facts(facts, as_json, classes=found.per_class())

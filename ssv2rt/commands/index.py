@@ -32,11 +32,13 @@ def index(data: Path, out: Path | None, decode: bool, workers: int | None, as_js
       ssv2rt index DIR --decode --workers 16
     """
     from ssv2rt.core.progress import Progress
+    from ssv2rt.dataset.class_warnings import warn_about_classes
     from ssv2rt.dataset.index import index as index_clips
     from ssv2rt.dataset.summary import print_summary, summarize
 
     with Progress(f"indexing {data}") as progress:
         manifest, where = index_clips(data, out=out, decode=decode, workers=workers or 0, progress=progress.show)
+    warn_about_classes(manifest)
     summary = summarize(manifest, where)
     if as_json:
         click.echo(json.dumps(summary))

@@ -36,7 +36,12 @@ from ssv2rt.commands.output import print_facts
     click.option(
         "--init",
         shell_complete=complete_initial_weights,
-        help="Initial weights: a file, a run, or a name such as r3d_18 or resnet50.",
+        help="Initial weights: a run, a file, or a name such as r3d_18 or resnet50.",
+    ),
+    click.option(
+        "--epochs",
+        type=click.IntRange(min=1),
+        help="Number of epochs; the warm-up keeps its share. With --resume: more than the run has.",
     ),
     set_option("train.epochs=10"),
 )
@@ -55,7 +60,8 @@ from ssv2rt.commands.output import print_facts
 def train(as_json: bool, dry_run: bool, **options: Any) -> None:
     """Train a model. Without arguments: the `demo` recipe on synthetic clips.
 
-    RECIPE is the name of a training recipe, or the path of a .toml file. With --data alone, it is ssv2-resnet3d18.
+    RECIPE is the name of a training recipe, or the path of a .toml file. With --data alone, it is ssv2-resnet3d18, or small
+    where there is no GPU. For few clips, recipes choose learning rate, epochs and clips per optimizer step themselves.
 
     \b
     On several GPUs:
@@ -64,7 +70,7 @@ def train(as_json: bool, dry_run: bool, **options: Any) -> None:
     \b
     Examples:
       ssv2rt train ssv2-resnet3d50 --data DIR --set train.batch_size=auto
-      ssv2rt train ssv2-i3d --data DIR --dry-run
+      ssv2rt train finetune --init RUN --data DIR
     """
     from ssv2rt.api import jobs
     from ssv2rt.training.request import TrainRequest, plan_as_requested
@@ -75,5 +81,5 @@ def train(as_json: bool, dry_run: bool, **options: Any) -> None:
         return
     trained = jobs.train(settings=options.pop("overrides"), **options)
     if trained is not None:  # another process prints the result
-        facts = {"run": str(trained.run), **trained.result.as_dict(), "pictures": str(trained.pictures)}
+        facts = {"run": str(trained.run), **trained.result.facts(), "pictures": str(trained.pictures)}
         print_facts(facts, as_json)

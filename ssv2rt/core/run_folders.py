@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ssv2rt.core.atomic_files import remove_all_partial_files, remove_partial_files, remove_tree, replace_link
 from ssv2rt.core.errors import UsageError, UserError, suggest
+from ssv2rt.core.locks import exclusive, locks_held_in
 from ssv2rt.core.recipe_files import load_recipe
 from ssv2rt.core.recipes import Recipe
 
@@ -164,7 +165,38 @@ def known_runs(root: Path = RUNS, *, for_engine: bool = False) -> list[str]:
     found = {path.parent.name for path in root.glob("*/recipe.toml")}
     if for_engine:
         found |= {path.parent.name for path in root.glob("*/engines") if _has_engines(path.parent)}
-    return sorted(found - {"latest"})
+    return sorted(name for name in found - {"latest"} if not name.startswith("."))
+
+
+def remove_run(run: Run) -> None:
+    """Removes a run with all its files. If `latest` points to it, that will point to the newest of the others.
+
+    Raises:
+        UserError: a process is training it or building an engine of it, or a file cannot be removed.
+    """
+    if busy := locks_held_in(run.engines):
+        raise UserError(f"{busy[0]}; wait for it to end, or stop it")
+    with exclusive(run.path, "removing"):
+        latest = run.path.parent / "latest"
+        was_latest = latest.is_symlink() and os.readlink(latest) == run.name
+        # Under a hidden name first, so that no command finds half a run.
+        hidden = run.path.with_name(f".{run.name[:100]}.removed.partial")
+        remove_tree(hidden)
+        try:
+            os.replace(run.path, hidden)
+        except OSError as error:
+            raise UserError(f"cannot remove '{run.path}': {error.strerror}; see who owns it") from None
+        if was_latest:
+            others = [other for name in known_runs(latest.parent) if (other := Run(latest.parent / name)).is_started]
+            if others:
+                replace_link(
+                    latest, max(others, key=lambda other: os.lstat(other.checkpoints / "last").st_mtime_ns).name
+                )
+            else:
+                latest.unlink()
+        remove_tree(hidden)
+    if hidden.exists():
+        raise UserError(f"some files of run '{run.path}' cannot be removed, and are in '{hidden}'; see who owns them")
 
 
 def engines_of_file(file: Path, root: Path = RUNS) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -15,6 +16,7 @@ from ssv2rt.dataset.listing import (
     find_picture,
     hold_out_validation,
     is_folder,
+    is_video,
     list_entries,
     number_classes,
     path_to_text,
@@ -62,6 +64,37 @@ def read_folders(root: Path) -> Listing | None:
         return None
     labels, clips = number_classes(rows)
     return Listing(labels, root, hold_out_validation(clips), search.sources)
+
+
+def folder_warnings(root: Path) -> list[str]:
+    """Folders of a data set of class folders whose names are probably meant as those of splits, each kind as one line."""
+    if not root.is_dir():
+        return []
+    folders = _folders(root)
+    splits = [folder.name for folder in folders if folder.name.lower() in SPLIT_ALIASES]
+    names = f"names of splits are {', '.join(SPLIT_ALIASES)}"
+    if any(SPLIT_ALIASES[name.lower()] == "train" and _folders(root / name) for name in splits):
+        left_out = [folder.name for folder in folders if folder.name not in splits and list_entries(Path(folder.path))]
+        named = ", ".join(f"'{name}'" for name in left_out)
+        return [f"beside the splits in '{root}', these folders are left out: {named}; {names}"] if left_out else []
+    inner = {folder.name: below for folder in folders if (below := _only_folders(Path(folder.path)))}
+    shared = [name for name, below in inner.items() if any(below & inner[other] for other in inner if other != name)]
+    if len(shared) < 2:
+        return []
+    named = ", ".join(f"'{name}'" for name in shared)
+    return [f"the folders {named} in '{root}' have folders of the same names, but are taken to be classes; {names}"]
+
+
+def _only_folders(folder: Path) -> set[str]:
+    """Names of the folders in a folder; empty if it holds a video, too."""
+    names = set()
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if is_video(entry.name):
+                return set()
+            if is_folder(entry) and not entry.name.startswith("."):
+                names.add(entry.name)
+    return names
 
 
 def _label(folder: os.DirEntry[str]) -> str:

@@ -15,10 +15,18 @@ NO_MIRROR = -1
 """Marks a class in `mirrored_labels` whose clips must not be mirrored."""
 
 _SIDES = {"left": "right", "right": "left"}
+_LETTER_SIDES = {"L": "R", "R": "L"}
 _SIDE = re.compile(
     r"(?:(?<![A-Za-z])(?:[Ll]eft|[Rr]ight|LEFT|RIGHT)|(?<=[a-z])(?:Left|Right))(?=wards?(?![a-z])|(?![a-z]))"
 )
 """Matches left or right as a word, also in push_left, PushLeft, left1 and leftwards, but not in upright or bright."""
+_TURN = re.compile(
+    r"(?:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z]))(?P<against>(?i:counter|anti)[-_ ]?)?(?i:clockwise)(?![a-z])"
+    r"|(?<![A-Za-z])(?P<short>[Cc]?[Cc][Ww])(?![A-Za-z])"
+)
+"""Matches clockwise and its opposites counterclockwise, counter-clockwise, anticlockwise, ..., and cw and ccw as words."""
+_LETTER = re.compile(r"(?<=[A-Za-z0-9][-_ ])[A-Z](?![A-Za-z0-9])|(?<![A-Za-z0-9])[A-Z](?=[-_ ][A-Za-z0-9])")
+"""Matches a capital letter that stands alone beside other words, as in turn_L."""
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
@@ -157,19 +165,58 @@ def class_of_template(template: str) -> str:
 def mirrored_labels(names: Sequence[str]) -> np.ndarray:
     """The class of each class's clips after they are mirrored left to right.
 
-    A class that mentions neither side keeps its number. Otherwise it maps to the class whose name has left and right
-    swapped, or to `NO_MIRROR` if there is no such class.
+    A class that mentions neither a side nor a sense of rotation keeps its number. Otherwise it maps to the class whose name
+    has left and right, and clockwise and counterclockwise, swapped, or to `NO_MIRROR` if there is no such class. A lone L or R
+    counts as a side if the same name exists with the other, and with no third letter: turn_L and turn_R, but not the letters
+    of an alphabet.
 
     Returns:
         int32 (classes,): a class number, or `NO_MIRROR`.
     """
-    index = {name.lower(): number for number, name in enumerate(names)}
+    letters: dict[str, set[str]] = {}
+    for name in names:
+        for match in _LETTER.finditer(name):
+            letters.setdefault(_without(match), set()).add(match.group())
+    index = {_in_one_spelling(name): number for number, name in enumerate(names)}
     result = np.arange(len(names), dtype=np.int32)
     for number, name in enumerate(names):
-        if _SIDE.search(name):
-            twin = _SIDE.sub(lambda match: _SIDES[match.group().lower()], name).lower()
-            result[number] = index.get(twin, NO_MIRROR)
+        mirror = _LETTER.sub(
+            lambda match: _LETTER_SIDES[match.group()] if letters[_without(match)] == set("LR") else match.group(), name
+        )
+        mirror = _in_one_spelling(_SIDE.sub(lambda match: _SIDES[match.group().lower()], mirror), turned=True)
+        if mirror != _in_one_spelling(name):
+            result[number] = index.get(mirror, NO_MIRROR)
     return result
+
+
+def _without(match: re.Match[str]) -> str:
+    """The text in which a letter was found, without it."""
+    return f"{match.string[: match.start()]}\0{match.string[match.end() :]}"
+
+
+def _in_one_spelling(name: str, turned: bool = False) -> str:
+    """A name in lower case, with one spelling of the senses of rotation; swapped if it is `turned`."""
+
+    def replaced(match: re.Match[str]) -> str:
+        against = bool(match["against"]) or len(match["short"] or "") == 3
+        return "clockwise" if against == turned else "counterclockwise"
+
+    return _TURN.sub(replaced, name).lower()
+
+
+def flips_in_words(names: Sequence[str], most: int = 10) -> str:
+    """What horizontal flips do to the labels of these classes, in one line, with at most `most` names of each kind."""
+    mirrored = mirrored_labels(names)
+    pairs = [f"'{name}' and '{names[at]}'" for number, name in enumerate(names) if (at := mirrored[number]) > number]
+    fixed = [f"'{name}'" for name, at in zip(names, mirrored, strict=True) if at == NO_MIRROR]
+
+    def listed(words: list[str]) -> str:
+        return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
+
+    swapped = f"swap the labels {listed(pairs)}; other classes keep theirs"
+    text = f"horizontal flips {swapped if pairs else 'keep every label, as no two classes name opposite sides'}"
+    text += f"; never flipped, as the other side is no class: {listed(fixed)}" if fixed else ""
+    return f"{text} (augment.flip = never turns flips off)"
 
 
 def read_json(path: Path) -> object:

@@ -39,7 +39,7 @@ def read_weights(source: str) -> tuple[Weights, tuple[str, ...] | None]:
         UserError: the weights cannot be read, are damaged, or the file does not hold a state dict; or the run has no
             checkpoint yet.
     """
-    path = _weights_of_run(source) or Path(source)
+    path = weights_of_run(source) or Path(source)
     if path.is_file():
         if not path.name.endswith(_SUFFIXES):
             raise UsageError(f"'{source}': weights are read from {', '.join(_SUFFIXES)} files; take one of these")
@@ -48,7 +48,7 @@ def read_weights(source: str) -> tuple[Weights, tuple[str, ...] | None]:
     raise UsageError(f"'{source}': {problem}; give a {', '.join(_SUFFIXES)} file, or a run")
 
 
-def _weights_of_run(source: str) -> Path | None:
+def weights_of_run(source: str) -> Path | None:
     """The weights of a run's best checkpoint; None if `source` is a file or no run."""
     if Path(source).is_file() or not any(is_run(at) for at in (Path(source), RUNS / source)):
         return None

@@ -46,10 +46,22 @@ def clip_rng(seed: int, epoch: int, clip: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
-def training_request(split: Split, row: int, *, clip: Clip, augment: Augment, seed: int, epoch: int) -> ClipRequest:
-    """A training clip with random frames, crop, flip, color change and erased patch."""
+def training_request(
+    split: Split, row: int, *, clip: Clip, augment: Augment, seed: int, epoch: int, repeat: int = 0
+) -> ClipRequest:
+    """A training clip with random frames, crop, flip, color change and erased patch.
+
+    Args:
+        split: the clips.
+        row: which of them.
+        clip: what the network sees.
+        augment: what is drawn.
+        seed: of the run.
+        epoch: its number.
+        repeat: how often the epoch had this clip before; the draws differ each time.
+    """
     name = split.ids[row].as_py()
-    rng = clip_rng(seed, epoch, name)
+    rng = clip_rng(seed, epoch, f"{name}, repeat {repeat}" if repeat else name)
     meta = split.video_meta(row)
     frames = pick_frames(meta, clip, jitter=augment.speed, rng=rng)
     crop = random_resized_crop(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,10 +13,14 @@ from matplotlib.figure import Figure
 
 from ssv2rt.core.atomic_files import atomic_file
 from ssv2rt.core.log import printable
+from ssv2rt.core.train_settings import Train
 from ssv2rt.training.confusion import per_class_results
+from ssv2rt.training.optimizer import Schedule
 
 BLUE, RED, GOLD, GRAY = "#4477aa", "#ee6677", "#ccbb44", "#999999"
 """Safe for color-blind readers (Paul Tol's bright scheme)."""
+_MOST_POINTS = 2000
+"""Points of the curve of the learning rate."""
 _MAX_LABELED_CLASSES = 40
 """Up to this many classes, a confusion matrix shows their names."""
 
@@ -32,12 +37,13 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), facecolor="white", layout="constrained")
 
 
-def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
+def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, settings: Train) -> None:
     """Draws loss, accuracy and learning rate over the epochs.
 
     Args:
         lines: the lines of metrics.jsonl.
         path: of the figure, without suffix.
+        settings: the recipe's `[train]`, which the learning rate of each optimizer step follows from.
     """
     figure = new_figure(12, 3.8)
     loss, accuracy, rate = figure.subplots(1, 3)
@@ -56,10 +62,13 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     )
     for name, style in (("top1", "o-"), ("top5", "o--")):
         values = [line["validation"][name] for line in epochs]
+        if name == "top5" and all(value == 100 for value in values):
+            continue  # of five classes or fewer, every clip is among the first five
         accuracy.plot(epoch_numbers, values, style, color=RED, ms=3, label=f"top-{name[3:]}, validation")
     accuracy.set_ylim(0, 102)
     accuracy.set_ylabel("percent")
-    rate.plot([s["update"] / per_epoch for s in steps], [s["learning_rate"] for s in steps], color=GRAY)
+    at, rates = _rates([*steps, *epochs], settings, per_epoch)
+    rate.plot((at + 1) / per_epoch, rates, ".-" if len(at) < 40 else "-", color=GRAY)
     rate.set_ylabel("learning rate")
     rate.set_ylim(bottom=0)
     for axes in (loss, accuracy, rate):
@@ -70,6 +79,28 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     for axes in (loss, accuracy):
         axes.legend(frameon=False, fontsize=8)
     save_figure(figure, path)
+
+
+def _rates(lines: Sequence[Mapping[str, Any]], settings: Train, per_epoch: float) -> tuple[np.ndarray, np.ndarray]:
+    """The learning rates of the optimizer steps done, or of some of many, by the schedule of the recipe: steps and rates.
+
+    The schedule does not know how many processes trained together: it is scaled to the largest learning rate in the log.
+    """
+    schedule = Schedule(settings, max(1, round(per_epoch)))
+    logged = [
+        (line["learning_rate"], int(line["update"]) - 1)
+        for line in lines
+        if _has_numbers(line, "learning_rate", "update")
+        and 1 <= line["update"] <= schedule.steps
+        and 0 < line["learning_rate"] < math.inf
+    ]
+    if not logged:
+        return np.zeros(0), np.zeros(0)
+    last = max(step for _, step in logged)
+    at = np.unique(np.linspace(0, last, min(last + 1, _MOST_POINTS)).astype(np.int64))
+    largest, step = max(logged)
+    scale = largest / schedule(step) if schedule(step) else 1.0
+    return at, np.array([scale * schedule(step) for step in at.tolist()])
 
 
 def _has_numbers(line: object, *names: str) -> bool:

@@ -35,7 +35,7 @@ def summarize(run: Run, labels: Sequence[str]) -> Path:
     except (OSError, ValueError) as error:
         raise UserError(f"run '{run.path}' has no results to summarize: {error}") from None
     folder.mkdir(exist_ok=True)
-    draw_curves(read_metrics(run.metrics_file), folder / "curves")
+    draw_curves(read_metrics(run.metrics_file), folder / "curves", run.recipe().train)
     _draw(matrix, labels, folder)
     print_worst_classes(matrix, labels)
     return folder

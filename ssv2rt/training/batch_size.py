@@ -108,11 +108,12 @@ def first_fitting(sizes: list[int], fits: Callable[[int], bool]) -> int:
 
 def estimate_step_memory(recipe: Recipe, classes: int, precision: Precision) -> StepMemory:
     """Estimates the memory of a training step without running it."""
-    one, two = (_saved_activation_bytes(recipe, classes, precision, batch) for batch in (1, 2))
+    # Not of one clip, of which batch norm may have a single value per channel, and refuses it.
+    two, three = (_saved_activation_bytes(recipe, classes, precision, batch) for batch in (2, 3))
     with torch.device("meta"):
         weights = 4 * sum(p.numel() for p in build_model(recipe.model, classes).parameters())
     copies = 2 + (2 if recipe.train.optimizer == "adamw" else 1) + bool(recipe.train.ema)
-    return StepMemory(fixed=copies * weights + max(0.0, 2 * one - two), per_clip=two - one)
+    return StepMemory(fixed=copies * weights + max(0.0, 3 * two - 2 * three), per_clip=three - two)
 
 
 def usable_memory(device: torch.device) -> float:

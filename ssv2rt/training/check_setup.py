@@ -6,7 +6,7 @@ import os
 import shutil
 
 from ssv2rt.core.errors import UserError
-from ssv2rt.core.recipes import Train
+from ssv2rt.core.train_settings import Train
 from ssv2rt.dataset.manifest import Split
 from ssv2rt.training.distributed import Group
 
@@ -22,7 +22,8 @@ def check_data(training: Split, validation: Split, settings: Train, group: Group
         processes = f" x {group.size} processes" if group.size > 1 else ""
         raise UserError(
             f"{len(training)} training clips do not fill one update of {settings.batch} x "
-            f"{settings.accumulate} clips{processes} (train.batch_size x train.accumulate); lower one of the two"
+            f"{settings.accumulate} clips{processes} (train.batch_size x train.accumulate); set "
+            f"train.fit_to_data = true, which chooses them, or lower one of the two, and train.learning_rate with it"
         )
 
 

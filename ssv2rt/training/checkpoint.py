@@ -24,7 +24,7 @@ from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.weights import WEIGHTS, save_weights
 
 STATE = "state.pt"
-CHANGEABLE_SETTINGS = ("data", "train.checkpoint_minutes", "train.compile", "train.tensorboard")
+CHANGEABLE_SETTINGS = ("data", "train.checkpoint_minutes", "train.compile", "train.tensorboard", "train.tracker")
 """Settings that may change on resume, since they do not affect the result."""
 
 
@@ -93,6 +93,7 @@ class Best(BaseModel):
     loss: float
     clips: int
     bad: int
+    mean_class_accuracy: float | None = None
 
 
 class State(BaseModel):
@@ -136,8 +137,13 @@ class State(BaseModel):
         return self
 
 
-def load_state(run: Run, recipe: Recipe) -> tuple[State, str]:
+def load_state(run: Run, recipe: Recipe, given: frozenset[str] = frozenset()) -> tuple[State, str]:
     """Loads the state of a run's last checkpoint.
+
+    Args:
+        run: the run.
+        recipe: with which it is to be continued.
+        given: settings in it that come from the command line, such as `train.epochs`, for the message.
 
     Returns:
         The state, and a hash of the file.
@@ -154,22 +160,35 @@ def load_state(run: Run, recipe: Recipe) -> tuple[State, str]:
         saved = Recipe.model_validate_json(state.recipe)
     except Exception as error:  # a damaged pickle can raise any exception
         raise UserError(f"{path}: not a checkpoint of ssv2rt, or damaged ({one_line(error)}); train again") from None
-    changed = differences(saved, recipe)
-    if changed:
+    if changed := differences(saved, recipe):
+        by_option = [key for key in changed if key in given]
+        fixes = [f"leave out {', '.join(f'--set {key}' for key in by_option)}"] if by_option else []
+        fixes += [f"change the recipe back in '{run.recipe_file}'"] if len(by_option) < len(changed) else []
+        fixes += [f"continue it with `--resume {run.name} --epochs N`"] if "train.epochs" in changed else []
         raise UserError(
-            f"the checkpoint of '{run.path}' does not match the recipe: {'; '.join(changed)}; "
-            f"change the recipe back in '{run.recipe_file}', or start a new run"
+            f"the checkpoint of '{run.path}' does not match the recipe: {'; '.join(changed.values())}; "
+            f"{', '.join(fixes)}, or start a new run"
         )
     return state, hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def differences(saved: Recipe, current: Recipe) -> list[str]:
-    """Settings that differ and affect the result, each as text like `train.epochs was 7, and is 8`."""
-    found = []
+def differences(saved: Recipe, current: Recipe) -> dict[str, str]:
+    """Settings that differ and affect the result, each with a text like `train.epochs was 7, and is 8`.
+
+    A recipe that continues the saved one for more epochs, after those that it had, does not differ in this.
+    """
+    found = {}
     old, new = saved.model_dump(mode="json"), current.model_dump(mode="json")
+    ignored = {*CHANGEABLE_SETTINGS, *(("train.epochs", "train.continued") if _continues(saved, current) else ())}
     for section, settings in old.items():
         for key, value in settings.items():
             name = f"{section}.{key}"
-            if section not in CHANGEABLE_SETTINGS and name not in CHANGEABLE_SETTINGS and value != new[section][key]:
-                found.append(f"{name} was {value}, and is {new[section][key]}")
+            if section not in ignored and name not in ignored and value != new[section][key]:
+                found[name] = f"{name} was {value}, and is {new[section][key]}"
     return found
+
+
+def _continues(saved: Recipe, current: Recipe) -> bool:
+    """Whether a recipe has the epochs of another and, after them, more."""
+    before, after = saved.train, current.train
+    return after.continued[: len(before.continued) + 1] == (*before.continued, before.epochs)

@@ -38,19 +38,19 @@ class Evaluation:
     clips: int
     bad: int
     """Clips that could not be decoded. They count in no other field."""
+    mean_class_accuracy: float | None = None
+    """Mean of the accuracies of the classes that have clips. None in checkpoints of earlier versions."""
     confusion: np.ndarray | None = field(default=None, compare=False, repr=False)
     """int64 (K, K): number of clips by true class (rows) and by predicted class (columns)."""
 
     def as_dict(self) -> dict[str, float]:
-        """All fields except the confusion matrix."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "confusion"}
+        """All fields that have a value, except the confusion matrix."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "confusion"}
+        return {name: value for name, value in values.items() if value is not None}
 
-    @property
-    def mean_class_accuracy(self) -> float:
-        """The mean, in percent, of each class's share of correct clips. Classes without clips do not count."""
-        assert self.confusion is not None
-        clips = self.confusion.sum(1)
-        return 100 * float((self.confusion.diagonal()[clips > 0] / clips[clips > 0]).mean())
+    def facts(self) -> dict[str, object]:
+        """The same, under the names that commands print."""
+        return {"mean class accuracy" if name.startswith("mean") else name: v for name, v in self.as_dict().items()}
 
 
 @dataclass
@@ -133,15 +133,22 @@ def evaluate(
         logger.warning(f"left out of the evaluation, as they could not be decoded: {bad_clips}")
     if not clips:
         raise UserError(f"none of the {len(split)} clips of the split could be decoded: {bad_clips}; check these files")
-    matrix = confusion.compute().cpu().numpy()
+    matrix = confusion.compute().cpu().numpy().astype(np.int64)
     return Evaluation(
         100 * top1.compute().item(),
         100 * top5.compute().item(),
         total_loss / clips,
         int(clips),
         int(undecodable),
-        matrix.astype(np.int64),
+        mean_class_accuracy(matrix),
+        matrix,
     )
+
+
+def mean_class_accuracy(confusion: np.ndarray) -> float:
+    """The mean, in percent, of each class's share of correct clips, from a matrix (K, K) of true by predicted classes."""
+    clips = confusion.sum(1)
+    return 100 * float((confusion.diagonal()[clips > 0] / clips[clips > 0]).mean())
 
 
 def evaluation_loader(recipe: Recipe, device: torch.device, decoder_trust: DecoderTrust | None = None) -> ClipLoader:

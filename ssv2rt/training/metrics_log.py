@@ -1,40 +1,41 @@
-"""The training log of a run: metrics.jsonl, and TensorBoard if `train.tensorboard` is set."""
+"""The training log of a run: metrics.jsonl, and the trackers that get its lines, too."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ssv2rt.core.atomic_files import write_text
-from ssv2rt.core.errors import UserError
+from ssv2rt.core.errors import one_line
 from ssv2rt.core.run_folders import Run
+from ssv2rt.training.trackers import Tracker, flatten
+
+logger = logging.getLogger(__name__)
 
 
 class MetricsLog:
     """Appends metrics to metrics.jsonl; on resume, first drops the lines that are newer than the checkpoint.
 
     Args:
-        run: where metrics.jsonl and, if wanted, the folder `tensorboard` are written.
+        run: where metrics.jsonl is written.
         epoch: number of complete epochs.
         update: number of optimizer steps so far. Lines of later steps are dropped, since those steps will be done again.
-        tensorboard: whether to write TensorBoard events too.
-
-    Raises:
-        UserError: TensorBoard is wanted but not installed.
+        trackers: what else gets the lines.
     """
 
-    def __init__(self, run: Run, *, epoch: int, update: int, tensorboard: bool) -> None:
+    def __init__(self, run: Run, *, epoch: int, update: int, trackers: Sequence[Tracker] = ()) -> None:
         self._file = run.metrics_file
         if self._file.is_file():
             lines = read_metrics(self._file)
             # A validation line can be newer than the last checkpoint, if the process died between writing the two.
             kept = [x for x in lines if x["update"] <= update and ("validation" not in x or x["epoch"] <= epoch)]
             write_text(self._file, "".join(f"{json.dumps(line)}\n" for line in kept))
-        self._tensorboard = _open_tensorboard(run.path / "tensorboard", update) if tensorboard else None
+        self._trackers = list(trackers)
 
     def write(self, *, epoch: float, update: int, **facts: Any) -> None:
         """Appends one line.
@@ -46,14 +47,22 @@ class MetricsLog:
         """
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"epoch": epoch, "update": update, **facts}) + "\n")
-        if self._tensorboard:
-            for name, value in _flatten(facts).items():
-                self._tensorboard.add_scalar(name, value, update)
-            self._tensorboard.flush()
+        for tracker in list(self._trackers):
+            try:
+                tracker.write(flatten({"epoch": epoch, **facts}), update)
+            except Exception as error:  # a tracker may raise anything
+                self._trackers.remove(tracker)
+                logger.warning(
+                    f"the tracker failed, and gets no more metrics; training goes on, with metrics.jsonl: {one_line(error)}"
+                )
 
     def close(self) -> None:
-        if self._tensorboard:
-            self._tensorboard.close()
+        """Closes the trackers."""
+        for tracker in self._trackers:
+            try:
+                tracker.close()
+            except Exception as error:  # a tracker may raise anything
+                logger.warning(f"the tracker failed when it was closed: {one_line(error)}")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -77,21 +86,3 @@ def _all_numbers(line: Mapping[str, Any]) -> bool:
             if not isinstance(number, (int, float)) or (abs(number) > sys.float_info.max and isinstance(number, int)):
                 return False
     return True
-
-
-def _flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Flattens nested dicts; nested names are joined as `group/name`."""
-    flat: dict[str, float] = {}
-    for name, value in facts.items():
-        flat |= _flatten(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {f"{prefix}{name}": float(value)}
-    return flat
-
-
-def _open_tensorboard(folder: Path, update: int):  # type: ignore[no-untyped-def]  # an optional package
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError(
-            "train.tensorboard = true needs TensorBoard; install it with `pip install 'ssv2rt[tensorboard]'`"
-        ) from None
-    return SummaryWriter(folder, purge_step=update + 1 if update else None)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ssv2rt.core.recipes import Train
+from ssv2rt.core.train_settings import Train
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,15 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from ssv2rt.core.errors import UsageError, UserError, out_of_memory_as_user_error
 from ssv2rt.core.hardware import choose_device, choose_precision
 from ssv2rt.core.locks import exclusive
 from ssv2rt.core.recipe_files import load_recipe
-from ssv2rt.core.recipes import Data, with_views
+from ssv2rt.core.recipes import Data, Recipe, with_views
 from ssv2rt.core.run_folders import RUNS, Run, check_run_name, create_run, find_run
+from ssv2rt.dataset.class_warnings import warn_about_classes
 from ssv2rt.dataset.classes import for_classes, labeled
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.dataset.prepare import override_root, prepare
@@ -22,10 +25,17 @@ from ssv2rt.models.weights import TrainedModel, load_trained
 from ssv2rt.training.determinism import set_deterministic
 from ssv2rt.training.distributed import Group, process_group
 from ssv2rt.training.evaluate import Evaluation, Record, evaluate
+from ssv2rt.training.fit_to_data import fit_to_data, set_by, with_epochs
+from ssv2rt.training.from_init import follow_init
 from ssv2rt.training.plan import training_plan
 from ssv2rt.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
+
+SMALL_RECIPE = "small"
+"""Recipe for data without a recipe's name on a machine without a GPU."""
+_FEW = 20
+"""Fewer validation clips than this are said to be few."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +54,8 @@ class TrainRequest:
     resume: str | None = None
     """A run, or "latest"."""
 
+    epochs: int | None = None
+
     def __post_init__(self) -> None:
         if self.resume and (self.recipe or self.name or self.init):
             options = (("--name", self.name), ("--init", self.init))
@@ -51,15 +63,18 @@ class TrainRequest:
             raise UsageError(
                 f"--resume {self.resume} with {given}: a run continues with its own recipe; leave out one of the two"
             )
+        if self.epochs and "train.epochs" in set_by(self.overrides):
+            raise UsageError("--epochs and --set train.epochs are the same setting; leave out one of the two")
 
-    @property
-    def recipe_name(self) -> str:
-        return self.recipe or ("ssv2-resnet3d18" if self.data else "demo")
+    def recipe_name(self, device: torch.device) -> str:
+        """The recipe: by default one for the data, and for a machine with or without a GPU."""
+        if self.recipe or not self.data:
+            return self.recipe or "demo"
+        return "ssv2-resnet3d18" if device.type == "cuda" else SMALL_RECIPE
 
-    @property
-    def run_stem(self) -> str:
+    def run_stem(self, device: torch.device) -> str:
         """Name of a new run, without the time. A run from another run's recipe is named after that run."""
-        path = Path(self.recipe_name)
+        path = Path(self.recipe_name(device))
         return path.parent.name if path.name == "recipe.toml" else path.stem
 
 
@@ -92,7 +107,7 @@ def train_as_requested(request: TrainRequest) -> TrainedRun | None:
         if resumed or request.name:
             lock(resumed.path if resumed else RUNS / request.name)
         trainer = _trainer(request, group, resumed)
-        run = resumed or group.from_rank_zero(lambda: create_run(request.run_stem, request.name))
+        run = resumed or group.from_rank_zero(lambda: create_run(request.run_stem(group.device), request.name))
         if not (resumed or request.name):
             lock(run.path)
         try:
@@ -130,17 +145,95 @@ def _run_to_resume(request: TrainRequest) -> Run | None:
 
 def _trainer(request: TrainRequest, group: Group, resumed: Run | None) -> Trainer:
     """A trainer that is ready to start, or to continue a run."""
-    overrides = request.overrides
-    if request.init:
-        overrides = (*overrides, f"model.init={json.dumps(request.init)}")
-    recipe = load_recipe(str(resumed.recipe_file) if resumed else request.recipe_name, overrides)
-    recipe = recipe.model_copy(update={"data": override_root(recipe.data, request.data)})
+
+    def log(text: str) -> None:
+        if text and group.is_rank_zero:
+            logger.info(text)
+
+    given = set_by(request.overrides) | ({"train.epochs"} if request.epochs else set())
+    recipe = _recipe(request, group, resumed)
     if group.size > 1:  # one process makes the manifest, the others read it
         group.from_rank_zero(lambda: bool(prepare(recipe.data)))
-    trainer = Trainer(recipe, prepare(recipe.data), group, resumes=resumed is not None)
+    manifest = prepare(recipe.data)
+    if group.is_rank_zero:
+        warn_about_classes(manifest)
     if resumed:
-        trainer.resume(resumed)
-    return trainer
+        trainer = Trainer(recipe, manifest, group, resumes=True)
+        trainer.resume(resumed, given)
+        log(_going_on(trainer, resumed, request))
+        return trainer
+    recipe, text = follow_init(recipe, given)
+    log(text)
+    clips = len(manifest.split("train", recipe.data.max_bad))
+    original = load_recipe(request.recipe_name(group.device))
+    recipe, text = fit_to_data(recipe, clips, processes=group.size, given=given, original=original)
+    log(text)
+    log(_few_validation_clips(manifest, recipe))
+    return Trainer(recipe, manifest, group)
+
+
+def _few_validation_clips(manifest: Manifest, recipe: Recipe) -> str:
+    """That accuracy is coarse, if it is; else empty."""
+    clips = len(manifest.split("validation", recipe.data.max_bad))
+    if clips >= _FEW:
+        return ""
+    return (
+        f"only {clips} validation clips, so that each is {100 / clips:.0f} points of top-1; "
+        f"`ssv2rt evaluate --data OTHER --split all` measures accuracy on others"
+    )
+
+
+def _recipe(request: TrainRequest, group: Group, resumed: Run | None) -> Recipe:
+    """The recipe that a request names, or that of the run to continue, with the changes of the request."""
+    name = str(resumed.recipe_file) if resumed else request.recipe_name(group.device)
+    overrides = request.overrides
+    if request.init:
+        overrides = (*overrides, f"model.init={json.dumps(_lasting_name(request.init))}")
+    recipe = load_recipe(name, overrides)
+    if request.epochs and resumed:
+        recipe = _continued(recipe, request.epochs, resumed)
+    elif request.epochs:
+        recipe = with_epochs(recipe, request.epochs, set_by(request.overrides))
+    if name == SMALL_RECIPE and not request.recipe and group.is_rank_zero:
+        logger.info(
+            f"no recipe is named and there is no GPU, so it is '{SMALL_RECIPE}', whose network trains on a CPU; "
+            f"others: ssv2rt recipes"
+        )
+    return recipe.model_copy(update={"data": override_root(recipe.data, request.data)})
+
+
+def _lasting_name(init: str) -> str:
+    """The name of a run that stays right: `latest` will be another one."""
+    return find_run(None).name if init == "latest" and (RUNS / init).is_dir() else init
+
+
+def _continued(recipe: Recipe, epochs: int, run: Run) -> Recipe:
+    """The recipe of a run with more epochs, which have a schedule of their own after those that it has."""
+    settings = recipe.train
+    if epochs < settings.epochs:
+        raise UsageError(f"--epochs {epochs}: run '{run.path}' has {settings.epochs} already; give more")
+    if epochs == settings.epochs:  # such as the same command again
+        return recipe
+    changes = {"epochs": epochs, "continued": (*settings.continued, settings.epochs)}
+    return recipe.model_copy(update={"train": settings.model_copy(update=changes)})
+
+
+def _going_on(trainer: Trainer, run: Run, request: TrainRequest) -> str:
+    """What resuming a run will do, as a line; empty if it only finishes what was interrupted."""
+    settings = trainer.recipe.train
+    if trainer.epoch >= settings.epochs:
+        return (
+            f"run '{run.name}' is finished: {trainer.epoch} of {settings.epochs} epochs; `ssv2rt train --resume {run.name} "
+            f"--epochs {settings.epochs + max(1, settings.epochs // 2)}` trains it longer"
+        )
+    if not (request.epochs and settings.continued):
+        return ""
+    start = settings.continued[-1]
+    peak = trainer.schedule(start * trainer.optimizer_steps_per_epoch)
+    return (
+        f"run '{run.name}' goes on from epoch {trainer.epoch}: in epochs {start + 1} to {settings.epochs}, a cosine takes the "
+        f"learning rate from {peak:.3g}, a tenth of its peak, to 0"
+    )
 
 
 Recorder = Callable[[TrainedModel, Manifest, str], AbstractContextManager[Record]]

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.hardware import DTYPES, Precision
-from ssv2rt.core.recipes import Train
+from ssv2rt.core.train_settings import Train
 from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.training.distributed import Group
 from ssv2rt.training.mixup import mix
@@ -70,10 +70,19 @@ class TrainingStep:
         settings: the recipe's `[train]`.
         precision: of the forward pass, by autocast; fp16 also turns on the gradient scaler.
         group: this process's place among the processes that train together.
+        class_weights: float32 (K,), weights of the classes in the loss; None for equal weights. See `class_weights`.
     """
 
-    def __init__(self, model: ClipModel, settings: Train, precision: Precision, group: Group) -> None:
+    def __init__(
+        self,
+        model: ClipModel,
+        settings: Train,
+        precision: Precision,
+        group: Group,
+        class_weights: torch.Tensor | None = None,
+    ) -> None:
         self.model, self.settings, self.precision, self.group = model, settings, precision, group
+        self._class_weights = None if class_weights is None else class_weights.to(group.device)
         self.optimizer = build_optimizer(model, settings)
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=precision == "fp16")
         self.ema_model = (
@@ -142,14 +151,22 @@ class TrainingStep:
         with self._parallel.no_sync() if accumulating else contextlib.nullcontext():  # type: ignore[operator]
             with torch.autocast(self.group.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
                 logits = self._forward(mixed.clips).float()
-                loss = F.cross_entropy(logits, mixed.labels, label_smoothing=settings.label_smoothing)
+                loss = self._loss(logits, mixed.labels)
                 if mixed.own_weight < 1:
-                    other = F.cross_entropy(logits, mixed.other_labels, label_smoothing=settings.label_smoothing)
+                    other = self._loss(logits, mixed.other_labels)
                     loss = mixed.own_weight * loss + (1 - mixed.own_weight) * other
             self._check_finite(loss.detach(), "loss", f"epoch {epoch}, step {step}")
             self.scaler.scale(loss * weight).backward()
         if weight:
             self.metrics.add(loss, logits, labels)
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy of a batch. With class weights, their mean is 1 over the training clips, not over the batch."""
+        smoothing = self.settings.label_smoothing
+        if self._class_weights is None:
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        losses = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+        return (losses * self._class_weights[labels]).mean()
 
     def optimizer_step(self, learning_rate: float, where: str) -> None:
         """Clips the accumulated gradients, steps the optimizer and updates the EMA weights.
@@ -168,7 +185,7 @@ class TrainingStep:
             self._check_finite(norm.detach(), "gradient", where)
         self.learning_rate = learning_rate
         for parameters in self.optimizer.param_groups:
-            parameters["lr"] = learning_rate
+            parameters["lr"] = learning_rate * parameters.get("rate_factor", 1.0)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

@@ -61,7 +61,7 @@ def test_the_whole_way(tmp_path: Path) -> None:
     trained = ssv2rt("train", "--data", "data", *SETTINGS, "--json", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     run = json.loads(trained.stdout)["run"]
-    assert os.path.basename(run).startswith("ssv2-resnet3d18-")
+    assert os.path.basename(run).startswith(("small-", "ssv2-resnet3d18-"))
     evaluated = ssv2rt("evaluate", "--split", "test", "--json", cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
     assert json.loads(evaluated.stdout)["clips"] == 10

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssv2rt.core.errors import UserError
-from ssv2rt.dataset.labels import NO_MIRROR, class_of_template, mirrored_labels, read_class_names, read_labels
+from ssv2rt.dataset.labels import (
+    NO_MIRROR,
+    class_of_template,
+    flips_in_words,
+    mirrored_labels,
+    read_class_names,
+    read_labels,
+)
 from ssv2rt.dataset.scenes import PAIRS
 from tests.conftest import REAL
 
@@ -40,7 +47,9 @@ def test_class_without_a_mirrored_counterpart_is_not_mirrored() -> None:
     ]
 
 
-words = st.lists(st.sampled_from(["left", "Right", "up", "thing", "bright", "to"]), min_size=1, max_size=5)
+words = st.lists(
+    st.sampled_from(["left", "Right", "up", "ccw", "clockwise", "bright", "L", "R"]), min_size=1, max_size=5
+)
 
 
 @given(st.lists(words.map(" ".join), unique_by=str.lower, max_size=12))
@@ -79,6 +88,54 @@ def test_malformed_label_list_is_refused(tmp_path: Path, content: str, says: str
 )
 def test_sides_are_found_in_folder_names(pair: str) -> None:
     assert mirrored_labels(pair.split()).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        "Turning it clockwise/Turning it counter-clockwise",
+        "turn_clockwise/turn_anticlockwise",
+        "TurnClockwise/TurnCounterClockwise",
+        "CLOCKWISE/COUNTERCLOCKWISE",
+        "rotate_cw/rotate_ccw",
+        "counter clockwise/clockwise",
+        "left hand clockwise/right hand counterclockwise",
+        "left_hand/right_hand",
+        "turn_L/turn_R",
+        "L-turn fast/R-turn fast",
+    ],
+)
+def test_rotations_and_lone_letters_are_sides(pair: str) -> None:
+    assert mirrored_labels([*pair.split("/"), "still"]).tolist() == [1, 0, 2]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "L/R/S",  # the whole name: letters of a sign alphabet
+        "letter_K/letter_L/letter_R",
+        "size_L/size_M",
+        "turn_l/turn_r",
+        "Clockwork/unclockwise thing",
+        "acw/bccw",
+    ],
+)
+def test_other_letters_and_words_are_no_sides(names: str) -> None:
+    classes = names.split("/")
+    assert mirrored_labels(classes).tolist() == list(range(len(classes)))
+
+
+def test_a_rotation_without_its_opposite_is_not_mirrored() -> None:
+    assert mirrored_labels(["Spinning clockwise", "left clockwise", "right clockwise"]).tolist() == [NO_MIRROR] * 3
+
+
+def test_flips_are_told_in_one_line() -> None:
+    text = flips_in_words(["swipe left", "swipe right", "spin clockwise", "wave"])
+    assert "swap the labels 'swipe left' and 'swipe right'; other classes keep theirs" in text
+    assert "never flipped, as the other side is no class: 'spin clockwise' (augment.flip = never" in text
+    many = [f"{side} {number}" for number in range(20) for side in ("left", "right")]
+    assert "'left 9' and 'right 9' and 10 more;" in flips_in_words(many)
+    assert "keep every label, as no two classes" in flips_in_words(["a", "b"])
 
 
 def test_words_that_contain_left_or_right_are_not_sides() -> None:

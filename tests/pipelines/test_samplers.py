@@ -9,12 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssv2rt.core.recipe_files import load_recipe
-from ssv2rt.core.recipes import Clip, Data, Recipe
+from ssv2rt.core.recipes import Augment, Clip, Data, Recipe
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.manifest import Split
 from ssv2rt.pipelines.loader import ClipLoader
+from ssv2rt.pipelines.request_source import training_request
 from ssv2rt.pipelines.samplers import (
     Shard,
+    balanced_order,
+    earlier_occurrences,
     epoch_order,
     evaluation_batches,
     evaluation_rows,
@@ -110,3 +113,40 @@ def test_evaluation_batches_hold_every_clip_in_order(split: Split) -> None:
 
 def test_batches_hold_everything_in_order() -> None:
     assert list(in_batches(iter(range(7)), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(1, 5))
+def test_a_balanced_epoch_has_equally_many_clips_of_each_class(classes: list[int], epoch: int) -> None:
+    numbers = np.array(classes)
+    order = balanced_order(numbers, seed=2, epoch=epoch)
+    counts = np.bincount(numbers[order])
+    present = counts[np.unique(numbers)]
+    assert len(order) == len(numbers) and present.min() >= present.max() - 1 and present.sum() == len(numbers)
+    assert (order == balanced_order(numbers, seed=2, epoch=epoch)).all()
+
+
+def test_clips_of_a_large_class_take_turns_and_those_of_a_small_one_are_drawn_anew(split: Split) -> None:
+    numbers = np.array([0] * 30 + [1] * 2)
+    seen = [balanced_order(numbers, seed=0, epoch=epoch) for epoch in (1, 2)]
+    large = np.concatenate([order[numbers[order] == 0] for order in seen])
+    assert len(set(large.tolist())) == 30 and len(large) == 32
+    small = seen[0][numbers[seen[0]] == 1]
+    assert sorted(earlier_occurrences(small).tolist()) == [i // 2 for i in range(16)]
+    settings = {"clip": Clip(frames=4, size=32), "augment": Augment(), "seed": 0, "epoch": 1}
+    first, again, third = (training_request(split, 0, repeat=number, **settings) for number in (0, 1, 2))  # type: ignore[arg-type]
+    assert first.crops == training_request(split, 0, **settings).crops  # type: ignore[arg-type]
+    assert len({first.crops, again.crops, third.crops}) == 3
+
+
+def test_shards_and_late_starts_have_the_clips_of_a_balanced_epoch(split: Split) -> None:
+    recipe = load_recipe("ssv2-resnet3d18", (*TINY_SETTINGS, "train.sampler=balanced", "train.batch_size=4"))
+
+    def requests(shard: Shard, start: int = 0) -> list[list[tuple[str, object]]]:
+        batches = train_batches(split, recipe, epoch=3, shard=shard, start=start)
+        return [[(request.id, request.crops) for request in batch] for batch in batches]
+
+    alone = load_recipe("ssv2-resnet3d18", (*TINY_SETTINGS, "train.sampler=balanced", "train.batch_size=8"))
+    whole = [[(r.id, r.crops) for r in batch] for batch in train_batches(split, alone, epoch=3)]
+    both = [requests(Shard(number, 2)) for number in (0, 1)]
+    assert [a + b for a, b in zip(*both, strict=True)] == whole
+    assert requests(Shard(1, 2), start=2) == both[1][2:]

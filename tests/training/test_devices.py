@@ -144,13 +144,13 @@ def stop_after_an_epoch(work: Trainer, run: Run) -> None:
     class StopTraining(Exception):
         pass
 
-    save = work._save
+    save = work.save
 
     def save_and_stop(run: Run, *, best: bool) -> None:
         save(run, best=best)
         raise StopTraining
 
-    work._save = save_and_stop  # type: ignore[method-assign]
+    work.save = save_and_stop  # type: ignore[method-assign]
     with pytest.raises(StopTraining):
         work.fit(run)
 

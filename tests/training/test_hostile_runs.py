@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.log import printable
 from ssv2rt.core.run_folders import Run
+from ssv2rt.core.train_settings import Train
 from ssv2rt.dataset.index import index, open_manifest
 from ssv2rt.dataset.listing import METADATA_KEY
 from ssv2rt.dataset.manifest import Manifest
@@ -164,10 +165,10 @@ def test_metrics_and_environment(run: Run, draw: st.DataObject) -> None:
         assert all(isinstance(name, str) for name in record.by_pyav)
         lines = [json.dumps(changed(json.loads(line), draw, HOSTILE)) for line in metrics.splitlines()]
         run.metrics_file.write_text("\n".join(lines))
-        MetricsLog(run, epoch=1, update=10**6, tensorboard=False)
+        MetricsLog(run, epoch=1, update=10**6)
         assert read_metrics(run.metrics_file) is not None
         run.metrics_file.write_text("\n".join(lines))
-        draw_curves(read_metrics(run.metrics_file), run.path / "curves")
+        draw_curves(read_metrics(run.metrics_file), run.path / "curves", Train())
     finally:
         run.metrics_file.write_text(metrics)
         (run.path / "environment.json").write_text(environment)

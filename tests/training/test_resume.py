@@ -163,7 +163,16 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | Non
 
 def test_a_run_killed_between_two_steps_can_be_resumed(folder_with_data: Path, uninterrupted: Run) -> None:
     """SIGKILL in the second epoch, then resume by the command line."""
-    process = start("--data", "data", "--name", "t", "--set", "train.checkpoint_minutes=0.0001", cwd=folder_with_data)
+    process = start(
+        "ssv2-resnet3d18",
+        "--data",
+        "data",
+        "--name",
+        "t",
+        "--set",
+        "train.checkpoint_minutes=0.0001",
+        cwd=folder_with_data,
+    )
     run = Run(folder_with_data / "runs" / "t")
     until = time.monotonic() + 120
     while not list(run.checkpoints.glob("epoch-0002-step-*")) and time.monotonic() < until:
@@ -181,7 +190,9 @@ def test_a_run_killed_between_two_steps_can_be_resumed(folder_with_data: Path, u
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_save_a_checkpoint_and_set_the_exit_code(folder_with_data: Path, number: int, code: int) -> None:
-    process = start("--data", "data", "--name", "t", "--set", "train.epochs=200", cwd=folder_with_data)
+    process = start(
+        "ssv2-resnet3d18", "--data", "data", "--name", "t", "--set", "train.epochs=200", cwd=folder_with_data
+    )
     run = Run(folder_with_data / "runs" / "t")
     while not (run.checkpoints / "best").exists():
         assert process.poll() is None, process.communicate()

@@ -176,7 +176,7 @@ def test_two_processes_train_and_evaluate_like_one(manifest: Manifest, tiny_set:
     shared = [word for setting in (*TINY_SETTINGS, *DISTRIBUTED) for word in ("--set", setting)]
     done = torchrun(
         2,
-        *("--data", str(tiny_set), "--name", "two", *shared),
+        *("ssv2-resnet3d18", "--data", str(tiny_set), "--name", "two", *shared),
         *("--set", "train.batch_size=5", "--set", "train.scale_rate=none", "--set", "train.sync_bn=true"),
         cwd=tmp_path,
     )

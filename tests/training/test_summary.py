@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ssv2rt.core.run_folders import Run, create_run
+from ssv2rt.core.train_settings import Train
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.report.plots import draw_confusion, draw_curves, draw_worst_classes
 from ssv2rt.report.run_summary import print_worst_classes, summarize
@@ -54,13 +55,13 @@ def _refuse() -> None:
 
 def test_metrics_newer_than_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     run = create_run("t", root=tmp_path)
-    log = MetricsLog(run, epoch=0, update=0, tensorboard=False)
+    log = MetricsLog(run, epoch=0, update=0)
     for update in range(1, 6):
         log.write(epoch=update / 4, update=update, loss=float(update), learning_rate=0.1)
     log.write(epoch=1, update=4, validation={"loss": 1.0})
     with run.metrics_file.open("a") as file:
         file.write('{"epoch": 3, "upd')
-    MetricsLog(run, epoch=0, update=4, tensorboard=False)
+    MetricsLog(run, epoch=0, update=4)
     assert [line["update"] for line in read_metrics(run.metrics_file)] == [1, 2, 3, 4], (
         "the epoch is not in the checkpoint"
     )
@@ -101,7 +102,7 @@ def test_figures_of_any_number_of_classes(tmp_path: Path, classes: int) -> None:
     ]
     draw_confusion(matrix, labels, tmp_path / "confusion")
     draw_worst_classes(matrix, labels, tmp_path / "worst")
-    draw_curves([], tmp_path / "curves")
+    draw_curves([], tmp_path / "curves", Train())
     for name in ("confusion", "worst", "curves"):
         assert _share_of_ink(tmp_path / f"{name}.png") > 0.005
 
