@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ssv2rt.api.jobs import TrainResult as TrainResult
     from ssv2rt.api.jobs import build_engine as build_engine
     from ssv2rt.api.jobs import evaluate as evaluate
+    from ssv2rt.api.jobs import import_weights as import_weights
     from ssv2rt.api.jobs import open_dataset as open_dataset
     from ssv2rt.api.jobs import train as train
     from ssv2rt.api.model import Model as Model
@@ -43,6 +44,7 @@ _PUBLIC = {
     "Window": "ssv2rt.api.results",
     "build_engine": "ssv2rt.api.jobs",
     "evaluate": "ssv2rt.api.jobs",
+    "import_weights": "ssv2rt.api.jobs",
     "load": "ssv2rt.api.model",
     "open_dataset": "ssv2rt.api.jobs",
     "train": "ssv2rt.api.jobs",

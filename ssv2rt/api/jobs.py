@@ -17,6 +17,7 @@ from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.dataset.prepare import export_test_clips, override_root, prepare
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.engines.request import BuildRequest, build_as_requested
+from ssv2rt.published.import_run import ImportRequest, import_as_requested
 from ssv2rt.report.predictions import prediction_recorder
 from ssv2rt.report.run_summary import summarize, write_evaluation
 from ssv2rt.scoring.writers import check_output
@@ -206,6 +207,32 @@ def build_engine(
     if reasons:
         raise UserError(f"an engine fails the gate and is kept in '{bundle.path}' ({', '.join(reasons)})")
     return bundle
+
+
+def import_weights(
+    source: PathLike, *, network: str | None = None, name: str = "", labels: PathLike | None = None
+) -> Path:
+    """Makes a run from published weights, as `ssv2rt import` does. It becomes the newest run.
+
+    Args:
+        source: name of a published network, or a file of weights.
+        network: whose network a file is of, if neither its name nor its weights tell it.
+        name: of the run; by default the network's name and the time.
+        labels: file with the class names, if they are not the published ones.
+
+    Returns:
+        Folder of the run. `ssv2rt.load`, `evaluate` and `build_engine` take it.
+
+    Raises:
+        UsageError: there is no such network, or that of a file cannot be told.
+        UserError: the run exists; or the weights cannot be downloaded or read, or are not those of the network.
+    """
+    run, _ = import_as_requested(
+        ImportRequest(
+            source=os.fspath(source), network=network, name=name, labels=None if labels is None else Path(labels)
+        )
+    )
+    return run.path
 
 
 def open_dataset(root: PathLike) -> Manifest:

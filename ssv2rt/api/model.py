@@ -48,8 +48,9 @@ def load(
     """Loads a network to predict with.
 
     Args:
-        source: name or folder of a run, or folder of an engine; by default the newest run. Of a run, the newest engine that
-            runs on this machine is loaded, or its best checkpoint in PyTorch, in fp32, if there is none.
+        source: name or folder of a run, folder of an engine, or name of a published network; by default the newest run. Of a
+            run, the newest engine that runs on this machine is loaded, or its best checkpoint in PyTorch, in fp32, if there
+            is none. The weights of a published network are downloaded at their first use.
         engine: of a run: the name or precision of an engine, such as "int8"; "pytorch" for the checkpoint.
         workers: processes that decode and predict: a video that crashes its process then costs only itself, as in `ssv2rt
             score`. 0: this process.
@@ -57,7 +58,7 @@ def load(
         timeout: with workers: seconds without an answer after which a process is restarted.
 
     Raises:
-        UserError: there is no such run or engine, it is damaged, or it does not run here.
+        UserError: there is no such run or engine, it is damaged or does not run here, or weights cannot be downloaded.
         UsageError: `workers`, `threads` or `timeout` is out of range.
     """
     if workers < 0 or threads < 0 or not timeout >= 1:

@@ -12,20 +12,15 @@ from ssv2rt.core.recipe_files import parse_recipe
 from ssv2rt.core.recipes import Clip, Model, Recipe
 from ssv2rt.core.sections import validated
 from ssv2rt.models.load_weights import weights_of_run
+from ssv2rt.published.catalog import PUBLISHED
 
 _OWN = {
     "model": {"init", "inflate", "dropout", "drop_path", "checkpointing", "from_init"},
     "clip": {"views"},
 }
 """Settings that a network can be trained with whatever they were before, and so stay those of the recipe."""
-_TORCHVISION = {"frames": 16, "size": 112, "center_crop": 0.875}
-_PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    **{name: ({"name": name}, _TORCHVISION) for name in ("r3d_18", "mc3_18", "r2plus1d_18")},
-    "resnet18": ({"name": "resnet3d18-pool"}, {}),
-    "resnet50": ({"name": "resnet3d50-pool"}, {}),
-    "resnet101": ({"name": "resnet3d101"}, {}),
-}
-"""Settings of `[model]` and `[clip]` for published weights."""
+_INFLATED = {"resnet18": "resnet3d18-pool", "resnet50": "resnet3d50-pool", "resnet101": "resnet3d101-pool"}
+"""The 3D networks that ImageNet's weights are inflated to."""
 
 
 def follow_init(recipe: Recipe, given: frozenset[str] = frozenset()) -> tuple[Recipe, str]:
@@ -47,7 +42,7 @@ def follow_init(recipe: Recipe, given: frozenset[str] = frozenset()) -> tuple[Re
     if not recipe.model.init:
         raise UsageError(
             "this recipe fine-tunes a network, and needs its weights: give --init a run, a file or a published network "
-            f"({', '.join(_PUBLISHED)})"
+            f"({', '.join(PUBLISHED)})"
         )
     there = _settings_of(recipe.model.init)
     found: dict[str, dict[str, Any]] = {}
@@ -72,4 +67,10 @@ def _settings_of(source: str) -> tuple[dict[str, Any], dict[str, Any]]:
         if text:
             recipe = parse_recipe(text, path)
             return recipe.model.model_dump(), recipe.clip.model_dump()
-    return _PUBLISHED.get(source, ({}, {})) if not path.is_file() else ({}, {})
+    if path.is_file():
+        return {}, {}
+    if source in _INFLATED:
+        return {"name": _INFLATED[source]}, {}
+    if (entry := PUBLISHED.get(source)) is None:
+        return {}, {}
+    return entry.model.model_dump(), entry.clip.model_dump()
