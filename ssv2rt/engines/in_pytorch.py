@@ -13,8 +13,8 @@ from ssv2rt.engines.base import Outputs, Runner
 from ssv2rt.engines.bundle import Bundle, BundleInfo
 from ssv2rt.models.clip_model import ClipModel
 
-BATCH = {"cpu": 8, "cuda": 32}
-"""Clips in a batch, by device type."""
+BATCH = {"cpu": 1, "cuda": 32}
+"""Clips in a batch, by device type. Batches are padded, and on a CPU larger ones are hardly faster."""
 
 
 class PyTorchRunner(Runner):

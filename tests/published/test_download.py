@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from ssv2rt.published.catalog import PUBLISHED, WeightsFile
 from ssv2rt.published.download import downloaded, fetch, weights_folder
 from tests.published.server import Site, publisher
 
-CONTENT = b"PK" + os.urandom(3_000_000)
+CONTENT = b"PK" + random.Random(0).randbytes(3_000_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 

@@ -24,6 +24,7 @@ from ssv2rt.published.download import sha256_of
 from ssv2rt.published.import_run import RunSource, make_run, read_source
 from ssv2rt.published.load import start_from
 from tests.cli import Done, ssv2rt
+from tests.conftest import numbered_video
 from tests.faults import FAULTS, largest_file
 from tests.models.reference import State, features_video, random_state, shapes_video
 from tests.published.server import Site, publisher
@@ -262,3 +263,17 @@ def test_a_run_is_whole_or_not_there(place: Path) -> None:
     with largest_file(10_000), pytest.raises(UserError, match="File too large"):
         tiny("third")
     assert [path.name for path in sorted(RUNS.iterdir())] == ["first", "latest", "second"]
+
+
+def test_a_published_network_predicts_in_python_without_a_run(site: Site, tmp_path: Path) -> None:
+    """Its weights are downloaded once."""
+    import ssv2rt as package
+
+    video = numbered_video(tmp_path / "a.webm", "libvpx-vp9", frames=20)
+    one, two = (next(package.load("mc3_18").predict(video)) for _ in range(2))
+    assert len(site.asked) == 1 and one.ok and len(one.labels) == 400
+    run = package.import_weights("mc3_18")
+    three = next(package.load(run).predict(video))
+    assert (one.logits == two.logits).all() and (one.logits == three.logits).all()
+    with pytest.raises(package.UsageError, match="import it first"):
+        package.load("r3d_18", engine="int8")
