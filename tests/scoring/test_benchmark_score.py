@@ -16,7 +16,7 @@ CLIP, MODEL = Clip(frames=4, size=32), Model(width=4)
 
 @pytest.mark.parametrize(
     ("choose", "engine"),
-    [(score._choose_engine, "openvino, int8"), (lambda device: None, "PyTorch in place of an engine, bf16")],
+    [(score._choose_engine, "openvino, int8"), (lambda device: None, "pytorch, bf16")],
     ids=["engine", "none"],
 )
 def test_stages_are_measured(
