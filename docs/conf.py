@@ -1,6 +1,11 @@
 """Settings of Sphinx, which makes the documentation: scripts/docs.sh"""
 
+from __future__ import annotations
+
+from pathlib import Path
+
 from ssv2rt import __version__
+from ssv2rt.core.describe_recipes import describe_recipe
 
 project, author, release = "ssv2rt", "the ssv2rt authors", __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click"]
@@ -11,4 +16,30 @@ html_title = "ssv2rt"
 exclude_patterns = ["_build", "gpu"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
-nitpicky = False
+autodoc_preserve_defaults = True
+
+
+def settings_page() -> str:
+    """The reference of all settings, from the typed settings themselves."""
+    lines = [
+        "# Settings",
+        "",
+        "Every setting of training and engine recipes. `ssv2rt recipes NAME` shows those of a recipe.",
+    ]
+    for kind, recipe in (("Training recipes", "demo"), ("Engine recipes", "int8")):
+        lines += ["", f"## {kind}"]
+        section = ""
+        for entry in describe_recipe(recipe):
+            name = entry["setting"]
+            if (table := name.rpartition(".")[0]) != section:
+                section = table
+                lines += ["", f"### {kind.split()[0]}: `[{section}]`", ""]
+            default = f" Default: `{entry['default']}`." if entry["default"] is not None else ""
+            lines += [f"`{name}`", f": {entry['meaning']} Allowed: {entry['allowed']}.{default}", ""]
+    return "\n".join(lines) + "\n"
+
+
+myst_enable_extensions.append("deflist")
+_page = Path(__file__).with_name("settings.md")
+if not _page.exists() or _page.read_text("utf-8") != settings_page():
+    _page.write_text(settings_page(), "utf-8")

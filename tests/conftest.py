@@ -6,7 +6,7 @@ import multiprocessing
 import multiprocessing.forkserver as forkserver
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -86,6 +86,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             if os.environ.get("SSV2RT_REQUIRE_GPU") == "1":
                 pytest.fail("SSV2RT_REQUIRE_GPU=1, and there is no GPU", pytrace=False)
             pytest.skip("needs a GPU")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Names that are not UTF-8, in what a test logs, would end the processes that run tests: they send reports as UTF-8."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture(scope="session")

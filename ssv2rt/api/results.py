@@ -25,7 +25,7 @@ class Prediction:
     """Its path or URL, that of a tar file followed by the member's name, or `<bytes 0>` and `<array 0>`, numbered as the
     inputs are."""
     status: str
-    """`ok`, or `error: reason`, with the same words as in the table that `ssv2rt score` writes."""
+    """The word ok, or error and the reason, as in the table that `ssv2rt score` writes."""
     frames: int | None
     """Number of frames of the video; None if it could not be read."""
     labels: tuple[str, ...]

@@ -30,7 +30,7 @@ def merge(parts: tuple[Path, ...], out: Path, expect: tuple[str, ...], overwrite
     \b
     Examples:
       ssv2rt merge 1.csv 2.csv 3.csv --out preds.csv
-      ssv2rt merge *.csv --out preds.csv --expect clips/
+      ssv2rt merge 1.csv 2.csv --out preds.csv --expect clips/
     """
     from ssv2rt.scoring.discover import check_inputs, discover
     from ssv2rt.scoring.merge import merge as merge_parts

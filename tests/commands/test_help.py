@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from ssv2rt.core.recipe_files import load_recipe, recipe_names
 from ssv2rt.engines.request import requests_for
 from ssv2rt.models.registry import check_model_name, model_names
 from ssv2rt.published.catalog import PUBLISHED
+
+ROOT = Path(__file__).parents[2]
 
 
 def commands(group: click.Group = app, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -95,13 +98,32 @@ def test_examples_are_right(words: tuple[str, ...], place: None) -> None:
         check_example(line)
 
 
-def test_commands_in_the_readme_are_right(place: None) -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    lines = [line for block in text.split("```sh\n")[1:] for line in block.split("```")[0].splitlines()]
-    found = [line[line.index("ssv2rt ") :] for line in lines if line.startswith("ssv2rt ") or "| ssv2rt " in line]
-    assert len(found) > 30
-    for line in found:
-        check_example(line)
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+
+
+def test_commands_in_the_documentation_are_right(place: None) -> None:
+    found = 0
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        lines = [line for block in text.split("```sh\n")[1:] for line in block.split("```")[0].splitlines()]
+        for line in lines:
+            if line.startswith("ssv2rt ") or "| ssv2rt " in line:
+                check_example(line[line.index("ssv2rt ") :])
+                found += 1
+    assert found > 60
+
+
+def test_links_in_the_documentation_lead_somewhere() -> None:
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for link in re.findall(r"\]\(([^)\s]+)\)", text):
+            if not link.startswith(("http://", "https://", "#")):
+                target = (ROOT / page).parent / link.partition("#")[0]
+                assert target.exists(), f"{page}: {link}"
+
+
+def test_the_readme_is_one_or_two_screens() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
 @pytest.mark.parametrize("words", list(commands()), ids=" ".join)
