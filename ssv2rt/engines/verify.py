@@ -24,6 +24,10 @@ _EXPORT_TOLERANCE = 1e-4
 """Difference between ONNX Runtime and PyTorch that fp32 rounding can explain, relative to the largest value."""
 
 
+_LEAST_SIMILARITY = 0.9
+"""Of embeddings: what no precision loses, so that the backend must compute the graph wrong. int8 loses 0.01 or so."""
+
+
 @dataclass(frozen=True)
 class Verification:
     """Results of an engine and of the fp32 model on the same clips. Shares are in percent."""
@@ -55,6 +59,11 @@ class Verification:
         found = []
         if not self.finite:
             found.append("what the engine gives is not all finite")
+        if self.embedding_similarity is not None and not self.embedding_similarity >= _LEAST_SIMILARITY:
+            found.append(
+                f"its features are not those of the network: their cosine similarity is {self.embedding_similarity:.3f}, and "
+                f"at least {_LEAST_SIMILARITY} is expected in any precision; the backend computes this graph wrong"
+            )
         if self.agreement < gate.min_agreement:
             found.append(
                 f"it agrees on {self.agreement:.2f}% of the clips, and gate.min_agreement = {gate.min_agreement:g}"
