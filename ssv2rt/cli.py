@@ -17,6 +17,7 @@ from ssv2rt.commands.build_engine import build_engine
 from ssv2rt.commands.compare import compare
 from ssv2rt.commands.doctor import doctor
 from ssv2rt.commands.evaluate import evaluate
+from ssv2rt.commands.export import export
 from ssv2rt.commands.index import index
 from ssv2rt.commands.inspect import inspect
 from ssv2rt.commands.merge import merge
@@ -74,6 +75,7 @@ for command in (
     inspect,
     score,
     merge,
+    export,
     index,
     preview,
     report,

@@ -10,7 +10,7 @@ FLOORS = (
     {"cli"},
     {"commands"},
     {"api"},
-    {"report"},
+    {"report", "export"},
     {"benchmark", "doctor"},
     {"scoring"},
     {"engines", "training"},
