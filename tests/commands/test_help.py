@@ -94,11 +94,12 @@ def test_examples_are_right(words: tuple[str, ...], place: None) -> None:
         check_example(line)
 
 
-def test_commands_in_the_readme_are_right(place: None) -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("file", "commands_in_it"), [("README.md", 30), ("docs/results.md", 12)])
+def test_commands_in_the_documentation_are_right(place: None, file: str, commands_in_it: int) -> None:
+    text = (Path(__file__).parents[2] / file).read_text(encoding="utf-8")
     lines = [line for block in text.split("```sh\n")[1:] for line in block.split("```")[0].splitlines()]
     found = [line[line.index("ssv2rt ") :] for line in lines if line.startswith("ssv2rt ") or "| ssv2rt " in line]
-    assert len(found) > 30
+    assert len(found) > commands_in_it
     for line in found:
         check_example(line)
 

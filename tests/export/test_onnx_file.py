@@ -17,18 +17,19 @@ from ssv2rt.engines.export import export_onnx
 from ssv2rt.engines.half import convert_to_half
 from ssv2rt.engines.normalization import PRESETS
 from ssv2rt.engines.onnx_source import source_of_onnx
+from ssv2rt.engines.quantization import quantize
 from ssv2rt.export.float_input import split_normalization
 from tests.cli import ssv2rt
-from tests.engines.conftest import CLIP, LABELS, model_with_random_statistics
+from tests.engines.conftest import CLIP, LABELS, clips, model_with_random_statistics
 from tests.engines.onnx_graphs import ending_in, mean_graph
 
 
-def run(model: Path | onnx.ModelProto, clips: np.ndarray) -> list[np.ndarray]:
+def run(model: Path | onnx.ModelProto, frames: np.ndarray) -> list[np.ndarray]:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     content = model if isinstance(model, Path) else model.SerializeToString()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return session.run(None, {"frames": clips})  # type: ignore[no-any-return]
+    return session.run(None, {"frames": frames})  # type: ignore[no-any-return]
 
 
 def clips_of(bundle: Bundle) -> np.ndarray:
@@ -39,8 +40,8 @@ def test_uint8_is_what_the_engine_has(tiny_bundle: Bundle, tmp_path: Path) -> No
     out = tmp_path / "m.onnx"
     done = ssv2rt("export", tiny_bundle.path, "--to", "onnx", "--out", out, "--json")
     assert done.returncode == 0, done.stderr
-    clips = clips_of(tiny_bundle)
-    for found, expected in zip(run(out, clips), run(tiny_bundle.onnx_file, clips), strict=True):
+    batch = clips_of(tiny_bundle)
+    for found, expected in zip(run(out, batch), run(tiny_bundle.onnx_file, batch), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)
     facts = {entry.key: entry.value for entry in onnx.load(out).metadata_props}
     assert json.loads(facts["labels"]) == list(tiny_bundle.info.labels) and facts["input"].startswith("uint8")
@@ -60,10 +61,10 @@ def test_float_is_without_the_normalization(tiny_bundle: Bundle, tmp_path: Path)
     assert given.type.tensor_type.elem_type == TensorProto.FLOAT and shape == ["batch", 3, frames, size, size]
     facts = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(facts["mean"]) == [0.485, 0.456, 0.406] and json.loads(facts["std"]) == [0.229, 0.224, 0.225]
-    clips = clips_of(tiny_bundle)
+    batch = clips_of(tiny_bundle)
     mean, scale = (255 * np.float32([0.485, 0.456, 0.406]), 1 / (255 * np.float32([0.229, 0.224, 0.225])))
-    pixels = ((clips.astype(np.float32) - mean) * scale).transpose(0, 4, 1, 2, 3)
-    for found, expected in zip(run(model, pixels), run(tiny_bundle.onnx_file, clips), strict=True):
+    pixels = ((batch.astype(np.float32) - mean) * scale).transpose(0, 4, 1, 2, 3)
+    for found, expected in zip(run(model, pixels), run(tiny_bundle.onnx_file, batch), strict=True):
         np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
@@ -73,6 +74,12 @@ def test_networks_that_see_frames_one_by_one_can_be_split(name: str, tmp_path: P
     model = onnx.load(tmp_path / "m.onnx")
     for graph in (model, convert_to_half(model)):
         check_split(graph, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def test_quantized_graphs_can_be_split(tmp_path: Path) -> None:
+    export_onnx(model_with_random_statistics(width=4), tmp_path / "m.onnx", clip=CLIP, labels=LABELS)
+    quantize(tmp_path / "m.onnx", tmp_path / "q.onnx", [clips(2).numpy()], method="minmax", stem=True)
+    check_split(onnx.load(tmp_path / "q.onnx"), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def test_imported_networks_keep_their_own_arithmetic(tmp_path: Path) -> None:
@@ -92,11 +99,11 @@ def test_imported_networks_keep_their_own_arithmetic(tmp_path: Path) -> None:
 def check_split(model: onnx.ModelProto, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
     split = split_normalization(model, 4, 32)
     np.testing.assert_allclose((split.mean, split.std), (mean, std), rtol=1e-6)
-    clips = np.random.default_rng(3).integers(0, 256, (2, 4, 32, 32, 3), np.uint8)
-    (pixels,) = run(split.normalization, clips)
+    batch = clips(2, seed=3).numpy()
+    (pixels,) = run(split.normalization, batch)
     center, width = (np.reshape(values, (1, 3, 1, 1, 1)) for values in (mean, std))
-    np.testing.assert_allclose(pixels, (clips.transpose(0, 4, 1, 2, 3) / 255 - center) / width, atol=1e-5)
-    for found, expected in zip(run(split.network, pixels), run(model, clips), strict=True):
+    np.testing.assert_allclose(pixels, (batch.transpose(0, 4, 1, 2, 3) / 255 - center) / width, atol=1e-5)
+    for found, expected in zip(run(split.network, pixels), run(model, batch), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 

@@ -92,6 +92,15 @@ def test_engines_that_triton_does_not_run_give_their_graph(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
 
 
+def test_optimizations_that_change_results_are_turned_off(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for most_rounded, level in ((0.05, 0), (-1.0, 2)):  # 2: ORT_DISABLE_ALL
+        monkeypatch.setattr("ssv2rt.export.triton._MOST_ROUNDED", most_rounded)
+        export_triton(tiny_bundle, tmp_path, name="m", backend="onnxruntime", overwrite=True)
+        assert config_of(tmp_path / "m").optimization.graph.level == level
+
+
 def test_what_is_there_stays_unless_it_may_be_replaced(tiny_bundle: Bundle, tmp_path: Path) -> None:
     call = ("export", tiny_bundle.path, "--to", "triton", "--out", tmp_path, "--name", "m")
     (tmp_path / "other").mkdir()
