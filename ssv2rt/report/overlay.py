@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -40,7 +41,7 @@ LONGEST_SIDE = 640
 _FORMAT = 1
 """Changes when videos are drawn in another way, so that finished ones are drawn anew."""
 _MOST_LINES = 3
-_WHITE, _ERROR, _NOTHING = (255, 255, 255), (200, 40, 40), (70, 70, 70)
+_WHITE, _ERROR, _NOTHING = (255, 255, 255), (0, 0, 0), (90, 90, 90)
 
 
 @dataclass
@@ -92,15 +93,16 @@ def draw_overlays(predictions: Path, folder: Path) -> Overlays:
     ):
         folder.mkdir(exist_ok=True)
         remove_all_partial_files(folder)
-        pool = ThreadPoolExecutor(cores())
+        pool, stop = ThreadPoolExecutor(cores()), Event()
         try:
-            for state in pool.map(lambda name: _draw(name, by_video[name], places.get(name), folder), by_video):
+            for state in pool.map(lambda name: _draw(name, by_video[name], places.get(name), folder, stop), by_video):
                 progress.add(1)
                 done.drawn += state == "drawn"
                 done.kept += state == "kept"
                 done.reasons[state] += state not in ("drawn", "kept")
         finally:
-            pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C, what has begun is finished and no more
+            stop.set()  # after an error or Ctrl-C, also what has begun ends
+            pool.shutdown(cancel_futures=True)
     done.reasons = +done.reasons
     if done.reasons:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in done.reasons.most_common())
@@ -115,7 +117,7 @@ def overlay_name(video: str) -> str:
     return f"{stem or 'video'}-{digest}.mp4"
 
 
-def _draw(name: str, rows: Sequence[Row], place: VideoLocation | None, folder: Path) -> str:
+def _draw(name: str, rows: Sequence[Row], place: VideoLocation | None, folder: Path, stop: Event) -> str:
     """Draws a video. Returns "drawn", "kept", or why there is none."""
     path = folder / overlay_name(name)
     if place is None or all(row["status"] != OK for row in rows):
@@ -127,14 +129,14 @@ def _draw(name: str, rows: Sequence[Row], place: VideoLocation | None, folder: P
         return "kept"
     try:
         with atomic_file(path) as temporary:
-            _write(place, rows, temporary, digest)
+            _write(place, rows, temporary, digest, stop)
     except BadVideo as error:
         path.unlink(missing_ok=True)
         return str(error)
     return "drawn"
 
 
-def _write(place: VideoLocation, rows: Sequence[Row], path: Path, digest: str) -> None:
+def _write(place: VideoLocation, rows: Sequence[Row], path: Path, digest: str, stop: Event) -> None:
     """Raises BadVideo if the video cannot be read any more, and UserError if the file cannot be written."""
     scaler, drawing, writer = UprightScaler(LONGEST_SIDE), None, None
     try:
@@ -142,6 +144,8 @@ def _write(place: VideoLocation, rows: Sequence[Row], path: Path, digest: str) -
             video = TimedFrames(container, threads=1)
             shape = video.stream.codec_context.sample_aspect_ratio or Fraction(1)
             for time, frame in video.frames():
+                if stop.is_set():
+                    raise KeyboardInterrupt
                 if frame is None:
                     continue  # damage: the frame before stays
                 picture = scaler.scale(frame, shape)
@@ -220,7 +224,7 @@ def _text(row: Row) -> str:
 
 def _color(number: int) -> tuple[int, ...]:
     """A color that is far from those of the numbers before it."""
-    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(number * 0.618034 % 1, 0.65, 0.9))
+    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb((0.55 + number * 0.618034) % 1, 0.65, 0.9))
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
