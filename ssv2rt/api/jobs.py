@@ -223,7 +223,8 @@ def open_dataset(root: PathLike) -> Manifest:
     """Opens a data set, as all commands do; at the first use its videos are indexed.
 
     Args:
-        root: a folder in the layout of SSv2, a folder with one folder per class, a table, or an annotation file.
+        root: a folder in the layout of SSv2, a folder with one folder per class, a table, an annotation file, or a JSON
+            export of Label Studio.
 
     Returns:
         Its manifest: class names, and a row for each clip. `Manifest.split` gives the usable clips of a split.

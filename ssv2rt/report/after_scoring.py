@@ -1,13 +1,14 @@
-"""What `score` writes beside its output when it is done: a report, and the videos with their predictions drawn in."""
+"""What `score` writes beside its output when it is done: a report, and the videos with their predictions drawn in.
+
+Each is imported only where it is asked for, since that takes a second.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssv2rt.report.html.make import make_report
 from ssv2rt.report.html.page import check_report_name
-from ssv2rt.report.overlay import check_overlay_folder, draw_overlays
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class AfterScoring:
         if self.report:
             check_report_name(self.report)
         if self.overlay:
+            from ssv2rt.report.overlay import check_overlay_folder
+
             check_overlay_folder(self.overlay)
 
     def write(self, predictions: Path) -> dict[str, object]:
@@ -37,9 +40,13 @@ class AfterScoring:
         """
         facts: dict[str, object] = {}
         if self.report:
+            from ssv2rt.report.html.make import make_report
+
             make_report(str(predictions), self.report, data=None)
             facts["report"] = str(self.report)
         if self.overlay:
+            from ssv2rt.report.overlay import draw_overlays
+
             done = draw_overlays(predictions, self.overlay)
             facts |= {"overlay": str(self.overlay), "overlays drawn": done.drawn}
             facts |= {"overlays kept": done.kept} if done.kept else {}
