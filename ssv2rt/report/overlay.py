@@ -22,7 +22,6 @@ from PIL import Image, ImageDraw, ImageFont
 from ssv2rt.core.atomic_files import atomic_file, remove_all_partial_files
 from ssv2rt.core.cores import cores
 from ssv2rt.core.errors import UsageError, UserError, os_errors_as_user_errors
-from ssv2rt.core.locks import exclusive
 from ssv2rt.core.log import escape
 from ssv2rt.core.progress import Progress
 from ssv2rt.report.html.moments import places_of
@@ -41,6 +40,8 @@ LONGEST_SIDE = 640
 _FORMAT = 1
 """Changes when videos are drawn in another way, so that finished ones are drawn anew."""
 _MOST_LINES = 3
+_ABANDONED = 3600.0
+"""Seconds after which an unfinished file is of a killed process. Shards of a job array may draw into one folder at once."""
 _WHITE, _ERROR, _NOTHING = (255, 255, 255), (0, 0, 0), (90, 90, 90)
 
 
@@ -79,7 +80,7 @@ def draw_overlays(predictions: Path, folder: Path) -> Overlays:
         folder: it is made if it is missing.
 
     Raises:
-        UserError: a file cannot be written, or another process draws into the folder.
+        UserError: a file cannot be written.
     """
     by_video: dict[str, list[Row]] = {}
     for row in read_output(predictions)[1]:
@@ -88,11 +89,10 @@ def draw_overlays(predictions: Path, folder: Path) -> Overlays:
     done = Overlays()
     with (
         os_errors_as_user_errors(f"cannot write to '{folder}'", "choose another --overlay"),
-        exclusive(folder, "drawing into"),
         Progress("drawing overlays", len(by_video), unit="videos") as progress,
     ):
-        folder.mkdir(exist_ok=True)
-        remove_all_partial_files(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_all_partial_files(folder, older_than=_ABANDONED)
         pool, stop = ThreadPoolExecutor(cores()), Event()
         try:
             for state in pool.map(lambda name: _draw(name, by_video[name], places.get(name), folder, stop), by_video):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +109,13 @@ def test_only_what_changed_is_drawn_again(tmp_path: Path) -> None:
     assert draw_overlays(predictions(tmp_path / "p.csv", *rows), out).drawn == 3
     (out / overlay_name(str(videos[1]))).unlink()
     (out / overlay_name(str(videos[0]))).write_bytes(b"cut off")
-    (out / ".a.mp4.abcdefgh.partial").touch()  # of a killed call
+    for name, age in (("killed", 7200), ("alive", 60)):
+        (partial := out / f".{name}.mp4.abcdefgh.partial").touch()
+        os.utime(partial, (time.time() - age,) * 2)
     before = {path: path.stat().st_mtime_ns for path in out.glob("c*")}
     done = draw_overlays(tmp_path / "p.csv", out)
-    assert (done.drawn, done.kept) == (2, 1) and len(list(out.iterdir())) == 3
+    assert (done.drawn, done.kept) == (2, 1)
+    assert len(list(out.glob("*.mp4"))) == 3 and [path.name[:7] for path in out.glob(".*")] == [".alive."]
     assert {path: path.stat().st_mtime_ns for path in out.glob("c*")} == before
     done = draw_overlays(predictions(tmp_path / "p.csv", *rows[:2], row(videos[2], "another label")), out)
     assert (done.drawn, done.kept) == (1, 2)
