@@ -169,7 +169,8 @@ def _texts(data: dict[str, Any]) -> Iterator[str]:
 def _local_path(name: str, folder: Path) -> str:
     """A path, absolute or relative to `folder`, for a name in a task."""
     if name.startswith("file://"):
-        return unquote(name.removeprefix("file://"))
+        literal = name.removeprefix("file://")
+        return literal if os.path.lexists(literal) else unquote(literal)
     _, local, rest = name.partition(LOCAL_FILES)
     if not local:
         return name

@@ -27,7 +27,7 @@ from ssv2rt.dataset.labelstudio import LOCAL_FILES, PATH
 from ssv2rt.scoring.merge import read_output
 from ssv2rt.scoring.metadata import read_metadata
 from ssv2rt.scoring.row import Row
-from ssv2rt.scoring.video_sources import Video
+from ssv2rt.scoring.video_sources import FILE_SCHEME, Video, path_of_file_url
 from ssv2rt.video.container import CLIP_ERRORS, OK, open_video, video_stream
 from ssv2rt.video.storage import is_address
 
@@ -72,8 +72,7 @@ def export_labelstudio(predictions: Path, out: Path, root: Path) -> dict[str, An
                 left_out.add("cannot be read" if not good else "are in tar files", name)
                 continue
             labels.update(dict.fromkeys(row["label"] for row in good))
-            path = name if is_address(name) else os.path.abspath(name)
-            data: dict[str, object] = {VIDEO: _url(name, root), PATH: path}
+            data: dict[str, object] = {VIDEO: _url(name, root), PATH: _path(name) or name}
             if in_windows:
                 rate = _frame_rate(name)
                 unknown_rates += rate is None
@@ -129,15 +128,22 @@ def _frame_rate(name: str) -> float | None:
         return None
 
 
+def _path(name: str) -> str:
+    """The absolute path of a video; empty if its name is the address of another kind of storage."""
+    if name.startswith(FILE_SCHEME):
+        return path_of_file_url(name)
+    return "" if is_address(name) else os.path.abspath(name)
+
+
 def _url(name: str, root: Path) -> str:
     """The address under which Label Studio gets a video.
 
     Raises:
         UserError: it is outside the folder that is served.
     """
-    if is_address(name) and not name.startswith("file://"):
+    path, folder = _path(name), os.path.abspath(root)
+    if not path:
         return name
-    path, folder = os.path.abspath(name.removeprefix("file://")), os.path.abspath(root)
     if os.path.commonpath([path, folder]) != folder:
         raise UserError(f"'{path}' is not below --files-root {root}; give the folder that Label Studio serves")
     return LOCAL_FILES + quote(os.path.relpath(path, folder))

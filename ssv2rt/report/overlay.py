@@ -60,11 +60,12 @@ def check_overlay_folder(folder: Path) -> None:
     """Checks, before any work is done, that videos can be written to a folder.
 
     Raises:
-        UsageError: it is a file.
+        UsageError: it is a file, or below one.
         UserError: no H.264 encoder is there.
     """
-    if os.path.lexists(folder) and not folder.is_dir():
-        raise UsageError(f"--overlay {folder} is not a folder; name one, or a new one")
+    there = next((path for path in (folder, *folder.absolute().parents) if os.path.lexists(path)), folder)
+    if not there.is_dir():
+        raise UsageError(f"--overlay {folder}: '{there}' is not a folder; name one, or a new one")
     if reason := cannot_write_reason():
         raise UserError(f"--overlay: {reason}")
 

@@ -132,6 +132,8 @@ def test_where_videos_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (here / "c.webm").touch()
     monkeypatch.setenv("LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT", str(served))
     names = ["/data/local-files/?d=a%20b.webm", "/data/local-files/?d=c.webm", f"file://{served}/a%20b.webm", "c.webm"]
+    (served / "100%25.webm").touch()
+    names.append(f"file://{served}/100%25.webm")  # as it is, since this package writes such names
     names.append(f"http://localhost:8080/data/local-files/?d={str(served)[1:]}/a%20b.webm")
     for name in names:
         file = exported(here / "e.json", {"data": {"video": name}, "annotations": [annotation("x")]})
@@ -164,6 +166,24 @@ def test_two_tasks_of_a_video_must_agree(tmp_path: Path) -> None:
     several["result"][0]["value"]["choices"] = ["x", "y"]
     with pytest.raises(UserError, match="choose one"):
         list_clips(exported(tmp_path / "e.json", {"data": {"video": "a.mp4"}, "annotations": [several]}))
+
+
+def test_names_of_any_kind_come_back(tmp_path: Path) -> None:
+    names = ["a%20b?.webm", "x#y&z.mp4", '<i>".mp4', "ü 漢.mp4"]
+    for name in names:
+        (tmp_path / name).touch()
+    facts = {"status": "ok", "frames": 3, "label": "a & b", "probability": 0.5}
+    paths = [*names[:3], f"file://{tmp_path}/{names[3]}", "s3://bucket/c d.mp4", "t.tar/m.mp4"]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps({"video": path} | facts) + "\n" for path in paths))
+    done = ssv2rt("export", "p.jsonl", "--to", "labelstudio", "--out", "t.json", cwd=tmp_path)
+    assert done.returncode == 0 and "1 videos are in tar files" in done.stderr
+    tasks = json.loads((tmp_path / "t.json").read_text())
+    assert tasks[4]["data"]["video"] == "s3://bucket/c d.mp4"
+    for key in ("video", "path"):
+        kept = [{"data": {key: task["data"][key]}, "annotations": [annotation("a & b")]} for task in tasks[:4]]
+        assert {tmp_path / clip.path for clip in list_clips(exported(tmp_path / "e.json", *kept)).clips} == {
+            tmp_path / name for name in names
+        }
 
 
 def test_files_outside_the_served_folder_and_files_that_exist_are_refused(scored: Path, tmp_path: Path) -> None:

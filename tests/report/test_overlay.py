@@ -161,6 +161,7 @@ def test_score_writes_a_report_and_overlays(tiny_bundle: Bundle, tiny_set: Path,
         (["--report", "r.txt"], ".html"),
         (["--report", "no/r.html"], "no folder"),
         (["--overlay", videos[0]], "is not a folder"),
+        (["--overlay", f"{videos[0]}/drawn"], "is not a folder"),
     ):
         done = ssv2rt(*call, *arguments, cwd=tmp_path)
         assert done.returncode == 2 and said in done.stderr and not list(tmp_path.iterdir())
