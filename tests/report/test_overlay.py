@@ -72,6 +72,23 @@ def test_browsers_play_it_and_frames_keep_their_times(tmp_path: Path) -> None:
     assert box.min() < 0.6 * 153 and box.max() > 230
 
 
+def test_a_browser_plays_it_from_any_place(tmp_path: Path, browser: Any) -> None:
+    source = numbered_video(tmp_path / "a.webm", "libvpx-vp9", frames=20, width=160, height=120)
+    draw_overlays(predictions(tmp_path / "p.csv", row(source)), tmp_path / "out")
+    (path,) = (tmp_path / "out").iterdir()
+    (tmp_path / "page.html").write_text(f"<video muted src='out/{path.name}'></video>")
+    browser.get((tmp_path / "page.html").as_uri())
+    browser.set_script_timeout(20)
+    facts = browser.execute_async_script("""
+        const done = arguments[0], video = document.querySelector('video');
+        video.onerror = () => done([video.error.message]);
+        video.onseeked = () => done([video.videoWidth, video.videoHeight, video.duration, video.currentTime]);
+        const seek = () => { video.currentTime = 1; };
+        video.readyState ? seek() : video.onloadedmetadata = seek;
+    """)
+    assert facts == [160, 120, pytest.approx(20 / 12, abs=0.01), 1]
+
+
 def test_small_and_turned_videos(tmp_path: Path) -> None:
     source = corners(tmp_path / "a.mp4", 90)
     draw_overlays(predictions(tmp_path / "p.csv", row(source)), tmp_path / "out")
