@@ -18,6 +18,7 @@ from ssv2rt.commands.card import card
 from ssv2rt.commands.compare import compare
 from ssv2rt.commands.doctor import doctor
 from ssv2rt.commands.evaluate import evaluate
+from ssv2rt.commands.export import export
 from ssv2rt.commands.import_weights import import_weights
 from ssv2rt.commands.index import index
 from ssv2rt.commands.inspect import inspect
@@ -80,6 +81,7 @@ for command in (
     card,
     score,
     merge,
+    export,
     index,
     repack,
     preview,

@@ -10,7 +10,7 @@ FLOORS = (
     {"cli"},
     {"commands"},
     {"api"},
-    {"report"},
+    {"report", "export"},
     {"repack"},
     {"benchmark", "doctor"},
     {"scoring"},

@@ -10,8 +10,8 @@ BRITISH = re.compile(
     r"\w*",
     re.IGNORECASE,
 )
-STORED = {"normalise", "optimiser", "centre"}
-"""Names in checkpoints and recipes, which have to stay."""
+STORED = {"normalise", "optimiser", "centre", "was_cancelled"}
+"""Names in checkpoints, recipes and files of other programs, which have to stay."""
 
 
 def test_spelling_is_american() -> None:

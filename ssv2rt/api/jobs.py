@@ -18,6 +18,9 @@ from ssv2rt.dataset.prepare import export_test_clips, override_root, prepare
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.engines.request import BuildRequest, build_as_requested
 from ssv2rt.published.import_run import ImportRequest, import_as_requested
+from ssv2rt.report.html.make import make_report, make_report_of_evaluation
+from ssv2rt.report.html.of_run import Evaluated
+from ssv2rt.report.html.page import check_report_name
 from ssv2rt.report.predictions import prediction_recorder
 from ssv2rt.report.run_summary import summarize, write_evaluation
 from ssv2rt.scoring.writers import check_output
@@ -72,6 +75,7 @@ def train(
     init: str | None = None,
     epochs: int | None = None,
     resume: str | None = None,
+    report: PathLike | None = None,
 ) -> TrainResult | None:
     """Trains a model, as `ssv2rt train` does.
 
@@ -83,6 +87,7 @@ def train(
         init: initial weights: a file, a run, or the name of a published network.
         epochs: number of epochs, of which the warm-up keeps its share; with `resume`, more than the run has.
         resume: a run to continue, or "latest"; without `recipe`, `name` and `init`.
+        report: an .html file for the report of the run, as `ssv2rt report` writes it.
 
     Returns:
         The result; None in processes other than rank 0 of a distributed training.
@@ -91,6 +96,8 @@ def train(
         UsageError: there is no such recipe, a setting is out of range, or arguments exclude each other.
         UserError: there is no such run or data, another process trains the run, or training diverges.
     """
+    if report is not None:
+        check_report_name(Path(report))
     trained = train_as_requested(
         TrainRequest(
             recipe=None if recipe is None else os.fspath(recipe),
@@ -109,6 +116,8 @@ def train(
         pictures = summarize(trained.run, trained.manifest.labels)
     if trained.data.synthetic and trained.data.test_videos:
         export_test_clips(trained.manifest, Path(trained.data.test_videos))
+    if report is not None:
+        make_report(str(trained.run.path), Path(report))
     return TrainResult(trained.run.path, trained.result, trained.manifest.labels, pictures)
 
 
@@ -122,6 +131,7 @@ def evaluate(
     predictions: PathLike | None = None,
     overwrite: bool = False,
     out: PathLike | None = None,
+    report: PathLike | None = None,
 ) -> EvaluateResult:
     """Evaluates a run's model on labeled clips, as `ssv2rt evaluate` does.
 
@@ -134,11 +144,14 @@ def evaluate(
         predictions: a .csv, .parquet or .jsonl file for a row of each clip.
         overwrite: replace that file.
         out: a folder for the confusion matrix and its pictures.
+        report: an .html file for a report of the run with these figures and clips. It is replaced if it exists.
 
     Raises:
-        UsageError: `views` is invalid, or the file of `predictions` exists.
+        UsageError: `views` is invalid, the file of `predictions` exists, or `report` is no .html file.
         UserError: there is no such run, checkpoint, split or data, or the model knows no class of the data.
     """
+    if report is not None:
+        check_report_name(Path(report))
     request = EvaluateRequest(
         run=None if run is None else os.fspath(run),
         split=split,
@@ -156,6 +169,9 @@ def evaluate(
         if folder:
             write_evaluation(folder, result, trained.labels)
     record_result(found, result, request, trained)
+    if report is not None:
+        evaluated = Evaluated(result, split, checkpoint, views)
+        make_report_of_evaluation(found, Path(report), evaluated, data=request.data)
     return EvaluateResult(found.path, trained.epoch, split, trained.labels, result)
 
 
@@ -239,7 +255,8 @@ def open_dataset(root: PathLike) -> Manifest:
     """Opens a data set, as all commands do; at the first use its videos are indexed.
 
     Args:
-        root: a folder in the layout of SSv2, a folder with one folder per class, a table, or an annotation file.
+        root: a folder in the layout of SSv2, a folder with one folder per class, a table, an annotation file, or a JSON
+            export of Label Studio.
 
     Returns:
         Its manifest: class names, and a row for each clip. `Manifest.split` gives the usable clips of a split.

@@ -34,6 +34,9 @@ from ssv2rt.commands.output import print_facts
         help="Write a row for each clip: .csv, .parquet or .jsonl.",
     ),
     click.option("--overwrite", is_flag=True, help="Replace the file of --predictions."),
+    click.option(
+        "--report", type=click.Path(path_type=Path), help="Also write a report with its clips: an .html file."
+    ),
     json_option("the result, with the accuracy of each class"),
 )
 @under(

@@ -41,6 +41,12 @@ NOTHING_LEFT = "'{}' is complete; nothing is left to score (--overwrite scores a
     click.option("--top-k", type=click.IntRange(min=1), help="Labels per video. Default: 5."),
     click.option("--logits", is_flag=True, help="Add a column with the logits of all classes."),
     click.option("--embeddings", is_flag=True, help="Add a column with the pooled features before the classifier."),
+    click.option("--report", type=click.Path(path_type=Path), help="Also write a report of the output: an .html file."),
+    click.option(
+        "--overlay",
+        type=click.Path(path_type=Path),
+        help="Also write the videos with their labels drawn in, to a folder: .mp4 files.",
+    ),
     click.option("--shard", help="Score only this shard of the videos, such as 3/16."),
     click.option("--sort", is_flag=True, help="Sort rows by path. Default: in the order of scoring."),
     click.option("--resume", is_flag=True, help="Continue an interrupted call."),
@@ -93,7 +99,7 @@ NOTHING_LEFT = "'{}' is complete; nothing is left to score (--overwrite scores a
         help="Longest time in seconds for a video.",
     ),
 )
-def score(as_json: bool, **options: Any) -> None:
+def score(as_json: bool, report: Path | None, overlay: Path | None, **options: Any) -> None:
     """Score videos: one row for each, also for damaged ones.
 
     INPUT is a video, a folder (with its subfolders), a tar file, a URL such as s3://bucket/clips, a quoted glob pattern,
@@ -110,13 +116,16 @@ def score(as_json: bool, **options: Any) -> None:
       ssv2rt score videos/ --out preds.csv
       ssv2rt score match.mp4 --window 4 --merge --out segments.csv
     """
+    from ssv2rt.report.after_scoring import AfterScoring
     from ssv2rt.scoring.request import ScoreRequest, is_done, score_as_requested
 
     out: Path = options["out"]
+    after = AfterScoring(report, overlay)
     if is_done(out, resume=options["resume"], overwrite=options["overwrite"]):
         logger.info(NOTHING_LEFT.format(out))
-        if as_json:
-            print_facts({"out": str(out), "left": 0}, as_json)
+        more = after.write(out)
+        if as_json or more:
+            print_facts({"out": str(out), "left": 0, **more}, as_json)
         return
     result = score_as_requested(ScoreRequest(**options))
     summary = result.summary
@@ -128,7 +137,8 @@ def score(as_json: bool, **options: Any) -> None:
         reasons["errors by reason"] = {
             reason: {"rows": found.rows, "first": found.first} for reason, found in summary.reasons.items()
         }
-    print_facts(facts | resumed | reasons | summary.accuracy | decoders, as_json, classes=summary.classes)
+    more = after.write(out)
+    print_facts(facts | resumed | more | reasons | summary.accuracy | decoders, as_json, classes=summary.classes)
     if summary.errors:
         _print_reasons(summary.reasons)
         sys.exit(3)

@@ -17,6 +17,7 @@ from ssv2rt.commands.options import (
     under,
 )
 from ssv2rt.commands.output import print_facts
+from ssv2rt.core.errors import UsageError
 
 
 @click.command(cls=Command)
@@ -29,6 +30,7 @@ from ssv2rt.commands.output import print_facts
         help="Data set: a folder, a table or an annotation file. Default: the recipe's.",
     ),
     click.option("--name", default="", help="Name of the run directory. Default: recipe and time."),
+    click.option("--report", type=click.Path(path_type=Path), help="Also write a report of the run: an .html file."),
     json_option("the result"),
 )
 @under(
@@ -75,11 +77,14 @@ def train(as_json: bool, dry_run: bool, **options: Any) -> None:
     from ssv2rt.api import jobs
     from ssv2rt.training.request import TrainRequest, plan_as_requested
 
+    report: Path | None = options.pop("report")
     if dry_run:
+        if report:
+            raise UsageError(f"--report {report} with --dry-run, which trains nothing to report; leave one out")
         if plan := plan_as_requested(TrainRequest(**options)):
             print_facts(plan, as_json)
         return
-    trained = jobs.train(settings=options.pop("overrides"), **options)
+    trained = jobs.train(settings=options.pop("overrides"), report=report, **options)
     if trained is not None:  # another process prints the result
         facts = {"run": str(trained.run), **trained.result.facts(), "pictures": str(trained.pictures)}
         print_facts(facts, as_json)

@@ -44,10 +44,15 @@ def remove_partial_files(path: Path, older_than: float = 3600) -> None:
     _remove_partial(path.parent, f".{glob.escape(path.name[:100])}.????????.partial", older_than)
 
 
-def remove_all_partial_files(*folders: Path) -> None:
-    """Removes what killed processes left of writing anything in these folders, for callers that hold a lock."""
+def remove_all_partial_files(*folders: Path, older_than: float = -1) -> None:
+    """Removes what killed processes left of writing anything in these folders.
+
+    Args:
+        folders: the folders.
+        older_than: as for `remove_partial_files`; the default is for callers that hold a lock.
+    """
     for folder in folders:
-        _remove_partial(folder, ".*.????????.partial", -1)
+        _remove_partial(folder, ".*.????????.partial", older_than)
 
 
 def _remove_partial(folder: Path, pattern: str, older_than: float) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from ssv2rt.core.class_names import match_classes
 from ssv2rt.core.errors import UserError
 from ssv2rt.dataset.labels import check_text, class_of_template, read_json, read_labels
+from ssv2rt.dataset.labelstudio import is_label_studio_file
 from ssv2rt.dataset.listing import (
     SPLIT_ALIASES,
     SPLITS,
@@ -77,9 +78,9 @@ def read_annotations(root: Path) -> Listing | None:
 
 
 def is_annotation_file(path: Path) -> bool:
-    """Whether a file is one split of SSv2: `.json`, or `test-answers.csv` under whatever name."""
+    """Whether a file is one split of SSv2: `.json` that is not Label Studio's, or `test-answers.csv` under whatever name."""
     if path.suffix.lower() == ".json" or path.name == ANSWERS:
-        return path.is_file()
+        return path.is_file() and not is_label_studio_file(path)
     if path.suffix.lower() != ".csv" or not path.is_file():
         return False
     with contextlib.suppress(OSError), path.open(encoding="utf-8-sig", errors="replace") as file:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ssv2rt.core.errors import UsageError, UserError, os_errors_as_user_errors
 from ssv2rt.dataset.annotations import is_annotation_file, read_annotation_file, read_annotations
 from ssv2rt.dataset.folders import read_folders
+from ssv2rt.dataset.labelstudio import is_label_studio_file, read_label_studio
 from ssv2rt.dataset.listing import Listing
 from ssv2rt.dataset.manifest import is_manifest
 from ssv2rt.dataset.tables import TABLE_SUFFIXES, read_tables
@@ -32,6 +33,8 @@ def list_clips(root: Path) -> Listing:
         raise UsageError(f"cannot read '{root}': {error.strerror}; give --data a folder or a table of clips") from None
     if stat.S_ISREG(mode) and is_annotation_file(root):
         return read_annotation_file(root)
+    if stat.S_ISREG(mode) and is_label_studio_file(root):
+        return read_label_studio(root)
     if not stat.S_ISDIR(mode):
         if root.suffix.lower() not in TABLE_SUFFIXES or not stat.S_ISREG(mode):
             raise UsageError(

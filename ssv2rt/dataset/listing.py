@@ -4,6 +4,7 @@
     class folders   DIR/train/LABEL/*.mp4, DIR/validation/LABEL/*.mp4, ...; or DIR/LABEL/*.mp4
     table           a .csv, .tsv or .parquet file with the columns path, label and optionally split; or a folder with one
                     such table, or with one for each split (train.csv, val.csv)
+    Label Studio    its JSON export, with a choice for each video
 
 If there is no validation split, a tenth of the training clips of each class is held out for it: those with the lowest hash of
 their id, so that the choice is the same on every machine.

@@ -106,21 +106,23 @@ class OnnxRunner(Runner):
         if not optimize:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4  # errors are raised as exceptions
-        with _onnxruntime_errors_as_user_errors():
+        with onnxruntime_errors_as_user_errors():
             self._session = onnxruntime.InferenceSession(onnx_file, options, providers=["CPUExecutionProvider"])
         given = {value.name for value in self._session.get_outputs()}
         self._names = [name for name in (OUTPUT, EMBEDDING) if name in given]
 
     def start(self, clips: torch.Tensor) -> Callable[[], Outputs]:
-        with _onnxruntime_errors_as_user_errors():
+        with onnxruntime_errors_as_user_errors():
             logits, *more = map(torch.from_numpy, self._session.run(self._names, {INPUT: clips.numpy()}))
         outputs = Outputs(logits, more[0] if more else None)
         return lambda: outputs
 
 
 @contextmanager
-def _onnxruntime_errors_as_user_errors() -> Iterator[None]:
-    """Turns errors of ONNX Runtime into one-line `UserError`s."""
+def onnxruntime_errors_as_user_errors(
+    fix: str = "export it with operators and types that ONNX Runtime has",
+) -> Iterator[None]:
+    """Turns errors of ONNX Runtime into one-line `UserError`s, which end in what to do."""
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
     kinds = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.NotImplemented, errors.RuntimeException)
@@ -128,9 +130,7 @@ def _onnxruntime_errors_as_user_errors() -> Iterator[None]:
         yield
     except kinds as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"ONNX Runtime cannot run the graph ({reason}); export it with operators and types that ONNX Runtime has"
-        ) from None
+        raise UserError(f"ONNX Runtime cannot run the graph ({reason}); {fix}") from None
 
 
 def check_export(float_file: Path, source: Source, clips: ClipSelection) -> None:

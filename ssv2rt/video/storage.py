@@ -5,8 +5,10 @@ Addresses are read by fsspec, which has a file system for each kind of storage.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -150,7 +152,9 @@ VideoSource = VideoLocation | bytes
 
 
 def open_bytes(source: VideoSource) -> IO[bytes]:
-    """Opens a video as a seekable file of bytes. Raises OSError."""
+    """Opens a video as a seekable file of bytes. Raises OSError; also for a pipe, on which one could wait for ever."""
+    if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(source))
     return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -146,26 +144,6 @@ def test_what_cannot_be_reported_is_refused_in_one_line(tmp_path: Path, argument
 # ---- In a browser ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    driver, program = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
-    if not (driver and program):
-        if os.environ.get("SSV2RT_REQUIRE_BROWSER") == "1":
-            pytest.fail("SSV2RT_REQUIRE_BROWSER=1, and there is no chromium with chromedriver", pytrace=False)
-        pytest.skip("no chromium with chromedriver")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    profile = tmp_path_factory.mktemp("profile")
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield found
-    found.quit()
-
-
 def open_page(browser: Any, page: Path, width: int = 1000) -> None:
     browser.set_window_size(width, 900)
     browser.get(page.as_uri())
@@ -232,3 +210,34 @@ def test_the_confusion_matrix_and_films_are_used_by_keyboard(pages: Path, browse
     film = browser.find_element("css selector", "button.film")
     film.send_keys(Keys.ENTER)
     assert film.get_attribute("aria-pressed") == "true"
+
+
+def test_evaluate_and_train_write_reports_of_what_they_did(tiny_run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """The report of an evaluation has its split, views and figures, and not those of the run's validation."""
+    done = cli.ssv2rt(
+        *("evaluate", tiny_run.path, "--split", "test", "--views", "2x1", "--checkpoint", "last"),
+        *("--report", tmp_path / "e.html", "--json"),
+    )
+    assert done.returncode == 0, done.stderr
+    found, figures = sections(tmp_path / "e.html"), json.loads(done.stdout)
+    facts = dict(found["Result"]["rows"])
+    clips = found["Clips"]["clips"]
+    assert facts["test clips"] == str(len(clips)) and facts["top-1"] == f"{figures['top1']:.2f}%"
+    right = sum(clip["kind"] == "right" for clip in clips)
+    assert right / len(clips) == pytest.approx(figures["top1"] / 100, abs=0.5 / len(clips) + 0.01)
+    assert sum(map(sum, found["Confusion matrix"]["matrix"])) == len(clips)
+    # A finished run has nothing left to train, and has its report.
+    done = cli.ssv2rt("train", "--resume", tiny_run.path, "--report", tmp_path / "t.html")
+    assert done.returncode == 0 and "validation clips" in dict(sections(tmp_path / "t.html")["Result"]["rows"]), (
+        done.stderr
+    )
+
+
+@pytest.mark.parametrize("name", ["report.txt", "no/report.html", "folder.html"])
+def test_names_that_no_report_can_have_stop_before_anything_runs(tiny_run, tmp_path: Path, name: str) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "folder.html").mkdir()
+    for call in (("evaluate", tiny_run.path), ("train", "--resume", tiny_run.path), ("report", tiny_run.path)):
+        done = cli.ssv2rt(*call, "--out" if call[0] == "report" else "--report", tmp_path / name)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    done = cli.ssv2rt("train", "--resume", tiny_run.path, "--dry-run", "--report", tmp_path / "r.html")
+    assert done.returncode == 2 and "--dry-run" in done.stderr

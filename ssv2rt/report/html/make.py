@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from ssv2rt.core.errors import UsageError, UserError
-from ssv2rt.core.run_folders import find_run, is_run
+from ssv2rt.core.run_folders import Run, find_run, is_run
 from ssv2rt.engines.bundle import INFO, open_bundle
 from ssv2rt.report.html.of_engine import report_of_engine
-from ssv2rt.report.html.of_predictions import report_of_predictions
-from ssv2rt.report.html.of_run import report_of_run
+from ssv2rt.report.html.of_predictions import MOST, report_of_predictions
+from ssv2rt.report.html.of_run import Evaluated, report_of_run
 from ssv2rt.report.html.page import check_report_name, write_page
 
 
-def make_report(source: str | None, out: Path, *, data: Path | None, clips: int, explain: int) -> int:
+def make_report(source: str | None, out: Path, *, data: Path | None = None, clips: int = MOST, explain: int = 0) -> int:
     """Writes a report, replacing a file of that name.
 
     Args:
@@ -34,6 +34,12 @@ def make_report(source: str | None, out: Path, *, data: Path | None, clips: int,
     check_report_name(out)
     write_page(out, _content(source, data=data, clips=clips, explain=explain))
     return out.stat().st_size
+
+
+def make_report_of_evaluation(run: Run, out: Path, evaluated: Evaluated, *, data: Path | None) -> None:
+    """Writes the report of a run with the figures and clips of an evaluation; see `make_report` for what is raised."""
+    check_report_name(out)
+    write_page(out, report_of_run(run, data=data, clips=MOST, explain=0, evaluated=evaluated))
 
 
 def _content(source: str | None, *, data: Path | None, clips: int, explain: int) -> dict[str, Any]:

@@ -26,7 +26,7 @@ Moment = tuple[str, float | None, float | None]
 
 def frames_of(moments: Sequence[Moment], clip: Clip) -> list[np.ndarray | None]:
     """Frames of each moment: uint8 RGB (T, SIDE, SIDE, 3); None where the video cannot be read any more."""
-    places = _places({name for name, _, _ in moments})
+    places = places_of({name for name, _, _ in moments})
     with ThreadPoolExecutor(cores()) as pool, Progress("reading frames", len(moments), unit="videos") as progress:
 
         def read(moment: Moment) -> np.ndarray | None:
@@ -38,7 +38,7 @@ def frames_of(moments: Sequence[Moment], clip: Clip) -> list[np.ndarray | None]:
         return list(pool.map(read, moments))
 
 
-def _places(names: set[str]) -> dict[str, VideoLocation]:
+def places_of(names: set[str]) -> dict[str, VideoLocation]:
     """Where the videos of the names are: members of tar files are named after the tar file."""
     places: dict[str, VideoLocation] = {}
     tars: set[str] = set()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ssv2rt.core.recipes import with_views
 from ssv2rt.core.run_folders import Run
 from ssv2rt.dataset.classes import for_classes, labeled
 from ssv2rt.dataset.labels import NO_MIRROR, mirrored_labels
@@ -19,6 +21,7 @@ from ssv2rt.models.weights import TrainedModel, load_trained
 from ssv2rt.report.html.clips import ShownClip, predict_rows, spread_rows
 from ssv2rt.report.html.strips import Strips
 from ssv2rt.training.confusion import confused_pairs, per_class_results, read_confusion
+from ssv2rt.training.evaluate import Evaluation
 from ssv2rt.training.metrics_log import read_metrics
 from ssv2rt.training.temporal_order import twin_pairs
 
@@ -28,23 +31,45 @@ Section = dict[str, Any]
 _PAIRS, _CLIPS_OF_PAIR, _PROBLEMS = 8, 4, 200
 
 
-def report_of_run(run: Run, *, data: Path | None, clips: int, explain: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation that a report is to show in place of the validation of the best epoch."""
+
+    result: Evaluation
+    split: str
+    """train, validation, test or all."""
+    checkpoint: str
+    """best or last."""
+    views: str | None = None
+    """As in `with_views`; None for the recipe's."""
+
+
+def report_of_run(
+    run: Run, *, data: Path | None, clips: int, explain: int, evaluated: Evaluated | None = None
+) -> dict[str, Any]:
     """The content of a run's report.
 
     Args:
         run: it has a best checkpoint.
         data: another data set than the run's own; None for that.
-        clips: how many validation clips are predicted and shown at most.
+        clips: how many clips are predicted and shown at most.
         explain: for how many of them Grad-CAM is computed.
+        evaluated: its figures and the clips of its split are shown; None for the validation of the best epoch.
 
     Raises:
         UserError: the run has no checkpoint, or `data` is no data set or has none of its classes.
     """
-    trained = load_trained(run)
+    trained = load_trained(run, evaluated.checkpoint if evaluated else "best")
+    if evaluated and evaluated.views:
+        clip = with_views(trained.recipe.clip, evaluated.views)
+        trained = replace(trained, recipe=trained.recipe.model_copy(update={"clip": clip}))
+    split = evaluated.split if evaluated else "validation"
     lines = read_metrics(run.metrics_file)
-    matrix = _confusion(run, trained.labels)
+    matrix = evaluated.result.confusion if evaluated else _confusion(run, trained.labels)
     manifest = _manifest(run, trained, data)
-    sections: list[Section] = [{"type": "facts", "title": "Result", "rows": _facts(run, trained, lines, matrix)}]
+    figures = evaluated.result.as_dict() if evaluated else _best_validation(lines, trained.epoch)
+    facts = _facts(run, trained, figures, matrix, data, split)
+    sections: list[Section] = [{"type": "facts", "title": "Result", "rows": facts}]
     if charts := _charts(lines):
         sections.append({"type": "curves", "title": "Curves", "x": "epoch", "charts": charts})
     if matrix is not None:
@@ -58,7 +83,7 @@ def report_of_run(run: Run, *, data: Path | None, clips: int, explain: int) -> d
             }
         )
     else:
-        sections += _clips(trained, manifest, matrix, clips=clips, explain=explain)
+        sections += _clips(trained, manifest, matrix, split_name=split, clips=clips, explain=explain)
         sections += _problems(manifest)
     sections += _settings(run)
     return {
@@ -83,23 +108,37 @@ def _manifest(run: Run, trained: TrainedModel, data: Path | None) -> Manifest | 
     return for_classes(prepare(settings, SCHEMA.names), trained.labels, f"run '{run.path}'")
 
 
+def _best_validation(lines: Sequence[Mapping[str, Any]], epoch: int) -> Mapping[str, Any]:
+    """The last validation of an epoch in the log; empty if there is none."""
+    found = [line["validation"] for line in lines if "validation" in line and line.get("epoch") == epoch]
+    return found[-1] if found else {}
+
+
 def _facts(
-    run: Run, trained: TrainedModel, lines: Sequence[Mapping[str, Any]], matrix: np.ndarray | None
+    run: Run,
+    trained: TrainedModel,
+    figures: Mapping[str, Any],
+    matrix: np.ndarray | None,
+    data: Path | None,
+    split: str,
 ) -> list[list[object]]:
     recipe = trained.recipe
     rows: list[list[object]] = [["run", str(run.path)], ["network", recipe.model.name], ["epoch", trained.epoch]]
-    best = [line["validation"] for line in lines if "validation" in line and line.get("epoch") == trained.epoch]
-    if best:
-        rows.append(["top-1", f"{best[-1]['top1']:.2f}%"])
+    if figures:
+        rows.append(["top-1", f"{figures['top1']:.2f}%"])
         if len(trained.labels) > 5:
-            rows.append(["top-5", f"{best[-1]['top5']:.2f}%"])
+            rows.append(["top-5", f"{figures['top5']:.2f}%"])
     if matrix is not None:
         results = per_class_results(matrix, trained.labels)
         mean = sum(found.recall for found in results) / len(results)
-        rows += [["mean class accuracy", f"{mean:.2f}%"], ["validation clips", f"{int(matrix.sum()):,}"]]
+        rows += [["mean class accuracy", f"{mean:.2f}%"], [_clips_of(split), f"{int(matrix.sum()):,}"]]
     rows += [["clip", f"{recipe.clip.frames} frames of {recipe.clip.size}x{recipe.clip.size}, {recipe.clip.in_words}"]]
-    rows.append(["data", recipe.data.root or "synthetic"])
+    rows.append(["data", str(data) if data else recipe.data.root or "synthetic"])
     return rows
+
+
+def _clips_of(split: str) -> str:
+    return "clips" if split == "all" else f"{split} clips"
 
 
 def _charts(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
@@ -203,16 +242,22 @@ def _opposites(matrix: np.ndarray, labels: Sequence[str]) -> list[list[object]]:
 
 
 def _clips(
-    trained: TrainedModel, manifest: Manifest, matrix: np.ndarray | None, *, clips: int, explain: int
+    trained: TrainedModel,
+    manifest: Manifest,
+    matrix: np.ndarray | None,
+    *,
+    split_name: str,
+    clips: int,
+    explain: int,
 ) -> list[Section]:
     recipe, labels, strips = trained.recipe, trained.labels, Strips()
-    split = labeled(manifest.split("validation", recipe.data.max_bad))
+    split = labeled(manifest.split(split_name, recipe.data.max_bad))
     rows = spread_rows(split, clips)
     shown = predict_rows(trained.model, split, rows, clip=recipe.clip, data=recipe.data, explain=explain)
     chosen = (
-        f"{len(rows):,} of {len(split):,} validation clips"
+        f"{len(rows):,} of {len(split):,} {_clips_of(split_name)}"
         if len(rows) < len(split)
-        else f"All {len(split):,} validation clips"
+        else f"All {len(split):,} {_clips_of(split_name)}"
     )
     how = ", spread evenly over the classes" if len(rows) < len(split) else ""
     shown.sort(key=lambda one: -one.surprise)

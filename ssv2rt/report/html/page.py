@@ -18,9 +18,13 @@ from ssv2rt.core.errors import UsageError, os_errors_as_user_errors
 
 
 def check_report_name(path: Path) -> None:
-    """Raises UsageError unless a report can have this name."""
+    """Raises UsageError unless a report can be written under this name."""
     if path.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"'{path}': a report is a web page; give a name that ends in .html")
+    if path.is_dir():
+        raise UsageError(f"'{path}' is a folder; give the name of a file")
+    if not path.parent.is_dir():
+        raise UsageError(f"'{path}': no folder '{path.parent}'; make it first")
 
 
 def write_page(path: Path, content: dict[str, Any]) -> None:
