@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -24,10 +25,15 @@ def place(tiny_run, tiny_bundle, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
-def example(place: Path, name: str, *arguments: object) -> list[str]:
+def example(place: Path, name: str, *arguments: object, cache: Path | None = None) -> list[str]:
     """The lines that an example prints."""
     done = subprocess.run(
-        [sys.executable, EXAMPLES / name, *map(str, arguments)], cwd=place, capture_output=True, text=True, timeout=300
+        [sys.executable, EXAMPLES / name, *map(str, arguments)],
+        cwd=place,
+        env=os.environ | ({"SSV2RT_CACHE": str(cache)} if cache else {}),
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
@@ -72,3 +78,20 @@ def test_onnx_without_ssv2rt(place: Path, tiny_set: Path) -> None:
     (line,) = example(place, "onnx_without_ssv2rt.py", engine.path, video)
     label, _, probability = line.rpartition(" ")
     assert label == expected.label and float(probability) == pytest.approx(expected.probability, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_published_network(place: Path, tiny_set: Path, tmp_path: Path) -> None:
+    """With random weights in the cache, in place of the publisher's."""
+    import torch
+
+    from ssv2rt.models.registry import build_model
+    from ssv2rt.published.catalog import PUBLISHED
+
+    entry = PUBLISHED["slow-r50-ssv2"]
+    (tmp_path / "weights").mkdir()
+    torch.save(build_model(entry.model, 174).state_dict(), tmp_path / "weights" / entry.file)
+    video = min((tiny_set / "videos").iterdir())
+    first, line = example(place, "published_network.py", entry.name, video, cache=tmp_path)
+    assert first.startswith("<ssv2rt.Model slow-r50-ssv2: slow-r50, fp32 by pytorch, 174 classes")
+    assert line.startswith(f"{video} ok [(")

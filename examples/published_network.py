@@ -1,0 +1,14 @@
+"""Predicts with a network that others have trained: python published_network.py slow-r50-ssv2 videos/
+
+The weights are downloaded at their first use; `ssv2rt models` lists the names. To score many videos, build an engine:
+`ssv2rt import NAME`, `ssv2rt build-engine --fp16`.
+"""
+
+import sys
+
+import ssv2rt
+
+model = ssv2rt.load(sys.argv[1])
+print(model)
+for prediction in model.predict(sys.argv[2]):
+    print(prediction.video, prediction.status, prediction.top(3))
