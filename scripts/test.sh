@@ -8,4 +8,4 @@ install_into_venv "[dev]"
 ruff check .
 ruff format --check .
 mypy
-pytest -n 2 --dist loadfile "$@"
+pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

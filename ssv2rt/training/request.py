@@ -194,12 +194,13 @@ def _recipe(request: TrainRequest, group: Group, resumed: Run | None) -> Recipe:
         recipe = _continued(recipe, request.epochs, resumed)
     elif request.epochs:
         recipe = with_epochs(recipe, request.epochs, set_by(request.overrides))
+    recipe = recipe.model_copy(update={"data": override_root(recipe.data, request.data)})
     if name == SMALL_RECIPE and not request.recipe and group.is_rank_zero:
         logger.info(
             f"no recipe is named and there is no GPU, so it is '{SMALL_RECIPE}', whose network trains on a CPU; "
             f"others: ssv2rt recipes"
         )
-    return recipe.model_copy(update={"data": override_root(recipe.data, request.data)})
+    return recipe
 
 
 def _lasting_name(init: str) -> str:

@@ -20,7 +20,8 @@ from tests.cli import ssv2rt
 @pytest.fixture
 def run(tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A trained run that a test may change, and the working directory that it is in."""
-    shutil.copytree(tiny_run.path, tmp_path / "runs" / "mine", symlinks=True)
+    others = shutil.ignore_patterns("evaluations.jsonl")  # what other tests have measured
+    shutil.copytree(tiny_run.path, tmp_path / "runs" / "mine", symlinks=True, ignore=others)
     monkeypatch.chdir(tmp_path)
     return Run(Path("runs") / "mine")
 

@@ -16,7 +16,8 @@ from tests.cli import ssv2rt
 def place(tmp_path: Path, tiny_run: Run) -> Path:
     """The runs `old`, `new` (the latest, with an engine), and `begun` without a complete epoch; and an engine alone."""
     for number, name in enumerate(("old", "new")):
-        shutil.copytree(tiny_run.path, tmp_path / "runs" / name, symlinks=True)
+        others = shutil.ignore_patterns("engines", "evaluations.jsonl")  # what other tests have made
+        shutil.copytree(tiny_run.path, tmp_path / "runs" / name, symlinks=True, ignore=others)
         for path in (*(tmp_path / "runs" / name).rglob("*"), tmp_path / "runs" / name):
             os.utime(path, (10**9 + number, 10**9 + number), follow_symlinks=False)
     for engine in ("new/engines/int8-openvino", "new/engines/fp16-openvino.failed", "theirs/engines/fp32-openvino"):

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from concurrent.futures import wait
 from pathlib import Path
 
 import pytest
@@ -74,13 +73,14 @@ def test_what_cannot_be_read_is_said_and_keeps_no_one_waiting(tmp_path: Path) ->
 
 
 def test_stopping_lets_the_waiting_go(tmp_path: Path) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     ahead = Prefetcher(readers=4, limit=10)
     futures = ahead.ask(files(tmp_path, [10] * 20))
     futures[0].result(timeout=10)
     ahead.stop()
-    wait(futures, timeout=10)
     until = time.monotonic() + 10
-    while threading.active_count() > before and time.monotonic() < until:
+    while not all(future.done() for future in futures) and time.monotonic() < until:
         time.sleep(0.01)
-    assert threading.active_count() <= before
+    while (more := [t for t in threading.enumerate() if t not in before]) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not more

@@ -270,10 +270,10 @@ def test_a_published_network_predicts_in_python_without_a_run(site: Site, tmp_pa
     import ssv2rt as package
 
     video = numbered_video(tmp_path / "a.webm", "libvpx-vp9", frames=20)
-    one, two = (next(package.load("mc3_18").predict(video)) for _ in range(2))
+    one, two = (next(package.load("mc3_18").predict(video, views="1x1")) for _ in range(2))
     assert len(site.asked) == 1 and one.ok and len(one.labels) == 400
     run = package.import_weights("mc3_18")
-    three = next(package.load(run).predict(video))
+    three = next(package.load(run).predict(video, views="1x1"))
     assert (one.logits == two.logits).all() and (one.logits == three.logits).all()
     with pytest.raises(package.UsageError, match="import it first"):
         package.load("r3d_18", engine="int8")

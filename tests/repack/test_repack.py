@@ -193,10 +193,11 @@ def test_a_killed_call_is_continued(small: Path, whole: Path, tmp_path: Path) ->
     done = {path: path.stat().st_mtime_ns for path in out.glob("videos/*.mkv")}
     assert 4 <= len(done) < 28 and not (out / "train.json").exists()
     (journal,) = work_folder(out).glob("*/journal")
-    journal.write_text(journal.read_text()[:-20])  # torn, as by a power cut
+    told = journal.read_text().count("\n") - 2  # without its first line, and the one that is torn, as by a power cut
+    journal.write_text(journal.read_text()[:-20])
     assert ssv2rt(*command[3:], cwd=tmp_path).returncode == 3, "two clips of the source are damaged"
     kept = [path for path, changed in done.items() if path.stat().st_mtime_ns == changed]
-    assert len(kept) >= len(done) - 2, "what the journal tells is kept"
+    assert told >= 1 and len(kept) >= told, "what the journal tells is kept"
     assert content(out) == content(whole) and not work_folder(out).exists()
 
 
