@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from ssv2rt.commands.options import Command, complete_recipe, set_option, under
+from ssv2rt.commands.options import Command, complete_recipe, complete_run, set_option, under
 from ssv2rt.commands.output import print_facts
+from ssv2rt.core.errors import UsageError
 
 
 @click.command(cls=Command)
@@ -16,10 +17,8 @@ from ssv2rt.commands.output import print_facts
     "Sampling and augmentation",
     click.option(
         "--recipe",
-        default="ssv2-resnet3d18",
-        show_default=True,
         shell_complete=complete_recipe,
-        help="Training recipe, by name or path.",
+        help="Training recipe, by name or path. Default: ssv2-resnet3d18, or that of --explain.",
     ),
     set_option("augment.erase=0.5"),
 )
@@ -39,6 +38,12 @@ from ssv2rt.commands.output import print_facts
         "--draws", default=2, show_default=True, type=click.IntRange(0, 20), help="Random augmentations of each clip."
     ),
     click.option("--seed", default=0, show_default=True, help="Seed of the choice of clips."),
+    click.option(
+        "--explain",
+        metavar="RUN",
+        shell_complete=complete_run,
+        help="Predict the clips with this run's network, and lay over them what speaks for it (Grad-CAM).",
+    ),
 )
 @under(
     "Output",
@@ -46,13 +51,14 @@ from ssv2rt.commands.output import print_facts
 )
 def preview(
     source: Path,
-    recipe: str,
+    recipe: str | None,
     overrides: tuple[str, ...],
     out: Path,
     split: str,
     clips: int,
     draws: int,
     seed: int,
+    explain: str | None,
 ) -> None:
     """Draw clips as the network sees them, into a PNG file.
 
@@ -61,19 +67,24 @@ def preview(
 
     \b
     Examples:
-      ssv2rt preview DIR
+      ssv2rt preview DIR --explain latest
       ssv2rt preview clip.webm --set clip.views=[2,3] --out views.png
     """
     from ssv2rt.core.recipe_files import load_recipe
+    from ssv2rt.core.run_folders import find_run
     from ssv2rt.dataset.index import open_manifest
     from ssv2rt.dataset.listing import is_video
+    from ssv2rt.models.weights import load_trained
     from ssv2rt.report.contact_sheet import dataset_rows, draw_sheet, video_rows
 
-    settings = load_recipe(recipe, overrides)
+    trained = load_trained(find_run(explain)) if explain else None
+    if trained and (recipe or overrides):
+        raise UsageError(f"--explain {explain} reads clips as the run does; leave out --recipe and --set")
+    settings = trained.recipe if trained else load_recipe(recipe or "ssv2-resnet3d18", overrides)
     if source.is_file() and is_video(source.name):
         rows = video_rows(source, settings)
     else:
         part = open_manifest(source).split(split)
         rows = dataset_rows(part, settings, clips=clips, draws=draws if split == "train" else 0, seed=seed)
-    bad = draw_sheet(rows, settings, out)
+    bad = draw_sheet(rows, settings, out, trained)
     print_facts({"picture": str(out), "rows": len(rows) - bad, "unreadable": bad}, False)

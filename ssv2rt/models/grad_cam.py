@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -45,6 +46,21 @@ def grad_cam(model: ClipModel, clips: torch.Tensor, classes: torch.Tensor) -> to
     heat = F.relu((weights * features).sum(1, keepdim=True))
     heat = F.interpolate(heat, size=tuple(clips.shape[1:4]), mode="trilinear", align_corners=False)[:, 0]
     return heat / heat.amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
+
+
+HEAT = (255, 120, 0)
+"""The color of an overlay."""
+
+
+def opacity(heat: np.ndarray) -> np.ndarray:
+    """How opaque an overlay is, 0 to 0.75, where `heat` is 0 to 1."""
+    return np.asarray(np.clip(heat, 0, 1) ** 1.5 * 0.75)
+
+
+def overlay(frames: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Frames, uint8 RGB (T, S, S, 3), with `heat`, 0 to 1 (T, S, S), laid over them."""
+    share = opacity(heat)[..., None]
+    return np.asarray(frames * (1 - share) + np.array(HEAT) * share).round().astype(np.uint8)
 
 
 class _LastMaps:

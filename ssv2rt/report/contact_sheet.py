@@ -14,6 +14,8 @@ from ssv2rt.core.log import printable
 from ssv2rt.core.recipes import Recipe
 from ssv2rt.dataset.listing import escape_non_utf8
 from ssv2rt.dataset.manifest import Split
+from ssv2rt.models.grad_cam import grad_cam, overlay
+from ssv2rt.models.weights import TrainedModel
 from ssv2rt.pipelines.loader import ClipLoader
 from ssv2rt.pipelines.request_source import clip_rng, evaluation_request, evaluation_request_of, training_request
 from ssv2rt.pipelines.requests import ClipRequest
@@ -81,8 +83,14 @@ def video_rows(path: Path, recipe: Recipe) -> list[Row]:
     return rows
 
 
-def draw_sheet(rows: Sequence[Row], recipe: Recipe, out: Path) -> int:
+def draw_sheet(rows: Sequence[Row], recipe: Recipe, out: Path, explained_by: TrainedModel | None = None) -> int:
     """Decodes the clips with the loader of training and scoring, and writes them to a PNG file, one row each.
+
+    Args:
+        rows: what to show.
+        recipe: how clips are read.
+        out: the file.
+        explained_by: a network. Its prediction of each clip is told, with an overlay of what speaks for it.
 
     Returns:
         Number of clips that could not be decoded; they are left out.
@@ -100,15 +108,29 @@ def draw_sheet(rows: Sequence[Row], recipe: Recipe, out: Path) -> int:
     for start in range(0, len(requests), 8):
         (batch,) = loader.batches([requests[start : start + 8]])
         bad += len(batch.bad)
-        clips = iter(batch.clips.numpy())
+        pictures, predicted = _explained(batch.clips, explained_by) if explained_by else (batch.clips.numpy(), None)
+        clips = iter(pictures)
+        told = iter(predicted or ())
         failed = {id(clip.request) for clip in batch.bad}
         for caption, request in zip(captions[start : start + 8], requests[start : start + 8], strict=True):
             if id(request) not in failed:
+                caption += f"; predicted: {next(told)}" if predicted else ""
                 shown.append((caption, request, next(clips).copy()))
     if not shown:
         raise UserError("none of the clips can be decoded; check the videos with `ssv2rt index`")
     _draw(shown, out)
     return bad
+
+
+def _explained(clips: torch.Tensor, trained: TrainedModel) -> tuple[np.ndarray, list[str]]:
+    """Clips uint8 (N, T, S, S, 3) with an overlay of what speaks for the predicted class, and predictions as text."""
+    if not len(clips):
+        return clips.numpy(), []
+    with torch.inference_mode():
+        best, classes = trained.model(clips).softmax(1).max(1)
+    heat = grad_cam(trained.model, clips, classes.clone()).numpy()
+    pictures = np.stack([overlay(clip, part) for clip, part in zip(clips.numpy(), heat, strict=True)])
+    return pictures, [f"{trained.labels[c]} {p:.0%}" for c, p in zip(classes.tolist(), best.tolist(), strict=True)]
 
 
 def _draw(shown: Sequence[tuple[str, ClipRequest, np.ndarray]], out: Path) -> None:

@@ -32,6 +32,9 @@ from ssv2rt.video.storage import is_address
 STDIN = "-"
 _CHUNK, _LONGEST_NAME = 1 << 16, 1 << 15
 """Bytes of a list that are read at once, and of a name in it."""
+_STREAMS = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "udp", "tcp", "rist"})
+_VIDEO = re.compile(rb"\x1aE\xdf\xa3|RIFF|OggS|FLV\x01|\0\0\x01\xba|.{4}(ftyp|moov|mdat)|G.{187}G", re.DOTALL)
+"""How files of video begin: Matroska, AVI, Ogg, Flash, MPEG, MP4 and transport streams."""
 _WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|[^/]*\\")
 
 
@@ -104,6 +107,10 @@ def _no_videos_error(inputs: Iterable[str]) -> UserError:
 
 def videos_of_input(name: str) -> Iterator[FoundVideo]:
     path = Path(name)
+    if name.partition("://")[0].lower() in _STREAMS and is_address(name):
+        raise UsageError(
+            f"'{name}' is a live stream, which has no end; record it first: ffmpeg -i '{name}' -c copy FILE.mkv"
+        )
     try:
         if name == STDIN:
             yield from _videos_at_paths(_names_in_list(sys.stdin.buffer, "standard input"))
@@ -146,7 +153,11 @@ def _names_in_list(file: IO[bytes], where: str) -> Iterator[str]:
         UsageError: it is no list of names, and perhaps endless.
     """
     rest, separator, without_name, windows_path = b"", b"\n", 0, ""
+    begun = False
     while chunk := file.read1(_CHUNK):  # type: ignore[attr-defined]  # as much as is there, of a pipe
+        if not begun and _VIDEO.match(chunk):
+            raise UsageError(f"'{where}' is a video, and no list of names; write it to a file, and name that")
+        begun = True
         rest += chunk
         separator = b"\0" if b"\0" in chunk else separator
         *lines, rest = rest.split(separator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import subprocess
 import sys
 import threading
@@ -66,6 +67,8 @@ def test_every_kind_of_input_gives_the_same(model: ssv2rt.Model, videos: list[Pa
     assert [p.video for p in found][1:3] == ["<bytes 1>", f"{archive}/{videos[0].name}"]
     for prediction in found:
         assert np.array_equal(prediction.logits, expected.logits)
+        page = prediction._repr_html_()
+        assert "<img alt='' src='data:image/jpeg;base64," in page and html.escape(str(prediction.label)) in page
 
 
 def test_frames_in_memory_are_sampled_and_cropped_as_those_of_a_file(model: ssv2rt.Model, tmp_path: Path) -> None:

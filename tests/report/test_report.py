@@ -9,7 +9,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests import cli
 
@@ -241,3 +243,18 @@ def test_names_that_no_report_can_have_stop_before_anything_runs(tiny_run, tmp_p
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     done = cli.ssv2rt("train", "--resume", tiny_run.path, "--dry-run", "--report", tmp_path / "r.html")
     assert done.returncode == 2 and "--dry-run" in done.stderr
+
+
+def test_preview_tells_and_explains_predictions(tiny_run: Any, tiny_set: Path, tmp_path: Path) -> None:
+    shapes = []
+    for words in (["--explain", tiny_run.path], ["--recipe", tiny_run.recipe_file]):
+        done = cli.ssv2rt("preview", tiny_set, "--split", "validation", "--clips", "2", *words, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        shapes.append(np.asarray(Image.open(tmp_path / "preview.png").convert("RGB")).astype(int))
+    explained, plain = shapes
+    assert explained.shape == plain.shape
+    # The overlay is orange: where it is, there is more red and less blue.
+    changed = np.abs(explained - plain).sum(-1) > 30
+    assert changed.mean() > 0.02 and (explained - plain)[changed][:, 2].mean() < 0
+    done = cli.ssv2rt("preview", tiny_set, "--explain", tiny_run.path, "--set", "clip.size=64", cwd=tmp_path)
+    assert done.returncode == 2 and "leave out --recipe and --set" in done.stderr

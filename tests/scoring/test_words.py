@@ -10,6 +10,7 @@ from ssv2rt.commands.output import print_facts
 from ssv2rt.core.errors import UsageError
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.scoring.discover import check_inputs, discover
+from tests.conftest import numbered_video
 
 
 def shell(script: str, cwd: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -67,6 +68,16 @@ def test_an_endless_list_is_refused(tmp_path: Path) -> None:
         (tmp_path / "long").write_bytes(b"x" * 100_000)
         with pytest.raises(UsageError, match=f"'{name}' is no list of names"):
             check_inputs([f"@{name}"])
+
+
+def test_a_video_in_place_of_a_list_and_a_live_stream_are_refused(tmp_path: Path) -> None:
+    for codec, suffix in (("libvpx-vp9", "webm"), ("libx264", "mp4"), ("mpeg4", "avi"), ("mpeg2video", "ts")):
+        video = numbered_video(tmp_path / f"a.{suffix}", codec, frames=4)
+        with pytest.raises(UsageError, match="is a video, and no list of names"):
+            list(discover([f"@{video}"]))
+    for address in ("rtsp://camera/1", "udp://239.0.0.1:1234"):
+        with pytest.raises(UsageError, match="is a live stream, which has no end; record it first"):
+            list(discover([address]))
 
 
 def test_lists_separate_names_by_newlines_or_nul_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
+from ssv2rt.models.grad_cam import HEAT, opacity
+
 FRAMES, SIDE = 8, 96
 """Frames of a strip, and their height and width in pixels."""
 BUDGET = 16_000_000
@@ -68,7 +70,6 @@ def _png(pictures: list[Image.Image]) -> bytes:
 
 
 def _colored(heat: np.ndarray) -> Image.Image:
-    """Heat in orange, which is the more opaque the larger it is."""
-    opacity = (np.clip(heat, 0, 1) ** 1.5 * 190).astype(np.uint8)
-    red, green, blue = (np.full_like(opacity, value) for value in (255, 120, 0))
-    return Image.fromarray(np.stack([red, green, blue, opacity], -1), "RGBA")
+    """An overlay alone, which is the more opaque the larger the heat is."""
+    alpha = (255 * opacity(heat)).astype(np.uint8)
+    return Image.fromarray(np.stack([*(np.full_like(alpha, value) for value in HEAT), alpha], -1), "RGBA")
