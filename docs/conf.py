@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from ssv2rt import __version__
@@ -17,6 +18,7 @@ exclude_patterns = ["_build", "gpu"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_preserve_defaults = True
+smartquotes = False  # --data is no dash
 
 
 def settings_page() -> str:
@@ -34,7 +36,7 @@ def settings_page() -> str:
             if (table := name.rpartition(".")[0]) != section:
                 section = table
                 lines += ["", f"### {kind.split()[0]}: `[{section}]`", ""]
-            default = f" Default: `{entry['default']}`." if entry["default"] is not None else ""
+            default = f" Default: `{json.dumps(entry['default'])}`." if entry["default"] is not None else ""
             lines += [f"`{name}`", f": {entry['meaning']} Allowed: {entry['allowed']}.{default}", ""]
     return "\n".join(lines) + "\n"
 
