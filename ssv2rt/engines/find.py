@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ssv2rt.core.errors import UserError, suggest
 from ssv2rt.core.run_folders import Run, find_run
-from ssv2rt.engines.bundle import FAILED, INFO, Bundle, BundleInfo, open_bundle, read_info
+from ssv2rt.engines.bundle import FAILED, INFO, Bundle, BundleInfo, open_bundle, read_info, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def find_engine(run: Run, name: str | None = None) -> Bundle:
     engines = engines_of(run)
     for engine in engines:
         if engine.name == name:
-            return open_bundle(engine.path)
+            return _opened(engine, run)
     alike = [engine for engine in engines if name is None or (engine.info and engine.info.precision == name)]
     if not engines:
         raise UserError(f"run '{run.path}' has no engine yet; make one with `ssv2rt build-engine --fp16`")
@@ -66,7 +66,7 @@ def find_engine(run: Run, name: str | None = None) -> Bundle:
         if not engine.cannot_run:
             for newer in alike[:number]:
                 logger.warning(f"taking the engine '{engine.name}', since '{newer.name}' {newer.cannot_run}")
-            return open_bundle(engine.path)
+            return _opened(engine, run)
     reasons = "; ".join(f"'{engine.name}' {engine.cannot_run}" for engine in alike)
     raise UserError(
         f"no engine of run '{run.path}' runs here: {reasons}; make one with `ssv2rt build-engine {run.name}`"
@@ -94,6 +94,20 @@ def engine_named(name: str | None, run: str | None = None) -> Bundle:
         if path.name == name:
             return find_engine(find_run(), name)
     return open_bundle(path)
+
+
+def _opened(engine: FoundEngine, run: Run) -> Bundle:
+    """The bundle of an engine, with a warning if the run has been trained on since it was built."""
+    from ssv2rt.models.weights import WEIGHTS  # imports PyTorch, which takes a while
+
+    bundle = open_bundle(engine.path)
+    weights = run.checkpoints / "best" / WEIGHTS
+    if weights.is_file() and bundle.info.weights_sha256 not in ("", sha256(weights)):
+        logger.warning(
+            f"the engine '{engine.name}' was built from earlier weights than the best checkpoint of run '{run.path}' has now; "
+            f"rebuild it with `{bundle.info.rebuild}`"
+        )
+    return bundle
 
 
 def _is_hidden(name: str) -> bool:

@@ -139,3 +139,16 @@ def test_a_damaged_description_does_not_hide_other_engines(run: Run) -> None:
     (run.engines / "bf16-openvino" / "bundle.json").write_text("{")
     assert find_engine(run).path.name == "fp16"
     assert "has a damaged bundle.json" in [found.cannot_run for found in engines_of(run)]
+
+
+def test_an_engine_of_earlier_weights_is_named(
+    tiny_run: Run, tiny_bundle: Bundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As after `train --resume`, which moves the best checkpoint."""
+    run = Run(shutil.copytree(tiny_run.path, tmp_path / "runs" / "more", symlinks=True))
+    assert find_engine(run, tiny_bundle.path.name).info == tiny_bundle.info
+    assert "earlier weights" not in capfd.readouterr().err
+    with (run.checkpoints / "best" / "weights.safetensors").open("ab") as file:
+        file.write(b"\0")
+    find_engine(run, "fp16")
+    assert "was built from earlier weights than the best checkpoint of run" in capfd.readouterr().err
