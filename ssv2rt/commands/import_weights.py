@@ -29,10 +29,14 @@ def import_weights(as_json: bool, **options: Any) -> None:
       ssv2rt import i3d-r50-ssv2
       ssv2rt import SSV2-I3D-ResNet-50-f32.pth.tar --name i3d
     """
-    from ssv2rt.published.import_run import ImportRequest, import_as_requested
+    from ssv2rt.api import jobs
+    from ssv2rt.core.run_folders import Run
+    from ssv2rt.published.import_run import read_source
 
-    run, source = import_as_requested(ImportRequest(**options))
-    recipe, published = run.recipe(), source.published
+    run = Run(jobs.import_weights(**options))
+    recipe, source = run.recipe(), read_source(run)
+    assert source is not None  # importing has just written it
+    published = source.published
     facts: dict[str, object] = {
         "run": str(run.path),
         "network": recipe.model.name,
