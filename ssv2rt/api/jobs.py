@@ -100,8 +100,8 @@ def train(
         check_report_name(Path(report))
     trained = train_as_requested(
         TrainRequest(
-            recipe=None if recipe is None else os.fspath(recipe),
-            data=None if data is None else Path(data),
+            recipe=_text(recipe),
+            data=_path(data),
             overrides=overrides(settings),
             name=name,
             init=init,
@@ -153,9 +153,9 @@ def evaluate(
     if report is not None:
         check_report_name(Path(report))
     request = EvaluateRequest(
-        run=None if run is None else os.fspath(run),
+        run=_text(run),
         split=split,
-        data=None if data is None else Path(data),
+        data=_path(data),
         checkpoint=checkpoint,
         views=views,
     )
@@ -163,7 +163,7 @@ def evaluate(
     if predictions is not None:
         check_output(Path(predictions), overwrite=overwrite, option="--predictions")
         recorder = prediction_recorder(Path(predictions))
-    folder = None if out is None else Path(out)
+    folder = _path(out)
     with exclusive(folder, "evaluating into") if folder else nullcontext():
         found, trained, result = evaluate_as_requested(request, recorder)
         if folder:
@@ -209,14 +209,14 @@ def build_engine(
     """
     bundle, reasons = build_as_requested(
         BuildRequest(
-            run=None if run is None else os.fspath(run),
+            run=_text(run),
             precision=precision,
-            data=None if data is None else Path(data),
+            data=_path(data),
             calibrate_on=tuple(os.fspath(name) for name in calibrate_on),
             max_drop=max_drop,
             backend=backend,
             targets=tuple(targets),
-            recipe=None if recipe is None else os.fspath(recipe),
+            recipe=_text(recipe),
             overrides=overrides(settings),
         )
     )
@@ -244,9 +244,7 @@ def import_weights(
         UserError: the run exists; or the weights cannot be downloaded or read, or are not those of the network.
     """
     run, _ = import_as_requested(
-        ImportRequest(
-            source=os.fspath(source), network=network, name=name, labels=None if labels is None else Path(labels)
-        )
+        ImportRequest(source=os.fspath(source), network=network, name=name, labels=_path(labels))
     )
     return run.path
 
@@ -272,6 +270,14 @@ def overrides(settings: Settings) -> tuple[str, ...]:
     if isinstance(settings, Mapping):
         return tuple(f"{key}={_toml(value)}" for key, value in settings.items())
     return tuple(settings)
+
+
+def _path(name: PathLike | None) -> Path | None:
+    return None if name is None else Path(name)
+
+
+def _text(name: PathLike | None) -> str | None:
+    return None if name is None else os.fspath(name)
 
 
 def _toml(value: Any) -> str:

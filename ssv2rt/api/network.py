@@ -97,10 +97,10 @@ def network_of(source: str | Path | None, engine: str | None = None) -> Network:
     if engine == PYTORCH:
         return _in_pytorch(run)
     if engine is None and run.checkpoints.is_dir():
-        for other in (found := engines_of(run)):
-            if other.cannot_run:
-                logger.warning(f"not taking the engine '{other.name}', since it {other.cannot_run}")
+        found = engines_of(run)
         if all(other.cannot_run for other in found):
+            for other in found:
+                logger.warning(f"not taking the engine '{other.name}', since it {other.cannot_run}")
             return _in_pytorch(run)
     return Network(str(run.path), find_engine(run, engine))
 

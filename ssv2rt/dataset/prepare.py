@@ -39,6 +39,11 @@ def prepare(data: Data, columns: Sequence[str] = TRAINING_COLUMNS) -> Manifest:
         return open_manifest(root, columns=columns, progress=progress.show)
 
 
+def is_here(data: Data) -> bool:
+    """Whether the data of a recipe is on this machine, or can be made here."""
+    return data.synthetic is not None or os.path.exists(data.root or "")
+
+
 def override_root(data: Data, root: Path | None) -> Data:
     """`data` with another data set, if `root` is given.
 

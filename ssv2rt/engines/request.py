@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from ssv2rt.core.recipe_files import load_engine_recipe
 from ssv2rt.core.recipes import Data, EngineRecipe
 from ssv2rt.core.run_folders import engines_of_file, find_run
 from ssv2rt.dataset.manifest import Manifest
-from ssv2rt.dataset.prepare import override_root, prepare
+from ssv2rt.dataset.prepare import is_here, override_root, prepare
 from ssv2rt.engines.backends.registry import NAMES, backend, choose_backend
 from ssv2rt.engines.build import build_engine_from_source
 from ssv2rt.engines.bundle import INFO, Bundle, read_info
@@ -202,8 +201,7 @@ def _clips(request: BuildRequest, data: Data, source: Source, recipe: EngineReci
     Raises:
         UsageError, UserError: the precision needs calibration, and there is nothing for it.
     """
-    is_here = request.data is not None or data.synthetic is not None or os.path.exists(data.root or "")
-    manifest = prepare(data) if is_here else None
+    manifest = prepare(data) if request.data is not None or is_here(data) else None
     if request.calibrate_on:
         return clips_of_videos(source, request.calibrate_on, recipe, manifest)
     if manifest:

@@ -88,7 +88,12 @@ def start_in_batches(runner: Runner, clips: torch.Tensor, batch: int) -> list[Ca
         count = len(part)
         missing = part.new_zeros(batch - count, *part.shape[1:])
         wait = runner.start(torch.cat([part, missing]) if len(missing) else part)
-        return lambda: Outputs(*(None if found is None else found[:count] for found in wait()))  # type: ignore[arg-type]
+
+        def outputs() -> Outputs:
+            logits, embedding = wait()
+            return Outputs(logits[:count], None if embedding is None else embedding[:count])
+
+        return outputs
 
     return [start(part) for part in clips.split(batch)]
 

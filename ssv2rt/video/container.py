@@ -16,7 +16,7 @@ import numpy as np
 from av.stream import Disposition
 
 from ssv2rt.core.errors import UserError
-from ssv2rt.video.declared_size import ends_early, has_blocks_behind
+from ssv2rt.video.declared_size import EBML, ends_early, has_blocks_behind
 from ssv2rt.video.frame_counter import codec_name
 from ssv2rt.video.pictures import CODECS as VPX
 from ssv2rt.video.storage import VideoLocation, VideoSource, open_bytes
@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 # and deadlocks with a thread that holds the GIL while it closes the decoder.
 av.logging.set_level(None)
 
-_EBML = b"\x1a\x45\xdf\xa3"  # how Matroska and WebM begin
 
 _REFUSED = frozenset(
     {
@@ -239,6 +238,6 @@ def _open(source: VideoSource, options: dict[str, str], format: str | None = Non
 
 def _is_matroska(source: VideoSource) -> bool:
     if isinstance(source, bytes):
-        return source[:4] == _EBML
+        return source[:4] == EBML
     with source.open("rb") as file:
-        return file.read(4) == _EBML
+        return file.read(4) == EBML

@@ -19,7 +19,9 @@ from typing import IO
 
 from ssv2rt.video.storage import VideoSource, open_bytes
 
-_EBML, _SEGMENT, _CLUSTER = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
+EBML = b"\x1a\x45\xdf\xa3"
+"""How Matroska and WebM begin."""
+_SEGMENT, _CLUSTER = b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
 _TOP_ELEMENTS = frozenset({_SEGMENT, _CLUSTER}) | {
     bytes.fromhex(name) for name in ("114d9b74", "1549a966", "1654ae6b", "1c53bb6b", "1254c367")
 }
@@ -215,7 +217,7 @@ def _mxf(file: _Reader) -> bool:
 
 
 _CHECKS: tuple[tuple[Callable[[bytes], bool], Callable[[_Reader], bool]], ...] = (
-    (lambda head: head[:4] == _EBML, _matroska),
+    (lambda head: head[:4] == EBML, _matroska),
     (lambda head: head[4:8] in _FIRST_BOXES, _mp4),
     (lambda head: head[:4] == b"RIFF" and head[8:12] == b"AVI ", _avi),
     (lambda head: head == _ASF_HEADER, _asf),

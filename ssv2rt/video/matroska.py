@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ssv2rt.video.bits import Buffer
+from ssv2rt.video.declared_size import EBML
 
 _SEGMENT, _TRACKS, _CLUSTER = 0x18538067, 0x1654AE6B, 0x1F43B675
 _TRACK, _NUMBER, _CODEC, _VIDEO, _ENCODINGS, _PROJECTION = 0xAE, 0xD7, 0x86, 0xE0, 0x6D80, 0x7670
@@ -26,7 +27,7 @@ class _Unusual(Exception):
 
 def has_mjpeg(head: bytes) -> bool:
     """Whether a file that begins so is probably Matroska with MJPEG."""
-    return head.startswith(b"\x1a\x45\xdf\xa3") and _MJPEG in head
+    return head.startswith(EBML) and _MJPEG in head
 
 
 def mjpeg_pictures(data: bytes) -> list[memoryview] | None:

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from ssv2rt.core.run_folders import Run
+from ssv2rt.engines.bundle import Bundle
 from tests.conftest import TINY_SETTINGS
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
-def place(tiny_run, tiny_bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:  # type: ignore[no-untyped-def]
+def place(tiny_run: Run, tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `runs/tiny`, which has an engine."""
     folder = tmp_path_factory.mktemp("place")
     shutil.copytree(tiny_run.path, folder / "runs" / "tiny", symlinks=True)

@@ -16,14 +16,16 @@ import torch
 
 import ssv2rt
 from ssv2rt.core.recipe_files import load_engine_recipe
+from ssv2rt.core.run_folders import Run
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.engines.build import build_engine
+from ssv2rt.engines.bundle import Bundle
 from tests import cli
 from tests.api.independent import preprocess
 
 
 @pytest.fixture(scope="module")
-def exact(tiny_run, tiny_set: Path, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+def exact(tiny_run: Run, tiny_set: Path) -> Bundle:
     """The fp32 engine of the tiny run."""
     bundle, _ = build_engine(
         tiny_run, load_engine_recipe("fp32", ("gate.clips=10",)), "openvino", open_manifest(tiny_set)
@@ -32,7 +34,7 @@ def exact(tiny_run, tiny_set: Path, tmp_path_factory: pytest.TempPathFactory):  
 
 
 @pytest.fixture(scope="module")
-def model(exact) -> ssv2rt.Model:  # type: ignore[no-untyped-def]
+def model(exact: Bundle) -> ssv2rt.Model:
     return ssv2rt.load(exact.path)
 
 
@@ -46,7 +48,9 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return np.asarray(powers / powers.sum(-1, keepdims=True))
 
 
-def test_results_equal_those_of_pyav_and_onnxruntime_alone(model: ssv2rt.Model, exact, videos: list[Path]) -> None:  # type: ignore[no-untyped-def]
+def test_results_equal_those_of_pyav_and_onnxruntime_alone(
+    model: ssv2rt.Model, exact: Bundle, videos: list[Path]
+) -> None:
     session = onnxruntime.InferenceSession(exact.onnx_file)
     for path, found in zip(videos, model.predict(videos), strict=True):
         clip = preprocess(path, frames=4, size=32, share=1.0)
@@ -108,7 +112,7 @@ def test_predictions_stream_from_endless_inputs(model: ssv2rt.Model, videos: lis
     assert [p.video for p in islice(model.predict(endless), 40)] == [str(videos[n % 12]) for n in range(40)]
 
 
-def test_it_gives_what_the_command_gives(model: ssv2rt.Model, exact, tiny_set: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_it_gives_what_the_command_gives(model: ssv2rt.Model, exact: Bundle, tiny_set: Path, tmp_path: Path) -> None:
     out = tmp_path / "preds.csv"
     done = cli.ssv2rt("score", tiny_set / "videos", "--engine", exact.path, "--out", out, "--sort")
     assert done.returncode == 0, done.stderr
@@ -140,7 +144,9 @@ def test_embeddings_logits_and_views(model: ssv2rt.Model, videos: list[Path], tm
     assert np.isnan(holes[1]).all() and np.array_equal(holes[0], features[0])
 
 
-def test_windows_equal_those_of_the_command(model: ssv2rt.Model, exact, videos: list[Path], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_windows_equal_those_of_the_command(
+    model: ssv2rt.Model, exact: Bundle, videos: list[Path], tmp_path: Path
+) -> None:
     out = tmp_path / "windows.csv"
     done = cli.ssv2rt("score", videos[0], "--engine", exact.path, "--out", out, "--window", "0.5", "--hop", "0.25")
     assert done.returncode == 0, done.stderr
@@ -152,8 +158,8 @@ def test_windows_equal_those_of_the_command(model: ssv2rt.Model, exact, videos: 
 
 
 def test_a_run_without_an_engine_predicts_in_pytorch(
-    tiny_run, model: ssv2rt.Model, videos: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:  # type: ignore[no-untyped-def]
+    tiny_run: Run, model: ssv2rt.Model, videos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     in_pytorch = ssv2rt.load(tiny_run.path, engine="pytorch")
     assert "fp32 by pytorch" in repr(in_pytorch)
     for one, two in zip(in_pytorch.predict(videos), model.predict(videos), strict=True):
@@ -186,8 +192,8 @@ def test_other_inputs_are_refused(model: ssv2rt.Model, wrong: object) -> None:
 
 
 def test_a_script_without_a_main_guard_has_workers_and_survives_their_death(
-    tiny_run, tiny_bundle, videos: list[Path], tmp_path: Path
-) -> None:  # type: ignore[no-untyped-def]
+    tiny_run: Run, tiny_bundle: Bundle, videos: list[Path], tmp_path: Path
+) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import multiprocessing, sys, ssv2rt\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from ssv2rt.models.grad_cam import grad_cam
 from ssv2rt.pipelines.loader import ClipLoader
 from ssv2rt.pipelines.request_source import clip_rng, evaluation_request_of
 from ssv2rt.pipelines.requests import ClipRequest
+from ssv2rt.pipelines.samplers import in_batches
 from ssv2rt.report.html.strips import SIDE, Strips
 from ssv2rt.video.container import OK
 
@@ -37,6 +39,8 @@ class ShownClip:
     """float32 (K,); None if it could not be decoded."""
     frames: np.ndarray | None = None
     """uint8 RGB (T, SIDE, SIDE, 3): its first view, made smaller."""
+    beside: np.ndarray | None = None
+    """float32 (K,): probabilities that something beside the network gives."""
     heat: np.ndarray | None = None
     """float32 (T, S, S), 0 to 1: what speaks for the predicted class."""
 
@@ -89,7 +93,14 @@ def spread_rows(split: Split, count: int) -> np.ndarray:
 
 
 def predict_rows(
-    model: ClipModel, split: Split, rows: np.ndarray, *, clip: Clip, data: Data, explain: int = 0
+    model: ClipModel,
+    split: Split,
+    rows: np.ndarray,
+    *,
+    clip: Clip,
+    data: Data,
+    explain: int = 0,
+    beside: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> list[ShownClip]:
     """Predicts clips of a split in fp32.
 
@@ -100,21 +111,26 @@ def predict_rows(
         clip: how clips are read.
         data: decoder and threads.
         explain: for how many clips, the most surprising first, Grad-CAM is computed.
+        beside: gives logits (N, K) of the same clips, uint8 (N, T, S, S, 3), for `ShownClip.beside`.
     """
     device = choose_device()
     model = model.channels_last().to(device).eval()
     loader = ClipLoader(clip=clip, batch=BATCH, data=data, device=device)
     shown: list[ShownClip] = []
     requests = [evaluation_request_of(split, int(row), clip=clip) for row in rows]
-    groups = [requests[at : at + BATCH] for at in range(0, len(requests), BATCH)]
+
+    def probabilities_of(logits: torch.Tensor, videos: int) -> np.ndarray:
+        found: np.ndarray = mean_over_views(logits.float(), videos, clip.average).softmax(1).cpu().numpy()
+        return found
+
     with torch.inference_mode(), Progress("predicting clips", len(requests), unit="clips") as progress:
-        for batch in loader.batches(groups):
-            if batch.requests:
-                logits = mean_over_views(model(batch.clips).float(), len(batch.requests), clip.average)
+        for batch in loader.batches(in_batches(iter(requests), BATCH)):
+            if videos := len(batch.requests):
                 first = batch.clips[:: batch.requests[0].views].cpu()
-                probabilities = logits.softmax(1).cpu().numpy()
-                for request, values, frames in zip(batch.requests, probabilities, first, strict=True):
-                    shown.append(ShownClip(str(request.path), request.label, OK, values, _small(frames)))
+                probabilities = probabilities_of(model(batch.clips), videos)
+                others = probabilities_of(beside(batch.clips), videos) if beside else [None] * videos
+                for request, values, other, frames in zip(batch.requests, probabilities, others, first, strict=True):
+                    shown.append(ShownClip(str(request.path), request.label, OK, values, _small(frames), other))
             for bad in batch.bad:
                 label = getattr(bad.request, "label", -1)
                 shown.append(ShownClip(str(bad.request.path), label, f"error: {bad.reason}"))
@@ -128,11 +144,10 @@ def _explain(
     model: ClipModel, requests: dict[str, ClipRequest], shown: list[ShownClip], loader: ClipLoader, count: int
 ) -> None:
     chosen = sorted((one for one in shown if one.probabilities is not None), key=lambda one: -one.surprise)[:count]
-    groups = [chosen[at : at + BATCH] for at in range(0, len(chosen), BATCH)]
+    by_name = {one.video: one for one in chosen}
+    groups = in_batches((requests[one.video] for one in chosen), BATCH)
     with Progress("explaining clips", len(chosen), unit="clips") as progress:
-        batches = loader.batches([[requests[one.video] for one in group] for group in groups])
-        for batch in batches:
-            by_name = {one.video: one for one in chosen}
+        for batch in loader.batches(groups):
             ones = [by_name[str(request.path)] for request in batch.requests]
             if not ones:
                 continue

@@ -31,7 +31,7 @@ def frames_of(moments: Sequence[Moment], clip: Clip) -> list[np.ndarray | None]:
 
         def read(moment: Moment) -> np.ndarray | None:
             name, start, end = moment
-            frames = _read(places.get(name), clip, start, end)
+            frames = read_frames(places.get(name), clip, start, end)
             progress.add(1)
             return frames
 
@@ -53,7 +53,10 @@ def places_of(names: set[str]) -> dict[str, VideoLocation]:
     return places
 
 
-def _read(place: VideoLocation | None, clip: Clip, start: float | None, end: float | None) -> np.ndarray | None:
+def read_frames(
+    place: VideoLocation | None, clip: Clip, start: float | None = None, end: float | None = None
+) -> np.ndarray | None:
+    """At most `FRAMES` frames of a video, or of a window of it in seconds, as `frames_of` gives them."""
     if place is None:
         return None
     small = clip.one_view().model_copy(update={"frames": min(clip.frames, FRAMES), "size": SIDE})

@@ -5,18 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from ssv2rt.core.progress import Progress
 from ssv2rt.core.run_folders import Run, is_run
 from ssv2rt.dataset.classes import for_classes, labeled
-from ssv2rt.dataset.prepare import override_root, prepare
+from ssv2rt.dataset.prepare import is_here, override_root, prepare
 from ssv2rt.engines.backends.registry import load_runner
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.models.weights import load_trained
-from ssv2rt.pipelines.loader import ClipLoader
-from ssv2rt.pipelines.request_source import evaluation_request_of
 from ssv2rt.report.html.clips import ShownClip, predict_rows, spread_rows
 from ssv2rt.report.html.strips import Strips
 from ssv2rt.scoring.predictor import start_in_batches
@@ -93,7 +89,7 @@ def _disagreements(bundle: Bundle, data: Path | None, clips: int) -> list[Sectio
         ]
     trained = load_trained(run)
     settings = override_root(trained.recipe.data, data)
-    if not data and not settings.synthetic and not (settings.root and Path(settings.root).exists()):
+    if not data and not is_here(settings):
         return [
             {"type": "note", "title": title, "note": "The data of the run is not here; give --data to compare clips."}
         ]
@@ -101,29 +97,21 @@ def _disagreements(bundle: Bundle, data: Path | None, clips: int) -> list[Sectio
         for_classes(prepare(settings), trained.labels, f"run '{run.path}'").split("validation", settings.max_bad)
     )
     rows, clip = spread_rows(split, clips), bundle.info.clip.one_view()
-    shown = predict_rows(trained.model, split, rows, clip=clip, data=settings)
-    by_video = {one.video: one for one in shown if one.probabilities is not None}
-    different: list[tuple[ShownClip, np.ndarray]] = []
     runner, batch = load_runner(bundle), bundle.info.batch.best
     device = torch.device("cuda" if bundle.info.on_gpu else "cpu")
-    loader = ClipLoader(clip=clip, batch=batch, data=settings, device=device)
-    requests = [evaluation_request_of(split, int(row), clip=clip) for row in rows]
-    groups = [requests[at : at + batch] for at in range(0, len(requests), batch)]
-    with Progress("comparing clips", len(requests), unit="clips") as progress:
-        for part in loader.batches(groups):
-            if part.requests:
-                (wait,) = start_in_batches(runner, part.clips, batch)
-                for request, values in zip(part.requests, wait().logits.softmax(1).numpy(), strict=True):
-                    one = by_video.get(str(request.path))
-                    if one is not None and int(values.argmax()) != one.predicted:
-                        different.append((one, values))
-            progress.add(len(part.requests) + len(part.bad))
+
+    def by_engine(found: torch.Tensor) -> torch.Tensor:
+        return torch.cat([wait().logits for wait in start_in_batches(runner, found.to(device), batch)])
+
+    shown = predict_rows(trained.model, split, rows, clip=clip, data=settings, beside=by_engine)
+    both = [(one, one.beside) for one in shown if one.beside is not None]
+    different = [(one, values) for one, values in both if int(values.argmax()) != one.predicted]
     strips, labels = Strips(), bundle.info.labels
     section: Section = {
         "type": "gallery",
         "title": title,
         "what": "clips",
-        "note": f"{len(different)} of {len(by_video)} validation clips, one view each. The bars are the engine's.",
+        "note": f"{len(different)} of {len(both)} validation clips, one view each. The bars are the engine's.",
         "clips": [],
     }
     for one, values in different:
@@ -132,5 +120,5 @@ def _disagreements(bundle: Bundle, data: Path | None, clips: int) -> list[Sectio
         engine = ShownClip(one.video, one.label, one.status, values, one.frames)
         section["clips"].append(engine.content(labels, strips, note))
     if not different:
-        section = {"type": "note", "title": title, "note": f"None of {len(by_video)} validation clips, one view each."}
+        section = {"type": "note", "title": title, "note": f"None of {len(both)} validation clips, one view each."}
     return [section]

@@ -15,13 +15,13 @@ from ssv2rt.core.run_folders import Run
 from ssv2rt.dataset.classes import for_classes, labeled
 from ssv2rt.dataset.labels import NO_MIRROR, mirrored_labels
 from ssv2rt.dataset.manifest import SCHEMA, Manifest
-from ssv2rt.dataset.prepare import override_root, prepare
+from ssv2rt.dataset.prepare import is_here, override_root, prepare
 from ssv2rt.dataset.quarantine import quarantine
 from ssv2rt.models.weights import TrainedModel, load_trained
 from ssv2rt.report.html.clips import ShownClip, predict_rows, spread_rows
 from ssv2rt.report.html.strips import Strips
 from ssv2rt.training.confusion import confused_pairs, per_class_results, read_confusion
-from ssv2rt.training.evaluate import Evaluation
+from ssv2rt.training.evaluate import Evaluation, mean_class_accuracy
 from ssv2rt.training.metrics_log import read_metrics
 from ssv2rt.training.temporal_order import twin_pairs
 
@@ -103,7 +103,7 @@ def _confusion(run: Run, labels: Sequence[str]) -> np.ndarray | None:
 
 def _manifest(run: Run, trained: TrainedModel, data: Path | None) -> Manifest | None:
     settings = override_root(trained.recipe.data, data)
-    if not data and not settings.synthetic and not (settings.root and Path(settings.root).exists()):
+    if not data and not is_here(settings):
         return None
     return for_classes(prepare(settings, SCHEMA.names), trained.labels, f"run '{run.path}'")
 
@@ -129,9 +129,10 @@ def _facts(
         if len(trained.labels) > 5:
             rows.append(["top-5", f"{figures['top5']:.2f}%"])
     if matrix is not None:
-        results = per_class_results(matrix, trained.labels)
-        mean = sum(found.recall for found in results) / len(results)
-        rows += [["mean class accuracy", f"{mean:.2f}%"], [_clips_of(split), f"{int(matrix.sum()):,}"]]
+        rows += [
+            ["mean class accuracy", f"{mean_class_accuracy(matrix):.2f}%"],
+            [_clips_of(split), f"{int(matrix.sum()):,}"],
+        ]
     rows += [["clip", f"{recipe.clip.frames} frames of {recipe.clip.size}x{recipe.clip.size}, {recipe.clip.in_words}"]]
     rows.append(["data", str(data) if data else recipe.data.root or "synthetic"])
     return rows
@@ -230,15 +231,15 @@ def classes_sections(matrix: np.ndarray, labels: Sequence[str]) -> list[Section]
     return sections
 
 
-def _opposites(matrix: np.ndarray, labels: Sequence[str]) -> list[list[object]]:
-    rows: list[list[object]] = []
+def _opposites(matrix: np.ndarray, labels: Sequence[str]) -> list[tuple[str, str, int, float]]:
+    rows: list[tuple[str, str, int, float]] = []
     for first, second in enumerate(mirrored_labels(tuple(labels)).tolist()):
         if second == NO_MIRROR or second <= first:
             continue
         block = matrix[np.ix_([first, second], [first, second])]
         if block.sum():
-            rows.append([labels[first], labels[second], int(block.sum()), float(block.trace() / block.sum())])
-    return sorted(rows, key=lambda row: row[3])  # type: ignore[arg-type, return-value]
+            rows.append((labels[first], labels[second], int(block.sum()), float(block.trace() / block.sum())))
+    return sorted(rows, key=lambda row: row[3])
 
 
 def _clips(
