@@ -16,6 +16,7 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 html_theme = "furo"
 html_title = "ssv2rt"
+html_show_copyright = False
 html_static_path = ["_static"]
 html_css_files = ["wide.css"]
 highlight_language = "none"  # of blocks that name none
