@@ -36,24 +36,33 @@ class CropScaler:
         self._made_for: tuple[object, ...] = ()
         self._scalers: list[_Scaler] = []
 
-    def cut(self, frame: av.VideoFrame, out: np.ndarray) -> None:
+    def region(self, width: int, height: int) -> CropBox:
+        """The part of upright frames that the crops lie in, by the width and height of the frames in pixels."""
+        return bounding_box(self._crops_of((width, height)))
+
+    def cut(self, frame: av.VideoFrame, out: np.ndarray, within: CropBox | None = None) -> None:
         """Writes the crops of `frame` to `out`, uint8 (S, size, size, 3).
 
-        Crops are scaled to a frame of another size than expected: a stream may change its size.
+        Crops are scaled to a frame of another size than expected: a stream may change its size. Of a frame that is a part of
+        another, `within` gives left and top of the part, and width and height of the whole.
         """
-        look = (frame.width, frame.height, frame.format.name)
+        look = (frame.width, frame.height, frame.format.name, within)
         if look != self._made_for:
-            self._scalers, self._made_for = self._make(frame), look
+            self._scalers, self._made_for = self._make(frame, within), look
         for scaler in self._scalers:
             scaler.cut(frame, out)
 
-    def _make(self, frame: av.VideoFrame) -> list[_Scaler]:
+    def _crops_of(self, shown: tuple[int, int]) -> list[CropBox]:
+        if shown == self._frame_size:
+            return list(self._crops)
+        return [w.scaled(shown[0] / self._frame_size[0], shown[1] / self._frame_size[1]) for w in self._crops]
+
+    def _make(self, frame: av.VideoFrame, within: CropBox | None) -> list[_Scaler]:
         turn = orientation(frame)
-        shown = (frame.height, frame.width) if turn[0] else (frame.width, frame.height)
-        crops = list(self._crops)
-        if shown != self._frame_size:
-            crops = [w.scaled(shown[0] / self._frame_size[0], shown[1] / self._frame_size[1]) for w in crops]
-        crops = [w.unturned(turn, (frame.width, frame.height)) for w in crops]
+        left, top, *size = within or CropBox(0, 0, frame.width, frame.height)
+        crops = self._crops_of((size[1], size[0]) if turn[0] else (size[0], size[1]))
+        crops = [w.unturned(turn, (size[0], size[1])) for w in crops]
+        crops = [w._replace(left=w.left - left, top=w.top - top) for w in crops]
         if self._mirrored:
             turn = turn[0], not turn[1], turn[2]
         if len({(w.width, w.height) for w in crops}) == 1:

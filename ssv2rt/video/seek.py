@@ -12,15 +12,18 @@ Letters: P packets, F frames, K wanted frames.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
+from typing import NamedTuple
 
 import av
 import av.error
 import numpy as np
 
 from ssv2rt.video.container import BadVideo, open_video, read_packets, video_stream
+from ssv2rt.video.crops import CropBox
 from ssv2rt.video.frame_counter import PacketTable
+from ssv2rt.video.jpeg_tiles import tiles_of
 from ssv2rt.video.matroska import has_mjpeg, mjpeg_pictures
 from ssv2rt.video.storage import VideoSource, open_bytes
 
@@ -33,6 +36,16 @@ _HELD = 64 << 20
 
 Frames = Iterator[tuple[int, av.VideoFrame]]
 """Frames with their numbers, from 0."""
+Region = Callable[[int, int], CropBox]
+"""Which part is wanted of frames with a width and a height, in pixels as coded."""
+
+
+class Part(NamedTuple):
+    """A decoded frame, or a part of it."""
+
+    frame: av.VideoFrame
+    within: CropBox | None = None
+    """None if it is whole. Otherwise left and top of the part, and width and height of the whole frame, in pixels."""
 
 
 def all_frames(source: VideoSource, expected: int = 0) -> Frames:
@@ -68,6 +81,41 @@ def all_frames(source: VideoSource, expected: int = 0) -> Frames:
         raise BadVideo("truncated")
 
 
+def parts_needed(
+    source: VideoSource, expected: int, wanted: np.ndarray, region: Region | None = None
+) -> Iterator[tuple[int, Part]]:
+    """Yields the wanted frames, and the frames that must be decoded before them, in order.
+
+    Args:
+        source: the video.
+        expected: as in `all_frames`.
+        wanted: int (K,), sorted; numbers behind the last frame are ignored.
+        region: what of the frames is wanted. Of pictures that have tiles, the others are not decoded.
+
+    Raises:
+        BadVideo: see `frames_needed`.
+    """
+    pictures = _pictures_alone(source)
+    if pictures is None or len(pictures) < expected:
+        for number, frame in _frames_needed(source, expected, wanted):
+            yield number, Part(frame)
+        return
+    context = av.CodecContext.create("mjpeg", "r")
+    context.thread_type = "NONE"
+    tiles = None
+    for number in np.unique(wanted[wanted < len(pictures)]).tolist():
+        picture, within = pictures[number], None
+        if region is not None:
+            if tiles is None or picture[: len(tiles.header)] != tiles.header:
+                tiles = tiles_of(picture)
+            if tiles and (part := tiles.part(picture, region(tiles.width, tiles.height))):
+                picture, within = memoryview(part.content), CropBox(part.left, part.top, tiles.width, tiles.height)
+        frames = context.decode(av.Packet(picture))
+        if len(frames) != 1:
+            raise BadVideo("corrupt")
+        yield number, Part(frames[0], within)
+
+
 def frames_needed(source: VideoSource, expected: int, wanted: np.ndarray) -> Frames:
     """Yields the wanted frames, and the frames that must be decoded before them, in order.
 
@@ -82,16 +130,10 @@ def frames_needed(source: VideoSource, expected: int, wanted: np.ndarray) -> Fra
         BadVideo: as `all_frames`; 'corrupt' if decoding began at a picture that is no key frame, though its packet is
             flagged as one, or if frames do not come in the order of their times.
     """
-    pictures = _pictures_alone(source)
-    if pictures is not None and len(pictures) >= expected:
-        context = av.CodecContext.create("mjpeg", "r")
-        context.thread_type = "NONE"
-        for number in np.unique(wanted[wanted < len(pictures)]).tolist():
-            frames = context.decode(av.Packet(pictures[number]))
-            if len(frames) != 1:
-                raise BadVideo("corrupt")
-            yield number, frames[0]
-        return
+    return ((number, part.frame) for number, part in parts_needed(source, expected, wanted))
+
+
+def _frames_needed(source: VideoSource, expected: int, wanted: np.ndarray) -> Frames:
     with open_video(source) as container:
         stream = video_stream(container)
         stream.thread_type = "NONE"
@@ -131,7 +173,8 @@ def _pictures_alone(source: VideoSource) -> list[memoryview] | None:
             head = file.read(_HEAD)
             if not has_mjpeg(head):
                 return None
-            source = head + file.read(_HELD)
+            file.seek(0)
+            source = file.read(_HELD + 1)
     return mjpeg_pictures(source) if has_mjpeg(source[:_HEAD]) and len(source) <= _HELD else None
 
 
