@@ -7,6 +7,7 @@ changed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import chain
@@ -14,14 +15,13 @@ from itertools import chain
 import av
 import numpy as np
 
-from ssv2rt.video.jpeg_tiles import BASELINE, END, RESTART, SCAN, segments
+from ssv2rt.video.jpeg_tiles import BASELINE, END, LARGEST, SCAN, segments
 
 _BLOCK = 16
 """Pixels across and down that are coded together, with color samples for two pixels by two."""
 _ACROSS = 9
 """About as many tiles are beside each other: with more, the file grows, and with fewer, more is decoded around a crop."""
-_MOST = 65500
-"""Of FFmpeg: height of a picture in pixels."""
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 
 
 class TiledJpeg:
@@ -63,7 +63,7 @@ class TiledJpeg:
             size_at, begin = found[BASELINE][0] + 1, found[SCAN][1]
             size = self._size[1].to_bytes(2, "big") + self._size[0].to_bytes(2, "big")
             # Where two threads meet, FFmpeg's numbers do not follow each other, and a marker may stand behind the last tile.
-            tiles = [tile for tile in RESTART.split(coded[begin:-2]) if tile]
+            tiles = [tile for tile in _RESTART.split(coded[begin:-2]) if tile]
             markers = [bytes((0xFF, 0xD0 + number % 8)) for number in range(len(tiles) - 1)]
             scan = chain.from_iterable(zip(tiles, [*markers, END], strict=True))
             result = av.Packet(b"".join([coded[:size_at], size, coded[size_at + 4 : begin], *scan]))
@@ -94,7 +94,9 @@ def blocks_of_tile(blocks: int, rows: int) -> int:
     Returns:
         A divisor of `blocks`.
     """
-    fits = [width for width in range(1, blocks + 1) if blocks % width == 0 and rows * blocks // width * _BLOCK <= _MOST]
+    fits = [
+        width for width in range(1, blocks + 1) if blocks % width == 0 and rows * blocks // width * _BLOCK <= LARGEST
+    ]
     two = [width for width in fits if 1 < width < blocks]  # of one block, restart markers are 14% of the bytes
     return min(two or fits, key=lambda width: abs(width - blocks / _ACROSS))
 

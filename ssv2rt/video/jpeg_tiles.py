@@ -1,19 +1,21 @@
 """Parts of JPEG pictures, so that a decoder has less to do.
 
 The restart markers of a JPEG divide it into runs of as many blocks each, which are coded independently. Where a row of blocks
-is divided evenly, the runs are tiles of the picture, and those that a crop touches make a JPEG of their own:
+is divided evenly, the runs are tiles of the picture, and those that a crop touches make a JPEG of their own. With those of the
+other frames of a clip below it, the decoder builds its tables once for all of them:
 
     tile tile TILE TILE tile        the same header with another width and height
     tile tile TILE TILE tile   ->   TILE TILE
     tile tile tile tile tile        TILE TILE
+                                    TILE TILE   of the next picture
+                                    TILE TILE
 
 Source: ITU-T T.81, annex B (segments) and A.2 (order of blocks).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,16 +29,24 @@ BASELINE, INTERVAL, SCAN = 0xC0, 0xDD, 0xDA
 _HARMLESS = frozenset({0xC4, 0xDB, 0xFE, *range(0xE0, 0xF0)}) - {0xE1}
 """Segments that hold for the whole picture and for its parts: tables, comments, and those of applications, except Exif, which
 may turn the picture."""
-RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+RESTART = b"\xff\xd0"
+"""The first of eight restart markers."""
+LARGEST = 65500
+"""Pixels along a side of a picture that FFmpeg takes."""
 
 
-class Part(NamedTuple):
-    """A JPEG of a part of a picture, but for its restart markers, which T.81 numbers one by one."""
+class Stack(NamedTuple):
+    """The tiles of some pictures that a crop touches, one picture below the other.
+
+    It is a JPEG but for the restart markers, which T.81 numbers one by one. FFmpeg does not look at their numbers.
+    """
 
     content: bytes
     left: int
-    """Where it lies in the picture, in pixels."""
+    """Where the tiles lie in each picture, in pixels."""
     top: int
+    height: int
+    """Pixels from one picture to the next."""
 
 
 @dataclass(frozen=True)
@@ -54,33 +64,37 @@ class Tiles:
     """Width of a tile in pixels. Tiles at the right edge and at the bottom may reach beyond the picture."""
     high: int
 
-    def part(self, picture: Buffer, crop: CropBox) -> Part | None:
-        """What a decoder needs to show a crop.
+    def stack(self, pictures: Sequence[Buffer], crop: CropBox) -> Stack | None:
+        """What a decoder needs to show the same crop of some pictures.
 
         Args:
-            picture: a JPEG that begins with `header`.
-            crop: in pixels of the picture.
+            pictures: at least one JPEG.
+            crop: in pixels of a picture.
 
         Returns:
-            None if the picture has more or fewer tiles than the header says.
+            None if a picture has another header, or not as many tiles as the header says, or if they are too high together.
         """
         across, down = -(-self.width // self.wide), -(-self.height // self.high)
-        ends = _restarts(picture, len(self.header))
-        if len(ends) != across * down - 1 or picture[-2:] != END:
-            return None
-        starts = [len(self.header), *(end + 2 for end in ends)]
-        ends.append(len(picture) - 2)
         left, right = crop.left // self.wide, min(across, -(-(crop.left + crop.width) // self.wide))
         top, bottom = crop.top // self.high, min(down, -(-(crop.top + crop.height) // self.high))
-        height = min(self.height, bottom * self.high) - top * self.high
         width = min(self.width, right * self.wide) - left * self.wide
-        size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+        height, begin = (bottom - top) * self.high, len(self.header)
+        if len(pictures) * height > LARGEST:
+            return None
+        size = (len(pictures) * height).to_bytes(2, "big") + width.to_bytes(2, "big")
         pieces: list[Buffer] = [self.header[: self.size_at] + size + self.header[self.size_at + 4 :]]
-        for row in range(top * across, bottom * across, across):
-            # Markers stay as they are between the tiles of a row: FFmpeg does not look at their numbers.
-            pieces += picture[starts[row + left] : ends[row + right - 1]], b"\xff\xd0"
+        rows = np.arange(top * across, bottom * across, across)
+        for picture in pictures:
+            restarts = _restarts(picture, begin)
+            if picture[:begin] != self.header or len(restarts) != across * down - 1 or picture[-2:] != END:
+                return None
+            # A tile begins behind the marker before it; the first and the last have none on one side.
+            bounds = np.concatenate(([begin - 2], restarts, [len(picture) - 2]))
+            starts, ends = (bounds[rows + left] + 2).tolist(), bounds[rows + right].tolist()
+            for start, end in zip(starts, ends, strict=True):
+                pieces += picture[start:end], RESTART
         pieces[-1] = END
-        return Part(b"".join(pieces), left * self.wide, top * self.high)
+        return Stack(b"".join(pieces), left * self.wide, top * self.high, height)
 
 
 def tiles_of(picture: Buffer) -> Tiles | None:
@@ -125,9 +139,8 @@ def segments(picture: Buffer) -> Iterator[tuple[int, int, int]]:
         at += 2 + length
 
 
-def _restarts(picture: Buffer, start: int) -> list[int]:
-    """Where restart markers are: as `RESTART` finds them, in half the time."""
+def _restarts(picture: Buffer, start: int) -> np.ndarray:
+    """Where restart markers are, from `start` on: int (M,), rising."""
     data = np.frombuffer(picture, np.uint8)
     at = start + np.flatnonzero(data[start:-1] == 0xFF)
-    found: list[int] = at[(data[at + 1] & 0xF8) == 0xD0].tolist()
-    return found
+    return at[(data[at + 1] & 0xF8) == RESTART[1]]

@@ -31,6 +31,8 @@ TIMED = frozenset({"matroska", "mov"})
 """Containers that give every packet a presentation time."""
 _HEAD = 4096
 """Bytes at the begin of a file that tell whether it is Matroska with MJPEG, as `ssv2rt repack` writes it."""
+_STACKED = 4
+"""Pictures whose tiles are decoded together. More do not stay in a core's cache until they are scaled."""
 _HELD = 64 << 20
 """Bytes of packets that are kept from the first pass over a file. Larger files are read again."""
 
@@ -45,7 +47,8 @@ class Part(NamedTuple):
 
     frame: av.VideoFrame
     within: CropBox | None = None
-    """None if it is whole. Otherwise left and top of the part, and width and height of the whole frame, in pixels."""
+    """None if it is whole. Otherwise where left and top of the part are in the whole frame, which may be before it begins, and
+    width and height of the whole frame, in pixels."""
 
 
 def all_frames(source: VideoSource, expected: int = 0) -> Frames:
@@ -102,18 +105,28 @@ def parts_needed(
         return
     context = av.CodecContext.create("mjpeg", "r")
     context.thread_type = "NONE"
-    tiles = None
-    for number in np.unique(wanted[wanted < len(pictures)]).tolist():
-        picture, within = pictures[number], None
-        if region is not None:
-            if tiles is None or picture[: len(tiles.header)] != tiles.header:
-                tiles = tiles_of(picture)
-            if tiles and (part := tiles.part(picture, region(tiles.width, tiles.height))):
-                picture, within = memoryview(part.content), CropBox(part.left, part.top, tiles.width, tiles.height)
+
+    def decoded(picture: bytes) -> av.VideoFrame:
         frames = context.decode(av.Packet(picture))
         if len(frames) != 1:
             raise BadVideo("corrupt")
-        yield number, Part(frames[0], within)
+        return frames[0]
+
+    numbers = np.unique(wanted[wanted < len(pictures)]).tolist()
+    tiles = tiles_of(pictures[numbers[0]]) if region and numbers else None
+    for at in range(0, len(numbers), _STACKED):
+        group = numbers[at : at + _STACKED]
+        stack = None
+        if tiles and region:
+            stack = tiles.stack([pictures[number] for number in group], region(tiles.width, tiles.height))
+        if tiles and stack:
+            frame = decoded(stack.content)
+            for place, number in enumerate(group):
+                top = stack.top - place * stack.height
+                yield number, Part(frame, CropBox(stack.left, top, tiles.width, tiles.height))
+        else:
+            for number in group:
+                yield number, Part(decoded(pictures[number]))
 
 
 def frames_needed(source: VideoSource, expected: int, wanted: np.ndarray) -> Frames:

@@ -19,7 +19,7 @@ from ssv2rt.repack.settings import settings_for
 from ssv2rt.repack.tiled_jpeg import TiledJpeg, blocks_of_tile
 from ssv2rt.video.crops import CropBox
 from ssv2rt.video.decode import decode_clips
-from ssv2rt.video.jpeg_tiles import RESTART, Tiles, tiles_of
+from ssv2rt.video.jpeg_tiles import Tiles, tiles_of
 from ssv2rt.video.probe import probe
 from ssv2rt.video.seek import all_frames
 from tests.video.corpus import KINDS, encode
@@ -46,7 +46,7 @@ def by_pillow(**options: object) -> bytes:
 
 
 def planes(picture: bytes) -> list[np.ndarray]:
-    """What FFmpeg decodes: Y, U and V, not interpolated."""
+    """What FFmpeg decodes: Y, U and V."""
     context = av.CodecContext.create("mjpeg", "r")
     (frame,) = context.decode(av.Packet(picture))
     assert isinstance(frame, av.VideoFrame) and not frame.is_corrupt
@@ -56,24 +56,27 @@ def planes(picture: bytes) -> list[np.ndarray]:
     ]
 
 
-def assert_part_is_right(picture: bytes, tiles: Tiles, crop: CropBox) -> None:
-    """The crop has the same samples of luma and chroma, and nothing that it does not touch is there."""
-    part = tiles.part(picture, crop)
-    assert part is not None
-    for whole, shown in zip(planes(picture), planes(part.content), strict=True):
-        x, y = round(tiles.width / whole.shape[1]), round(tiles.height / whole.shape[0])
-        top, left = crop.top // y, crop.left // x
-        bottom, right = -(-(crop.top + crop.height) // y), -(-(crop.left + crop.width) // x)
-        dy, dx = part.top // y, part.left // x
-        assert np.array_equal(whole[top:bottom, left:right], shown[top - dy : bottom - dy, left - dx : right - dx])
-        assert shown.shape[0] * y < crop.height + 2 * tiles.high + y
-        assert shown.shape[1] * x < crop.width + 2 * tiles.wide + x
+def assert_stack_is_right(pictures: list[bytes], tiles: Tiles, crop: CropBox) -> None:
+    """The crops have the same samples of luma and chroma, and nothing that they do not touch is there."""
+    stack = tiles.stack(pictures, crop)
+    assert stack is not None
+    shown = planes(stack.content)
+    for number, picture in enumerate(pictures):
+        for whole, part in zip(planes(picture), shown, strict=True):
+            x, y = round(tiles.width / whole.shape[1]), round(tiles.height / whole.shape[0])
+            top, left = crop.top // y, crop.left // x
+            bottom, right = -(-(crop.top + crop.height) // y), -(-(crop.left + crop.width) // x)
+            dy, dx = (stack.top - number * stack.height) // y, stack.left // x
+            assert np.array_equal(whole[top:bottom, left:right], part[top - dy : bottom - dy, left - dx : right - dx])
+            assert part.shape[1] * x < crop.width + 2 * tiles.wide + x
+    assert stack.height < crop.height + 2 * tiles.high
 
 
 @settings(max_examples=60)
 @given(st.data(), st.integers(2, 330), st.integers(2, 120))
 def test_any_crop_of_any_size(data: st.DataObject, width: int, height: int) -> None:
-    picture = tiled(width, height)
+    pictures = [tiled(width, height, seed) for seed in range(3)]
+    picture = pictures[0]
     with Image.open(io.BytesIO(picture)) as shown:
         assert shown.size == (width, height)
         shown.draft("YCbCr", shown.size)
@@ -88,7 +91,7 @@ def test_any_crop_of_any_size(data: st.DataObject, width: int, height: int) -> N
     assert (tiles.width, tiles.height) == (width, height)
     left, top = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
     crop = CropBox(left, top, data.draw(st.integers(1, width - left)), data.draw(st.integers(1, height - top)))
-    assert_part_is_right(picture, tiles, crop)
+    assert_stack_is_right(pictures, tiles, crop)
 
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2], ids=["4:4:4", "4:2:2", "4:2:0"])
@@ -97,7 +100,7 @@ def test_tiles_of_other_encoders(subsampling: int, blocks: int) -> None:
     picture = by_pillow(subsampling=subsampling, restart_marker_blocks=blocks)
     tiles = tiles_of(picture)
     assert tiles is not None and (tiles.width, tiles.height) == (160, 96)
-    assert_part_is_right(picture, tiles, CropBox(50, 20, 41, 33))
+    assert_stack_is_right([picture], tiles, CropBox(50, 20, 41, 33))
 
 
 @pytest.mark.parametrize(
@@ -118,13 +121,15 @@ def test_other_pictures_have_no_tiles(picture: bytes) -> None:
     assert tiles_of(picture) is None
 
 
-def test_a_picture_that_lacks_tiles_is_taken_as_a_whole() -> None:
-    picture = tiled(160, 96)
-    tiles, crop = tiles_of(picture), CropBox(0, 0, 20, 20)
-    assert tiles is not None and tiles.part(picture, crop) is not None
-    assert tiles.part(picture[:-2], crop) is None
-    marker = RESTART.search(picture, len(tiles.header))
-    assert marker is not None and tiles.part(picture[: marker.start()] + picture[marker.end() :], crop) is None
+def test_pictures_that_do_not_belong_together_are_decoded_alone() -> None:
+    picture, crop = tiled(160, 96), CropBox(0, 0, 20, 20)
+    tiles = tiles_of(picture)
+    assert tiles is not None and tiles.stack([picture, picture], crop) is not None
+    marker = picture.index(b"\xff\xd0", len(tiles.header))
+    for other in (picture[:-2], picture[:marker] + picture[marker + 2 :], tiled(160, 80), by_pillow(), b"", b"\xff"):
+        assert tiles.stack([picture, other], crop) is None
+    assert tiles.stack([picture] * 2046, crop) is not None, "65,472 lines"
+    assert tiles.stack([picture] * 2047, crop) is None
 
 
 def test_tiles_divide_rows_evenly_and_fit_into_the_encoder() -> None:
