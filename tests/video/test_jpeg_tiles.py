@@ -145,7 +145,7 @@ def test_clips_are_cut_from_parts_as_from_whole_frames(tmp_path: Path) -> None:
     whole = [frame for _, frame in all_frames(target)]
     assert (whole[0].width, whole[0].height) == (172, 96)
     crops = (CropBox(20, 8, 100, 100), CropBox(112, 20, 100, 100))
-    frames = np.array([[0, 3, 3, 7]], np.int32)
+    frames = np.array([[0, 1, 1, 3, 4, 5, 7]], np.int32)
     for flip in (False, True):
         request = ClipRequest("", target, frames, crops, (214, 120), 8, flip=flip)
         found = decode_clips(target, request, size=64)
