@@ -46,8 +46,8 @@ class Data(Section):
     """Where the clips come from, and how they are read."""
 
     root: str = ""
-    """Path of the data set: a folder in the layout of SSv2, a folder with one folder per class, or a .csv or .parquet table of
-    paths and labels. It is empty only with `synthetic`; --data replaces it."""
+    """Path of the data set: a folder in the layout of SSv2, a folder with a folder for each class, a table of paths and
+    labels, or an annotation file. --data replaces it. Empty only with `synthetic`."""
     synthetic: Synthetic | None = None
     """Generate this synthetic set in the user's cache and use it as the data set. It excludes `root`."""
     test_videos: str = ""
