@@ -5,6 +5,7 @@ The networks of IBM, TSM and torchvision are computed here from the facts of the
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import re
@@ -204,7 +205,8 @@ def slowfast(width: int, classes: int) -> Published:
 
 
 def _small_head(peer: Any, x: torch.Tensor) -> Any:
-    """Makes the pools of a peer's head no larger than the map of a small clip. Those of published clips stay as they are."""
+    """A copy of a peer whose pools are no larger than the map of a small clip. Those of published clips stay as they are."""
+    peer = copy.deepcopy(peer)
     for module in peer.modules():
         if isinstance(module, torch.nn.AvgPool3d):
             time = x.shape[2] // (4 if module.kernel_size[0] == 8 and len(peer.blocks) == 7 else 1)
