@@ -25,8 +25,8 @@ _MOST_POINTS = 2000
 """Points of the curve of the learning rate."""
 _MAX_NUMBERED_CLASSES, _MAX_NAMED_CLASSES = 40, 200
 """Up to so many classes, a confusion matrix has percentages in its cells, and names beside them."""
-_FEW_EPOCHS = 3
-"""Up to so many, points are drawn larger."""
+_FEW_EPOCHS, _MANY_EPOCHS = 3, 30
+"""Up to so many, the points of epochs are large; above so many, there is only the line."""
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -68,11 +68,14 @@ def draw_curves(
     epochs = [line for line in epochs if _has_numbers(line["validation"], "top1", "top5", "loss")]
     per_epoch = max((line["update"] / line["epoch"] for line in epochs if line["epoch"]), default=1.0)
     epoch_numbers = [line["epoch"] for line in epochs]
-    size = 6 if len(epochs) <= _FEW_EPOCHS else 3
+    size = 6 if len(epochs) <= _FEW_EPOCHS else 3 if len(epochs) <= _MANY_EPOCHS else 0
 
     def over_epochs(axes: Axes, name: str, color: str, values: list[float], style: str = "o-") -> None:
         if values:
             axes.plot(epoch_numbers, values, style, color=color, ms=size, label=name)
+        if len(values) == 1:
+            place = (epoch_numbers[0], values[0])
+            axes.annotate(f"{values[0]:.3g}  ", place, color=color, ha="right", va="center", fontsize=8)
 
     if steps:
         at, losses = [s["update"] / per_epoch for s in steps], [s["loss"] for s in steps]
@@ -81,6 +84,7 @@ def draw_curves(
     over_epochs(loss, "training", BLUE, [line["train_loss"] for line in epochs])
     over_epochs(loss, "validation", RED, [line["validation"]["loss"] for line in epochs])
     loss.set_ylabel("loss, nats")
+    loss.set_ylim(bottom=0)
     over_epochs(accuracy, "top-1, training", BLUE, [line["train_top1"] for line in epochs])
     over_epochs(accuracy, "top-1, validation", RED, [line["validation"]["top1"] for line in epochs])
     if classes > 5:
@@ -94,7 +98,7 @@ def draw_curves(
     rate.set_ylabel("learning rate")
     rate.set_ylim(bottom=0)
     for axes in (loss, accuracy):
-        if best in epoch_numbers:
+        if best in epoch_numbers and len(epochs) > 1:
             axes.axvline(best, color="black", lw=0.8, ls=":", label=f"best epoch ({best})")
     for axes in (loss, accuracy, rate):
         axes.set_xlabel("epoch")
@@ -159,7 +163,7 @@ def draw_confusion(matrix: np.ndarray, labels: Sequence[str], path: Path, title:
     axes = figure.subplots()
     image = axes.imshow(shares, vmin=0, vmax=100, cmap="Blues", interpolation="nearest")
     if named:
-        names = [_shown(label, 44) for label in labels]
+        names = [_shown(label, 44 if numbered else 60) for label in labels]
         angle = 45 if numbered else 90
         axes.set_xticks(
             range(count), names, fontsize=font, rotation=angle, ha="right", va="center", rotation_mode="anchor"
@@ -188,9 +192,9 @@ def draw_worst_classes(matrix: np.ndarray, labels: Sequence[str], path: Path, ti
     results = every[:most]
     figure = new_figure(11, 1.6 + 0.3 * max(2, len(results)))
     which = (
-        f"the {most} of {len(every)} classes with the lowest recall" if len(every) > most else "recall of each class"
+        f"the {most} of {len(every)} classes with the lowest recall" if len(every) > most else "recall of the classes"
     )
-    _title(figure, title, f"{which}, and what its clips are most often taken for")
+    _title(figure, title, f"{which}, and what their clips are most often taken for")
     axes = figure.subplots()
     rows = range(len(results))
     axes.barh(rows, [r.recall for r in results], color=BLUE, height=0.7)

@@ -38,7 +38,7 @@ def summarize(run: Run, labels: Sequence[str]) -> Path:
     settings, best = run.recipe().train, run.best_epoch
     title = title_of(run.name, "validation", matrix)
     if best:
-        title += f" after epoch {best} of {settings.epochs}, the best"
+        title += f" after epoch {best} of {settings.epochs}" + (", the best" if settings.epochs > 1 else "")
     draw_curves(
         read_metrics(run.metrics_file), folder / "curves", settings, title=title, classes=len(labels), best=best
     )
@@ -85,12 +85,13 @@ def print_worst_classes(matrix: np.ndarray, labels: Sequence[str], most: int = 5
     """Prints the classes with the lowest recall, and what is most often confused, to stderr."""
     console = Console(stderr=True, highlight=False, markup=False)
     labels = [printable(label) for label in labels]
+    worst = [result for result in per_class_results(matrix, labels)[:most] if result.recall < 100]
     table = _table("worst classes", "recall", "clips")
-    for result in per_class_results(matrix, labels)[:most]:
+    for result in worst:
         table.add_row(result.label, f"{result.recall:.1f}%", str(result.clips))
-    console.print(table)
+    console.print(table if worst else f"all {matrix.sum():,} clips are right")
     if found := confusions(matrix, labels, most):
-        table = _table("most confused: clips of", "predicted as", "clips")
+        table = _table("most confused: true class", "predicted as", "clips")
         for label, predicted, wrong, clips in found:
             table.add_row(label, predicted, f"{wrong} of {clips}")
         console.print(table)
