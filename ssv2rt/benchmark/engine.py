@@ -19,7 +19,7 @@ import torch
 from ssv2rt.benchmark.matrix_product import MATMUL, MatrixProduct
 from ssv2rt.benchmark.rounds import Workload, describe_machine, run_rounds, synchronized_time
 from ssv2rt.core.cores import cores
-from ssv2rt.core.errors import UserError
+from ssv2rt.core.errors import UserError, one_line
 from ssv2rt.core.hardware import choose_device, native_bf16, versions
 from ssv2rt.core.recipes import BatchProfile, Calibration, Clip, Engine, EngineRecipe, Model
 from ssv2rt.engines.backends.openvino import call_openvino_directly
@@ -190,7 +190,7 @@ def _engines(
                 bundle = build_without_checks(source, name, precision, folder, batch=len(clips), threads=threads)
                 runner = load_runner(bundle)
             except UserError as error:
-                absent[title] = str(error)
+                absent[title] = one_line(error)
                 continue
             found[title] = lambda runner=runner: runner(clips)  # type: ignore[misc]
             if name == "openvino" and precision == "int8":
@@ -248,7 +248,7 @@ def _first_logits(runs: dict[str, Callable[[], torch.Tensor]], absent: dict[str,
         except (RuntimeError, UserError) as error:
             if name == EAGER:
                 raise
-            absent[name] = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+            absent[name] = one_line(error)
     return found
 
 

@@ -52,6 +52,9 @@ class Data(Section):
     """Generate this synthetic set in the user's cache and use it as the data set. It excludes `root`."""
     test_videos: str = ""
     """With `synthetic`: folder for copies of the held-out test clips, made after training unless it exists. Empty: none."""
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Fraction of the clips of each class, and at least one, that is held out for validation where a data set has no
+    validation split of its own: the clips whose names have the lowest hashes."""
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Largest fraction of clips that may be missing or undecodable. They are skipped; above this fraction the run stops."""
     decoder: Literal["auto", "pyav", "dali", "nvdec"] = "auto"

@@ -187,6 +187,13 @@ class Manifest:
                 f"'{self.folder / worst['path']}': {worst['status']}; at most {max_bad:.2%} may be (data.max_bad); "
                 f"add the missing videos, or raise data.max_bad"
             )
+        if not len(good) and not self.labels and len(self.table):
+            example = self.table["path"][0].as_py()
+            raise UserError(
+                f"the {len(self.table)} videos in '{self.folder}', such as '{example}', have no labels; move each into a "
+                f"folder named after its class, as in '{self.folder}/CLASS/{os.path.basename(example)}', or give --data a "
+                f"table with the columns path and label, or SSv2's annotation files"
+            )
         if not len(good):
             counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(self.table["split"]).to_pylist()}
             there = ", ".join(f"{count} {split}" for split, count in sorted(counts.items())) or "none at all"
