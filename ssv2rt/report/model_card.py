@@ -22,7 +22,13 @@ _TRAINING = (
     "epochs",
     "optimizer",
     "learning_rate",
+    "head_rate",
+    "schedule",
+    "step_epochs",
+    "warmup_epochs",
     "weight_decay",
+    "clip_norm",
+    "precise_bn",
     "label_smoothing",
     "mixup",
     "cutmix",
@@ -30,7 +36,9 @@ _TRAINING = (
     "freeze_backbone",
     "seed",
 )
-"""The settings of `[train]` that a card shows."""
+"""The settings of `[train]` that a card shows, unless they are off."""
+_STRENGTH_OF = {"erase_area": "erase", "rand_magnitude": "rand_layers"}
+"""Settings of augmentation without effect where another one is 0."""
 
 
 def model_card(run: Run) -> str:
@@ -130,14 +138,16 @@ def _training(trained: TrainedModel) -> Iterator[str]:
     yield f"{trained.epoch} of {recipe.train.epochs} epochs, from {initial}.\n"
     yield "| setting | value |\n|---|---|"
     for key in _TRAINING:
-        yield f"| {key} | {getattr(recipe.train, key)} |"
+        if (value := getattr(recipe.train, key)) or key == "seed":
+            yield f"| {key} | {list(value) if isinstance(value, tuple) else value} |"
     yield f"| clips of a batch | {recipe.train.batch_size} x {recipe.train.accumulate} accumulated |"
     yield f"| augmentation | {', '.join(f'{key} {value}' for key, value in _changed(recipe))} |\n"
 
 
 def _changed(recipe: Recipe) -> list[tuple[str, Any]]:
     """The settings of augmentation that are in use."""
-    return [(key, value) for key, value in recipe.augment.model_dump().items() if value]
+    values = recipe.augment.model_dump()
+    return [(key, value) for key, value in values.items() if value and values.get(_STRENGTH_OF.get(key, key))]
 
 
 def _accuracy(source: RunSource | None, results: Sequence[Result]) -> Iterator[str]:
