@@ -14,6 +14,7 @@ import torch
 
 from ssv2rt.core.recipe_files import load_recipe, recipe_names
 from ssv2rt.core.run_folders import Run
+from ssv2rt.models.load_weights import read_weights
 from ssv2rt.models.registry import build_model
 from ssv2rt.models.weights import load_trained
 from ssv2rt.published.catalog import IMAGENET, PUBLISHED, Published, class_names
@@ -97,8 +98,8 @@ def publishers_file(name: str, folder: Path) -> Path:
 
 STARTS = {
     "ssv2-resnet3d50-32f": ("resnet50", "i3d-r50-ssv2"),
-    "ssv2-slow-r50": ("resnet50", "slow-r50-ssv2"),
-    "ssv2-slowfast-r50": ("slowfast-r50-ssv2",),
+    "ssv2-slow-r50": ("slow-r50-k400", "slow-r50-ssv2", "resnet50"),
+    "ssv2-slowfast-r50": ("slowfast-r50-k400", "slowfast-r50-ssv2"),
     "ssv2-tsm-r50-8f": ("resnet50", "tsm-r50-8f-ssv2", "tsm-r50-8f-ssv2-mmaction2"),
     "ssv2-tsm-r50-16f": ("resnet50", "tsm-r50-16f-ssv2", "tsm-r50-16f-ssv2-mmaction2"),
     "ssv2-tsm-r101-8f": ("resnet101", "tsm-r101-8f-ssv2", "tsm-r101-8f-ssv2-mmaction2"),
@@ -123,16 +124,18 @@ def test_recipes_start_from_published_weights(recipe: str, source: str, tmp_path
 
 
 @pytest.mark.parametrize("name", ["slow-r50", "slowfast-r50"])
-def test_kinetics_weights_start_the_recipes_of_pytorchvideo(name: str, tmp_path: Path) -> None:
-    """Their files have the names of those for Something-Something V2, but other classes, and take red, green, blue."""
-    file = tmp_path / PUBLISHED[f"{name}-ssv2"].file
+def test_a_file_of_kinetics_weights_under_the_name_that_pytorchvideo_gives_it(name: str, tmp_path: Path) -> None:
+    """That is the name of its file for Something-Something V2, too, which has other classes and other colors."""
+    file = publishers_file(f"{name}-k400", tmp_path)
+    file = file.rename(tmp_path / PUBLISHED[f"{name}-ssv2"].file)
     settings = load_recipe(f"ssv2-{name}", (f"model.width={WIDTH}",)).model
-    there, model = build_model(settings, 400), build_model(settings, 174)
-    torch.save({"model_state": as_pytorchvideo(there)}, file)
-    report = start_from(model, str(file), labels=class_names("ssv2"))
-    assert report.missing == ("head.weight", "head.bias") == tuple(name for name, _ in report.skipped)
-    backbone = model.backbone.state_dict()
-    assert all(torch.equal(weight, backbone[key]) for key, weight in there.backbone.state_dict().items())
+    model, kinetics = build_model(settings, 400), class_names("kinetics400")
+    report = start_from(model, str(file), labels=kinetics)
+    assert not report.missing and "400 of 400 classes are taken over by name" in str(report)
+    saved = read_weights(str(file))[0]
+    stems = [weight for key, weight in saved.items() if key.startswith("blocks.0.") and key.endswith("conv.weight")]
+    mine = [weight for key, weight in model.state_dict().items() if key.endswith("stem.0.weight")]
+    assert stems and all(torch.equal(a, b) for a, b in zip(stems, mine, strict=True))
 
 
 def test_every_published_network_has_a_recipe_that_trains_it() -> None:
@@ -140,7 +143,7 @@ def test_every_published_network_has_a_recipe_that_trains_it() -> None:
     assert {"i3d-r101-ssv2"} == PUBLISHED.keys() - trained  # ssv2-resnet3d50-32f says how
     for recipe, names in STARTS.items():
         settings = load_recipe(recipe)
-        assert settings.model.init in ("", *names)
+        assert settings.model.init == names[0]
         for entry in (PUBLISHED[name] for name in names if name in PUBLISHED):
             assert entry.model.name == settings.model.name and entry.clip.frames == settings.clip.frames
             if entry.classes == "ssv2":
