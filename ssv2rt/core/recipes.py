@@ -162,6 +162,12 @@ class Augment(Section):
     """Fraction of the clips in which a rectangle is erased, the same in all frames (Random Erasing, Zhong et al. 2020)."""
     erase_area: tuple[Share, Share] = (0.02, 0.33)
     """Smallest and largest area of the erased rectangle, as a fraction of the clip's area."""
+    rand_layers: Annotated[int, Field(ge=0, le=16)] = 0
+    """RandAugment (Cubuk et al. 2020): number of random operations on each clip, the same in all its frames: contrast,
+    brightness, color, sharpness, equalizing, solarizing, posterizing, rotation, shear and translation, or none. It is usual
+    with `color = 0`. PySlowFast's rand-m7-n4, whose operations are left out half of the time, is about 2 here. 0: none."""
+    rand_magnitude: Annotated[float, Field(ge=0, le=10)] = 9.0
+    """RandAugment: strength of its operations. 10: 30 degrees, a shear of 0.3, a shift by 45%, factors of 0.1 or 1.9."""
     speed: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Strength of speed jitter. Dense sampling: `clip.stride` changes by up to this fraction, up or down. Other sampling: the
     clip comes from a part of the video that is shorter by up to this fraction. 0: no speed jitter."""
@@ -176,7 +182,7 @@ class Augment(Section):
 
     @property
     def has_pixel_augment(self) -> bool:
-        """Whether clips are changed after cropping: by flips, color jitter, grayscale or erasing."""
+        """Whether the loader's graph changes clips after cropping: by flips, color jitter, grayscale or erasing."""
         return self.flip != "never" or self.color > 0 or self.grayscale > 0 or self.erase > 0
 
 

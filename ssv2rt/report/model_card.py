@@ -24,9 +24,24 @@ UNKNOWN = "unknown"
 _DATA_SETS = {"Something-Something V2": "something-something-v2", "Kinetics-400": "kinetics-400"}
 """What data sets are called in a header. Others have no name there, since it would be taken for one on Hugging Face."""
 _TRAINING = ("optimizer", "learning_rate", "schedule", "weight_decay", "seed")
-_IF_USED = ("label_smoothing", "mixup", "cutmix", "ema", "freeze_backbone", "sampler", "class_weights")
-_PLAIN = (0, "shuffle", "none", "never")
+_IF_USED = (
+    "label_smoothing",
+    "mixup",
+    "cutmix",
+    "ema",
+    "freeze_backbone",
+    "sampler",
+    "class_weights",
+    "head_rate",
+    "step_epochs",
+    "warmup_epochs",
+    "clip_norm",
+    "precise_bn",
+)
+_PLAIN = ("shuffle", "none", "never")
 """The settings of `[train]` that a card shows, always or if they are in use, and the values of those that are not."""
+_STRENGTH_OF = {"erase_area": "erase", "rand_magnitude": "rand_layers"}
+"""Settings of augmentation without effect where another one is 0."""
 
 
 def model_card(run: Run, license: str | None = None) -> str:
@@ -77,9 +92,7 @@ def _license(run: Run, source: RunSource | None, given: str | None) -> str:
     return license
 
 
-def _newest(
-    results: Sequence[Result], trained: TrainedModel, source: RunSource | None
-) -> list[tuple[str, Result]]:
+def _newest(results: Sequence[Result], trained: TrainedModel, source: RunSource | None) -> list[tuple[str, Result]]:
     """Each result with the name of its data; of those on the same clips with the same views, the newest."""
     found: dict[tuple[str, str, tuple[int, int]], Result] = {}
     for result in results:
@@ -172,21 +185,25 @@ def _source(source: RunSource) -> Iterator[str]:
 
 def _training(run: Run, trained: TrainedModel) -> Iterator[str]:
     recipe, settings = trained.recipe, trained.recipe.train
-    done = max([trained.epoch, *(int(line["epoch"]) for line in read_metrics(run.metrics_file) if "validation" in line)])
-    epochs = f"{done} of {settings.epochs} epochs so far" if done < settings.epochs else f"{done} epoch{'s' * (done > 1)}"
+    done = max(
+        [trained.epoch, *(int(line["epoch"]) for line in read_metrics(run.metrics_file) if "validation" in line)]
+    )
+    epochs = (
+        f"{done} of {settings.epochs} epochs so far" if done < settings.epochs else f"{done} epoch{'s' * (done > 1)}"
+    )
     initial = f"the weights of `{_folder(recipe.model.init)}`" if recipe.model.init else "random weights"
     yield "## Training\n"
-    yield f"From {initial}, for {epochs}. These are the weights after epoch {trained.epoch}, the best on the validation split.\n"
+    yield f"From {initial}, for {epochs}. These are the weights after epoch {trained.epoch}, the best on validation clips.\n"
     yield "| setting | value |\n|---|---|"
     for key in _TRAINING:
         yield f"| {key} | {getattr(settings, key)} |"
     accumulated = f" x {settings.accumulate} accumulated" if settings.accumulate > 1 else ""
     yield f"| clips of an optimizer step, on each device | {settings.batch_size}{accumulated} |"
-    optional = {key: getattr(settings, key) for key in _IF_USED} | recipe.augment.model_dump()
-    if not recipe.augment.erase:
-        del optional["erase_area"]
+    optional = {key: value for key in _IF_USED if (value := getattr(settings, key)) != 1 or key != "head_rate"}
+    augment = recipe.augment.model_dump()
+    optional |= {key: value for key, value in augment.items() if augment.get(_STRENGTH_OF.get(key, key))}
     for key, value in optional.items():
-        if value not in _PLAIN:
+        if value and value not in _PLAIN:
             yield f"| {key} | {' to '.join(f'{part:.3g}' for part in value) if isinstance(value, tuple) else value} |"
     yield ""
 

@@ -234,7 +234,12 @@ def _recipe(request: TrainRequest, group: Group, resumed: Run | None) -> Recipe:
     if request.epochs and resumed:
         recipe = _continued(recipe, request.epochs, resumed)
     elif request.epochs:
-        recipe = with_epochs(recipe, request.epochs, set_by(request.overrides))
+        before, recipe = recipe, with_epochs(recipe, request.epochs, set_by(request.overrides))
+        if recipe.train.schedule != before.train.schedule and group.is_rank_zero:
+            logger.info(
+                f"--epochs {request.epochs} leaves no epochs for the steps of the learning rate: it falls by a cosine "
+                f"(train.schedule)"
+            )
     recipe = recipe.model_copy(update={"data": override_root(recipe.data, request.data)})
     if request.data and not (resumed or request.recipe) and group.device.type != "cuda":
         logger.info(

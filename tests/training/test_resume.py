@@ -38,6 +38,7 @@ SETTINGS = (
     "train.cutmix=1.0",
     "model.dropout=0.3",
     "augment.erase=0.3",
+    "augment.rand_layers=2",
 )
 
 
