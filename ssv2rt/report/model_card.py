@@ -77,9 +77,7 @@ def _license(run: Run, source: RunSource | None, given: str | None) -> str:
     return license
 
 
-def _newest(
-    results: Sequence[Result], trained: TrainedModel, source: RunSource | None
-) -> list[tuple[str, Result]]:
+def _newest(results: Sequence[Result], trained: TrainedModel, source: RunSource | None) -> list[tuple[str, Result]]:
     """Each result with the name of its data; of those on the same clips with the same views, the newest."""
     found: dict[tuple[str, str, tuple[int, int]], Result] = {}
     for result in results:
@@ -172,11 +170,15 @@ def _source(source: RunSource) -> Iterator[str]:
 
 def _training(run: Run, trained: TrainedModel) -> Iterator[str]:
     recipe, settings = trained.recipe, trained.recipe.train
-    done = max([trained.epoch, *(int(line["epoch"]) for line in read_metrics(run.metrics_file) if "validation" in line)])
-    epochs = f"{done} of {settings.epochs} epochs so far" if done < settings.epochs else f"{done} epoch{'s' * (done > 1)}"
+    done = max(
+        [trained.epoch, *(int(line["epoch"]) for line in read_metrics(run.metrics_file) if "validation" in line)]
+    )
+    epochs = (
+        f"{done} of {settings.epochs} epochs so far" if done < settings.epochs else f"{done} epoch{'s' * (done > 1)}"
+    )
     initial = f"the weights of `{_folder(recipe.model.init)}`" if recipe.model.init else "random weights"
     yield "## Training\n"
-    yield f"From {initial}, for {epochs}. These are the weights after epoch {trained.epoch}, the best on the validation split.\n"
+    yield f"From {initial}, for {epochs}. These are the weights after epoch {trained.epoch}, the best in validation.\n"
     yield "| setting | value |\n|---|---|"
     for key in _TRAINING:
         yield f"| {key} | {getattr(settings, key)} |"

@@ -44,7 +44,7 @@ def test_card_of_a_trained_run(run: Run) -> None:
     (result,) = header["model-index"][0]["results"]
     assert result["dataset"] == {"name": "tiny", "type": "custom", "split": "validation"}
     assert [metric["name"] for metric in result["metrics"]] == ["Top-1 accuracy", "Top-5 accuracy"]
-    assert "From random weights, for 1 epoch. These are the weights after epoch 1, the best on" in text
+    assert "From random weights, for 1 epoch. These are the weights after epoch 1, the best in validation" in text
     assert "| optimizer | sgd |" in text and "mixup" not in text and "| crop_scale | 0.4 to 1 |" in text
     assert "trained on tiny, with 10 classes" in text and "ssv2rt import weights.safetensors --name mine" in text
     assert "- 4 frames of 32x32 pixels, RGB, as uint8 (N, 4, 32, 32, 3)" in text
@@ -68,7 +68,10 @@ def test_the_license_of_own_weights_is_given(run: Run) -> None:
         assert said.returncode == 2 and "give an identifier such as apache-2.0" in said.stderr
         assert len(said.stderr.splitlines()) == 1
     recipe = run.recipe_file.read_text()
-    for init, origin in (("tsm-r50-8f-ssv2", "tsm-r50-8f-ssv2 of MIT HAN Lab, MIT"), ("theirs", "r3d_18 of torchvision")):
+    for init, origin in (
+        ("tsm-r50-8f-ssv2", "tsm-r50-8f-ssv2 of MIT HAN Lab, MIT"),
+        ("theirs", "r3d_18 of torchvision"),
+    ):
         run.recipe_file.write_text(recipe.replace('init = ""', f'init = "{init}"'))
         if init == "theirs":
             imported("theirs", published=True)
@@ -112,7 +115,9 @@ def test_card_of_an_imported_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert header["license"] == "bsd-3-clause" and header["datasets"] == ["kinetics-400"] and "metrics" not in header
     assert "| Kinetics-400 | validation | | 5x1 | 63.20 | 83.48 | | by torchvision |" in text
     said = ssv2rt("card", "--license", "mit")
-    assert said.returncode == 2 and "are published by torchvision under BSD-3-Clause; leave --license out" in said.stderr
+    assert (
+        said.returncode == 2 and "are published by torchvision under BSD-3-Clause; leave --license out" in said.stderr
+    )
     assert "ssv2rt import r3d_18 --name 'its name: [x]'" in text and "## Training" not in text
     assert "# its name: \\[x\\]" in text and "0. a\\|b\n1. \\<b\\>c\\</b\\>\n2. \\*d\\*\n" in text
     imported("other", published=False)

@@ -72,7 +72,10 @@ def test_the_readme_says_the_same() -> None:
             *_, top1, clips, gmacs = (cell.strip().split(", ") for cell in line.strip("| ").split("|"))
             entries = [PUBLISHED[name] for name in names]
             assert top1 == [f"{entry.top1:.1f}" for entry in entries] and all(e.publisher in line for e in entries)
-            assert clips in ([f"{e.clip.frames} x {e.clip.size}" for e in entries], [f"{entries[0].clip.frames} x {entries[0].clip.size}"])
+            assert clips in (
+                [f"{e.clip.frames} x {e.clip.size}" for e in entries],
+                [f"{entries[0].clip.frames} x {entries[0].clip.size}"],
+            )
             assert gmacs == [f"{entry.gmacs:.0f}" for entry in entries]
             named += names
     assert len(named) == len(set(named)) == 8
