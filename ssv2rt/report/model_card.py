@@ -193,7 +193,7 @@ def _training(run: Run, trained: TrainedModel) -> Iterator[str]:
     )
     initial = f"the weights of `{_folder(recipe.model.init)}`" if recipe.model.init else "random weights"
     yield "## Training\n"
-    yield f"From {initial}, for {epochs}. These are the weights after epoch {trained.epoch}, the best on validation clips.\n"
+    yield f"From {initial}, for {epochs}. These are the weights after epoch {trained.epoch}, the best in validation.\n"
     yield "| setting | value |\n|---|---|"
     for key in _TRAINING:
         yield f"| {key} | {getattr(settings, key)} |"

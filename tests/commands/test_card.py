@@ -44,7 +44,7 @@ def test_card_of_a_trained_run(run: Run) -> None:
     (result,) = header["model-index"][0]["results"]
     assert result["dataset"] == {"name": "tiny", "type": "custom", "split": "validation"}
     assert [metric["name"] for metric in result["metrics"]] == ["Top-1 accuracy", "Top-5 accuracy"]
-    assert "From random weights, for 1 epoch. These are the weights after epoch 1, the best on" in text
+    assert "From random weights, for 1 epoch. These are the weights after epoch 1, the best in validation" in text
     assert "| optimizer | sgd |" in text and "mixup" not in text and "| crop_scale | 0.4 to 1 |" in text
     assert "trained on tiny, with 10 classes" in text and "ssv2rt import weights.safetensors --name mine" in text
     assert "- 4 frames of 32x32 pixels, RGB, as uint8 (N, 4, 32, 32, 3)" in text

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from ssv2rt.core.errors import UsageError
 from ssv2rt.core.recipes import Model
@@ -27,8 +28,10 @@ def test_the_whole_network_has_the_logits_of_its_publisher_on_published_clips(na
     network = publisher_of(entry)
     file = network.save(tmp_path)
     batch = clips(1, entry.clip.frames, entry.clip.size)
-    expected = network.expected(batch.flip(-1) if entry.bgr else batch)
-    assert error(load_network(entry, read_weights(file)[0], file), batch, expected) < EXACT
+    # In fp32, rounding alone makes a difference of 1.4 times `EXACT` between two orders of PyTorchVideo's color channels.
+    dtype = torch.float64 if entry.bgr else torch.float32
+    expected = network.expected(batch.flip(-1) if entry.bgr else batch, dtype)
+    assert error(load_network(entry, read_weights(file)[0], file).to(dtype), batch, expected) < EXACT
 
 
 @pytest.mark.parametrize("name", ["slow-r50", "slowfast-r50"])
