@@ -162,7 +162,7 @@ def _accuracy(source: RunSource | None, results: Sequence[Result]) -> Iterator[s
         by_class = "" if result.mean_class_accuracy is None else f"{result.mean_class_accuracy:.2f}"
         when = f"measured on {result.date}" if result.date else "measured in training"
         yield (
-            f"| {where}, {when} | {result.clips:,} | {result.views[0]}x{result.views[1]} | {result.top1:.2f} | "
+            f"| {where}, {when} | {result.clips:,} | {views_of(result)} | {result.top1:.2f} | "
             f"{result.top5:.2f} | {by_class} |"
         )
     if published:
@@ -170,6 +170,11 @@ def _accuracy(source: RunSource | None, results: Sequence[Result]) -> Iterator[s
         views = "x".join(map(str, published.views))
         yield f"| {published.data_set}, validation, as published | | {views} | {published.top1:.2f} | {top5} | |"
     yield ""
+
+
+def views_of(result: Result) -> str:
+    """The views of a result, and what else was set for it."""
+    return ", ".join((f"{result.views[0]}x{result.views[1]}", *map(_text, result.settings)))
 
 
 def _engines(engines: Sequence[FoundEngine]) -> Iterator[str]:

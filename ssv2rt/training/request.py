@@ -14,7 +14,7 @@ import torch
 from ssv2rt.core.errors import UsageError, UserError, out_of_memory_as_user_error
 from ssv2rt.core.hardware import choose_device, choose_precision
 from ssv2rt.core.locks import exclusive
-from ssv2rt.core.recipe_files import load_recipe
+from ssv2rt.core.recipe_files import load_recipe, read_otherwise
 from ssv2rt.core.recipes import Data, Recipe, with_views
 from ssv2rt.core.run_folders import RUNS, Run, check_run_name, create_run, find_run
 from ssv2rt.dataset.class_warnings import warn_about_classes
@@ -254,6 +254,7 @@ class EvaluateRequest:
     data: Path | None = None
     checkpoint: str = "best"
     views: str | None = None
+    overrides: tuple[str, ...] = ()
 
 
 def evaluate_as_requested(
@@ -265,13 +266,16 @@ def evaluate_as_requested(
         request: the options.
         recorder: makes what records each batch from the model, the data and the name of the split.
 
+    Returns:
+        The run; the model, with the recipe by which its clips were read; and the result.
+
     Raises:
-        UsageError: `views` is invalid.
+        UsageError: `views` or an override is invalid.
         UserError: there is no such run, checkpoint or data, or the model knows no class of the data; or as `evaluate`.
     """
     run = find_run(request.run)
     trained = load_trained(run, request.checkpoint)
-    recipe = trained.recipe
+    recipe = read_otherwise(trained.recipe, request.overrides)
     if request.views:
         recipe = recipe.model_copy(update={"clip": with_views(recipe.clip, request.views)})
     manifest = for_classes(prepare(override_root(recipe.data, request.data)), trained.labels, f"run '{run.path}'")
@@ -283,8 +287,9 @@ def evaluate_as_requested(
         )
     device = choose_device()
     set_deterministic(recipe.train.deterministic)
-    fix = f"lower train.batch_size in '{run.recipe_file}', or use fewer --views"
-    recording = recorder(replace(trained, recipe=recipe), manifest, request.split) if recorder else nullcontext()
+    fix = f"lower it with --set train.batch_size={max(1, recipe.train.batch // 2)}, or use fewer --views"
+    trained = replace(trained, recipe=recipe)
+    recording = recorder(trained, manifest, request.split) if recorder else nullcontext()
     with out_of_memory_as_user_error(f"evaluating on {device}", fix), recording as record:
         result = evaluate(
             trained.model.channels_last().to(device),
