@@ -22,6 +22,7 @@ from ssv2rt.dataset.classes import for_classes, labeled
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.dataset.prepare import override_root, prepare
 from ssv2rt.models.weights import TrainedModel, load_trained
+from ssv2rt.published.load import to_be_downloaded
 from ssv2rt.training.determinism import set_deterministic
 from ssv2rt.training.distributed import Group, process_group
 from ssv2rt.training.evaluate import Evaluation, Record, evaluate
@@ -122,7 +123,7 @@ def train_as_requested(request: TrainRequest) -> TrainedRun | None:
 def plan_as_requested(request: TrainRequest) -> dict[str, object] | None:
     """What `train_as_requested` would do and need; see `training_plan`. Returns None in processes other than rank 0."""
     with process_group() as group:
-        trainer = _trainer(request, group, _run_to_resume(request))
+        trainer = _trainer(request, group, _run_to_resume(request), only_plans=True)
         return training_plan(trainer) if group.is_rank_zero else None
 
 
@@ -143,8 +144,8 @@ def _run_to_resume(request: TrainRequest) -> Run | None:
     return run
 
 
-def _trainer(request: TrainRequest, group: Group, resumed: Run | None) -> Trainer:
-    """A trainer that is ready to start, or to continue a run."""
+def _trainer(request: TrainRequest, group: Group, resumed: Run | None, *, only_plans: bool = False) -> Trainer:
+    """A trainer that is ready to start, or to continue a run; for a plan, published weights need not be here."""
 
     def log(text: str) -> None:
         if text and group.is_rank_zero:
@@ -158,7 +159,7 @@ def _trainer(request: TrainRequest, group: Group, resumed: Run | None) -> Traine
     if group.is_rank_zero:
         warn_about_classes(manifest)
     if resumed:
-        trainer = Trainer(recipe, manifest, group, resumes=True)
+        trainer = Trainer(recipe, manifest, group, initialize_weights=False)
         trainer.resume(resumed, given)
         log(_going_on(trainer, resumed, request))
         return trainer
@@ -169,7 +170,10 @@ def _trainer(request: TrainRequest, group: Group, resumed: Run | None) -> Traine
     recipe, text = fit_to_data(recipe, clips, processes=group.size, given=given, original=original)
     log(text)
     log(_few_validation_clips(manifest, recipe))
-    return Trainer(recipe, manifest, group)
+    weights = to_be_downloaded(recipe.model.init) if only_plans else None
+    if weights:
+        log(f"'{weights.name}' is not on this machine yet: training will download {weights.url}")
+    return Trainer(recipe, manifest, group, initialize_weights=weights is None)
 
 
 def _few_validation_clips(manifest: Manifest, recipe: Recipe) -> str:
