@@ -43,6 +43,22 @@ def load_engine_recipe(name: str, overrides: tuple[str, ...] = ()) -> EngineReci
     return _load("engines", name, overrides, EngineRecipe)
 
 
+def read_otherwise(recipe: Recipe, overrides: tuple[str, ...]) -> Recipe:
+    """A trained network's recipe with other settings for evaluation, given as `section.key=value` overrides.
+
+    Raises:
+        UsageError: a key is not one of `[clip]`, `[data]`, train.batch_size and train.precision, or as `load_recipe`.
+    """
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if not key.startswith(("clip.", "data.")) and key not in ("train.batch_size", "train.precision"):
+            raise UsageError(
+                f"--set {override}: evaluation takes clip.*, data.*, train.batch_size and train.precision; the rest "
+                f"belongs to the training that is over"
+            )
+    return _checked(Path("--set"), _plain(recipe.model_dump(mode="json", exclude_none=True)), overrides, Recipe)
+
+
 def recipe_of_network(model: str, size: str, overrides: tuple[str, ...] = ()) -> Recipe:
     """A recipe for a network and a clip size, such as "16x112" (frames x pixels), with `section.key=value` overrides.
 

@@ -164,8 +164,8 @@ class Augment(Section):
     """Smallest and largest area of the erased rectangle, as a fraction of the clip's area."""
     rand_layers: Annotated[int, Field(ge=0, le=16)] = 0
     """RandAugment (Cubuk et al. 2020): number of random operations on each clip, the same in all its frames: contrast,
-    brightness, color, sharpness, equalizing, solarizing, posterizing, rotation, shear and translation, or none. It is usual
-    with `color = 0`. PySlowFast's rand-m7-n4, whose operations are left out half of the time, is about 2 here. 0: none."""
+    brightness, color, sharpness, equalizing, solarizing, posterizing, rotation, shear and translation, or none. They come
+    last, and are usual with `color = 0`. PySlowFast's rand-m7-n4, which leaves each out half of the time, is about 2 here."""
     rand_magnitude: Annotated[float, Field(ge=0, le=10)] = 9.0
     """RandAugment: strength of its operations. 10: 30 degrees, a shear of 0.3, a shift by 45%, factors of 0.1 or 1.9."""
     speed: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -178,6 +178,11 @@ class Augment(Section):
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name} = [{low}, {high}]: the smaller comes first; swap the two")
+        usual = type(self).model_fields["rand_magnitude"].default
+        if not self.rand_layers and self.rand_magnitude != usual:
+            raise ValueError(
+                f"rand_magnitude = {self.rand_magnitude:g} without operations: set rand_layers, too, such as 2"
+            )
         return self
 
     @property

@@ -17,8 +17,8 @@ from ssv2rt.models.load_weights import Weights, read_weights
 from ssv2rt.models.pretrained import How, LoadReport, copy_weights, initialize_from
 from ssv2rt.models.published_weights import load_published
 from ssv2rt.models.registry import build_model
-from ssv2rt.published.catalog import IMAGENET, PUBLISHED, Published, class_names
-from ssv2rt.published.download import fetch
+from ssv2rt.published.catalog import IMAGENET, PUBLISHED, Published, WeightsFile, class_names
+from ssv2rt.published.download import downloaded, fetch
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +111,12 @@ def _fits(network: Model, weights: Weights, classes: int) -> bool:
     except UserError:
         return False
     return True
+
+
+def to_be_downloaded(source: str) -> WeightsFile | None:
+    """The published weights that `start_from` would have to download; None if it would not."""
+    weights = PUBLISHED.get(source) or IMAGENET.get(source)
+    return weights if weights and not Path(source).is_file() and not downloaded(weights) else None
 
 
 def start_from(model: ClipModel, source: str, *, how: How = "mean", labels: Sequence[str] | None = None) -> LoadReport:

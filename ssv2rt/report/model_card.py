@@ -94,12 +94,12 @@ def _license(run: Run, source: RunSource | None, given: str | None) -> str:
 
 def _newest(results: Sequence[Result], trained: TrainedModel, source: RunSource | None) -> list[tuple[str, Result]]:
     """Each result with the name of its data; of those on the same clips with the same views, the newest."""
-    found: dict[tuple[str, str, tuple[int, int]], Result] = {}
+    found: dict[tuple[str, str, str], Result] = {}
     for result in results:
         name = _folder(result.data) if result.data else _data_set(trained, source) or "data"
         if result.data and result.data == trained.recipe.data.root:
             name = _data_set(trained, source)
-        found.setdefault((name, result.split, result.views), result)
+        found.setdefault((name, result.split, views_of(result)), result)
     return [(name, result) for (name, *_), result in found.items()]
 
 
@@ -221,7 +221,7 @@ def _accuracy(source: RunSource | None, results: Sequence[tuple[str, Result]]) -
     for name, result in measured:
         by_class = "" if result.mean_class_accuracy is None else f"{result.mean_class_accuracy:.2f}"
         yield (
-            f"| {_text(name)} | {result.split} | {result.clips:,} | {result.views[0]}x{result.views[1]} | {result.top1:.2f} | "
+            f"| {_text(name)} | {result.split} | {result.clips:,} | {views_of(result)} | {result.top1:.2f} | "
             f"{result.top5:.2f} | {by_class} | {result.date or 'in training'} |"
         )
     if published:
@@ -236,6 +236,11 @@ def _accuracy(source: RunSource | None, results: Sequence[tuple[str, Result]]) -
     ]
     if seen:
         yield f"Top-1 on clips of which it may have been trained on some, and so no measure of accuracy: {'; '.join(seen)}.\n"
+
+
+def views_of(result: Result) -> str:
+    """The views of a result, and what else was set for it."""
+    return ", ".join((f"{result.views[0]}x{result.views[1]}", *map(_text, result.settings)))
 
 
 def _engines(engines: Sequence[FoundEngine]) -> Iterator[str]:

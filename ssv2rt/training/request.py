@@ -15,7 +15,7 @@ import torch
 from ssv2rt.core.errors import UsageError, UserError, out_of_memory_as_user_error
 from ssv2rt.core.hardware import choose_device, choose_precision
 from ssv2rt.core.locks import exclusive
-from ssv2rt.core.recipe_files import default_recipe, load_recipe
+from ssv2rt.core.recipe_files import default_recipe, load_recipe, read_otherwise
 from ssv2rt.core.recipes import Data, Recipe, with_views
 from ssv2rt.core.run_folders import RUNS, Run, check_run_name, create_run, find_run
 from ssv2rt.dataset.class_warnings import warn_about_classes
@@ -23,6 +23,7 @@ from ssv2rt.dataset.classes import for_classes, labeled
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.dataset.prepare import override_root, prepare
 from ssv2rt.models.weights import TrainedModel, load_trained
+from ssv2rt.published.load import to_be_downloaded
 from ssv2rt.training.determinism import set_deterministic
 from ssv2rt.training.distributed import Group, process_group
 from ssv2rt.training.evaluate import Evaluation, Record, evaluate
@@ -123,7 +124,7 @@ def plan_as_requested(request: TrainRequest) -> dict[str, object] | None:
     """What `train_as_requested` would do and need; see `training_plan`. Returns None in processes other than rank 0."""
     with process_group() as group:
         _check_same_options(request, group)
-        trainer = _trainer(request, group, _run_to_resume(request, group))
+        trainer = _trainer(request, group, _run_to_resume(request, group), only_plans=True)
         return training_plan(trainer) if group.is_rank_zero else None
 
 
@@ -173,8 +174,8 @@ def _run_to_resume(request: TrainRequest, group: Group) -> Run | None:
     return run
 
 
-def _trainer(request: TrainRequest, group: Group, resumed: Run | None) -> Trainer:
-    """A trainer that is ready to start, or to continue a run."""
+def _trainer(request: TrainRequest, group: Group, resumed: Run | None, *, only_plans: bool = False) -> Trainer:
+    """A trainer that is ready to start, or to continue a run; for a plan, published weights need not be here."""
 
     def log(text: str) -> None:
         if text and group.is_rank_zero:
@@ -194,7 +195,7 @@ def _trainer(request: TrainRequest, group: Group, resumed: Run | None) -> Traine
     if group.is_rank_zero:
         warn_about_classes(manifest)
     if resumed:
-        trainer = Trainer(recipe, manifest, group, resumes=True)
+        trainer = Trainer(recipe, manifest, group, initialize_weights=False)
         trainer.resume(resumed, given)
         log(_going_on(trainer, resumed, request))
         return trainer
@@ -210,7 +211,10 @@ def _trainer(request: TrainRequest, group: Group, resumed: Run | None) -> Traine
 
     recipe = here(group.from_rank_zero(fitted))
     log(_few_validation_clips(manifest, recipe))
-    return Trainer(recipe, manifest, group)
+    weights = to_be_downloaded(recipe.model.init) if only_plans else None
+    if weights:
+        log(f"'{weights.name}' is not on this machine yet: training will download {weights.url}")
+    return Trainer(recipe, manifest, group, initialize_weights=weights is None)
 
 
 def _few_validation_clips(manifest: Manifest, recipe: Recipe) -> str:
@@ -294,6 +298,7 @@ class EvaluateRequest:
     data: Path | None = None
     checkpoint: str = "best"
     views: str | None = None
+    overrides: tuple[str, ...] = ()
 
 
 def evaluate_as_requested(
@@ -305,13 +310,16 @@ def evaluate_as_requested(
         request: the options.
         recorder: makes what records each batch from the model, the data and the name of the split.
 
+    Returns:
+        The run; the model, with the recipe by which its clips were read; and the result.
+
     Raises:
-        UsageError: `views` is invalid.
+        UsageError: `views` or an override is invalid.
         UserError: there is no such run, checkpoint or data, or the model knows no class of the data; or as `evaluate`.
     """
     run = find_run(request.run)
     trained = load_trained(run, request.checkpoint)
-    recipe = trained.recipe
+    recipe = read_otherwise(trained.recipe, request.overrides)
     if request.views:
         recipe = recipe.model_copy(update={"clip": with_views(recipe.clip, request.views)})
     manifest = for_classes(prepare(override_root(recipe.data, request.data)), trained.labels, f"run '{run.path}'")
@@ -323,8 +331,9 @@ def evaluate_as_requested(
         )
     device = choose_device()
     set_deterministic(recipe.train.deterministic)
-    fix = f"lower train.batch_size in '{run.recipe_file}', or use fewer --views"
-    recording = recorder(replace(trained, recipe=recipe), manifest, request.split) if recorder else nullcontext()
+    fix = f"lower it with --set train.batch_size={max(1, recipe.train.batch // 2)}, or use fewer --views"
+    trained = replace(trained, recipe=recipe)
+    recording = recorder(trained, manifest, request.split) if recorder else nullcontext()
     with out_of_memory_as_user_error(f"evaluating on {device}", fix), recording as record:
         result = evaluate(
             trained.model.channels_last().to(device),

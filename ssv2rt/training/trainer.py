@@ -52,14 +52,14 @@ class Trainer(CheckpointedTraining):
         manifest: the data set; its labels become the classes.
         group: this process's place among the processes that train together; by default a single process on the first GPU,
             or on the CPU.
-        resumes: whether `resume` will be called, so that the initial weights of the recipe are not needed.
+        initialize_weights: False if `resume` will be called, or nothing is trained: initial weights are not needed then.
 
     Raises:
         UserError: the data set is too small for the recipe, or this machine cannot run a setting.
     """
 
     def __init__(
-        self, recipe: Recipe, manifest: Manifest, group: Group | None = None, *, resumes: bool = False
+        self, recipe: Recipe, manifest: Manifest, group: Group | None = None, *, initialize_weights: bool = True
     ) -> None:
         super().__init__()
         self.group = group = group or Group(0, 1, choose_device())
@@ -77,7 +77,7 @@ class Trainer(CheckpointedTraining):
         if settings.compile:
             check_compiler(group)
         torch.manual_seed(settings.seed)
-        model = build_initial_model(recipe, manifest.labels, group, initialize_weights=not resumes)
+        model = build_initial_model(recipe, manifest.labels, group, initialize_weights=initialize_weights)
         model = model.channels_last().to(group.device)
         if settings.sync_bn and group.size > 1:
             convert_sync_batch_norm(model, group.device)

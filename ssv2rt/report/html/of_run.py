@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ssv2rt.core.recipes import with_views
+from ssv2rt.core.recipes import Recipe
 from ssv2rt.core.run_folders import Run
 from ssv2rt.core.train_settings import Train
 from ssv2rt.dataset.classes import for_classes, labeled
@@ -42,8 +42,8 @@ class Evaluated:
     """train, validation, test or all."""
     checkpoint: str
     """best or last."""
-    views: str | None = None
-    """As in `with_views`; None for the recipe's."""
+    recipe: Recipe
+    """By which its clips were read."""
 
 
 def report_of_run(
@@ -62,9 +62,8 @@ def report_of_run(
         UserError: the run has no checkpoint, or `data` is no data set or has none of its classes.
     """
     trained = load_trained(run, evaluated.checkpoint if evaluated else "best")
-    if evaluated and evaluated.views:
-        clip = with_views(trained.recipe.clip, evaluated.views)
-        trained = replace(trained, recipe=trained.recipe.model_copy(update={"clip": clip}))
+    if evaluated:
+        trained = replace(trained, recipe=evaluated.recipe)
     split = evaluated.split if evaluated else "validation"
     lines = read_metrics(run.metrics_file)
     matrix = evaluated.result.confusion if evaluated else _confusion(run, trained.labels)
