@@ -73,10 +73,11 @@ class Progress:
         if self._live:
             self._drawn = time.monotonic()
             bar, task = self._live
-            bar.update(task, completed=done, total=self._total, facts=text, rate=f"{self._rate():.0f}/s")
+            bar.update(task, completed=done, total=self._total, facts=text, rate=self._rate_in_words())
             return
         now = time.monotonic()
-        if now >= self._next and not self._quiet:
+        ended = self._done == self._total  # then the last line says so
+        if now >= self._next and not (self._quiet or ended):
             self._next = now + NEXT_LINE
             logger.info("%s%s%s", self._line(), self._left(), f", {text}" if text else "")
 
@@ -89,7 +90,11 @@ class Progress:
 
     def _line(self) -> str:
         of = f"{self._done}/{self._total}" if self._total else str(self._done)
-        return f"{self._what}: {of} {self._unit}, {self._rate():.0f}/s"
+        return f"{self._what}: {of} {self._unit}, {self._rate_in_words()}"
+
+    def _rate_in_words(self) -> str:
+        rate = self._rate()
+        return f"{rate:.0f}/s" if rate >= 9.95 or not rate else f"{rate:.1f}/s"
 
     def _left(self) -> str:
         if not self._total or not self._rate():

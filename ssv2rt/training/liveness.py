@@ -58,11 +58,15 @@ class Liveness:
         self._names = {rank: f"rank {rank} (process {os.getpid()} on {socket.gethostname()})"}
         self._rank, self._size, self._local_rank, self._device = rank, size, local_rank, device
         self._server: socket.socket | None = None
-        if rank == 0:
-            self._serve(store)
-        else:
-            self._connect(store)
-        self.wait(self._complete.is_set, self._late)
+        try:
+            if rank == 0:
+                self._serve(store)
+            else:
+                self._connect(store)
+            self.wait(self._complete.is_set, self._late)
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
 
     def __enter__(self) -> Liveness:
         return self

@@ -24,6 +24,7 @@ from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.dataset.prepare import override_root, prepare
 from ssv2rt.models.weights import TrainedModel, load_trained
 from ssv2rt.published.load import to_be_downloaded
+from ssv2rt.training.check_setup import check_classes
 from ssv2rt.training.determinism import set_deterministic
 from ssv2rt.training.distributed import Group, process_group
 from ssv2rt.training.evaluate import Evaluation, Record, evaluate
@@ -201,11 +202,12 @@ def _trainer(request: TrainRequest, group: Group, resumed: Run | None, *, only_p
         return trainer
 
     def fitted() -> Recipe:
+        training = manifest.split("train", recipe.data.max_bad)
+        check_classes(training)
         followed, text = follow_init(recipe, given)
         log(text)
-        clips = len(manifest.split("train", recipe.data.max_bad))
         original = load_recipe(request.recipe_name(group.device))
-        found, text = fit_to_data(followed, clips, processes=group.size, given=given, original=original)
+        found, text = fit_to_data(followed, len(training), processes=group.size, given=given, original=original)
         log(text)
         return found
 
@@ -223,7 +225,7 @@ def _few_validation_clips(manifest: Manifest, recipe: Recipe) -> str:
     if clips >= _FEW:
         return ""
     return (
-        f"only {clips} validation clips, so that each is {100 / clips:.0f} points of top-1; "
+        f"only {clips} validation clip{'s' if clips > 1 else ''}, so that each is {100 / clips:.0f} points of top-1; "
         f"`ssv2rt evaluate --data OTHER --split all` measures accuracy on others"
     )
 

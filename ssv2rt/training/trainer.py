@@ -282,7 +282,7 @@ class Trainer(CheckpointedTraining):
         number = self._signals.signal or signal.SIGTERM
         raise self.group.shared(
             Stopped(
-                f"stopped by {signal.Signals(number).name}, and everything is saved: {self._done()}; continue from there with "
+                f"stopped by {signal.Signals(number).name}, and everything is saved: {self._done()}; continue with "
                 f"`ssv2rt train --resume {run.name}`",
                 number,
             )

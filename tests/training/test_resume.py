@@ -101,7 +101,7 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
     run = create_run("t", root=tmp_path)
     first = Trainer(recipe(), manifest)
     stop_at(first, monkeypatch, updates=updates)
-    saved = r"by SIGTERM, and everything is saved: \d of 2 epochs.*; continue from there with .*resume t"
+    saved = r"by SIGTERM, and everything is saved: \d of 2 epochs.*; continue with .*resume t"
     with pytest.raises(Stopped, match=saved) as stopped:
         first.fit(run)
     assert stopped.value.exit_code == 143
