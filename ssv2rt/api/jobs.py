@@ -128,6 +128,7 @@ def evaluate(
     split: str = "validation",
     checkpoint: str = "best",
     views: str | None = None,
+    settings: Settings = (),
     predictions: PathLike | None = None,
     overwrite: bool = False,
     out: PathLike | None = None,
@@ -141,13 +142,14 @@ def evaluate(
         split: "validation", "test", "train" or "all".
         checkpoint: "best" or "last".
         views: temporal clips x spatial crops to average, such as "2x3"; by default the recipe's.
+        settings: changes of how clips are read, such as "clip.size=256", or a mapping such as {"clip.size": 256}.
         predictions: a .csv, .parquet or .jsonl file for a row of each clip.
         overwrite: replace that file.
         out: a folder for the confusion matrix and its pictures.
         report: an .html file for a report of the run with these figures and clips. It is replaced if it exists.
 
     Raises:
-        UsageError: `views` is invalid, the file of `predictions` exists, or `report` is no .html file.
+        UsageError: `views` or a setting is invalid, the file of `predictions` exists, or `report` is no .html file.
         UserError: there is no such run, checkpoint, split or data, or the model knows no class of the data.
     """
     if report is not None:
@@ -158,6 +160,7 @@ def evaluate(
         data=_path(data),
         checkpoint=checkpoint,
         views=views,
+        overrides=overrides(settings),
     )
     recorder = None
     if predictions is not None:
@@ -167,10 +170,10 @@ def evaluate(
     with exclusive(folder, "evaluating into") if folder else nullcontext():
         found, trained, result = evaluate_as_requested(request, recorder)
         if folder:
-            write_evaluation(folder, result, trained.labels)
+            write_evaluation(folder, result, trained.labels, run=found.name, split=split)
     record_result(found, result, request, trained)
     if report is not None:
-        evaluated = Evaluated(result, split, checkpoint, views)
+        evaluated = Evaluated(result, split, checkpoint, trained.recipe)
         make_report_of_evaluation(found, Path(report), evaluated, data=request.data)
     return EvaluateResult(found.path, trained.epoch, split, trained.labels, result)
 

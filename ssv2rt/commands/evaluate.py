@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ssv2rt.commands.options import Command, complete_run, json_option, under
+from ssv2rt.commands.options import Command, complete_run, json_option, set_option, under
 from ssv2rt.commands.output import print_facts
 
 
@@ -49,6 +49,7 @@ from ssv2rt.commands.output import print_facts
         help="Best or last epoch.",
     ),
     click.option("--views", help="Temporal clips x spatial crops to average, such as 2x3. Default: the recipe's."),
+    set_option("clip.size=256", "how clips are read"),
 )
 def evaluate(run: str | None, as_json: bool, **options: Any) -> None:
     """Evaluate a run's model: top-1, top-5 and loss. Default: the newest run.
@@ -58,11 +59,11 @@ def evaluate(run: str | None, as_json: bool, **options: Any) -> None:
 
     \b
     Examples:
-      ssv2rt evaluate
-      ssv2rt evaluate --split test --views 2x3 --predictions preds.csv
+      ssv2rt evaluate --split test --predictions preds.csv
+      ssv2rt evaluate RUN --views 2x3 --set clip.size=256 --set clip.center_crop=1
     """
     from ssv2rt.api import jobs
 
-    found = jobs.evaluate(run, **options)
+    found = jobs.evaluate(run, settings=options.pop("overrides"), **options)
     facts = {"run": str(found.run), "epoch": found.epoch, "split": found.split, **found.result.facts()}
     print_facts(facts, as_json, classes=found.per_class())

@@ -20,6 +20,15 @@ from ssv2rt.core.sections import explain
 R = TypeVar("R", bound=BaseModel)
 
 
+def default_recipe(device: str) -> str:
+    """Name of the training recipe for data without a recipe's name.
+
+    Args:
+        device: type of the device that trains, "cuda" or "cpu".
+    """
+    return "ssv2-resnet3d18" if device == "cuda" else "small"
+
+
 def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
     """Loads a training recipe by name or by path of a .toml file, and applies `section.key=value` overrides.
 
@@ -32,6 +41,22 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
 def load_engine_recipe(name: str, overrides: tuple[str, ...] = ()) -> EngineRecipe:
     """Like `load_recipe`, for an engine recipe."""
     return _load("engines", name, overrides, EngineRecipe)
+
+
+def read_otherwise(recipe: Recipe, overrides: tuple[str, ...]) -> Recipe:
+    """A trained network's recipe with other settings for evaluation, given as `section.key=value` overrides.
+
+    Raises:
+        UsageError: a key is not one of `[clip]`, `[data]`, train.batch_size and train.precision, or as `load_recipe`.
+    """
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if not key.startswith(("clip.", "data.")) and key not in ("train.batch_size", "train.precision"):
+            raise UsageError(
+                f"--set {override}: evaluation takes clip.*, data.*, train.batch_size and train.precision; the rest "
+                f"belongs to the training that is over"
+            )
+    return _checked(Path("--set"), _plain(recipe.model_dump(mode="json", exclude_none=True)), overrides, Recipe)
 
 
 def recipe_of_network(model: str, size: str, overrides: tuple[str, ...] = ()) -> Recipe:

@@ -52,6 +52,9 @@ class Data(Section):
     """Generate this synthetic set in the user's cache and use it as the data set. It excludes `root`."""
     test_videos: str = ""
     """With `synthetic`: folder for copies of the held-out test clips, made after training unless it exists. Empty: none."""
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Fraction of the clips of each class, and at least one, that is held out for validation where a data set has no
+    validation split of its own: the clips whose names have the lowest hashes."""
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Largest fraction of clips that may be missing or undecodable. They are skipped; above this fraction the run stops."""
     decoder: Literal["auto", "pyav", "dali", "nvdec"] = "auto"
@@ -159,6 +162,12 @@ class Augment(Section):
     """Fraction of the clips in which a rectangle is erased, the same in all frames (Random Erasing, Zhong et al. 2020)."""
     erase_area: tuple[Share, Share] = (0.02, 0.33)
     """Smallest and largest area of the erased rectangle, as a fraction of the clip's area."""
+    rand_layers: Annotated[int, Field(ge=0, le=16)] = 0
+    """RandAugment (Cubuk et al. 2020): number of random operations on each clip, the same in all its frames: contrast,
+    brightness, color, sharpness, equalizing, solarizing, posterizing, rotation, shear and translation, or none. They come
+    last, and are usual with `color = 0`. PySlowFast's rand-m7-n4, which leaves each out half of the time, is about 2 here."""
+    rand_magnitude: Annotated[float, Field(ge=0, le=10)] = 9.0
+    """RandAugment: strength of its operations. 10: 30 degrees, a shear of 0.3, a shift by 45%, factors of 0.1 or 1.9."""
     speed: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Strength of speed jitter. Dense sampling: `clip.stride` changes by up to this fraction, up or down. Other sampling: the
     clip comes from a part of the video that is shorter by up to this fraction. 0: no speed jitter."""
@@ -169,11 +178,16 @@ class Augment(Section):
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name} = [{low}, {high}]: the smaller comes first; swap the two")
+        usual = type(self).model_fields["rand_magnitude"].default
+        if not self.rand_layers and self.rand_magnitude != usual:
+            raise ValueError(
+                f"rand_magnitude = {self.rand_magnitude:g} without operations: set rand_layers, too, such as 2"
+            )
         return self
 
     @property
     def has_pixel_augment(self) -> bool:
-        """Whether clips are changed after cropping: by flips, color jitter, grayscale or erasing."""
+        """Whether the loader's graph changes clips after cropping: by flips, color jitter, grayscale or erasing."""
         return self.flip != "never" or self.color > 0 or self.grayscale > 0 or self.erase > 0
 
 

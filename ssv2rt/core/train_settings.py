@@ -125,12 +125,16 @@ class Train(Section):
     def _check(self) -> Train:
         if self.warmup_epochs > self.epochs:
             raise ValueError(
-                f"warmup_epochs = {self.warmup_epochs:g} is longer than the run of {self.epochs} epochs; shorten it"
+                f"warmup_epochs = {self.warmup_epochs:g} is longer than the run of {self.epochs} epochs; shorten it, or set "
+                f"the epochs by --epochs, which does"
             )
         for name in ("step_epochs", "continued"):
             numbers = getattr(self, name)
             if list(numbers) != sorted(set(numbers)) or (numbers and numbers[-1] >= self.epochs):
-                raise ValueError(f"{name} = {list(numbers)}: they must rise, and be below epochs = {self.epochs}")
+                raise ValueError(
+                    f"{name} = {list(numbers)}: they must rise, and be below epochs = {self.epochs}"
+                    f"{'; --epochs scales them, too' if name == 'step_epochs' else ''}"
+                )
         if (self.schedule == "steps") != bool(self.step_epochs):
             raise ValueError(
                 f"schedule = '{self.schedule}' and step_epochs = {list(self.step_epochs)}: give epochs with "

@@ -24,15 +24,13 @@ from torch.utils.dlpack import from_dlpack
 
 from ssv2rt.pipelines.hand_over import HandOver
 from ssv2rt.pipelines.loaded_clip import Decoder, GraphFailed, LoadedClip
-from ssv2rt.pipelines.requests import ColorChange, Patch
+from ssv2rt.pipelines.requests import GRAY, ColorChange, Patch
 from ssv2rt.pipelines.stream_guard import StreamGuard
 
 _UINT8, _INT32, _FLOAT, _BOOL = (getattr(types.DALIDataType, name) for name in ("UINT8", "INT32", "FLOAT", "BOOL"))
 _COLORS = ("brightness", "contrast", "saturation", "hue")
 _PLAIN = ColorChange()
 _NO_PATCH = Patch(0, 0, 1, 1)
-_GRAY = [124.0, 116.0, 104.0]
-"""Erased pixels take the mean color of ImageNet, which the model's normalization maps to 0."""
 _NOTHING = np.zeros(1, np.uint8)
 _NO_INDEX = np.zeros(1, np.int32)
 _NO_FRAMES = np.zeros((1, 1, 1, 3), np.uint8)
@@ -245,7 +243,14 @@ def _clip_graph(size: int, spatial_crops: int, decoder: Decoder, augment: bool, 
         if recolor:
             clip = fn.color_twist(clip, **change)
         if erase:
-            clip = fn.erase(clip, anchor=corner, shape=shape, normalized=True, axis_names="HW", fill_value=_GRAY)
+            clip = fn.erase(
+                clip,
+                anchor=corner,
+                shape=shape,
+                normalized=True,
+                axis_names="HW",
+                fill_value=[float(value) for value in GRAY],
+            )
     return clip
 
 

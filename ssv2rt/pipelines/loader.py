@@ -24,6 +24,7 @@ from ssv2rt.pipelines.in_flight import InFlight
 from ssv2rt.pipelines.loaded_clip import GraphFailed, LoadedClip, PassThrough
 from ssv2rt.pipelines.nvdec_limits import EVERYWHERE, limits_of
 from ssv2rt.pipelines.prefetch import FileContent, Prefetcher
+from ssv2rt.pipelines.rand_augment import apply_operations
 from ssv2rt.pipelines.request_source import VideoRequest
 from ssv2rt.pipelines.requests import ClipRequest
 from ssv2rt.video.container import CLIP_ERRORS, is_process_error, process_error, reason_of
@@ -319,7 +320,8 @@ class ClipLoader:
         bad = [c for c in flight if isinstance(c, BadClip)]
         if clips is None:
             clips = torch.from_numpy(self._room(0)).flatten(0, 1).to(self._device)
-        return ClipBatch(clips, [c.request for c in _good(flight)], bad)
+        requests = [c.request for c in _good(flight)]
+        return ClipBatch(apply_operations(clips, requests), requests, bad)
 
     def _drop(self, batches: int) -> None:
         """Discards batches that are left in the graph, so that the next caller does not get them."""

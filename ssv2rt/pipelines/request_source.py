@@ -5,6 +5,7 @@ batch, shard or worker, nor on whether the run was resumed. A request says what 
 
     frames, crop, flip      video/decode.py (PyAV) or dali_graph.py (DALI), while a clip is decoded
     color, erasing          dali_graph.py, for clips of both decoders
+    RandAugment             rand_augment.py, in PyTorch, for clips of both decoders
     mixup, CutMix           training/mixup.py, since they mix the clips of a batch on the device
 """
 
@@ -18,6 +19,7 @@ import numpy as np
 from ssv2rt.core.recipes import Augment, Clip
 from ssv2rt.dataset.labels import NO_MIRROR
 from ssv2rt.dataset.manifest import Split
+from ssv2rt.pipelines.rand_augment import draw_operations
 from ssv2rt.pipelines.requests import NO_LABEL, ClipRequest, ColorChange, Patch
 from ssv2rt.video.crops import random_resized_crop, uniform_crops
 from ssv2rt.video.probe import VideoInfo, VideoMeta
@@ -49,7 +51,7 @@ def clip_rng(seed: int, epoch: int, clip: str) -> np.random.Generator:
 def training_request(
     split: Split, row: int, *, clip: Clip, augment: Augment, seed: int, epoch: int, repeat: int = 0
 ) -> ClipRequest:
-    """A training clip with random frames, crop, flip, color change and erased patch.
+    """A training clip with random frames, crop, flip, color change, erased patch and operations of RandAugment.
 
     Args:
         split: the clips.
@@ -81,6 +83,7 @@ def training_request(
         flip=flip,
         color=_draw_color(augment, rng),
         erased=_draw_patch(augment, rng),
+        operations=draw_operations(augment.rand_layers, augment.rand_magnitude, rng),
     )
 
 

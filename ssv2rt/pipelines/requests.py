@@ -14,6 +14,8 @@ from ssv2rt.video.crops import CropBox
 from ssv2rt.video.storage import VideoLocation
 
 NO_LABEL = -1
+GRAY = (124, 116, 104)
+"""Color of what is erased, or comes from outside of a clip: the mean of ImageNet, which normalization maps to 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,13 @@ class Patch(NamedTuple):
     width: float
 
 
+class Operation(NamedTuple):
+    """An operation of RandAugment on a finished clip, the same in all frames. See `rand_augment`."""
+
+    name: str
+    amount: float
+
+
 @dataclass(frozen=True, slots=True)
 class ClipRequest:
     """Which clips to make of a video: V * S clips of T frames each, and their augmentation.
@@ -62,6 +71,8 @@ class ClipRequest:
     flip: bool = False
     color: ColorChange = ColorChange()
     erased: Patch | None = None
+    operations: tuple[Operation, ...] = ()
+    """In this order, after everything else."""
     by_pyav: bool = False
     """Whether PyAV must decode it."""
 

@@ -5,7 +5,7 @@ Figures are those of the publishers, each with its source. A MAC is one multiply
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -31,10 +31,17 @@ class WeightsFile:
     publisher: str
     about: str
     """The page that describes it."""
+    saved_as: str = ""
+    """Name of the file on this machine, where its publisher has another one of the same name."""
 
     @property
     def file(self) -> str:
-        """Name of the file at the publisher's."""
+        """Name of the file on this machine."""
+        return self.saved_as or self.published_as
+
+    @property
+    def published_as(self) -> str:
+        """Name of the file at its publisher's."""
         return self.url.rpartition("/")[2]
 
 
@@ -109,12 +116,15 @@ def _ibm(depth: int, *, top1: float, parameters: int, gmacs: float) -> Published
     )
 
 
+_MODEL_ZOO = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo"
+
+
 def _pytorchvideo(
     network: str, file: str, frames: int, *, top1: float, top5: float, parameters: int, gmacs: float
 ) -> Published:
     return Published(
         name=f"{network}-ssv2",
-        url=f"https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/ssv2/{file}.pyth",
+        url=f"{_MODEL_ZOO}/ssv2/{file}.pyth",
         license="Apache-2.0",
         publisher="PyTorchVideo",
         about="https://github.com/facebookresearch/pytorchvideo/blob/main/docs/source/model_zoo.md",
@@ -129,6 +139,24 @@ def _pytorchvideo(
         parameters=parameters,
         gmacs=gmacs,
         paper="https://arxiv.org/abs/1812.03982",
+    )
+
+
+def _pytorchvideo_kinetics(of_ssv2: Published, stride: float, *, top1: float, top5: float, features: int) -> Published:
+    """The same network with `features` before its classifier, trained on Kinetics-400."""
+    file = of_ssv2.file
+    return replace(
+        of_ssv2,
+        name=of_ssv2.name.replace("-ssv2", "-k400"),
+        url=f"{_MODEL_ZOO}/kinetics/{file}",
+        saved_as=file.replace(".pyth", "-kinetics400.pyth"),
+        clip=of_ssv2.clip.model_copy(update={"sampling": "dense", "stride": stride, "views": (10, 3)}),
+        bgr=False,  # Ptvkinetics there leaves RGB as it is
+        classes="kinetics400",
+        top1=top1,
+        top5=top5,
+        parameters=of_ssv2.parameters + (400 - 174) * (features + 1),
+        note="PyTorchVideo spreads its 10 clips from the start to the end.",
     )
 
 
@@ -174,17 +202,24 @@ def _mmaction(
 
 _TSM_R50, _TSM_R101 = 23_864_558, 42_856_686
 """Parameters with the 174 classes of Something-Something V2."""
+_SLOW = _pytorchvideo("slow-r50", "SLOW_8x8_R50", 8, top1=60.04, top5=85.19, parameters=31_991_022, gmacs=54.518)
+_SLOWFAST = _pytorchvideo(
+    "slowfast-r50", "SLOWFAST_8x8_R50", 32, top1=61.68, top5=86.92, parameters=34_045_558, gmacs=65.708
+)
 _ENTRIES = (
     _ibm(50, top1=62.84, parameters=46_517_870, gmacs=335.31),
     _ibm(101, top1=64.29, parameters=85_564_014, gmacs=654.75),
-    _pytorchvideo("slow-r50", "SLOW_8x8_R50", 8, top1=60.04, top5=85.19, parameters=31_991_022, gmacs=54.518),
-    _pytorchvideo("slowfast-r50", "SLOWFAST_8x8_R50", 32, top1=61.68, top5=86.92, parameters=34_045_558, gmacs=65.708),
+    _SLOW,
+    _SLOWFAST,
     _tsm(50, 8, top1=61.2, parameters=_TSM_R50, gmacs=42.707),
     _tsm(50, 16, top1=63.1, parameters=_TSM_R50, gmacs=85.413),
     _tsm(101, 8, top1=63.3, parameters=_TSM_R101, gmacs=81.496),
     _mmaction(50, 8, "20230317-be0fc26e", top1=62.72, top5=87.7, parameters=_TSM_R50, gmacs=42.707),
     _mmaction(50, 16, "20230317-ec6696ad", top1=64.16, top5=88.61, parameters=_TSM_R50, gmacs=85.413),
     _mmaction(101, 8, "20230320-efcc0d1b", top1=63.7, top5=88.28, parameters=_TSM_R101, gmacs=81.496),
+    # 8 or 32 frames, evenly from the first to the last of 64 at 30 frames per second.
+    _pytorchvideo_kinetics(_SLOW, 9, top1=74.58, top5=91.63, features=2048),
+    _pytorchvideo_kinetics(_SLOWFAST, 63 / 31, top1=76.94, top5=92.69, features=2304),
     _torchvision("r3d_18", "r3d_18-b3b3357e.pth", top1=63.2, top5=83.479, parameters=33_371_472, gmacs=40.697),
     _torchvision("mc3_18", "mc3_18-a90a0ba3.pth", top1=63.96, top5=84.13, parameters=11_695_440, gmacs=43.343),
     _torchvision(

@@ -116,7 +116,8 @@ def sha256_of(file: Path) -> str:
 
 
 def _by_hand(weights: WeightsFile) -> str:
-    text = f"get {weights.url} by other means, and put it into '{weights_folder()}'"
+    name = f" as '{weights.saved_as}'" if weights.saved_as else ""
+    text = f"get {weights.url} by other means, and put it into '{weights_folder()}'{name}"
     return text + (f", or `ssv2rt import {weights.file}`" if isinstance(weights, Published) else "")
 
 

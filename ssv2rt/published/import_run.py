@@ -22,7 +22,7 @@ from ssv2rt.models.load_weights import Weights, read_weights
 from ssv2rt.models.weights import WEIGHTS, is_checkpoint, load_checkpoint, save_weights
 from ssv2rt.published.catalog import PUBLISHED, Published, class_names, published
 from ssv2rt.published.download import check_hash, check_is_weights, fetch, record_hash, sha256_of
-from ssv2rt.published.load import count_classes, entry_of, load_network
+from ssv2rt.published.load import count_classes, entry_of, load_network, of_these_classes
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +127,9 @@ def import_as_requested(request: ImportRequest) -> tuple[Run, RunSource]:
         return _import_checkpoint(Path(request.source), request, own_labels)
     entry, path, digest, is_published = _find(request)
     weights = read_weights(str(path))[0]
-    entry = entry or entry_of(weights, request.source)
+    if not request.network:
+        entry = of_these_classes(entry, weights, request.source) if entry else entry_of(weights, request.source)
+    assert entry is not None
     labels = _labels(entry, weights, request, own_labels)
     model = load_network(entry, weights, request.source)
     is_published = is_published and own_labels is None

@@ -17,8 +17,8 @@ from ssv2rt.models.load_weights import Weights, read_weights
 from ssv2rt.models.pretrained import How, LoadReport, copy_weights, initialize_from
 from ssv2rt.models.published_weights import load_published
 from ssv2rt.models.registry import build_model
-from ssv2rt.published.catalog import IMAGENET, PUBLISHED, Published, class_names
-from ssv2rt.published.download import fetch
+from ssv2rt.published.catalog import IMAGENET, PUBLISHED, Published, WeightsFile, class_names
+from ssv2rt.published.download import downloaded, fetch
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,18 @@ def count_classes(weights: Weights, source: str) -> int:
     return len(bias)
 
 
+def of_these_classes(entry: Published, weights: Weights, source: str) -> Published:
+    """Of the entries whose files have the same name at their publisher's, the one with the classes of the weights.
+
+    PyTorchVideo has the same names for Kinetics-400 and for Something-Something V2. If there is none, it is `entry`.
+    """
+    namesakes = [other for other in PUBLISHED.values() if other.published_as == entry.published_as]
+    if len(namesakes) == 1:
+        return entry
+    classes = count_classes(weights, source)
+    return next((other for other in namesakes if len(class_names(other.classes)) == classes), entry)
+
+
 def entry_of(weights: Weights, source: str) -> Published:
     """The catalog's entry whose network has these weights, by their names and shapes.
 
@@ -80,6 +92,7 @@ def entry_of(weights: Weights, source: str) -> Published:
     blank = {name: weight.new_zeros(()).expand(weight.shape) for name, weight in weights.items()}
     fits = {model for model in {entry.model for entry in PUBLISHED.values()} if _fits(model, blank, classes)}
     fitting = [entry for entry in PUBLISHED.values() if entry.model in fits]
+    fitting = [entry for entry in fitting if len(class_names(entry.classes)) == classes] or fitting
     if not fitting:
         raise UserError(
             f"'{source}' is of none of the networks that can be imported; to see what differs, name one with --as: "
@@ -100,6 +113,12 @@ def _fits(network: Model, weights: Weights, classes: int) -> bool:
     return True
 
 
+def to_be_downloaded(source: str) -> WeightsFile | None:
+    """The published weights that `start_from` would have to download; None if it would not."""
+    weights = PUBLISHED.get(source) or IMAGENET.get(source)
+    return weights if weights and not Path(source).is_file() and not downloaded(weights) else None
+
+
 def start_from(model: ClipModel, source: str, *, how: How = "mean", labels: Sequence[str] | None = None) -> LoadReport:
     """Like `initialize_from`, and takes names of published weights, too, which it downloads. It knows their classes.
 
@@ -118,5 +137,7 @@ def start_from(model: ClipModel, source: str, *, how: How = "mean", labels: Sequ
     entry = next((entry for entry in PUBLISHED.values() if entry.file == path.name), None)
     if not entry:
         return initialize_from(model, str(path), how=how, labels=labels)
-    weights = _in_rgb(entry, read_weights(str(path))[0], source)
+    weights = read_weights(str(path))[0]
+    entry = of_these_classes(entry, weights, source)
+    weights = _in_rgb(entry, weights, source)
     return copy_weights(model, weights, source, how=how, labels=labels, theirs=class_names(entry.classes))

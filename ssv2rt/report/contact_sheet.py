@@ -172,4 +172,5 @@ def _describe_augmentation(request: ClipRequest, labels: Sequence[str], epoch: i
         parts.append("gray")
     if request.erased:
         parts.append("erased")
+    parts += [f"{name} {amount:.2g}" if amount else name for name, amount in request.operations]
     return ", ".join(parts)

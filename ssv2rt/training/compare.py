@@ -97,7 +97,7 @@ def recipe_for(recipe: Recipe, name: str) -> Recipe:
 def _train(settings: Recipe, manifest: Manifest, folder: Path, name: str) -> tuple[Run, float]:
     """Trains a network, or resumes its training. Returns the run and the seconds taken."""
     run = Run(folder / name)
-    trainer = Trainer(settings, manifest, resumes=run.is_started)
+    trainer = Trainer(settings, manifest, initialize_weights=not run.is_started)
     start = time.perf_counter()
     if run.is_started:
         trainer.resume(run)

@@ -84,7 +84,10 @@ def _changes(settings: Train, original: Train, clips: int, processes: int, given
 
 
 def with_epochs(recipe: Recipe, epochs: int, given: frozenset[str]) -> Recipe:
-    """A recipe for another number of epochs. The warm-up and the steps of the learning rate keep their share, unless given."""
+    """A recipe for another number of epochs. The warm-up and the steps of the learning rate keep their share, unless given.
+
+    Where the epochs are too few for steps between them, the schedule becomes a cosine.
+    """
     changes = _epochs(recipe.train, epochs, given)
     return recipe.model_copy(update={"train": validated(Train, {**recipe.train.model_dump(), **changes})})
 
@@ -95,8 +98,10 @@ def _epochs(settings: Train, epochs: int, given: frozenset[str]) -> dict[str, ob
     if "train.warmup_epochs" not in given:
         changes["warmup_epochs"] = float(f"{longer * settings.warmup_epochs:.3g}")
     if "train.step_epochs" not in given:
-        scaled = {round(longer * epoch) for epoch in settings.step_epochs}
-        changes["step_epochs"] = tuple(sorted(scaled - {0, epochs}))
+        scaled = {round(longer * epoch) for epoch in settings.step_epochs} - {0, epochs}
+        changes["step_epochs"] = tuple(sorted(scaled))
+        if settings.step_epochs and not scaled:  # too few epochs to have steps between them
+            changes["schedule"] = "cosine"
     return changes
 
 

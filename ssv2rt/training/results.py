@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ssv2rt.core.errors import one_line
-from ssv2rt.core.recipes import Recipe, with_views
+from ssv2rt.core.recipes import Recipe
 from ssv2rt.core.run_folders import Run
 from ssv2rt.models.weights import TrainedModel
 from ssv2rt.training.evaluate import Evaluation
@@ -34,6 +34,8 @@ class Result(BaseModel):
     split: str
     epoch: int
     views: tuple[int, int]
+    settings: tuple[str, ...] = ()
+    """What else was not as in the run's recipe, as `section.key=value`."""
     clips: int
     top1: Percent
     top5: Percent
@@ -47,14 +49,15 @@ def record_result(run: Run, result: Evaluation, request: EvaluateRequest, traine
         run: the run.
         result: what was measured.
         request: what was asked for.
-        trained: what was evaluated.
+        trained: what was evaluated, with the recipe by which its clips were read.
     """
     line = Result(
         date=time.strftime("%Y-%m-%d"),
         data=str(request.data) if request.data else "",
         split=request.split,
         epoch=trained.epoch,
-        views=with_views(trained.recipe.clip, request.views).views if request.views else trained.recipe.clip.views,
+        views=trained.recipe.clip.views,
+        settings=tuple(setting for setting in request.overrides if not setting.startswith("clip.views=")),
         clips=result.clips,
         top1=result.top1,
         top5=result.top5,

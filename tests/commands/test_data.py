@@ -7,6 +7,9 @@ import av
 import numpy as np
 import pytest
 
+from ssv2rt.core.recipe_files import load_recipe
+from ssv2rt.dataset.index import open_manifest
+from ssv2rt.report.contact_sheet import dataset_rows
 from tests.cli import ssv2rt
 
 
@@ -26,6 +29,17 @@ def test_preview_of_a_data_set_shows_its_clips(tmp_path: Path, tiny_set: Path) -
     assert (sheet < 250).any(-1).mean() > 0.4  # pictures, not paper
     again = ssv2rt("preview", tiny_set, *SMALL, "--clips", 3, "--draws", 2, "--out", "b.png", cwd=tmp_path)
     assert again.returncode == 0 and (picture(tmp_path / "b.png") == sheet).all()
+
+
+def test_preview_shows_and_names_the_operations_of_rand_augment(tmp_path: Path, tiny_set: Path) -> None:
+    one = ("preview", tiny_set, *SMALL, "--clips", 1, "--draws", 1)
+    done = ssv2rt(*one, "--out", "plain.png", cwd=tmp_path)
+    assert done.returncode == 0 and ssv2rt(*one, "--set", "augment.rand_layers=3", cwd=tmp_path).returncode == 0
+    rows = np.array_split(picture(tmp_path / "preview.png").astype(int) - picture(tmp_path / "plain.png"), 2)
+    assert not rows[0].any() and rows[1].any()  # the clip as evaluation sees it, and as training does
+    recipe = load_recipe("demo", ("augment.rand_layers=3",))
+    _, (caption, request) = dataset_rows(open_manifest(tiny_set).split("train"), recipe, clips=1, draws=1, seed=0)
+    assert len(request.operations) == 3 and all(operation.name in caption for operation in request.operations)
 
 
 def test_preview_of_a_video_shows_its_views(tmp_path: Path, tiny_set: Path) -> None:

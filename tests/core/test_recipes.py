@@ -52,6 +52,7 @@ def test_overrides_accept_toml_values_and_bare_words() -> None:
         ("epochs=3", "write section.key=value"),
         ("augment.crop_scale=[1.0, 0.5]", "swap the two"),
         ("train.warmup_epochs=1000", "longer than the run"),
+        ("augment.rand_magnitude=5", "rand_magnitude = 5 without operations: set rand_layers, too"),
         ("data.synthetic.clips=31", "even number"),
         ("train.epochs.more=1", "not a section"),
         ("train.epochs=true", "train.epochs = True"),

@@ -93,7 +93,7 @@ def _shifted(x: torch.Tensor, frames: int) -> torch.Tensor:
 def shapes_video(name: str, width: int = 64, classes: int = 400) -> Shapes:
     """Weight shapes of torchvision's r3d_18, mc3_18 and r2plus1d_18."""
     if name == "r2plus1d_18":
-        middle = 45 * width // 64
+        middle = round(45 * width / 64)
         shapes = {"stem.0.weight": (middle, 3, 1, 7, 7), **_norm("stem.1", middle)}
         shapes |= {"stem.3.weight": (width, middle, 3, 1, 1), **_norm("stem.4", width)}
     else:

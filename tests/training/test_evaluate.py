@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from ssv2rt.core.run_folders import Run
 from ssv2rt.dataset.detect_format import list_clips
+from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.listing import Listing
+from ssv2rt.models.weights import load_trained
 from ssv2rt.scoring.metadata import KEY
+from ssv2rt.training.evaluate import evaluate as evaluate_model
 from tests.cli import ssv2rt
 
 Rows = dict[str, dict[str, str]]
@@ -155,3 +159,27 @@ def test_unusable_clips_have_error_rows_and_the_table_says_what_it_is(
     assert found["engines"][0]["backend"] == "pytorch" and len(found["weights_sha256"]) == 64
     done = ssv2rt(*call, cwd=tmp_path)
     assert done.returncode == 2 and "--predictions p.parquet exists" in done.stderr
+
+
+def test_clips_may_be_read_in_another_way_than_in_training(tiny_run: Run, tiny_set: Path, tmp_path: Path) -> None:
+    """Such as at 256 pixels after training at 224, as published networks are evaluated. The model card says how."""
+    shutil.copytree(tiny_run.path, tmp_path / "run", symlinks=True)
+    run = Run(tmp_path / "run")
+    settings = ("--set", "clip.size=48", "--set", "clip.frames=6", "--views", "1x3", "--report", "r.html")
+    facts, rows, _ = evaluate(run, tmp_path, *settings)
+    trained = load_trained(run)
+    changes = {"size": 48, "frames": 6, "views": (1, 3)}
+    recipe = trained.recipe.model_copy(update={"clip": trained.recipe.clip.model_copy(update=changes)})
+    split = open_manifest(tiny_set).split("validation")
+    expected = evaluate_model(trained.model, split, recipe, device=torch.device("cpu"), precision="fp32")
+    as_trained = evaluate_model(trained.model, split, trained.recipe, device=torch.device("cpu"), precision="fp32")
+    assert facts["loss"] == pytest.approx(expected.loss, rel=1e-5) != pytest.approx(as_trained.loss, rel=1e-5)
+    assert len(rows) == 10 and (tmp_path / "r.html").is_file()
+    card = ssv2rt("card", run.path).stdout
+    assert "| 1x3, clip.size=48, clip.frames=6 |" in card, card
+
+
+@pytest.mark.parametrize("setting", ["model.width=8", "train.epochs=3", "augment.color=0"])
+def test_settings_of_training_are_none_of_evaluation(setting: str, tiny_run: Run) -> None:
+    done = ssv2rt("evaluate", tiny_run.path, "--set", setting)
+    assert done.returncode == 2 and f"--set {setting}: evaluation takes clip.*, data.*" in done.stderr
