@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 import ssv2rt
+from ssv2rt.core.recipe_files import recipe_names
 from ssv2rt.dataset.detect_format import list_clips
 from ssv2rt.dataset.file_facts import find_anomalies
+from ssv2rt.published.catalog import PUBLISHED
 from ssv2rt.video.probe import VideoInfo
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +52,13 @@ def test_every_page_is_in_the_index() -> None:
     index = (DOCS / "index.md").read_text(encoding="utf-8").splitlines()
     pages = {page.stem for page in DOCS.glob("*.md")} - {"index"} | {"settings"}
     assert pages <= set(index)
+
+
+def test_every_recipe_and_published_network_is_on_its_page() -> None:
+    training, published = ((DOCS / f"{name}.md").read_text(encoding="utf-8") for name in ("training", "published"))
+    recipes = set(recipe_names("pipelines")) - {"demo", "compare"}
+    assert not [name for name in recipes if f"`{name}`" not in training]
+    assert not [name for name in PUBLISHED if f"| `{name}`" not in published]
 
 
 def constants(node: ast.AST) -> Iterator[str]:
