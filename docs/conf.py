@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from sphinx.application import Sphinx
+
 from ssv2rt import __version__
 from ssv2rt.core.describe_recipes import describe_recipe
 
@@ -14,10 +16,16 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 html_theme = "furo"
 html_title = "ssv2rt"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
+highlight_language = "none"  # of blocks that name none
 exclude_patterns = ["_build", "gpu"]
+html_extra_path = ["preview.png", "preview-dark.png", "report.png", "report-dark.png"]  # pages name them in HTML
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_preserve_defaults = True
+autodoc_class_signature = "separated"  # objects are made by functions, not by users
+default_role = "literal"  # `score` in a docstring is code
 smartquotes = False  # --data is no dash
 
 
@@ -45,3 +53,7 @@ myst_enable_extensions.append("deflist")
 _page = Path(__file__).with_name("settings.md")
 if not _page.exists() or _page.read_text("utf-8") != settings_page():
     _page.write_text(settings_page(), "utf-8")
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("autodoc-skip-member", lambda app, what, name, *_: name == "__init__" or None)

@@ -1,4 +1,4 @@
-"""Finds the videos of a folder that are most like one video: python nearest_neighbors.py query.webm videos/"""
+"""Finds the videos of a folder that are most like one video: python nearest_neighbors.py VIDEO FOLDER"""
 
 import sys
 
@@ -6,6 +6,8 @@ import numpy as np
 
 import ssv2rt
 
+if len(sys.argv) != 3:
+    sys.exit("usage: python nearest_neighbors.py VIDEO FOLDER")
 model = ssv2rt.load()
 query = model.embed(sys.argv[1])[0]
 names, rows = [], []

@@ -12,6 +12,8 @@ import av
 import numpy as np
 import onnxruntime
 
+if len(sys.argv) != 3:
+    sys.exit("usage: python onnx_without_ssv2rt.py ENGINE VIDEO")
 folder, video = Path(sys.argv[1]), sys.argv[2]
 facts = json.loads((folder / "bundle.json").read_text())
 count, size, share = (facts["clip"][name] for name in ("frames", "size", "center_crop"))

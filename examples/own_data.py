@@ -5,6 +5,8 @@ import sys
 import ssv2rt
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: python own_data.py FOLDER [SETTING=VALUE...]")
     dataset = ssv2rt.open_dataset(sys.argv[1])
     print(f"{len(dataset.table)} clips of {len(dataset.labels)} classes: {', '.join(dataset.labels)}")
     trained = ssv2rt.train(data=sys.argv[1], settings=sys.argv[2:])

@@ -1,9 +1,11 @@
-"""Says what happens when in a long video: python windows_of_a_video.py match.mp4"""
+"""Says what happens when in a long video: python windows_of_a_video.py VIDEO"""
 
 import sys
 
 import ssv2rt
 
+if len(sys.argv) != 2:
+    sys.exit("usage: python windows_of_a_video.py VIDEO")
 model = ssv2rt.load()
 before = ""
 for window in model.windows(sys.argv[1], seconds=4, hop=2):

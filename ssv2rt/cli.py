@@ -119,6 +119,8 @@ def main() -> None:
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except UserError as error:
+        if error.silent:
+            sys.exit(error.exit_code)
         _fail(f"{error.prefix}{error}", error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -79,4 +79,5 @@ def test_pyav_is_used_where_videos_are_read_and_made() -> None:
         "doctor/decoder_check.py",
         "pipelines/hand_over.py",
         "repack/encode.py",
+        "repack/tiled_jpeg.py",
     }

@@ -1,4 +1,4 @@
-"""Code, recipes and README have American spelling."""
+"""Code, recipes and documentation have American spelling."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,9 @@ STORED = {"normalise", "optimiser", "centre", "was_cancelled"}
 
 
 def test_spelling_is_american() -> None:
-    files = [ROOT / "README.md", *ROOT.glob("*/*.toml"), *(ROOT / "ssv2rt").rglob("*.py")]
+    texts = [*(path for path in ROOT.glob("*.md") if path.name != "CHANGELOG.md"), *ROOT.glob("docs/*.md")]
+    texts += [*ROOT.glob("docs/how*.svg"), *ROOT.glob("*/*.toml")]
+    files = [*texts, *(path for part in ("ssv2rt", "examples", "scripts") for path in (ROOT / part).rglob("*.py"))]
     assert len(files) > 100
     wrong = {
         f"{file.relative_to(ROOT)}: {word}"

@@ -170,7 +170,7 @@ def evaluate(
     with exclusive(folder, "evaluating into") if folder else nullcontext():
         found, trained, result = evaluate_as_requested(request, recorder)
         if folder:
-            write_evaluation(folder, result, trained.labels)
+            write_evaluation(folder, result, trained.labels, run=found.name, split=split)
     record_result(found, result, request, trained)
     if report is not None:
         evaluated = Evaluated(result, split, checkpoint, trained.recipe)

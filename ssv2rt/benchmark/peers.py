@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ssv2rt.core.errors import one_line
 from ssv2rt.pipelines.requests import ClipRequest
 
 Peer = Callable[[ClipRequest, int], torch.Tensor]
@@ -75,7 +76,7 @@ def _make_decord_reader() -> Reader | str:
     try:
         import decord
     except (ImportError, OSError, RuntimeError) as error:
-        return _reason(error)
+        return one_line(error)
 
     def read(request: ClipRequest) -> torch.Tensor:
         reader = decord.VideoReader(str(request.path), num_threads=1)
@@ -89,7 +90,7 @@ def _make_torchcodec_reader() -> Reader | str:
     try:
         from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined, unused-ignore]
     except (ImportError, OSError, RuntimeError) as error:
-        return _reason(error)
+        return one_line(error)
 
     def read(request: ClipRequest) -> torch.Tensor:
         decoder = VideoDecoder(str(request.path), num_ffmpeg_threads=1)
@@ -103,7 +104,3 @@ def _crop_and_resize(frames: torch.Tensor, request: ClipRequest, size: int) -> t
     (crop,) = request.crops
     part = frames[:, :, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     return F.interpolate(part, (size, size), mode="bilinear", antialias=True)
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__

@@ -13,7 +13,12 @@ from ssv2rt.commands.options import Command, complete_run
 @click.argument("run", required=False, shell_complete=complete_run)
 @click.option("--out", type=click.Path(path_type=Path), help="Write to this file, such as README.md. Default: stdout.")
 @click.option("--overwrite", is_flag=True, help="Replace the file of --out.")
-def card(run: str | None, out: Path | None, overwrite: bool) -> None:
+@click.option(
+    "--license",
+    metavar="ID",
+    help="License of weights of your own, such as apache-2.0. Default: unknown; that of published weights is known.",
+)
+def card(run: str | None, out: Path | None, overwrite: bool, license: str | None) -> None:
     """Write a model card of a run. Default: the newest run.
 
     The card has the form of README.md at Hugging Face: license, data set and measured accuracy in its header; then input,
@@ -21,7 +26,7 @@ def card(run: str | None, out: Path | None, overwrite: bool) -> None:
 
     \b
     Examples:
-      ssv2rt card
+      ssv2rt card --license apache-2.0
       ssv2rt card i3d-r50-ssv2-20260101-120000 --out README.md
     """
     import os
@@ -33,7 +38,7 @@ def card(run: str | None, out: Path | None, overwrite: bool) -> None:
 
     if out and os.path.lexists(out) and not (overwrite and out.is_file()):
         raise UsageError(f"--out {out} exists; choose another name{', or add --overwrite' if out.is_file() else ''}")
-    text = model_card(find_run(run))
+    text = model_card(find_run(run), license)
     if out is None:
         click.echo(text, nl=False)
         return

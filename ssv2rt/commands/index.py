@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import click
 
 from ssv2rt.commands.options import Command, json_option
+
+logger = logging.getLogger(__name__)
 
 
 @click.command(cls=Command)
@@ -39,6 +42,8 @@ def index(data: Path, out: Path | None, decode: bool, workers: int | None, as_js
     with Progress(f"indexing {data}") as progress:
         manifest, where = index_clips(data, out=out, decode=decode, workers=workers or 0, progress=progress.show)
     warn_about_classes(manifest)
+    if text := manifest.without_labels():
+        logger.warning(text)
     summary = summarize(manifest, where)
     if as_json:
         click.echo(json.dumps(summary))

@@ -18,7 +18,7 @@ from ssv2rt.core.errors import UsageError
     click.option(
         "--recipe",
         shell_complete=complete_recipe,
-        help="Training recipe, by name or path. Default: ssv2-resnet3d18, or that of --explain.",
+        help="Training recipe, by name or path. Default: that of --explain, or what `train --data` takes on this machine.",
     ),
     set_option("augment.erase=0.5"),
 )
@@ -27,12 +27,14 @@ from ssv2rt.core.errors import UsageError
     click.option(
         "--split",
         type=click.Choice(["train", "validation", "test"]),
-        default="train",
-        show_default=True,
-        help="Split to take clips from.",
+        help="Split to take clips from. Default: train; of videos without labels, all.",
     ),
     click.option(
-        "--clips", default=4, show_default=True, type=click.IntRange(1, 100), help="Clips, each of another class."
+        "--clips",
+        default=4,
+        show_default=True,
+        type=click.IntRange(1, 100),
+        help="Number of clips, of as many classes as there are.",
     ),
     click.option(
         "--draws", default=2, show_default=True, type=click.IntRange(0, 20), help="Random augmentations of each clip."
@@ -54,7 +56,7 @@ def preview(
     recipe: str | None,
     overrides: tuple[str, ...],
     out: Path,
-    split: str,
+    split: str | None,
     clips: int,
     draws: int,
     seed: int,
@@ -70,8 +72,10 @@ def preview(
       ssv2rt preview DIR --explain latest
       ssv2rt preview clip.webm --set clip.views=[2,3] --out views.png
     """
-    from ssv2rt.core.recipe_files import load_recipe
+    from ssv2rt.core.hardware import choose_device
+    from ssv2rt.core.recipe_files import default_recipe, load_recipe
     from ssv2rt.core.run_folders import find_run
+    from ssv2rt.dataset.held_out import with_validation_share
     from ssv2rt.dataset.index import open_manifest
     from ssv2rt.dataset.listing import is_video
     from ssv2rt.models.weights import load_trained
@@ -80,11 +84,15 @@ def preview(
     trained = load_trained(find_run(explain)) if explain else None
     if trained and (recipe or overrides):
         raise UsageError(f"--explain {explain} reads clips as the run does; leave out --recipe and --set")
-    settings = trained.recipe if trained else load_recipe(recipe or "ssv2-resnet3d18", overrides)
+    name = recipe or default_recipe(choose_device().type)
+    settings = trained.recipe if trained else load_recipe(name, overrides)
     if source.is_file() and is_video(source.name):
         rows = video_rows(source, settings)
     else:
-        part = open_manifest(source).split(split)
-        rows = dataset_rows(part, settings, clips=clips, draws=draws if split == "train" else 0, seed=seed)
+        manifest = with_validation_share(open_manifest(source), settings.data.validation_share)
+        split = split or ("train" if manifest.labels else "all")
+        augmented = draws if split == "train" else 0
+        rows = dataset_rows(manifest.split(split), settings, clips=clips, draws=augmented, seed=seed)
     bad = draw_sheet(rows, settings, out, trained)
-    print_facts({"picture": str(out), "rows": len(rows) - bad, "unreadable": bad}, False)
+    facts = {"picture": str(out), "rows": len(rows) - bad, "unreadable": bad}
+    print_facts(facts | {"recipe": f"that of run {explain}" if explain else name}, False)

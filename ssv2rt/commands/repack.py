@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,8 @@ from ssv2rt.core.errors import UsageError, UserError
 if TYPE_CHECKING:
     from ssv2rt.core.recipes import Recipe
     from ssv2rt.repack.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 @click.command(cls=Command)
@@ -47,16 +50,14 @@ if TYPE_CHECKING:
     click.option(
         "--recipe",
         "recipe_name",
-        default="ssv2-resnet3d18",
-        show_default=True,
         shell_complete=complete_recipe,
-        help="Recipe that the clips are for.",
+        help="Recipe that the clips are for. Default: what `train --data` takes on machines as in --for.",
     ),
     set_option("clip.size=112", "a setting of the recipe"),
 )
 @under(
     "Measurement",
-    click.option("--dry-run", is_flag=True, help="Measure the codecs, estimate bytes and minutes, and write nothing."),
+    click.option("--dry-run", is_flag=True, help="Measure the codecs, estimate bytes and time, and write nothing."),
     click.option("--run", shell_complete=complete_run, help="Also measure the accuracy of this run's network."),
     click.option(
         "--clips", default=24, show_default=True, type=click.IntRange(4, 100_000), help="Clips to measure codecs on."
@@ -70,7 +71,7 @@ def repack(
     out: Path,
     target: str | None,
     codec: str,
-    recipe_name: str,
+    recipe_name: str | None,
     overrides: tuple[str, ...],
     dry_run: bool,
     run: str | None,
@@ -91,17 +92,25 @@ def repack(
       ssv2rt repack DIR OUT --short-side 128 --codec mjpeg --shard 3/16
     """
     from ssv2rt.core.cores import cores
-    from ssv2rt.core.recipe_files import load_recipe
-    from ssv2rt.repack.run import open_source, settle, source_name
+    from ssv2rt.core.hardware import choose_device
+    from ssv2rt.core.quantities import bytes_in_words
+    from ssv2rt.core.recipe_files import default_recipe, load_recipe
+    from ssv2rt.repack.run import frames_in_words, open_source, settle, source_name
     from ssv2rt.repack.run import repack as repack_clips
     from ssv2rt.scoring.discover import Shard
 
     part = Shard.parse(shard) if shard else None
+    device = choose_device().type
+    recipe_name = recipe_name or default_recipe(device if target is None else "cpu" if target == "cpu" else "cuda")
     recipe = load_recipe(recipe_name, overrides)
-    candidates = _candidates(target, codec, recipe, options)
+    candidates = _candidates(target, codec, recipe, options, device)
     source = open_source(data, out)
 
     def choose() -> Settings:
+        logger.info(
+            f"frames are for recipe '{recipe_name}', whose clips have {recipe.clip.size} pixels: "
+            f"{frames_in_words(source, candidates[0])}; --recipe, --for and --short-side choose others"
+        )
         if len(candidates) == 1 and not (run or dry_run):
             return candidates[0]
         from ssv2rt.repack.choose import fastest, measure
@@ -135,10 +144,11 @@ def repack(
     facts = {
         "data": str(out),
         "codec": settings.codec,
-        "short side": settings.short_side,
+        **({"short side": settings.short_side} if as_json else {}),
+        "frames": frames_in_words(source, settings),
         "quality": settings.quality,
         "clips": result.clips,
-        "gigabytes": round(result.bytes / 1e9, 3),
+        **({"gigabytes": round(result.bytes / 1e9, 3)} if as_json else {"size": bytes_in_words(result.bytes)}),
         "times the bytes": round(result.bytes / max(1, result.source_bytes), 2),
         "left out": ", ".join(f"{reason} {count}" for reason, count in result.left_out.items()) or "none",
     }
@@ -154,15 +164,12 @@ def repack(
         sys.exit(3)
 
 
-def _candidates(target: str | None, codec: str, recipe: Recipe, options: dict[str, Any]) -> list[Settings]:
+def _candidates(target: str | None, codec: str, recipe: Recipe, options: dict[str, Any], device: str) -> list[Settings]:
     """The settings that are possible. Raises UsageError for those that are not."""
     from ssv2rt.repack.settings import CODECS, settings_for, short_side_for
 
     if codec == "auto":
-        if target is None:
-            from ssv2rt.core.hardware import choose_device
-
-            target = "gpu" if choose_device().type == "cuda" else "cpu"
+        target = target or ("gpu" if device == "cuda" else "cpu")
         names = [name for name, known in CODECS.items() if target in known.runs_on]
     else:
         names = [codec]

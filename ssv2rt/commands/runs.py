@@ -16,8 +16,8 @@ from ssv2rt.commands.options import Command, complete_engine_run, json_option
 def runs(context: click.Context, as_json: bool) -> None:
     """List the runs, or remove some.
 
-    The newest are first; a star marks the run that commands take where none is named. Epochs are complete and planned ones;
-    top-1 is that of the best checkpoint on validation clips.
+    The last trained are first; a star marks the run that commands take where none is named. Epochs are complete and planned
+    ones; top-1 is that of the best checkpoint on validation clips; when is the time of the last training.
 
     \b
     Examples:
@@ -33,6 +33,8 @@ def runs(context: click.Context, as_json: bool) -> None:
         click.echo(json.dumps([as_facts(row) for row in rows]))
     elif rows:
         click.echo("\n".join(table_lines(rows)))
+        if any(row.latest for row in rows):
+            click.echo("* is taken where no run is named", err=True)
     else:
         click.echo("no runs yet in 'runs/'; make one with `ssv2rt train`", err=True)
 

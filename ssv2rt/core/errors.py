@@ -14,6 +14,8 @@ class UserError(ValueError):
     exit_code = 1
     prefix = "Error: "
     """Text before the message in the terminal."""
+    silent = False
+    """Whether another process says it: of processes that train together, one on each machine says what all know."""
 
 
 class UsageError(UserError):
@@ -75,13 +77,14 @@ _OUT_OF_MEMORY = (
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an error's message, shortened; the name of its class if it has none."""
+    """The first line of an error's message, shortened, with the second if the first announces it; or the name of its class."""
     problems = getattr(error, "errors", None)  # pydantic's: the first with its place
     if callable(problems) and (found := problems()):
         text = f"{'.'.join(map(str, found[0]['loc']))}: {found[0]['msg']}".removeprefix(": ")
     else:
         text = str(error)
-    return (text.strip() or type(error).__name__).splitlines()[0][:150]
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:150]
 
 
 MORE_MEMORY = "see what `ulimit -v` and the memory of this machine or container allow"

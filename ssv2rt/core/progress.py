@@ -8,6 +8,7 @@ import time
 from types import TracebackType
 
 from ssv2rt.core.log import printable
+from ssv2rt.core.quantities import clock
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class Progress:
         if self._live:
             self._live[0].stop()
         elif self._next > self._start + FIRST_LINE and kind is None:
-            logger.info("%s, done in %s", self._line(), _clock(time.monotonic() - self._start))
+            logger.info("%s, done in %s", self._line(), clock(time.monotonic() - self._start))
 
     def due(self) -> bool:
         """Whether a call of `show` would be displayed. Lets the caller skip computing expensive facts."""
@@ -72,12 +73,13 @@ class Progress:
         if self._live:
             self._drawn = time.monotonic()
             bar, task = self._live
-            bar.update(task, completed=done, total=self._total, facts=text, rate=f"{self._rate():.0f}/s")
+            bar.update(task, completed=done, total=self._total, facts=text, rate=self._rate_in_words())
             return
         now = time.monotonic()
-        if now >= self._next and not self._quiet:
+        ended = self._done == self._total  # then the last line says so
+        if now >= self._next and not (self._quiet or ended):
             self._next = now + NEXT_LINE
-            logger.info("%s%s%s", self._line(), f", {text}" if text else "", self._left())
+            logger.info("%s%s%s", self._line(), self._left(), f", {text}" if text else "")
 
     def add(self, units: int, **facts: str) -> None:
         """Like `show`, with the number of units done since the last call."""
@@ -88,12 +90,16 @@ class Progress:
 
     def _line(self) -> str:
         of = f"{self._done}/{self._total}" if self._total else str(self._done)
-        return f"{self._what}: {of} {self._unit}, {self._rate():.0f}/s"
+        return f"{self._what}: {of} {self._unit}, {self._rate_in_words()}"
+
+    def _rate_in_words(self) -> str:
+        rate = self._rate()
+        return f"{rate:.0f}/s" if rate >= 9.95 or not rate else f"{rate:.1f}/s"
 
     def _left(self) -> str:
         if not self._total or not self._rate():
             return ""
-        return f", {_clock((self._total - self._done) / self._rate())} left"
+        return f", {clock((self._total - self._done) / self._rate())} left"
 
 
 def _live_bar(what: str, total: int | None, unit: str):  # type: ignore[no-untyped-def]  # rich is imported late
@@ -119,9 +125,3 @@ def _live_bar(what: str, total: int | None, unit: str):  # type: ignore[no-untyp
         expand=True,
     )
     return bar, bar.add_task(what, total=total, rate="", facts="")
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

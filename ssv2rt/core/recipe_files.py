@@ -20,6 +20,15 @@ from ssv2rt.core.sections import explain
 R = TypeVar("R", bound=BaseModel)
 
 
+def default_recipe(device: str) -> str:
+    """Name of the training recipe for data without a recipe's name.
+
+    Args:
+        device: type of the device that trains, "cuda" or "cpu".
+    """
+    return "ssv2-resnet3d18" if device == "cuda" else "small"
+
+
 def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
     """Loads a training recipe by name or by path of a .toml file, and applies `section.key=value` overrides.
 

@@ -46,12 +46,15 @@ class Data(Section):
     """Where the clips come from, and how they are read."""
 
     root: str = ""
-    """Path of the data set: a folder in the layout of SSv2, a folder with one folder per class, or a .csv or .parquet table of
-    paths and labels. It is empty only with `synthetic`; --data replaces it."""
+    """Path of the data set: a folder in the layout of SSv2, a folder with a folder for each class, a table of paths and
+    labels, or an annotation file. --data replaces it. Empty only with `synthetic`."""
     synthetic: Synthetic | None = None
     """Generate this synthetic set in the user's cache and use it as the data set. It excludes `root`."""
     test_videos: str = ""
     """With `synthetic`: folder for copies of the held-out test clips, made after training unless it exists. Empty: none."""
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Fraction of the clips of each class, and at least one, that is held out for validation where a data set has no
+    validation split of its own: the clips whose names have the lowest hashes."""
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Largest fraction of clips that may be missing or undecodable. They are skipped; above this fraction the run stops."""
     decoder: Literal["auto", "pyav", "dali", "nvdec"] = "auto"

@@ -68,6 +68,12 @@ class Run:
         return load_recipe(str(self.recipe_file))
 
     @property
+    def best_epoch(self) -> int | None:
+        """The epoch of the best checkpoint; None before the first is complete."""
+        name = (self.checkpoints / "best").resolve().name.removeprefix("epoch-")
+        return int(name) if name.isdecimal() else None
+
+    @property
     def is_started(self) -> bool:
         """Whether there is a checkpoint to resume from."""
         return (self.checkpoints / "last").exists()

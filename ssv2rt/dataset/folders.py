@@ -77,6 +77,12 @@ def folder_warnings(root: Path) -> list[str]:
         left_out = [folder.name for folder in folders if folder.name not in splits and list_entries(Path(folder.path))]
         named = ", ".join(f"'{name}'" for name in left_out)
         return [f"beside the splits in '{root}', these folders are left out: {named}; {names}"] if left_out else []
+    if splits:
+        named = ", ".join(f"'{name}'" for name in splits)
+        return [
+            f"{named} in '{root}' {'is' if len(splits) == 1 else 'are'} taken to be a class, and not a split, as there is no "
+            f"folder 'train' with class folders beside it; {names}"
+        ]
     inner = {folder.name: below for folder in folders if (below := _only_folders(Path(folder.path)))}
     shared = [name for name, below in inner.items() if any(below & inner[other] for other in inner if other != name)]
     if len(shared) < 2:

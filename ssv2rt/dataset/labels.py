@@ -213,8 +213,12 @@ def flips_in_words(names: Sequence[str], most: int = 10) -> str:
     def listed(words: list[str]) -> str:
         return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
-    swapped = f"swap the labels {listed(pairs)}; other classes keep theirs"
-    text = f"horizontal flips {swapped if pairs else 'keep every label, as no two classes name opposite sides'}"
+    if pairs:
+        text = f"horizontal flips swap the labels {listed(pairs)}; other classes keep theirs"
+    elif fixed:
+        text = "horizontal flips keep the labels of the classes that are flipped"
+    else:
+        text = "horizontal flips keep every label, as no two classes name opposite sides"
     text += f"; never flipped, as the other side is no class: {listed(fixed)}" if fixed else ""
     return f"{text} (augment.flip = never turns flips off)"
 

@@ -1,8 +1,12 @@
-"""Reads data sets from Label Studio's JSON exports: tasks with the choice that a person made for each video.
+"""Reads data sets from Label Studio's exports: tasks with the choice that a person made for each video.
 
-[{"data": {"video": "/data/local-files/?d=clips/1.webm"},
-  "annotations": [{"was_cancelled": false, "updated_at": "...",
-                   "result": [{"type": "choices", "value": {"choices": ["Pushing something"]}}]}]}, ...]
+JSON        [{"data": {"video": "/data/local-files/?d=clips/1.webm"},
+              "annotations": [{"was_cancelled": false, "updated_at": "...",
+                               "result": [{"type": "choices", "value": {"choices": ["Pushing something"]}}]}]}, ...]
+JSON-MIN    [{"video": "/data/local-files/?d=clips/1.webm", "id": 1, "annotation_id": 3, "updated_at": "...",
+              "label": "Pushing something"}, ...]             an entry for each annotation
+
+An export as CSV is a table with the columns path and label, as others; see `tables`.
 """
 
 from __future__ import annotations
@@ -31,10 +35,15 @@ logger = logging.getLogger(__name__)
 
 LOCAL_FILES = "/data/local-files/?d="
 """How Label Studio's addresses of local files begin. The rest is a path below the folder that it serves."""
+UPLOADS = "/data/upload/"
+"""How addresses of videos begin that were uploaded to Label Studio. The rest is a path below `media/upload` of its data."""
+CHOICE = "label"
+"""Name of the choices in labeling configurations that this package writes."""
 PATH = "path"
 """Key of a task's data under which this package writes the path of the video."""
-ROOT = "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT"
-"""The environment variable that names the folder that Label Studio serves."""
+ROOT, DATA = "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT", "LABEL_STUDIO_BASE_DATA_DIR"
+"""The environment variables that name the folder that Label Studio serves, and that of its own data."""
+_USUAL_DATA = "~/.local/share/label-studio"
 _TASK = re.compile(r'"annotations"\s*:\s*\[|"data"\s*:\s*\{|"annotation_id"\s*:')
 _NO_LABEL = {
     "none": "have no annotation",
@@ -66,9 +75,7 @@ def read_label_studio(path: Path) -> Listing:
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise UserError(f"{path}: not an export of Label Studio; expected a list of tasks")
     if tasks and all("data" not in task for task in tasks):
-        raise UserError(
-            f"{path}: an export of Label Studio as JSON-MIN, which lacks what was skipped; export it as JSON"
-        )
+        tasks = _tasks_of_min(tasks, path)
     clips: dict[str, tuple[str, str]] = {}
     left_out: Counter[str] = Counter()
     disagree: list[str] = []
@@ -108,13 +115,34 @@ def read_label_studio(path: Path) -> Listing:
         )
     if missing:
         logger.warning(
-            f"{path}: {missing} videos are not found; local files are looked for below ${ROOT}, '{path.parent}' and /"
+            f"{path}: {missing} videos are not found; local files are looked for below ${ROOT}, '{path.parent}' and /, "
+            f"uploaded ones below ${DATA}"
         )
     if not clips:
         raise UserError(f"{path}: no task has a choice for its video; label some, and export them as JSON")
     check_text(tuple(label for _, label in clips.values()), path)
     labels, listed = number_classes([(clip, split, label) for clip, (split, label) in clips.items()])
     return Listing(labels, path.parent, hold_out_validation(listed), [path])
+
+
+def _tasks_of_min(entries: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """Entries of JSON-MIN as tasks of JSON.
+
+    Raises:
+        UserError: none has a choice under the name that this package gives to choices.
+    """
+    if not any(CHOICE in entry for entry in entries):
+        raise UserError(
+            f"{path}: an export of Label Studio as JSON-MIN, whose entries have no '{CHOICE}'; export it as JSON"
+        )
+    tasks: dict[Any, dict[str, Any]] = {}
+    for number, entry in enumerate(entries, 1):
+        choice = entry.get(CHOICE, {})
+        choices = choice.get("choices", []) if isinstance(choice, dict) else [choice]
+        facts = {key: entry.get(key) for key in ("created_at", "updated_at")} | {"id": entry.get("annotation_id")}
+        task = tasks.setdefault(entry.get("id", -number), {"data": entry, "annotations": []})
+        task["annotations"].append({"result": [{"type": "choices", "value": {"choices": choices}}], **facts})
+    return list(tasks.values())
 
 
 def _label_of(task: dict[str, Any]) -> tuple[str, str, bool]:
@@ -171,6 +199,9 @@ def _local_path(name: str, folder: Path) -> str:
     if name.startswith("file://"):
         literal = name.removeprefix("file://")
         return literal if os.path.lexists(literal) else unquote(literal)
+    if UPLOADS in name and not os.path.lexists(name):
+        uploaded = unquote(name.partition(UPLOADS)[2].partition("?")[0])
+        return os.path.join(os.path.expanduser(os.environ.get(DATA) or _USUAL_DATA), "media", "upload", uploaded)
     _, local, rest = name.partition(LOCAL_FILES)
     if not local:
         return name

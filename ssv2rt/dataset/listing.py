@@ -7,7 +7,7 @@
     Label Studio    its JSON export, with a choice for each video
 
 If there is no validation split, a tenth of the training clips of each class is held out for it: those with the lowest hash of
-their id, so that the choice is the same on every machine.
+their id, so that the choice is the same on every machine. `data.validation_share` of a recipe sets another share.
 """
 
 from __future__ import annotations
@@ -191,8 +191,13 @@ def number_classes(rows: Sequence[tuple[str, str, str]]) -> tuple[tuple[str, ...
     return tuple(names), [Clip(path, path, split, number[label]) for path, split, label in rows]
 
 
-def hold_out_validation(clips: list[Clip]) -> list[Clip]:
-    """Moves some training clips to the validation split if that is empty; see the module's docstring."""
+def hold_out_validation(clips: list[Clip], share: float = HELD_OUT_FRACTION) -> list[Clip]:
+    """Moves some training clips to the validation split if that is empty; see the module's docstring.
+
+    Args:
+        clips: all clips of a data set.
+        share: of the clips of each class, at least one and not all; between 0 and 1.
+    """
     if any(clip.split == "validation" for clip in clips):
         return clips
     classes: dict[int, list[Clip]] = defaultdict(list)
@@ -201,7 +206,7 @@ def hold_out_validation(clips: list[Clip]) -> list[Clip]:
             classes[clip.label].append(clip)
     held: set[str] = set()
     for members in classes.values():
-        count = max(1, round(HELD_OUT_FRACTION * len(members))) if len(members) > 1 else 0
+        count = min(max(1, round(share * len(members))), len(members) - 1)
         held |= {clip.id for clip in sorted(members, key=_hold_out_key)[:count]}
     return [Clip(c.id, c.path, "validation", c.label) if c.id in held else c for c in clips]
 

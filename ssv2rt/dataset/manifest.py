@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -166,6 +167,17 @@ class Manifest:
             what = f"class {number} is '{here[number]}' here, and '{labels[number]}' there"
         raise UserError(f"the classes of '{self.folder}' are not those of {whose}: {what}; give it the right --data")
 
+    def without_labels(self) -> str:
+        """That no clip has a label, and what to do, as one line; empty if some have one."""
+        if self.labels or not len(self.table):
+            return ""
+        example = self.table["path"][0].as_py()
+        return (
+            f"the {len(self.table)} videos in '{self.folder}', such as '{example}', have no labels; move each into a folder "
+            f"named after its class, as in '{self.folder}/CLASS/{os.path.basename(example)}', or give --data a table with "
+            f"the columns path and label, or SSv2's annotation files"
+        )
+
     def split(self, name: str, max_bad: float = 1.0) -> Split:
         """The usable clips of a split.
 
@@ -184,9 +196,12 @@ class Manifest:
             worst = rows.filter(pc.not_equal(rows["status"], OK)).slice(0, 1).to_pylist()[0]
             raise UserError(
                 f"{bad} of {len(rows)} {kind}clips cannot be used, such as "
-                f"'{self.folder / worst['path']}': {worst['status']}; at most {max_bad:.2%} may be (data.max_bad); "
-                f"add the missing videos, or raise data.max_bad"
+                f"'{self.folder / worst['path']}': {worst['status']}; at most {max_bad:.2%} may be; mend or remove them "
+                f"(`ssv2rt index '{self.folder}'` lists all), or train without them by "
+                f"data.max_bad = {math.ceil(100 * bad / len(rows)) / 100:g}"
             )
+        if not len(good) and (text := self.without_labels()):
+            raise UserError(text)
         if not len(good):
             counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(self.table["split"]).to_pylist()}
             there = ", ".join(f"{count} {split}" for split, count in sorted(counts.items())) or "none at all"

@@ -14,6 +14,7 @@ from ssv2rt.core.errors import UsageError, os_errors_as_user_errors
 from ssv2rt.core.progress import Progress
 from ssv2rt.core.recipes import Data, Synthetic
 from ssv2rt.core.run_folders import cache_folder
+from ssv2rt.dataset.held_out import with_validation_share
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.listing import escape_non_utf8
 from ssv2rt.dataset.manifest import TRAINING_COLUMNS, Manifest
@@ -36,7 +37,8 @@ def prepare(data: Data, columns: Sequence[str] = TRAINING_COLUMNS) -> Manifest:
     else:
         raise UsageError("no data: give --data DIR, or set data.root in the recipe")
     with Progress(f"indexing {root}") as progress:
-        return open_manifest(root, columns=columns, progress=progress.show)
+        manifest = open_manifest(root, columns=columns, progress=progress.show)
+    return with_validation_share(manifest, data.validation_share)
 
 
 def is_here(data: Data) -> bool:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ssv2rt.core.log import printable
+from ssv2rt.core.quantities import bytes_in_words, time_in_words
 from ssv2rt.dataset.listing import SPLITS
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.dataset.quarantine import quarantine, quarantine_file
@@ -39,6 +40,8 @@ def summarize(manifest: Manifest, path: Path) -> dict[str, Any]:
         "turned": int(pc.sum(pc.not_equal(good["rotation"], 0)).as_py() or 0),
         "hours": round((pc.sum(good["duration"]).as_py() or 0) / 3600, 2),
         "gigabytes": round((pc.sum(good["bytes"]).as_py() or 0) / 1e9, 2),
+        "seconds": round(pc.sum(good["duration"]).as_py() or 0, 1),
+        "bytes": pc.sum(good["bytes"]).as_py() or 0,
     }
 
 
@@ -74,7 +77,7 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("sizes", format_counts(summary["sizes"])),
         ("frames", format_range(summary["frames"])),
         ("frames per second", format_range(summary["rate"])),
-        ("length", f"{summary['hours']:g} hours, {summary['gigabytes']:g} GB"),
+        ("length", f"{time_in_words(summary['seconds'])}, {bytes_in_words(summary['bytes'])}"),
     ]
     lines += [("uneven frame rate", f"{summary['variable_rate']:,}")] if summary["variable_rate"] else []
     lines += [("rotated", f"{summary['turned']:,}")] if summary["turned"] else []

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssv2rt.core.errors import UserError, suggest
-from ssv2rt.core.run_folders import Run, find_run
+from ssv2rt.core.run_folders import Run, find_run, known_runs
 from ssv2rt.engines.bundle import FAILED, INFO, Bundle, BundleInfo, open_bundle, read_info, sha256
 
 logger = logging.getLogger(__name__)
@@ -56,11 +56,12 @@ def find_engine(run: Run, name: str | None = None) -> Bundle:
             return _opened(engine, run)
     alike = [engine for engine in engines if name is None or (engine.info and engine.info.precision == name)]
     if not engines:
-        raise UserError(f"run '{run.path}' has no engine yet; make one with `ssv2rt build-engine --fp16`")
+        raise no_engine_yet(run)
     if not alike:
         names = sorted(engine.name for engine in engines)
         raise UserError(
-            f"run '{run.path}' has no engine '{name}'{suggest(name or '', names)}; make one with `ssv2rt build-engine`"
+            f"run '{run.path}' has no engine '{name}'{suggest(name or '', names)}{other_runs_with(name, run)}; make one with "
+            f"`ssv2rt build-engine`"
         )
     for number, engine in enumerate(alike):
         if not engine.cannot_run:
@@ -71,6 +72,27 @@ def find_engine(run: Run, name: str | None = None) -> Bundle:
     raise UserError(
         f"no engine of run '{run.path}' runs here: {reasons}; make one with `ssv2rt build-engine {run.name}`"
     )
+
+
+def no_engine_yet(run: Run) -> UserError:
+    """The error where a run has no engine."""
+    return UserError(
+        f"run '{run.path}' has no engine yet{other_runs_with(None, run)}; make one with `ssv2rt build-engine --fp16`"
+    )
+
+
+def other_runs_with(name: str | None, run: Run, most: int = 3) -> str:
+    """Which other runs have an engine of a name or precision (None: any), as part of a message; empty if none has."""
+    found = [
+        other
+        for other in known_runs(run.path.parent, for_engine=True)
+        if other != run.name
+        for engine in (file.parent.name for file in Run(run.path.parent / other).engines.glob(f"*/{INFO}"))
+        if not _is_hidden(engine) and (name is None or name in (engine, engine.partition("-")[0]))
+    ]
+    names = list(dict.fromkeys(found))
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"; other runs that have one: {', '.join(names[:most])}{more}" if names else ""
 
 
 def engine_named(name: str | None, run: str | None = None) -> Bundle:

@@ -20,7 +20,7 @@ from ssv2rt.core.errors import UsageError, UserError, nearest
 from ssv2rt.core.run_folders import RUNS, Run, find_run, is_run, known_runs
 from ssv2rt.engines.backends.tensorrt.layers import LAYERS_FILE, convolution_counts, layers_in_json
 from ssv2rt.engines.bundle import INFO, Bundle, open_bundle
-from ssv2rt.engines.find import FoundEngine, engines_of
+from ssv2rt.engines.find import FoundEngine, engines_of, no_engine_yet, other_runs_with
 from ssv2rt.engines.graph_nodes import node_name, producers
 from ssv2rt.engines.node_origin import RECURRENT_OPS, is_compute_node, node_origins, original_tensor
 from ssv2rt.engines.onnx_files import (
@@ -230,21 +230,23 @@ def _find(name: str | None) -> tuple[Bundle | Path, list[FoundEngine]]:
         raise UserError(
             f"'{name}' holds no {INFO} and no run; give an engine's folder (runs/NAME/engines/ENGINE), a run, or an .onnx file"
         )
-    run = Run(path.parent.parent) if path.parent.name == "engines" else Run(RUNS / "latest")
-    for engine in engines_of(run):
+    run = Run(path.parent.parent) if path.parent.name == "engines" else Run((RUNS / "latest").resolve())
+    engines = engines_of(run)
+    for engine in engines:
         if path.name in (engine.name, engine.info and engine.info.precision):
             return open_bundle(engine.path), []
-    known = known_runs(RUNS, for_engine=True)
+    known, names = known_runs(RUNS, for_engine=True), sorted(engine.name for engine in engines)
+    there = f"; engines of run '{run.name}': {', '.join(names)}" if names else ""
     raise UsageError(
-        f"no engine, run or ONNX file '{name}'{nearest(name, known)}; give an engine's folder, an .onnx file, or one of the "
-        f"runs in '{RUNS}/': {', '.join(known) or 'none yet'}"
+        f"no engine, run or ONNX file '{name}'{nearest(name, [*names, *known])}{there}{other_runs_with(path.name, run)}; give "
+        f"an engine's folder, an .onnx file, or one of the runs in '{RUNS}/': {', '.join(known) or 'none yet'}"
     )
 
 
 def _of_run(run: Run) -> tuple[Bundle, list[FoundEngine]]:
     engines = engines_of(run)
     if not engines:
-        raise UserError(f"run '{run.path}' has no engine yet; make one with `ssv2rt build-engine --fp16`")
+        raise no_engine_yet(run)
     shown = next((engine for engine in engines if not engine.cannot_run), engines[0])
     return open_bundle(shown.path), engines
 

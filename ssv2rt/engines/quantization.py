@@ -142,7 +142,7 @@ def remove_qdq_before_add(model: onnx.ModelProto) -> onnx.ModelProto:
                 graph.node.remove(dequantize)
                 graph.node.remove(quantizer)
                 break
-    _drop_unused(graph)
+    drop_unused(graph)
     return model
 
 
@@ -196,7 +196,7 @@ def fold_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         stored = np.clip(scaled, low, high).astype(zero.dtype)
         graph.initializer.append(numpy_helper.from_array(stored, node.output[0]))
         graph.node.remove(node)
-    _drop_unused(graph)
+    drop_unused(graph)
     return model
 
 
@@ -211,7 +211,8 @@ class _BatchReader:
         return None if batch is None else {INPUT: batch}
 
 
-def _drop_unused(graph: onnx.GraphProto) -> None:
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Removes, in place, weights that no node takes."""
     used = {name for node in graph.node for name in node.input}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
         graph.initializer.remove(tensor)

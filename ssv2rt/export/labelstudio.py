@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from xml.sax.saxutils import quoteattr
 
 from ssv2rt.core.atomic_files import write_json, write_text
 from ssv2rt.core.errors import UserError, os_errors_as_user_errors
+from ssv2rt.core.log import escape
 from ssv2rt.core.progress import Progress
-from ssv2rt.dataset.labelstudio import LOCAL_FILES, PATH
+from ssv2rt.dataset.labelstudio import CHOICE, LOCAL_FILES, PATH
 from ssv2rt.scoring.merge import read_output
 from ssv2rt.scoring.metadata import read_metadata
 from ssv2rt.scoring.row import Row
@@ -33,10 +35,13 @@ from ssv2rt.video.storage import is_address
 
 logger = logging.getLogger(__name__)
 
-VIDEO, CHOICE, TIMELINE = "video", "label", "timeline"
-"""Names of the tags in the labeling configuration."""
+VIDEO, TIMELINE = "video", "timeline"
+"""Names of tags in the labeling configuration, beside `CHOICE`."""
 _USUAL_RATE = 24.0
 """Frames per second that Label Studio assumes."""
+_MANY = 10
+"""Labels that are seen at a glance; more can be searched."""
+_NOT_IN_XML = re.compile("[^\t\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def export_labelstudio(predictions: Path, out: Path, root: Path) -> dict[str, Any]:
@@ -59,7 +64,7 @@ def export_labelstudio(predictions: Path, out: Path, root: Path) -> dict[str, An
     metadata = read_metadata(predictions) or {}
     in_windows = "start" in names
     tasks: dict[str, dict[str, Any]] = {}
-    left_out, labels = _LeftOut(), dict.fromkeys(metadata.get("labels", ()))
+    left_out, labels = _LeftOut(), dict.fromkeys(map(_plain, metadata.get("labels", ())))
     by_video: dict[str, list[Row]] = {}
     for row in rows:
         by_video.setdefault(row["video"], []).append(row)
@@ -67,7 +72,7 @@ def export_labelstudio(predictions: Path, out: Path, root: Path) -> dict[str, An
     with Progress("writing tasks", len(by_video), unit="videos") as progress:
         for name, found in by_video.items():
             progress.add(1)
-            good = [row for row in found if row["status"] == OK]
+            good = [{**row, "label": _plain(row["label"])} for row in found if row["status"] == OK]
             if not good or ".tar/" in name:
                 left_out.add("cannot be read" if not good else "are in tar files", name)
                 continue
@@ -101,6 +106,11 @@ def export_labelstudio(predictions: Path, out: Path, root: Path) -> dict[str, An
 def configuration_file(out: Path) -> Path:
     """The file of the labeling configuration beside the tasks."""
     return out.with_suffix(".xml")
+
+
+def _plain(label: str) -> str:
+    """A label as one line; characters that XML does not have are written as escapes."""
+    return _NOT_IN_XML.sub(lambda found: escape(found[0]), label)
 
 
 def _result(name: str, kind: str, value: dict[str, Any], score: float, number: int) -> dict[str, Any]:
@@ -146,18 +156,27 @@ def _url(name: str, root: Path) -> str:
         return name
     if os.path.commonpath([path, folder]) != folder:
         raise UserError(f"'{path}' is not below --files-root {root}; give the folder that Label Studio serves")
+    if os.path.dirname(path) == folder:
+        raise UserError(
+            f"'{path}' is in --files-root {root} itself, and Label Studio serves only folders below it; give a folder above"
+        )
     return LOCAL_FILES + quote(os.path.relpath(path, folder))
 
 
 def _configuration(labels: Sequence[str], in_windows: bool) -> str:
-    """The labeling configuration, in Label Studio's XML."""
+    """The labeling configuration, in Label Studio's XML. The video is low enough for the labels to be seen below it."""
     if in_windows:
-        video, tag, item = 'value="$video" frameRate="$fps"', f'TimelineLabels name="{TIMELINE}"', "Label"
+        rate, name, item = ' frameRate="$fps"', TIMELINE, "Label"
+        tag, settings = "TimelineLabels", ""
     else:
-        video, tag, item = 'value="$video"', f'Choices name="{CHOICE}" choice="single" required="true"', "Choice"
+        rate, name, item = "", CHOICE, "Choice"
+        tag, settings = "Choices", ' choice="single" required="true" layout="inline"'
     items = "".join(f"    <{item} value={quoteattr(label)}/>\n" for label in labels)
-    end = tag.partition(" ")[0]
-    return f'<View>\n  <Video name="{VIDEO}" {video}/>\n  <{tag} toName="{VIDEO}">\n{items}  </{end}>\n</View>\n'
+    search = f'  <Filter name="search" toName="{name}" minlength="0" placeholder="Find a label"/>\n'
+    return (
+        f'<View>\n  <Video name="{VIDEO}" value="$video" height="360"{rate}/>\n{search if len(labels) > _MANY else ""}'
+        f'  <{tag} name="{name}" toName="{VIDEO}"{settings}>\n{items}  </{tag}>\n</View>\n'
+    )
 
 
 class _LeftOut:

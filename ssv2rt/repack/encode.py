@@ -22,6 +22,7 @@ from ssv2rt.core.errors import UserError
 from ssv2rt.core.worker_pool import Worker
 from ssv2rt.dataset.file_facts import ProbeFacts, file_facts
 from ssv2rt.repack.settings import Settings
+from ssv2rt.repack.tiled_jpeg import TiledJpeg
 from ssv2rt.video.container import (
     CLIP_ERRORS,
     OK,
@@ -147,10 +148,22 @@ def _encode(task: Task, settings: Settings, file: Any) -> int:
         context.thread_count = 1  # clips are coded side by side
         context.colorspace, context.color_range = _BT601, _FULL if codec.encoder == "mjpeg" else _LIMITED
         context.sample_aspect_ratio = Fraction(meta.width * size[1], meta.height * size[0]).limit_denominator(1000)
-        if codec.encoder == "mjpeg":  # a constant quantizer, as FFmpeg's -q:v
-            context.qmin = context.qmax = settings.quality
-            context.bit_rate = 1 << 30
+        tiled = None
+        if codec.encoder == "mjpeg":
+            tiled = TiledJpeg(
+                *size,
+                quality=settings.quality,
+                aspect=context.sample_aspect_ratio,
+                color=(_BT601, _FULL),
+                tick=_TICK,
+            )
         scaler = _Scaler(size, codec.pixels)
+
+        def mux(picture: av.VideoFrame | None) -> None:
+            for packet in tiled.encode(picture) if tiled else stream.encode(picture):
+                packet.stream = stream
+                container.mux(packet)
+
         done, last, clock = 0, -1, chosen is None
         for number, stamp, frame in _frames(task):
             clock = clock and stamp is not None and abs(stamp - times[number]) <= same
@@ -165,9 +178,9 @@ def _encode(task: Task, settings: Settings, file: Any) -> int:
                 picture = scaler.scale(frame)
                 last = max(last + 1, round(seconds / float(_TICK)))  # times that are equal in ticks would lose a frame
                 picture.pts, picture.time_base, picture.pict_type = last, _TICK, 0
-                container.mux(stream.encode(picture))
+                mux(picture)
                 done += 1
-        container.mux(stream.encode(None))
+        mux(None)
     if done != count:
         raise BadVideo("corrupt")
     return count

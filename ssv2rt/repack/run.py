@@ -17,11 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.compute as pc
+
 from ssv2rt.core.atomic_files import remove_tree
 from ssv2rt.core.cores import cores
 from ssv2rt.core.errors import UsageError, UserError, os_errors_as_user_errors
 from ssv2rt.core.locks import LockedError, exclusive
 from ssv2rt.core.progress import Progress
+from ssv2rt.core.quantities import bytes_in_words, time_in_words
 from ssv2rt.core.worker_pool import WorkerPool, WorkerSettings
 from ssv2rt.dataset.file_facts import ProbeFacts
 from ssv2rt.dataset.index import open_manifest
@@ -86,6 +90,17 @@ def open_source(data: Path, out: Path) -> Manifest:
 def source_name(data: Path) -> Path:
     """What a data set is called in repack.json."""
     return Path(os.path.abspath(data))
+
+
+def frames_in_words(source: Manifest, settings: Settings) -> str:
+    """In which size the frames of a data set are kept."""
+    good = source.table.filter(pc.equal(source.table["status"], OK))
+    sides = np.minimum(good["width"].to_numpy(), good["height"].to_numpy())
+    scaled = int((sides > settings.short_side).sum())
+    if not scaled:
+        return f"kept in their size, as no clip is larger than {max(sides, default=0)} pixels on its shorter side"
+    whole = f"scaled to {settings.short_side} pixels on their shorter side"
+    return whole if scaled == len(sides) else f"those of {scaled:,} of {len(sides):,} clips {whole}, the others kept"
 
 
 def settle(out: Path, name: Path, choose: Callable[[], Settings]) -> Settings:
@@ -260,7 +275,7 @@ def _sample_first(rows: Sequence[int], count: int) -> list[int]:
 
 
 class _Estimate:
-    """Bytes and minutes of the whole, from the first clips."""
+    """Bytes and time of the whole, from the first clips."""
 
     def __init__(self, work: _Work, rows: Sequence[int], sample: int, workers: int) -> None:
         self._work, self._sample, self._workers = work, sample, workers
@@ -282,8 +297,8 @@ class _Estimate:
             seconds = (time.monotonic() - self._start) * (self._clips - 1) / max(1, self._done - 1)
             free = shutil.disk_usage(self._work.out).free + self._bytes
             logger.info(
-                f"{self._clips:,} clips take about {total / 1e9:.2f} GB and {seconds / 60:.1f} minutes with "
-                f"{self._workers} processes; {free / 1e9:.1f} GB are free in '{self._work.out}'"
+                f"{self._clips:,} clips take about {bytes_in_words(total)} and {time_in_words(seconds)} with "
+                f"{self._workers} processes; {bytes_in_words(free)} are free in '{self._work.out}'"
             )
             self.check_room(total)
 
@@ -292,8 +307,8 @@ class _Estimate:
         free = shutil.disk_usage(self._work.out).free + self._bytes
         if total > free or free < _LEAST_ROOM:
             raise UserError(
-                f"the repacked clips need about {max(total, _LEAST_ROOM) / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free in "
-                f"'{self._work.out}'; make room, or lower --short-side or raise --quality in a new folder"
+                f"the repacked clips need about {bytes_in_words(max(total, _LEAST_ROOM))}, and {bytes_in_words(free)} are "
+                f"free in '{self._work.out}'; make room, or lower --short-side or raise --quality in a new folder"
             )
 
 

@@ -3,104 +3,157 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from ssv2rt import __version__
+from ssv2rt.core.errors import UsageError
 from ssv2rt.core.log import printable
-from ssv2rt.core.recipes import Recipe
-from ssv2rt.core.run_folders import Run
+from ssv2rt.core.run_folders import RUNS, Run, is_run
 from ssv2rt.engines.find import FoundEngine, engines_of
-from ssv2rt.models.weights import TrainedModel, load_trained
+from ssv2rt.models.weights import WEIGHTS, TrainedModel, load_trained
+from ssv2rt.published.catalog import DATA_SETS, IMAGENET, PUBLISHED, class_names
 from ssv2rt.published.import_run import RunSource, read_source
+from ssv2rt.training.metrics_log import read_metrics
 from ssv2rt.training.results import Result, results_of
 
+UNKNOWN = "unknown"
+"""What Hugging Face calls a license that nobody has named."""
 _DATA_SETS = {"Something-Something V2": "something-something-v2", "Kinetics-400": "kinetics-400"}
-_TRAINING = (
-    "epochs",
-    "optimizer",
-    "learning_rate",
-    "head_rate",
-    "schedule",
-    "step_epochs",
-    "warmup_epochs",
-    "weight_decay",
-    "clip_norm",
-    "precise_bn",
+"""What data sets are called in a header. Others have no name there, since it would be taken for one on Hugging Face."""
+_TRAINING = ("optimizer", "learning_rate", "schedule", "weight_decay", "seed")
+_IF_USED = (
     "label_smoothing",
     "mixup",
     "cutmix",
     "ema",
     "freeze_backbone",
-    "seed",
+    "sampler",
+    "class_weights",
+    "head_rate",
+    "step_epochs",
+    "warmup_epochs",
+    "clip_norm",
+    "precise_bn",
 )
-"""The settings of `[train]` that a card shows, unless they are off."""
+_PLAIN = ("shuffle", "none", "never")
+"""The settings of `[train]` that a card shows, always or if they are in use, and the values of those that are not."""
 _STRENGTH_OF = {"erase_area": "erase", "rand_magnitude": "rand_layers"}
 """Settings of augmentation without effect where another one is 0."""
 
 
-def model_card(run: Run) -> str:
+def model_card(run: Run, license: str | None = None) -> str:
     """The card of a run's best checkpoint.
 
+    Args:
+        run: trained or imported.
+        license: identifier of the license of weights that were not published by others, such as "apache-2.0".
+
     Raises:
+        UsageError: `license` is no identifier, or the weights have another one.
         UserError: the run has no such checkpoint, or a file of it is damaged.
     """
     trained = load_trained(run)
     source = read_source(run)
-    results = results_of(run, trained.recipe, trained.epoch)
-    header = _header(run, trained, source, results)
+    license = _license(run, source, license)
+    results = _newest(results_of(run, trained.recipe, trained.epoch), trained, source)
+    header = _header(run, trained, source, results, license)
     text = [
-        *_introduction(run, trained),
+        *_introduction(run, trained, source),
         *_use(run, source),
         *_input(trained),
-        *(_source(source) if source else _training(trained)),
+        *(_source(source) if source else _training(run, trained)),
         *_accuracy(source, results),
         *_engines(engines_of(run)),
+        *_terms(trained, source, license),
         *_labels(trained.labels),
     ]
     return "\n".join(["---", *header, "---", "", *text, f"*Written by ssv2rt {__version__}.*", ""])
 
 
-def _header(run: Run, trained: TrainedModel, source: RunSource | None, results: Sequence[Result]) -> Iterator[str]:
-    """Lines of YAML. Strings are written as in JSON, which YAML can read."""
-    data_set = _data_set(trained, source)
+def _license(run: Run, source: RunSource | None, given: str | None) -> str:
+    """The identifier for the header."""
     if source and source.published:
-        yield f"license: {json.dumps(source.published.license.lower())}"
+        if given is not None:
+            published = source.published
+            raise UsageError(
+                f"--license {given}: the weights of run '{run.name}' are published by {published.publisher} under "
+                f"{published.license}; leave --license out"
+            )
+        return source.published.license.lower()
+    license = UNKNOWN if given is None else given.lower()
+    if not re.fullmatch(r"[a-z0-9]+([.-][a-z0-9]+)*", license):
+        raise UsageError(
+            f"--license {given!r}: give an identifier such as apache-2.0, mit or cc-by-nc-4.0; all are at "
+            "https://huggingface.co/docs/hub/repositories-licenses"
+        )
+    return license
+
+
+def _newest(results: Sequence[Result], trained: TrainedModel, source: RunSource | None) -> list[tuple[str, Result]]:
+    """Each result with the name of its data; of those on the same clips with the same views, the newest."""
+    found: dict[tuple[str, str, str], Result] = {}
+    for result in results:
+        name = _folder(result.data) if result.data else _data_set(trained, source) or "data"
+        if result.data and result.data == trained.recipe.data.root:
+            name = _data_set(trained, source)
+        found.setdefault((name, result.split, views_of(result)), result)
+    return [(name, result) for (name, *_), result in found.items()]
+
+
+def _is_held_out(result: Result) -> bool:
+    """Whether a result is on clips that training has not seen."""
+    return result.split not in ("train", "all")
+
+
+def _header(
+    run: Run,
+    trained: TrainedModel,
+    source: RunSource | None,
+    results: Sequence[tuple[str, Result]],
+    license: str,
+) -> Iterator[str]:
+    """Lines of YAML."""
+    yield f"license: {license}"
     yield "library_name: ssv2rt"
     yield "pipeline_tag: video-classification"
     yield "tags:"
     for tag in ("video-classification", "action-recognition", trained.recipe.model.name):
         yield f"- {tag}"
-    if data_set:
-        yield f"datasets:\n- {_DATA_SETS.get(data_set, _slug(data_set))}"
+    if (data_set := _data_set(trained, source)) in _DATA_SETS:
+        yield f"datasets:\n- {_DATA_SETS[data_set]}"
+    results = [(name, result) for name, result in results if _is_held_out(result)]
     if results:
         yield "metrics:\n- accuracy"
-        yield f"model-index:\n- name: {json.dumps(run.name)}\n  results:"
-        for result in results:
+        yield f"model-index:\n- name: {_quoted(run.name)}\n  results:"
+        for name, result in results:
             yield "  - task:\n      type: video-classification\n    dataset:"
-            name = _name_of(result, trained, source)
-            yield f"      name: {json.dumps(name)}\n      type: {_slug(name)}\n      split: {result.split}"
+            yield f"      name: {_quoted(name)}\n      type: {_DATA_SETS.get(name, 'custom')}\n      split: {result.split}"
             yield "    metrics:"
             for metric, value in (("Top-1", result.top1), ("Top-5", result.top5)):
                 yield f"    - type: accuracy\n      name: {metric} accuracy\n      value: {value:.2f}"
 
 
-def _introduction(run: Run, trained: TrainedModel) -> Iterator[str]:
+def _introduction(run: Run, trained: TrainedModel, source: RunSource | None) -> Iterator[str]:
     parameters = sum(parameter.numel() for parameter in trained.model.parameters())
+    data_set = _data_set(trained, source)
     yield f"# {_text(run.name)}\n"
     yield (
-        f"Action recognition in videos: a `{trained.recipe.model.name}` of {parameters:,} parameters, with "
-        f"{len(trained.labels)} classes.\n"
+        f"Action recognition in videos: a `{trained.recipe.model.name}` of {parameters:,} parameters"
+        f"{f', trained on {_text(data_set)}' if data_set else ''}, with {len(trained.labels)} classes.\n"
     )
 
 
 def _use(run: Run, source: RunSource | None) -> Iterator[str]:
     name = shlex.quote(printable(run.name))
-    yield "## Use\n\n```sh"
-    if source and source.published:
-        yield f"ssv2rt import {source.published.name} --name {name}"
+    weights = source.published.name if source and source.published else WEIGHTS
+    yield "## Use\n"
+    if weights == WEIGHTS:
+        yield f"With the file `{WEIGHTS}` of this model:\n"
+    yield "```sh"
+    yield f"ssv2rt import {weights} --name {name}"
     yield f"ssv2rt build-engine {name} --fp16"
     yield f"ssv2rt score videos/ --run {name} --out preds.csv\n```\n"
 
@@ -121,55 +174,68 @@ def _source(source: RunSource) -> Iterator[str]:
     yield "## Source\n"
     yield f"- File: `{printable(source.file)}`, SHA-256 `{source.sha256}`, imported on {source.imported}"
     if not published:
-        yield "- The publisher and the license of this file are not known.\n"
+        yield "- Who published this file, and what it was trained on, is not known.\n"
         return
     yield f"- Published by {published.publisher} ({published.about}): {published.url}"
     yield f"- Paper: {published.paper}"
-    yield f"- License: {published.license}"
     if published.note:
         yield f"- {published.note}"
     yield ""
 
 
-def _training(trained: TrainedModel) -> Iterator[str]:
-    recipe = trained.recipe
+def _training(run: Run, trained: TrainedModel) -> Iterator[str]:
+    recipe, settings = trained.recipe, trained.recipe.train
+    done = max(
+        [trained.epoch, *(int(line["epoch"]) for line in read_metrics(run.metrics_file) if "validation" in line)]
+    )
+    epochs = (
+        f"{done} of {settings.epochs} epochs so far" if done < settings.epochs else f"{done} epoch{'s' * (done > 1)}"
+    )
+    initial = f"the weights of `{_folder(recipe.model.init)}`" if recipe.model.init else "random weights"
     yield "## Training\n"
-    initial = f"the weights of `{printable(recipe.model.init)}`" if recipe.model.init else "random weights"
-    yield f"{trained.epoch} of {recipe.train.epochs} epochs, from {initial}.\n"
+    yield f"From {initial}, for {epochs}. These are the weights after epoch {trained.epoch}, the best in validation.\n"
     yield "| setting | value |\n|---|---|"
     for key in _TRAINING:
-        if (value := getattr(recipe.train, key)) or key == "seed":
-            yield f"| {key} | {list(value) if isinstance(value, tuple) else value} |"
-    yield f"| clips of a batch | {recipe.train.batch_size} x {recipe.train.accumulate} accumulated |"
-    yield f"| augmentation | {', '.join(f'{key} {value}' for key, value in _changed(recipe))} |\n"
+        yield f"| {key} | {getattr(settings, key)} |"
+    accumulated = f" x {settings.accumulate} accumulated" if settings.accumulate > 1 else ""
+    yield f"| clips of an optimizer step, on each device | {settings.batch_size}{accumulated} |"
+    optional = {key: value for key in _IF_USED if (value := getattr(settings, key)) != 1 or key != "head_rate"}
+    augment = recipe.augment.model_dump()
+    optional |= {key: value for key, value in augment.items() if augment.get(_STRENGTH_OF.get(key, key))}
+    for key, value in optional.items():
+        if value and value not in _PLAIN:
+            yield f"| {key} | {' to '.join(f'{part:.3g}' for part in value) if isinstance(value, tuple) else value} |"
+    yield ""
 
 
-def _changed(recipe: Recipe) -> list[tuple[str, Any]]:
-    """The settings of augmentation that are in use."""
-    values = recipe.augment.model_dump()
-    return [(key, value) for key, value in values.items() if value and values.get(_STRENGTH_OF.get(key, key))]
-
-
-def _accuracy(source: RunSource | None, results: Sequence[Result]) -> Iterator[str]:
+def _accuracy(source: RunSource | None, results: Sequence[tuple[str, Result]]) -> Iterator[str]:
     published = source and source.published
+    measured = [(name, result) for name, result in results if _is_held_out(result)]
     yield "## Accuracy\n"
-    if not published and not results:
+    if published or measured:
+        yield "In percent.\n"
+        yield "| data | split | clips | views | top-1 | top-5 | mean class accuracy | measured |"
+        yield "|---|---|---:|---:|---:|---:|---:|---|"
+    else:
         yield "Not measured.\n"
-        return
-    yield "| | clips | views | top-1 | top-5 | mean class accuracy |\n|---|---:|---:|---:|---:|---:|"
-    for result in results:
-        where = f"{_text(_folder(result.data))}, {result.split}" if result.data else result.split
+    for name, result in measured:
         by_class = "" if result.mean_class_accuracy is None else f"{result.mean_class_accuracy:.2f}"
-        when = f"measured on {result.date}" if result.date else "measured in training"
         yield (
-            f"| {where}, {when} | {result.clips:,} | {views_of(result)} | {result.top1:.2f} | "
-            f"{result.top5:.2f} | {by_class} |"
+            f"| {_text(name)} | {result.split} | {result.clips:,} | {views_of(result)} | {result.top1:.2f} | "
+            f"{result.top5:.2f} | {by_class} | {result.date or 'in training'} |"
         )
     if published:
         top5 = "" if published.top5 is None else f"{published.top5:.2f}"
         views = "x".join(map(str, published.views))
-        yield f"| {published.data_set}, validation, as published | | {views} | {published.top1:.2f} | {top5} | |"
+        yield f"| {published.data_set} | validation | | {views} | {published.top1:.2f} | {top5} | | by {published.publisher} |"
     yield ""
+    seen = [
+        f"{result.top1:.2f} on {result.clips:,} clips of {_text(name)}, {result.split}"
+        for name, result in results
+        if not _is_held_out(result)
+    ]
+    if seen:
+        yield f"Top-1 on clips of which it may have been trained on some, and so no measure of accuracy: {'; '.join(seen)}.\n"
 
 
 def views_of(result: Result) -> str:
@@ -194,6 +260,29 @@ def _engines(engines: Sequence[FoundEngine]) -> Iterator[str]:
     yield "\nPercent, on the clips that the engine was compared on when it was built.\n"
 
 
+def _terms(trained: TrainedModel, source: RunSource | None, license: str) -> Iterator[str]:
+    yield "## License\n"
+    if source and source.published:
+        yield f"{source.published.license}, as {source.published.publisher} publishes the weights.\n"
+        return
+    if license == UNKNOWN:
+        yield "Not chosen yet. `ssv2rt card --license apache-2.0` writes one, here and into the header.\n"
+    else:
+        yield f"{license}\n"
+    if origin := None if source else _origin(trained.recipe.model.init):
+        yield f"Training started from weights with a license of their own: {origin}.\n"
+
+
+def _origin(init: str) -> str:
+    """Whose initial weights are, and their license; empty if they are nobody's, or it is not known whose."""
+    entry = {**PUBLISHED, **IMAGENET}.get(init)
+    if entry:
+        return f"{entry.name} of {entry.publisher}, {entry.license}"
+    if init and is_run(RUNS / init) and (source := read_source(Run(RUNS / init))) and (published := source.published):
+        return f"{published.name} of {published.publisher}, {published.license}"
+    return ""
+
+
 def _labels(labels: Sequence[str]) -> Iterator[str]:
     yield "## Labels\n"
     yield f"<details><summary>{len(labels)} classes, in order</summary>\n"
@@ -205,22 +294,20 @@ def _data_set(trained: TrainedModel, source: RunSource | None) -> str:
     """What the weights were trained on; empty if it is not known."""
     if source:
         return source.published.data_set if source.published else ""
-    data = trained.recipe.data
-    return "synthetic twins" if data.synthetic else _folder(data.root)
-
-
-def _name_of(result: Result, trained: TrainedModel, source: RunSource | None) -> str:
-    """What a result was measured on."""
-    return _folder(result.data) or _data_set(trained, source) or "data"
+    if trained.recipe.data.synthetic:
+        return "synthetic twins"
+    known = (title for classes, title in DATA_SETS.items() if class_names(classes) == trained.labels)
+    return next(known, _folder(trained.recipe.data.root))
 
 
 def _folder(path: str) -> str:
     """The last part of a path, since the rest is of this machine."""
-    return path.rstrip("/").rpartition("/")[2]
+    return printable(os.path.basename(os.path.abspath(path)))
 
 
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "data"
+def _quoted(words: str) -> str:
+    """A string of YAML, which is written as in JSON."""
+    return json.dumps(words, ensure_ascii=False)
 
 
 def _text(words: str) -> str:

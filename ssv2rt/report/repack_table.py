@@ -8,6 +8,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from ssv2rt.core.quantities import bytes_in_words, time_in_words
 from ssv2rt.repack.choose import ORIGINAL, Measured
 
 
@@ -17,7 +18,7 @@ def show_measured(measured: Mapping[str, Measured], chosen: str, *, clips: int) 
     Args:
         measured: figures by codec, with those of the original.
         chosen: a codec.
-        clips: clips of the data set, for bytes and minutes of all.
+        clips: clips of the data set, for bytes and time of all.
     """
     console = Console(highlight=False, markup=False)
     original = measured[ORIGINAL]
@@ -27,8 +28,8 @@ def show_measured(measured: Mapping[str, Measured], chosen: str, *, clips: int) 
         "clips/s",
         "x original",
         "kB/clip",
-        "GB in all",
-        "minutes",
+        "all clips",
+        "time to repack",
         "difference",
         *(["top-1"] if with_run else []),
     ):
@@ -38,8 +39,8 @@ def show_measured(measured: Mapping[str, Measured], chosen: str, *, clips: int) 
             f"{found.clips_per_second:.1f}",
             f"{found.clips_per_second / original.clips_per_second:.2f}",
             f"{found.bytes / 1000:.1f}",
-            f"{found.bytes * clips / 1e9:.2f}",
-            f"{found.seconds * clips / 60:.1f}" if found.seconds else "-",
+            bytes_in_words(found.bytes * clips),
+            time_in_words(found.seconds * clips) if found.seconds else "-",
             f"{found.difference:.2f}" if name != ORIGINAL else "-",
         ]
         table.add_row(name, *cells, *([f"{found.top1:.1f}"] if with_run else []))

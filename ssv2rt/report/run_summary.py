@@ -15,7 +15,7 @@ from ssv2rt.core.errors import UserError, os_errors_as_user_errors
 from ssv2rt.core.log import printable
 from ssv2rt.core.run_folders import Run
 from ssv2rt.report.plots import draw_confusion, draw_curves, draw_worst_classes
-from ssv2rt.training.confusion import confused_pairs, per_class_results, read_confusion, write_confusion
+from ssv2rt.training.confusion import confusions, per_class_results, read_confusion, write_confusion
 from ssv2rt.training.evaluate import Evaluation
 from ssv2rt.training.metrics_log import read_metrics
 
@@ -35,14 +35,34 @@ def summarize(run: Run, labels: Sequence[str]) -> Path:
     except (OSError, ValueError) as error:
         raise UserError(f"run '{run.path}' has no results to summarize: {error}") from None
     folder.mkdir(exist_ok=True)
-    draw_curves(read_metrics(run.metrics_file), folder / "curves", run.recipe().train)
-    _draw(matrix, labels, folder)
+    settings, best = run.recipe().train, run.best_epoch
+    title = title_of(run.name, "validation", matrix)
+    if best:
+        title += f" after epoch {best} of {settings.epochs}" + (", the best" if settings.epochs > 1 else "")
+    draw_curves(
+        read_metrics(run.metrics_file), folder / "curves", settings, title=title, classes=len(labels), best=best
+    )
+    _draw(matrix, labels, folder, title)
     print_worst_classes(matrix, labels)
     return folder
 
 
-def write_evaluation(folder: Path, evaluation: Evaluation, labels: Sequence[str]) -> None:
+def title_of(run: str, split: str, matrix: np.ndarray) -> str:
+    """The title of the figures of a run: run, split, clips and top-1."""
+    clips, correct = int(matrix.sum()), int(matrix.trace())
+    kind = "" if split == "all" else f"{split} "
+    return f"{run}: {clips:,} {kind}clips, top-1 {100 * correct / max(1, clips):.1f}%"
+
+
+def write_evaluation(folder: Path, evaluation: Evaluation, labels: Sequence[str], *, run: str, split: str) -> None:
     """Writes and draws the confusion matrix of an evaluation, and prints the worst classes. The caller holds a lock.
+
+    Args:
+        folder: made if it is missing.
+        evaluation: with its confusion matrix.
+        labels: class names.
+        run: name of the run, for the titles.
+        split: what was evaluated.
 
     Raises:
         UserError: the folder cannot be written.
@@ -52,36 +72,34 @@ def write_evaluation(folder: Path, evaluation: Evaluation, labels: Sequence[str]
         folder.mkdir(parents=True, exist_ok=True)
         remove_all_partial_files(folder)
         write_confusion(folder / "confusion.csv", evaluation.confusion, labels)
-        _draw(evaluation.confusion, labels, folder)
+        _draw(evaluation.confusion, labels, folder, title_of(run, split, evaluation.confusion))
     print_worst_classes(evaluation.confusion, labels)
 
 
-def _draw(matrix: np.ndarray, labels: Sequence[str], folder: Path) -> None:
-    draw_confusion(matrix, labels, folder / "confusion")
-    draw_worst_classes(matrix, labels, folder / "worst-classes")
+def _draw(matrix: np.ndarray, labels: Sequence[str], folder: Path, title: str) -> None:
+    draw_confusion(matrix, labels, folder / "confusion", title)
+    draw_worst_classes(matrix, labels, folder / "worst-classes", title)
 
 
 def print_worst_classes(matrix: np.ndarray, labels: Sequence[str], most: int = 5) -> None:
-    """Prints the classes with the lowest recall and the most confused pairs of classes to stderr."""
+    """Prints the classes with the lowest recall, and what is most often confused, to stderr."""
     console = Console(stderr=True, highlight=False, markup=False)
     labels = [printable(label) for label in labels]
-    table = _table("worst classes", "recall", "clips", "predicted as")
-    for result in per_class_results(matrix, labels)[:most]:
-        table.add_row(result.label, f"{result.recall:.1f}%", str(result.clips), result.confused_with)
-    console.print(table)
-    if pairs := confused_pairs(matrix, labels, most):
-        table = _table("most confused", "predicted as second", "second as first", "second")
-        for pair in pairs:
-            table.add_row(
-                pair.first, str(pair.first_predicted_as_second), str(pair.second_predicted_as_first), pair.second
-            )
+    worst = [result for result in per_class_results(matrix, labels)[:most] if result.recall < 100]
+    table = _table("worst classes", "recall", "clips")
+    for result in worst:
+        table.add_row(result.label, f"{result.recall:.1f}%", str(result.clips))
+    console.print(table if worst else f"all {matrix.sum():,} clips are right")
+    if found := confusions(matrix, labels, most):
+        table = _table("most confused: true class", "predicted as", "clips")
+        for label, predicted, wrong, clips in found:
+            table.add_row(label, predicted, f"{wrong} of {clips}")
         console.print(table)
 
 
-def _table(first: str, *columns: str) -> Table:
+def _table(*columns: str) -> Table:
     table = Table(box=SIMPLE, show_edge=False)
-    table.add_column(first, ratio=3)
-    for number, column in enumerate(columns, start=1):
-        last = number == len(columns)
-        table.add_column(column, justify="left" if last else "right", ratio=3 if last else None)
+    for column in columns:
+        number = column in ("clips", "recall")
+        table.add_column(column, justify="right" if number else "left", ratio=None if number else 1)
     return table

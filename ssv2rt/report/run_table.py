@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class RunRow:
     """Validation top-1 in percent of the best checkpoint; None before the first epoch is complete."""
     engines: tuple[str, ...]
     when: float
-    """Seconds since 1970: when the run last changed."""
+    """Seconds since 1970: when it was last trained; of a folder that only has engines, when they were built."""
     latest: bool
     """Whether commands take it where no run is named."""
 
@@ -52,14 +53,8 @@ def _row(run: Run, latest: bool) -> RunRow:
         except UserError:  # of another version, or damaged; commands that use the run say so
             network = "?"
     done = {line["epoch"]: line["validation"] for line in read_metrics(run.metrics_file) if "validation" in line}
-    best = (run.checkpoints / "best").resolve().name.removeprefix("epoch-")
-    top1 = done.get(int(best), {}).get("top1") if best.isdecimal() else None
+    top1 = done.get(run.best_epoch, {}).get("top1")
     bundles = sorted(file.parent.name for file in run.engines.glob("*/bundle.json"))
-    changed = [
-        path.stat().st_mtime
-        for path in (run.recipe_file, run.metrics_file, run.checkpoints, run.engines)
-        if path.exists()
-    ]
     return RunRow(
         name=run.name,
         network=network,
@@ -68,9 +63,16 @@ def _row(run: Run, latest: bool) -> RunRow:
         planned_epochs=planned,
         top1=top1,
         engines=tuple(name for name in bundles if not name.startswith(".") and not name.endswith(".failed")),
-        when=max(changed, default=0.0),
+        when=_when(run),
         latest=latest,
     )
+
+
+def _when(run: Run) -> float:
+    for path in (run.checkpoints / "last", run.metrics_file, run.recipe_file, run.engines):
+        with contextlib.suppress(OSError):
+            return path.lstat().st_mtime
+    return 0.0
 
 
 def table_lines(rows: Sequence[RunRow]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ssv2rt.core.errors import UserError
+from ssv2rt.core.errors import UserError, one_line
 from ssv2rt.core.progress import Progress
 from ssv2rt.dataset.listing import escape_non_utf8
 from ssv2rt.scoring.metadata import merged_metadata
@@ -131,7 +131,7 @@ def _with_read_errors(path: Path, rows: Iterator[Any]) -> Iterator[Any]:
     try:
         yield from rows
     except (OSError, ValueError, csv.Error, AttributeError, pa.ArrowException) as error:
-        raise UserError(f"cannot read '{path}': {str(error).splitlines()[0]}; give outputs of `ssv2rt score`") from None
+        raise UserError(f"cannot read '{path}': {one_line(error)}; give outputs of `ssv2rt score`") from None
 
 
 def _parquet(path: Path) -> Iterator[Any]:

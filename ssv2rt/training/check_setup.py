@@ -11,10 +11,18 @@ from ssv2rt.dataset.manifest import Split
 from ssv2rt.training.distributed import Group
 
 
+def check_classes(training: Split) -> None:
+    """Raises UserError if there are fewer than two classes."""
+    if len(training.labels) < 2:
+        raise UserError(
+            f"'{training.folder}' has only one class, '{training.labels[0]}', and training needs at least two: a folder for "
+            f"each class, or a table with the columns path and label"
+        )
+
+
 def check_data(training: Split, validation: Split, settings: Train, group: Group) -> None:
     """Raises UserError if there are fewer than two classes, clips without a label, or too few clips for an optimizer step."""
-    if len(training.labels) < 2:
-        raise UserError(f"the data has {len(training.labels)} class; training needs at least two")
+    check_classes(training)
     for split in (training, validation):
         if (split.classes < 0).any():
             raise UserError(f"clips in '{split.folder}' have no label; training and validation need a label for each")

@@ -7,7 +7,6 @@ moved. A checkpoint within an epoch has the number of steps in its name: `epoch-
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 from pathlib import Path
@@ -137,16 +136,13 @@ class State(BaseModel):
         return self
 
 
-def load_state(run: Run, recipe: Recipe, given: frozenset[str] = frozenset()) -> tuple[State, str]:
+def load_state(run: Run, recipe: Recipe, given: frozenset[str] = frozenset()) -> State:
     """Loads the state of a run's last checkpoint.
 
     Args:
         run: the run.
         recipe: with which it is to be continued.
         given: settings in it that come from the command line, such as `train.epochs`, for the message.
-
-    Returns:
-        The state, and a hash of the file.
 
     Raises:
         UserError: there is no checkpoint, it is damaged, or the recipe of the run has changed since.
@@ -155,8 +151,7 @@ def load_state(run: Run, recipe: Recipe, given: frozenset[str] = frozenset()) ->
     if not path.is_file():
         raise UserError(f"run '{run.path}' has no checkpoint to resume from; start a new run with `ssv2rt train`")
     try:
-        content = path.read_bytes()
-        state = State.model_validate(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+        state = State.model_validate(torch.load(path, map_location="cpu", weights_only=True))
         saved = Recipe.model_validate_json(state.recipe)
     except Exception as error:  # a damaged pickle can raise any exception
         raise UserError(f"{path}: not a checkpoint of ssv2rt, or damaged ({one_line(error)}); train again") from None
@@ -169,7 +164,7 @@ def load_state(run: Run, recipe: Recipe, given: frozenset[str] = frozenset()) ->
             f"the checkpoint of '{run.path}' does not match the recipe: {'; '.join(changed.values())}; "
             f"{', '.join(fixes)}, or start a new run"
         )
-    return state, hashlib.blake2b(content, digest_size=16).hexdigest()
+    return state
 
 
 def differences(saved: Recipe, current: Recipe) -> dict[str, str]:

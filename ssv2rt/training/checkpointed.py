@@ -15,7 +15,7 @@ from ssv2rt.dataset.manifest import Manifest, Split
 from ssv2rt.pipelines.decoder_trust import DecoderTrust
 from ssv2rt.pipelines.loader import ClipLoader
 from ssv2rt.training.checkpoint import State, load_state, save_checkpoint
-from ssv2rt.training.decoding import apply_decoding_record, read_decoding_record, write_environment
+from ssv2rt.training.decoding import apply_decoding_record, merged, read_decoding_record, write_environment
 from ssv2rt.training.distributed import Group
 from ssv2rt.training.evaluate import Evaluation
 from ssv2rt.training.step import TrainingStep
@@ -62,9 +62,9 @@ class CheckpointedTraining:
         Raises:
             UserError: there is no checkpoint, or it does not match the recipe, the data set or the world size.
         """
-        state, digest = load_state(run, self.recipe, given)
-        self.check_same_everywhere(digest, f"the checkpoint of '{run.path}'")
-        record = self.group.from_rank_zero(lambda: read_decoding_record(run))
+        # Other machines have no folder of the run, unless they share it.
+        state = self.group.from_rank_zero(lambda: load_state(run, self.recipe, given))
+        record = merged(self.group.gather(read_decoding_record(run)))
         apply_decoding_record(record, self.decoder_trust, self.loaders)
         if record.crashed:
             self.log(
@@ -167,9 +167,10 @@ class CheckpointedTraining:
     def check_same_everywhere(self, value: str, what: str) -> None:
         """Raises UserError, in all processes, unless all of them have read the same."""
         if len(set(self.group.gather(value))) > 1:
-            raise UserError(
+            error = UserError(
                 f"{what} differs between the processes that train together; see that all read the same files"
             )
+            raise self.group.shared(error)
 
     def log(self, text: str) -> None:
         """Logs a line in rank 0."""

@@ -71,6 +71,25 @@ def confused_pairs(matrix: np.ndarray, labels: Sequence[str], most: int = 10) ->
     return pairs
 
 
+def confusions(matrix: np.ndarray, labels: Sequence[str], most: int) -> list[tuple[str, str, int, int]]:
+    """What is most often predicted in place of a true class, most clips first; at most `most` of these.
+
+    Args:
+        matrix: int (K, K), number of clips by true class (rows) and by predicted class (columns).
+        labels: K class names.
+        most: how many.
+
+    Returns:
+        True class, predicted class, number of these clips, and number of all clips of the true class.
+    """
+    wrong = matrix.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    pairs = [divmod(int(place), len(labels)) for place in order]
+    clips = matrix.sum(1)
+    return [(labels[a], labels[b], int(wrong[a, b]), int(clips[a])) for a, b in pairs if wrong[a, b]]
+
+
 def write_confusion(path: Path, matrix: np.ndarray, labels: Sequence[str]) -> None:
     """Writes a CSV file with the columns label, predicted and clips. Pairs of classes without clips are left out."""
     rows, columns = np.nonzero(matrix)

@@ -11,7 +11,7 @@ import contextlib
 import faulthandler
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,15 @@ def read_decoding_record(run: Run) -> DecodingRecord:
     return record
 
 
+def merged(records: Sequence[DecodingRecord]) -> DecodingRecord:
+    """The records that the processes that train together have read, on one machine or on several, as one."""
+    by_pyav, crashed = (
+        list(dict.fromkeys(name for names in column for name in names))
+        for column in ([record.by_pyav for record in records], [record.crashed for record in records])
+    )
+    return DecodingRecord(records[0].kinds, by_pyav, crashed)
+
+
 def write_environment(run: Run, device: torch.device, decoder_trust: DecoderTrust, by_pyav: list[str]) -> None:
     """Writes environment.json: facts about the machine, and the decoding record."""
     kinds = {kind: decision.as_dict() for kind, decision in sorted(decoder_trust.decisions.items())}
@@ -72,7 +81,7 @@ def recording_crashes(run: Run, rank: int, loaders: dict[str, ClipLoader]) -> It
         yield
         return
     folder = run.path / _FOLDER
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)  # only the machine of rank 0 has the folder of the run
     crash_report = folder / f"crash-{rank}.txt"
     names = {name: folder / f"in-hand-{rank}-{name}.json" for name in loaders}
     was_enabled = faulthandler.is_enabled()
@@ -94,6 +103,7 @@ def recording_crashes(run: Run, rank: int, loaders: dict[str, ClipLoader]) -> It
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             folder.rmdir()
+            run.path.rmdir()
 
 
 def clear_crash_records(run: Run) -> None:

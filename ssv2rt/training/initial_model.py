@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import torch
+
 from ssv2rt.core.recipes import Recipe
 from ssv2rt.models.clip_model import ClipModel, freeze_backbone
 from ssv2rt.models.pretrained import LoadReport
@@ -27,14 +29,15 @@ def build_initial_model(
     model = build_model(recipe.model, len(labels))
     if recipe.model.init and initialize_weights:
 
-        def initialize() -> LoadReport:
-            return start_from(model, recipe.model.init, how=recipe.model.inflate, labels=labels)
+        def initialize() -> tuple[LoadReport, dict[str, torch.Tensor]]:
+            report = start_from(model, recipe.model.init, how=recipe.model.inflate, labels=labels)
+            return report, model.state_dict()  # other machines may not have the file
 
-        report = group.from_rank_zero(initialize)
+        report, weights = group.from_rank_zero(initialize)
         if group.is_rank_zero:
             logger.info(str(report))
         else:
-            initialize()
+            model.load_state_dict(weights)
     if recipe.model.drop_path:
         set_drop_path(model, recipe.model.drop_path)
     if recipe.model.checkpointing:

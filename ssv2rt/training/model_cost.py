@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from ssv2rt.core.recipes import Clip
 from ssv2rt.models.clip_model import ClipModel
+from ssv2rt.models.cost import count_macs
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,6 @@ def measure_cost(model: ClipModel, clip: Clip, *, batch: int, device: torch.devi
     """
     clips = torch.randint(0, 256, (batch, clip.frames, clip.size, clip.size, 3), dtype=torch.uint8, device=device)
     labels = torch.arange(batch, device=device) % model.head.out_features
-    model.eval()
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        model(clips[:1])
     model.train()
     saved_bytes = saved_activation_bytes(model, clips, labels)
     seconds = [_timed_step(model, clips, labels) for _ in range(steps + 1)][1:]
@@ -59,7 +56,7 @@ def measure_cost(model: ClipModel, clip: Clip, *, batch: int, device: torch.devi
         parameters=sum(p.numel() for p in model.parameters()),
         stem_parameters=first.weight.numel(),
         input_bytes=batch * 3 * frames * clip.size**2 * 4,
-        gflops=counter.get_total_flops() / 1e9,
+        gflops=2 * count_macs(model, frames=clip.frames, size=clip.size) / 1e9,
         memory_mb=saved_bytes / 1e6,
         step_seconds=float(np.median(seconds)),
         clips_per_second=batch / float(np.median(seconds)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import torch
 from ssv2rt.core.errors import UsageError, UserError, out_of_memory_as_user_error
 from ssv2rt.core.hardware import choose_device, choose_precision
 from ssv2rt.core.locks import exclusive
-from ssv2rt.core.recipe_files import load_recipe, read_otherwise
+from ssv2rt.core.recipe_files import default_recipe, load_recipe, read_otherwise
 from ssv2rt.core.recipes import Data, Recipe, with_views
 from ssv2rt.core.run_folders import RUNS, Run, check_run_name, create_run, find_run
 from ssv2rt.dataset.class_warnings import warn_about_classes
@@ -23,6 +24,7 @@ from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.dataset.prepare import override_root, prepare
 from ssv2rt.models.weights import TrainedModel, load_trained
 from ssv2rt.published.load import to_be_downloaded
+from ssv2rt.training.check_setup import check_classes
 from ssv2rt.training.determinism import set_deterministic
 from ssv2rt.training.distributed import Group, process_group
 from ssv2rt.training.evaluate import Evaluation, Record, evaluate
@@ -33,8 +35,6 @@ from ssv2rt.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
-SMALL_RECIPE = "small"
-"""Recipe for data without a recipe's name on a machine without a GPU."""
 _FEW = 20
 """Fewer validation clips than this are said to be few."""
 
@@ -71,7 +71,7 @@ class TrainRequest:
         """The recipe: by default one for the data, and for a machine with or without a GPU."""
         if self.recipe or not self.data:
             return self.recipe or "demo"
-        return "ssv2-resnet3d18" if device.type == "cuda" else SMALL_RECIPE
+        return default_recipe(device.type)
 
     def run_stem(self, device: torch.device) -> str:
         """Name of a new run, without the time. A run from another run's recipe is named after that run."""
@@ -102,7 +102,8 @@ def train_as_requested(request: TrainRequest) -> TrainedRun | None:
         def lock(path: Path) -> None:
             group.from_rank_zero(lambda: locks.enter_context(exclusive(path, "training")))
 
-        resumed = _run_to_resume(request)
+        _check_same_options(request, group)
+        resumed = _run_to_resume(request, group)
         if request.name:
             check_run_name(request.name)
         if resumed or request.name:
@@ -123,19 +124,49 @@ def train_as_requested(request: TrainRequest) -> TrainedRun | None:
 def plan_as_requested(request: TrainRequest) -> dict[str, object] | None:
     """What `train_as_requested` would do and need; see `training_plan`. Returns None in processes other than rank 0."""
     with process_group() as group:
-        trainer = _trainer(request, group, _run_to_resume(request), only_plans=True)
+        _check_same_options(request, group)
+        trainer = _trainer(request, group, _run_to_resume(request, group), only_plans=True)
         return training_plan(trainer) if group.is_rank_zero else None
 
 
-def _run_to_resume(request: TrainRequest) -> Run | None:
-    """The run that a request resumes.
+def _check_same_options(request: TrainRequest, group: Group) -> None:
+    """Raises UserError unless all processes were started with the same options. The data may lie at different paths."""
+    for rank, other in enumerate(group.gather(request)):
+        for name, value in vars(other).items():
+            if name != "data" and value != (own := getattr(request, name)):
+                error = UserError(
+                    f"the processes that train together have different options: {name.replace('overrides', 'set')} is "
+                    f"{own!r} in rank {group.rank} and {value!r} in rank {rank}; start all with the same"
+                )
+                raise group.shared(error)
+
+
+def _run_to_resume(request: TrainRequest, group: Group) -> Run | None:
+    """The run that a request resumes, which is on the machine of rank 0.
 
     Raises:
         UserError: there is none, or it was imported.
     """
     if not request.resume:
         return None
-    run = find_run(None if request.resume == "latest" else request.resume)
+    name = None if request.resume == "latest" else request.resume
+    found: Run | UserError
+    try:
+        found = find_run(name)
+    except UserError as error:
+        found = error
+    outcomes = group.gather((found, socket.gethostname()))
+    run, host = outcomes[0]
+    if isinstance(run, UserError):
+        elsewhere = [
+            f"that of rank {rank} ({there})" for rank, (one, there) in enumerate(outcomes) if isinstance(one, Run)
+        ]
+        if elsewhere:
+            run = UserError(
+                f"the run to resume is not on the machine of rank 0 ({host}), but on {elsewhere[0]}; start torchrun with "
+                f"--node-rank 0 on that machine, or copy the folder of the run"
+            )
+        raise group.shared(run)
     if run.source_file.is_file():
         raise UserError(
             f"run '{run.path}' was imported, and has no optimizer state to continue with; train from its weights with "
@@ -151,11 +182,17 @@ def _trainer(request: TrainRequest, group: Group, resumed: Run | None, *, only_p
         if text and group.is_rank_zero:
             logger.info(text)
 
+    def here(recipe: Recipe) -> Recipe:
+        """The recipe of rank 0 with the path that the data has on this machine."""
+        return recipe.model_copy(update={"data": override_root(recipe.data, request.data)})
+
     given = set_by(request.overrides) | ({"train.epochs"} if request.epochs else set())
-    recipe = _recipe(request, group, resumed)
-    if group.size > 1:  # one process makes the manifest, the others read it
+    # Rank 0 makes recipe and manifest. Other machines may have neither the recipe nor the run, and perhaps the manifest.
+    recipe = here(group.from_rank_zero(lambda: _recipe(request, group, resumed)))
+    if group.size > 1:
         group.from_rank_zero(lambda: bool(prepare(recipe.data)))
     manifest = prepare(recipe.data)
+    group.meeting()
     if group.is_rank_zero:
         warn_about_classes(manifest)
     if resumed:
@@ -163,12 +200,18 @@ def _trainer(request: TrainRequest, group: Group, resumed: Run | None, *, only_p
         trainer.resume(resumed, given)
         log(_going_on(trainer, resumed, request))
         return trainer
-    recipe, text = follow_init(recipe, given)
-    log(text)
-    clips = len(manifest.split("train", recipe.data.max_bad))
-    original = load_recipe(request.recipe_name(group.device))
-    recipe, text = fit_to_data(recipe, clips, processes=group.size, given=given, original=original)
-    log(text)
+
+    def fitted() -> Recipe:
+        training = manifest.split("train", recipe.data.max_bad)
+        check_classes(training)
+        followed, text = follow_init(recipe, given)
+        log(text)
+        original = load_recipe(request.recipe_name(group.device))
+        found, text = fit_to_data(followed, len(training), processes=group.size, given=given, original=original)
+        log(text)
+        return found
+
+    recipe = here(group.from_rank_zero(fitted))
     log(_few_validation_clips(manifest, recipe))
     weights = to_be_downloaded(recipe.model.init) if only_plans else None
     if weights:
@@ -182,7 +225,7 @@ def _few_validation_clips(manifest: Manifest, recipe: Recipe) -> str:
     if clips >= _FEW:
         return ""
     return (
-        f"only {clips} validation clips, so that each is {100 / clips:.0f} points of top-1; "
+        f"only {clips} validation clip{'s' if clips > 1 else ''}, so that each is {100 / clips:.0f} points of top-1; "
         f"`ssv2rt evaluate --data OTHER --split all` measures accuracy on others"
     )
 
@@ -204,10 +247,9 @@ def _recipe(request: TrainRequest, group: Group, resumed: Run | None) -> Recipe:
                 f"(train.schedule)"
             )
     recipe = recipe.model_copy(update={"data": override_root(recipe.data, request.data)})
-    if name == SMALL_RECIPE and not request.recipe and group.is_rank_zero:
+    if request.data and not (resumed or request.recipe) and group.device.type != "cuda":
         logger.info(
-            f"no recipe is named and there is no GPU, so it is '{SMALL_RECIPE}', whose network trains on a CPU; "
-            f"others: ssv2rt recipes"
+            f"no recipe is named and there is no GPU, so it is '{name}', whose network trains on a CPU; others: ssv2rt recipes"
         )
     return recipe
 

@@ -13,6 +13,7 @@ from ssv2rt.core.atomic_files import write_text
 from ssv2rt.core.errors import UserError, out_of_memory_as_user_error
 from ssv2rt.core.hardware import choose_device, choose_precision
 from ssv2rt.core.progress import Progress
+from ssv2rt.core.quantities import clock
 from ssv2rt.core.recipe_files import dump_recipe
 from ssv2rt.core.recipes import Recipe
 from ssv2rt.core.run_folders import Run
@@ -99,8 +100,11 @@ class Trainer(CheckpointedTraining):
         digests = (part.digest() for part in (self.train_split, self.validation_split))
         self.data_digest = " ".join(digests)
         self.check_same_everywhere(self.data_digest, f"the data set in '{manifest.folder}'")
-        self.check_same_everywhere(recipe.model_dump_json(), "the recipe")
+        # Where the data lies may differ between machines.
+        self.check_same_everywhere(recipe.model_dump_json(exclude={"data": {"root"}}), "the recipe")
         self._bad_clips = BadClips()
+        self._started = (time.monotonic(), 0)
+        """When training started or went on, and the optimizer steps done until then."""
 
     @property
     def model(self) -> torch.nn.Module:
@@ -139,6 +143,7 @@ class Trainer(CheckpointedTraining):
         )
 
     def _train_epochs(self, run: Run) -> None:
+        self._started = time.monotonic(), self.optimizer_steps
         while self.epoch < self.recipe.train.epochs:
             self._train_epoch(run)
             evaluation = self._evaluate(run)
@@ -160,7 +165,9 @@ class Trainer(CheckpointedTraining):
                 self.log(text)
             trackers = open_trackers(run, self.recipe, self.optimizer_steps)
             self._metrics_log = MetricsLog(run, epoch=self.epoch, update=self.optimizer_steps, trackers=trackers)
-        self.group.from_rank_zero(lambda: clear_crash_records(run))
+        if self.group.speaks:  # one process on each machine
+            clear_crash_records(run)
+        self.group.meeting()
 
     def _finish_epoch(self, run: Run, evaluation: Evaluation) -> None:
         """Logs the epoch, remembers it if it is the best so far, and saves a checkpoint."""
@@ -169,9 +176,11 @@ class Trainer(CheckpointedTraining):
         self._check_bad_clips(bad)
         self.epoch, self.step = self.epoch + 1, 0
         self.training_step.metrics.values.zero_()
+        top5 = f", top-5 {evaluation.top5:.1f}%" if len(self.manifest.labels) > 5 else ""
         self.log(
             f"epoch {self.epoch}/{self.recipe.train.epochs}: loss {loss:.3f}, top-1 {top1:.1f}%; validation loss "
-            f"{evaluation.loss:.3f}, top-1 {evaluation.top1:.1f}%, top-5 {evaluation.top5:.1f}%"
+            f"{evaluation.loss:.3f}, top-1 {evaluation.top1:.1f}%{top5}"
+            + (f"; {left} left" if (left := self._time_left()) else "")
         )
         by = best_by(self._clips, self.recipe.train)
         if best := self.best is None or quality(evaluation, by) > quality(self.best, by):
@@ -194,7 +203,9 @@ class Trainer(CheckpointedTraining):
         self.training_step.model.train()
         batches = train_batches(self.train_split, self.recipe, epoch=epoch, shard=self.group.shard, start=self.step)
         waited, start, wait_start = 0.0, time.perf_counter(), time.perf_counter()
-        with Progress(f"epoch {epoch}/{settings.epochs}", self.steps_per_epoch * settings.batch) as progress:
+        clips, quiet = len(self.train_split), not self.group.is_rank_zero
+        done = clips * self.step // self.steps_per_epoch  # of all processes; the last step of an epoch is filled up
+        with Progress(f"epoch {epoch}/{settings.epochs}", clips, quiet=quiet, already_done=done) as progress:
             for batch in self.loader.batches(batches):
                 waited += time.perf_counter() - wait_start
                 self._count_bad_clips(batch)
@@ -206,13 +217,14 @@ class Trainer(CheckpointedTraining):
                     self._save_or_stop_if_due(run)
                 if self.group.is_rank_zero and (progress.due() or self.step == self.steps_per_epoch):
                     loss, top1 = self.training_step.metrics.read()
-                    progress.show(
-                        self.step * settings.batch,
-                        loss=f"{loss:.3f}",
-                        top_1=f"{top1:.1f}%",
-                        rate=f"{self.training_step.learning_rate:.2g}",
-                        waiting=f"{waited / (time.perf_counter() - start):.0%}",
-                    )
+                    facts = {
+                        "loss": f"{loss:.3f}",
+                        "top-1": f"{top1:.1f}%",
+                        "rate": f"{self.training_step.learning_rate:.2g}",
+                        "waiting": f"{waited / (time.perf_counter() - start):.0%}",
+                    }
+                    left = {"whole run": f"{left} left"} if (left := self._time_left()) else {}
+                    progress.show(clips * self.step // self.steps_per_epoch, None, **left, **facts)
                 wait_start = time.perf_counter()
         self.training_step.check_pending()
 
@@ -268,10 +280,12 @@ class Trainer(CheckpointedTraining):
 
         self.save(run, best=False)
         number = self._signals.signal or signal.SIGTERM
-        raise Stopped(
-            f"stopped by {signal.Signals(number).name} after {self._position()}; "
-            f"continue with `ssv2rt train --resume {run.name}`",
-            number,
+        raise self.group.shared(
+            Stopped(
+                f"stopped by {signal.Signals(number).name}, and everything is saved: {self._done()}; continue with "
+                f"`ssv2rt train --resume {run.name}`",
+                number,
+            )
         )
 
     def _count_bad_clips(self, batch: ClipBatch) -> None:
@@ -294,6 +308,19 @@ class Trainer(CheckpointedTraining):
                 f"{self.recipe.data.max_bad:g} allows: {self._bad_clips}; the log names each ('skipped'); mend or remove "
                 f"these files, or raise data.max_bad"
             )
+
+    def _time_left(self) -> str:
+        """The time that the rest of the run takes at the rate so far, evaluations and checkpoints included."""
+        steps = self.recipe.train.epochs * self.optimizer_steps_per_epoch
+        done = self.optimizer_steps - self._started[1]
+        if not done or self.optimizer_steps >= steps:
+            return ""
+        return clock((time.monotonic() - self._started[0]) * (steps - self.optimizer_steps) / done)
+
+    def _done(self) -> str:
+        """What has been trained so far, for messages."""
+        epochs = f"{self.epoch} of {self.recipe.train.epochs} epochs"
+        return f"{epochs} and {self.step} of {self.steps_per_epoch} batches of the next" if self.step else epochs
 
     def _position(self) -> str:
         """Epoch and step, for messages."""

@@ -36,24 +36,33 @@ class CropScaler:
         self._made_for: tuple[object, ...] = ()
         self._scalers: list[_Scaler] = []
 
-    def cut(self, frame: av.VideoFrame, out: np.ndarray) -> None:
+    def region(self, width: int, height: int) -> CropBox:
+        """The part of upright frames that the crops lie in, by the width and height of the frames in pixels."""
+        return bounding_box(self._crops_of((width, height)))
+
+    def cut(self, frame: av.VideoFrame, out: np.ndarray, within: CropBox | None = None) -> None:
         """Writes the crops of `frame` to `out`, uint8 (S, size, size, 3).
 
-        Crops are scaled to a frame of another size than expected: a stream may change its size.
+        Crops are scaled to a frame of another size than expected: a stream may change its size. Of a frame that is a part of
+        another, `within` gives left and top of the part, and width and height of the whole.
         """
-        look = (frame.width, frame.height, frame.format.name)
+        within = within or CropBox(0, 0, frame.width, frame.height)
+        look = (frame.width, frame.height, frame.format.name, within._replace(top=0))
         if look != self._made_for:
-            self._scalers, self._made_for = self._make(frame), look
+            self._scalers, self._made_for = self._make(frame, within), look
         for scaler in self._scalers:
-            scaler.cut(frame, out)
+            scaler.cut(frame, out, within.top)
 
-    def _make(self, frame: av.VideoFrame) -> list[_Scaler]:
+    def _crops_of(self, shown: tuple[int, int]) -> list[CropBox]:
+        if shown == self._frame_size:
+            return list(self._crops)
+        return [w.scaled(shown[0] / self._frame_size[0], shown[1] / self._frame_size[1]) for w in self._crops]
+
+    def _make(self, frame: av.VideoFrame, within: CropBox) -> list[_Scaler]:
         turn = orientation(frame)
-        shown = (frame.height, frame.width) if turn[0] else (frame.width, frame.height)
-        crops = list(self._crops)
-        if shown != self._frame_size:
-            crops = [w.scaled(shown[0] / self._frame_size[0], shown[1] / self._frame_size[1]) for w in crops]
-        crops = [w.unturned(turn, (frame.width, frame.height)) for w in crops]
+        size = within.width, within.height
+        crops = [w.unturned(turn, size) for w in self._crops_of(size[::-1] if turn[0] else size)]
+        crops = [w._replace(left=w.left - within.left) for w in crops]
         if self._mirrored:
             turn = turn[0], not turn[1], turn[2]
         if len({(w.width, w.height) for w in crops}) == 1:
@@ -84,19 +93,25 @@ class _Scaler:
             for w in crops
         ]
         self._picture = np.empty((self._high, self._wide, 3), np.uint8)
+        self._top, self._before = outer.top, 0
         self._graph = av.filter.Graph()
         self._graph.threads = 1  # by default it starts threads of its own, in more time than the cutting takes
         self._graph.link_nodes(
             self._graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=_ANY_TIME),
-            self._graph.add("crop", f"{outer.width}:{outer.height}:{outer.left}:{outer.top}:exact=1"),
+            crop := self._graph.add("crop", f"{outer.width}:{outer.height}:{outer.left}:{outer.top}:exact=1"),
             # Without full_chroma_int the colors come out 2 of 255 too dark.
             self._graph.add("scale", f"{self._wide}:{self._high}:flags=bilinear+full_chroma_int"),
             # To planes, because libswscale has fast code for them and none for rgb24; the pixels are the same.
             self._graph.add("format", "pix_fmts=gbrp"),
             self._graph.add("buffersink"),
         ).configure()
+        self._crop = crop
 
-    def cut(self, frame: av.VideoFrame, out: np.ndarray) -> None:
+    def cut(self, frame: av.VideoFrame, out: np.ndarray, before: int) -> None:
+        """Cuts the crops of a frame of whose top `before` lines are missing; there are more if it is negative."""
+        if before != self._before:
+            self._crop.process_command("y", str(self._top - before))
+            self._before = before
         self._graph.push(frame)
         scaled = self._graph.vpull()
         green, blue, red = (

@@ -16,7 +16,7 @@ import numpy as np
 from ssv2rt.video.container import CLIP_ERRORS, BadVideo, as_bad
 from ssv2rt.video.crop_scale import CropScaler
 from ssv2rt.video.crops import CropBox
-from ssv2rt.video.seek import all_frames, frames_needed
+from ssv2rt.video.seek import Part, all_frames, parts_needed
 from ssv2rt.video.storage import VideoSource
 
 
@@ -109,11 +109,11 @@ def _decode(source: VideoSource, request: Wanted, out: np.ndarray, *, skip: bool
     done = 0  # wanted frames that are in place
     last = -1  # number of the last frame seen
 
-    def put(frame: av.VideoFrame, until: int) -> int:
+    def put(part: Part, until: int) -> int:
         """Writes the frame for every wanted number up to `until`, and returns how many wanted frames are done."""
-        if frame.is_corrupt:
+        if part.frame.is_corrupt:
             raise BadVideo("corrupt")
-        crop_scaler.cut(frame, clips[moment[done], :, place[done]])
+        crop_scaler.cut(part.frame, clips[moment[done], :, place[done]], part.within)
         at = done + 1
         while at < len(wanted) and wanted[at] <= until:
             clips[moment[at], :, place[at]] = clips[moment[done], :, place[done]]
@@ -121,13 +121,17 @@ def _decode(source: VideoSource, request: Wanted, out: np.ndarray, *, skip: bool
         return at
 
     expected = request.video_frames
-    frames = frames_needed(source, expected, wanted) if skip else all_frames(source, expected)
+    parts = (
+        parts_needed(source, expected, wanted, crop_scaler.region)
+        if skip
+        else ((number, Part(frame)) for number, frame in all_frames(source, expected))
+    )
     try:
-        for number, frame in frames:
+        for number, part in parts:
             last = number
             if skip and number > wanted[done]:
                 raise BadVideo("corrupt")  # a key frame that was none
-            if number >= wanted[done] and (done := put(frame, number)) == len(wanted):
+            if number >= wanted[done] and (done := put(part, number)) == len(wanted):
                 break
     except av.error.FFmpegError as error:
         raise as_bad(error, begun=last >= 0) from None

@@ -12,15 +12,18 @@ Letters: P packets, F frames, K wanted frames.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
+from typing import NamedTuple
 
 import av
 import av.error
 import numpy as np
 
 from ssv2rt.video.container import BadVideo, open_video, read_packets, video_stream
+from ssv2rt.video.crops import CropBox
 from ssv2rt.video.frame_counter import PacketTable
+from ssv2rt.video.jpeg_tiles import tiles_of
 from ssv2rt.video.matroska import has_mjpeg, mjpeg_pictures
 from ssv2rt.video.storage import VideoSource, open_bytes
 
@@ -28,11 +31,24 @@ TIMED = frozenset({"matroska", "mov"})
 """Containers that give every packet a presentation time."""
 _HEAD = 4096
 """Bytes at the begin of a file that tell whether it is Matroska with MJPEG, as `ssv2rt repack` writes it."""
+_STACKED = 4
+"""Pictures whose tiles are decoded together. More do not stay in a core's cache until they are scaled."""
 _HELD = 64 << 20
 """Bytes of packets that are kept from the first pass over a file. Larger files are read again."""
 
 Frames = Iterator[tuple[int, av.VideoFrame]]
 """Frames with their numbers, from 0."""
+Region = Callable[[int, int], CropBox]
+"""Which part is wanted of frames with a width and a height, in pixels as coded."""
+
+
+class Part(NamedTuple):
+    """A decoded frame, or a part of it."""
+
+    frame: av.VideoFrame
+    within: CropBox | None = None
+    """None if it is whole. Otherwise where left and top of the part are in the whole frame, which may be before it begins, and
+    width and height of the whole frame, in pixels."""
 
 
 def all_frames(source: VideoSource, expected: int = 0) -> Frames:
@@ -68,6 +84,51 @@ def all_frames(source: VideoSource, expected: int = 0) -> Frames:
         raise BadVideo("truncated")
 
 
+def parts_needed(
+    source: VideoSource, expected: int, wanted: np.ndarray, region: Region | None = None
+) -> Iterator[tuple[int, Part]]:
+    """Yields the wanted frames, and the frames that must be decoded before them, in order.
+
+    Args:
+        source: the video.
+        expected: as in `all_frames`.
+        wanted: int (K,), sorted; numbers behind the last frame are ignored.
+        region: what of the frames is wanted. Of pictures that have tiles, the others are not decoded.
+
+    Raises:
+        BadVideo: see `frames_needed`.
+    """
+    pictures = _pictures_alone(source)
+    if pictures is None or len(pictures) < expected:
+        for number, frame in _frames_needed(source, expected, wanted):
+            yield number, Part(frame)
+        return
+    context = av.CodecContext.create("mjpeg", "r")
+    context.thread_type = "NONE"
+
+    def decoded(picture: bytes) -> av.VideoFrame:
+        frames = context.decode(av.Packet(picture))
+        if len(frames) != 1:
+            raise BadVideo("corrupt")
+        return frames[0]
+
+    numbers = np.unique(wanted[wanted < len(pictures)]).tolist()
+    tiles = tiles_of(pictures[numbers[0]]) if region and numbers else None
+    for at in range(0, len(numbers), _STACKED):
+        group = numbers[at : at + _STACKED]
+        stack = None
+        if tiles and region:
+            stack = tiles.stack([pictures[number] for number in group], region(tiles.width, tiles.height))
+        if tiles and stack:
+            frame = decoded(stack.content)
+            for place, number in enumerate(group):
+                top = stack.top - place * stack.height
+                yield number, Part(frame, CropBox(stack.left, top, tiles.width, tiles.height))
+        else:
+            for number in group:
+                yield number, Part(decoded(pictures[number]))
+
+
 def frames_needed(source: VideoSource, expected: int, wanted: np.ndarray) -> Frames:
     """Yields the wanted frames, and the frames that must be decoded before them, in order.
 
@@ -82,16 +143,10 @@ def frames_needed(source: VideoSource, expected: int, wanted: np.ndarray) -> Fra
         BadVideo: as `all_frames`; 'corrupt' if decoding began at a picture that is no key frame, though its packet is
             flagged as one, or if frames do not come in the order of their times.
     """
-    pictures = _pictures_alone(source)
-    if pictures is not None and len(pictures) >= expected:
-        context = av.CodecContext.create("mjpeg", "r")
-        context.thread_type = "NONE"
-        for number in np.unique(wanted[wanted < len(pictures)]).tolist():
-            frames = context.decode(av.Packet(pictures[number]))
-            if len(frames) != 1:
-                raise BadVideo("corrupt")
-            yield number, frames[0]
-        return
+    return ((number, part.frame) for number, part in parts_needed(source, expected, wanted))
+
+
+def _frames_needed(source: VideoSource, expected: int, wanted: np.ndarray) -> Frames:
     with open_video(source) as container:
         stream = video_stream(container)
         stream.thread_type = "NONE"
@@ -131,7 +186,8 @@ def _pictures_alone(source: VideoSource) -> list[memoryview] | None:
             head = file.read(_HEAD)
             if not has_mjpeg(head):
                 return None
-            source = head + file.read(_HELD)
+            file.seek(0)
+            source = file.read(_HELD + 1)
     return mjpeg_pictures(source) if has_mjpeg(source[:_HEAD]) and len(source) <= _HELD else None
 
 

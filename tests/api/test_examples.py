@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,17 @@ def test_all_examples_are_short_and_tested() -> None:
     names = {path.name for path in EXAMPLES.glob("*.py")}
     assert all(len((EXAMPLES / name).read_text().splitlines()) < 40 for name in names)
     assert all(f'"{name}"' in Path(__file__).read_text() for name in names)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_wrong_arguments_are_one_line(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [name])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    usage = f"usage: python {name} "
+    assert str(ended.value).startswith(usage) and usage.removeprefix("usage: ") in (EXAMPLES / name).read_text()[:150]
 
 
 def test_score_a_folder(place: Path, tiny_set: Path) -> None:

@@ -39,33 +39,64 @@ def card_of(*words: object) -> tuple[dict[str, Any], str]:
 def test_card_of_a_trained_run(run: Run) -> None:
     header, text = card_of("mine")
     labels = load_trained(run).labels
-    assert "license" not in header and header["pipeline_tag"] == "video-classification"
-    assert header["datasets"] == ["tiny"] and "resnet3d18" in header["tags"]
+    assert header["license"] == "unknown" and header["pipeline_tag"] == "video-classification"
+    assert "datasets" not in header and "resnet3d18" in header["tags"]  # `tiny` is no data set of Hugging Face
     (result,) = header["model-index"][0]["results"]
-    assert result["dataset"] == {"name": "tiny", "type": "tiny", "split": "validation"}
+    assert result["dataset"] == {"name": "tiny", "type": "custom", "split": "validation"}
     assert [metric["name"] for metric in result["metrics"]] == ["Top-1 accuracy", "Top-5 accuracy"]
-    assert "1 of 1 epochs, from random weights" in text and "| optimizer | sgd |" in text
+    assert "From random weights, for 1 epoch. These are the weights after epoch 1, the best in validation" in text
+    assert "| optimizer | sgd |" in text and "mixup" not in text and "| crop_scale | 0.4 to 1 |" in text
+    assert "trained on tiny, with 10 classes" in text and "ssv2rt import weights.safetensors --name mine" in text
     assert "- 4 frames of 32x32 pixels, RGB, as uint8 (N, 4, 32, 32, 3)" in text
-    assert "ssv2rt build-engine mine --fp16" in text and "ssv2rt import" not in text
+    assert "ssv2rt build-engine mine --fp16" in text
     lines = text.splitlines()
     first = lines.index(f"0. {labels[0]}")
     assert lines[first : first + 10] == [f"{number}. {name}" for number, name in enumerate(labels)]
 
 
+def test_a_run_that_is_not_finished_says_so(run: Run) -> None:
+    run.recipe_file.write_text(run.recipe_file.read_text().replace("epochs = 1\n", "epochs = 16\n", 1))
+    assert "for 1 of 16 epochs so far. These are the weights after epoch 1" in card_of("mine")[1]
+
+
+def test_the_license_of_own_weights_is_given(run: Run) -> None:
+    header, text = card_of("mine", "--license", "CC-BY-NC-4.0")
+    assert header["license"] == "cc-by-nc-4.0" and "## License\n\ncc-by-nc-4.0\n" in text
+    assert "`ssv2rt card --license apache-2.0` writes one" in card_of("mine")[1]
+    for license in ("", "my license", "a\nb", "-x", "mit:"):
+        said = ssv2rt("card", "mine", "--license", license)
+        assert said.returncode == 2 and "give an identifier such as apache-2.0" in said.stderr
+        assert len(said.stderr.splitlines()) == 1
+    recipe = run.recipe_file.read_text()
+    for init, origin in (
+        ("tsm-r50-8f-ssv2", "tsm-r50-8f-ssv2 of MIT HAN Lab, MIT"),
+        ("theirs", "r3d_18 of torchvision"),
+    ):
+        run.recipe_file.write_text(recipe.replace('init = ""', f'init = "{init}"'))
+        if init == "theirs":
+            imported("theirs", published=True)
+        _, text = card_of("mine", "--license", "mit")
+        assert f"with a license of their own: {origin}" in text and f"From the weights of `{init}`, for 1 epoch" in text
+
+
 def test_what_evaluate_measures_is_in_the_card(run: Run, tiny_set: Path) -> None:
-    for split in ("train", "test"):
+    for split in ("train", "test", "test", "validation"):
         done = ssv2rt("evaluate", "mine", "--split", split, "--data", tiny_set, "--views", "1x2")
         assert done.returncode == 0, done
+    done = ssv2rt("evaluate", "mine")  # the same clips and views as in training
     header, text = card_of("mine")
-    found = [result["dataset"]["split"] for result in header["model-index"][0]["results"]]
-    assert found == ["test", "train", "validation"]
+    results = header["model-index"][0]["results"]
+    assert [result["dataset"]["split"] for result in results] == ["validation", "validation", "test"]
+    assert {result["dataset"]["name"] for result in results} == {"tiny"}
     top1 = next(line.split()[1] for line in done.stdout.splitlines() if line.startswith("top1 "))
-    assert f"{header['model-index'][0]['results'][0]['metrics'][0]['value']:.2f}" == top1
-    assert "| tiny, test, measured on 2" in text and " | 1x2 | " in text and str(tiny_set) not in text
+    assert f"{results[0]['metrics'][0]['value']:.2f}" == top1
+    rows = [line for line in text.splitlines() if line.startswith("| tiny |")]
+    assert len(rows) == 3 and " | 1x2 | " in rows[2] and "| tiny | test |" in rows[2] and "in training" not in text
+    assert str(tiny_set) not in text and "and so no measure of accuracy: " in text and "clips of tiny, train.\n" in text
     with run.results_file.open("a") as file:
         file.write('{"half a')
     said = ssv2rt("card", "mine")
-    assert said.returncode == 0 and "line 3: not a result" in said.stderr and said.stdout.endswith(text)
+    assert said.returncode == 0 and "line 6: not a result" in said.stderr and said.stdout.endswith(text)
 
 
 def imported(name: str, published: bool) -> None:
@@ -82,13 +113,17 @@ def test_card_of_an_imported_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     imported("its name: [x]", published=True)
     header, text = card_of()
     assert header["license"] == "bsd-3-clause" and header["datasets"] == ["kinetics-400"] and "metrics" not in header
-    assert "| Kinetics-400, validation, as published | | 5x1 | 63.20 | 83.48 | |" in text
+    assert "| Kinetics-400 | validation | | 5x1 | 63.20 | 83.48 | | by torchvision |" in text
+    said = ssv2rt("card", "--license", "mit")
+    assert (
+        said.returncode == 2 and "are published by torchvision under BSD-3-Clause; leave --license out" in said.stderr
+    )
     assert "ssv2rt import r3d_18 --name 'its name: [x]'" in text and "## Training" not in text
     assert "# its name: \\[x\\]" in text and "0. a\\|b\n1. \\<b\\>c\\</b\\>\n2. \\*d\\*\n" in text
     imported("other", published=False)
     header, text = card_of()
-    assert "license" not in header and "datasets" not in header and "Not measured." in text
-    assert "The publisher and the license of this file are not known." in text
+    assert header["license"] == "unknown" and "datasets" not in header and "Not measured." in text
+    assert "Who published this file, and what it was trained on, is not known." in text
 
 
 def test_card_goes_to_a_file(run: Run) -> None:

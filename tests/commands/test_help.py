@@ -68,7 +68,7 @@ def command_at(words: tuple[str, ...]) -> click.Command:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A working directory with the files that examples name."""
     (tmp_path / "DIR" / "videos").mkdir(parents=True)
-    for name in ("1.csv", "2.csv", "3.csv", "*.csv"):
+    for name in ("1.csv", "2.csv", "3.csv", "*.csv", "part-*.csv", "my.toml"):
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
 
@@ -98,28 +98,43 @@ def test_examples_are_right(words: tuple[str, ...], place: None) -> None:
         check_example(line)
 
 
-PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+NAMES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+PAGES = [*(ROOT / name for name in NAMES), *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands_in(page: Path) -> Iterator[str]:
+    """The calls of `ssv2rt` in blocks of shell commands, also those by torchrun and at the end of a pipe."""
+    for block in page.read_text(encoding="utf-8").split("```sh\n")[1:]:
+        for line in block.split("```")[0].replace("\\\n", " ").splitlines():
+            if (found := re.search(r"(?:^|\| |-m )(ssv2rt .*)", line)) and "${" not in line:
+                yield found[1]
 
 
 def test_commands_in_the_documentation_are_right(place: None) -> None:
-    found = 0
-    for page in PAGES:
-        text = (ROOT / page).read_text(encoding="utf-8")
-        lines = [line for block in text.split("```sh\n")[1:] for line in block.split("```")[0].splitlines()]
-        for line in lines:
-            if line.startswith("ssv2rt ") or "| ssv2rt " in line:
-                check_example(line[line.index("ssv2rt ") :])
-                found += 1
-    assert found > 50
+    lines = [line for page in PAGES for line in commands_in(page)]
+    for line in lines:
+        check_example(line)
+    assert len(lines) > 100
+
+
+def anchors(page: Path) -> set[str]:
+    """What links can end in to lead to a heading of a page, as GitHub and Sphinx make it."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
 def test_links_in_the_documentation_lead_somewhere() -> None:
+    made = {"settings.md"}  # by docs/conf.py
     for page in PAGES:
-        text = (ROOT / page).read_text(encoding="utf-8")
-        for link in re.findall(r"\]\(([^)\s]+)\)", text):
-            if not link.startswith(("http://", "https://", "#")):
-                target = (ROOT / page).parent / link.partition("#")[0]
-                assert target.exists(), f"{page}: {link}"
+        text = page.read_text(encoding="utf-8")
+        for link in re.findall(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"", text):
+            name, _, anchor = "".join(link).partition("#")
+            if name.startswith(("http:", "https:")) or name in made:
+                continue
+            target = page.parent / name if name else page
+            assert target.exists(), f"{page.name}: {link}"
+            assert not anchor or anchor in anchors(target), f"{page.name}: {link}"
 
 
 def test_the_readme_is_one_or_two_screens() -> None:

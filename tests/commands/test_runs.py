@@ -43,9 +43,17 @@ def test_the_table_has_a_row_for_each_run(place: Path, tiny_run: Run) -> None:
         "name": "theirs", "network": "", "data": "", "epochs": 0, "planned_epochs": 0, "top1": None,
         "engines": ["fp32-openvino"], "when": 0, "latest": False,
     }  # fmt: skip
-    lines = ssv2rt("runs", cwd=place).stdout.splitlines()
+    done = ssv2rt("runs", cwd=place)
+    lines = done.stdout.splitlines()
+    assert done.stderr == "* is taken where no run is named\n"
     assert lines[0].split() == ["name", "network", "data", "epochs", "top-1", "engines", "when"]
     assert any(line.startswith("new *") and "1/1" in line and "int8-openvino" in line for line in lines)
+
+
+def test_an_engine_that_is_built_later_does_not_change_when_a_run_was_trained(place: Path) -> None:
+    shutil.copytree(place / "runs/new/engines/int8-openvino", place / "runs/old/engines/int8-openvino")
+    rows = {row["name"]: row for row in json.loads(ssv2rt("runs", "--json", cwd=place).stdout)}
+    assert rows["old"]["engines"] == ["int8-openvino"] and rows["old"]["when"] == 10**9
 
 
 def test_without_runs_it_says_how_to_make_one(tmp_path: Path) -> None:

@@ -84,7 +84,14 @@ def test_engines_by_name_precision_and_path(run: Run, monkeypatch: pytest.Monkey
     ):
         with pytest.raises(UserError, match=says):
             engine_named(name)
+    other = Run(run.path.with_name("other"))
+    shutil.copytree(run.engines / "bf16-openvino", other.engines / "int8-openvino")
+    with pytest.raises(UserError, match="no engine 'int8'.*; other runs that have one: other; make one with"):
+        engine_named("int8")
     shutil.rmtree(run.engines)
+    with pytest.raises(UserError, match="no engine yet; other runs that have one: other; make one with"):
+        engine_named(None)
+    shutil.rmtree(other.path)
     with pytest.raises(UserError, match="no engine yet; make one with"):
         engine_named(None)
 

@@ -247,6 +247,10 @@ def test_missing_runs_and_files_are_usage_errors(bundle: Path, monkeypatch: pyte
         assert isinstance(error, UsageError) and error.exit_code == 2
     assert "no engine, run or ONNX file 'onee'; did you mean 'one'?" in str(refusal("onee"))
     assert str(refusal("x")).endswith("one of the runs in 'runs/': one")
+    Path("runs/latest").symlink_to("one")
+    assert "'int9'; did you mean 'int8'?; engines of run 'one': int8; give" in str(refusal("int9"))
+    shutil.copytree("runs/one/engines/int8", "runs/two/engines/fp16-openvino")
+    assert "'fp16'; engines of run 'one': int8; other runs that have one: two; give" in str(refusal("fp16"))
 
 
 @pytest.mark.parametrize("text", ["", "hello\n", '{"a": 1}', "\0" * 999, "<net><layers/></net>"])

@@ -135,16 +135,33 @@ def test_where_videos_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (served / "100%25.webm").touch()
     names.append(f"file://{served}/100%25.webm")  # as it is, since this package writes such names
     names.append(f"http://localhost:8080/data/local-files/?d={str(served)[1:]}/a%20b.webm")
+    monkeypatch.setenv("LABEL_STUDIO_BASE_DATA_DIR", str(tmp_path / "data"))
+    (uploaded := tmp_path / "data" / "media" / "upload" / "3").mkdir(parents=True)
+    (uploaded / "1f-a b.mp4").touch()
+    names.append("/data/upload/3/1f-a%20b.mp4")
     for name in names:
         file = exported(here / "e.json", {"data": {"video": name}, "annotations": [annotation("x")]})
         (clip,) = list_clips(file).clips
         assert (here / clip.path).is_file(), name
 
 
+def test_exports_as_json_min(tmp_path: Path) -> None:
+    entries = [
+        {"video": "a.mp4", "id": 7, "label": "old", "annotation_id": 1, "updated_at": "2026-01-01T00:00:00Z"},
+        {"video": "a.mp4", "id": 7, "label": "new", "annotation_id": 2, "updated_at": "2026-02-01T00:00:00Z"},
+        {"video": "b.mp4", "id": 8, "label": {"choices": ["x"]}, "annotation_id": 3, "split": "test"},
+        {"video": "c.mp4", "id": 9, "annotation_id": 4},
+    ]
+    (tmp_path / "e.json").write_text(json.dumps(entries))
+    listing = list_clips(tmp_path / "e.json")
+    found = {clip.path: (clip.split, listing.labels[clip.label]) for clip in listing.clips}
+    assert found == {"a.mp4": ("train", "new"), "b.mp4": ("test", "x")}
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[{"id": 1, "video": "a.mp4", "label": "x", "annotation_id": 3}]', "export it as JSON"),
+        ('[{"id": 1, "video": "a.mp4", "sentiment": "x", "annotation_id": 3}]', "export it as JSON"),
         ('[{"id": 1, "data": {"video": "a.mp4"}, "annotations": []}]', "no task has a choice"),
         ('[{"id": 1, "data": {"video": "a.mp4"}, "annotations": [{}]}]', "task 1 is not as Label Studio writes it"),
         ('[{"id": 1, "data": {}, "annotations": [{"result": []}]}]', "names no video"),
@@ -156,6 +173,22 @@ def test_other_exports_are_one_line(tmp_path: Path, text: str, said: str) -> Non
     with pytest.raises(UserError, match=said) as found:
         list_clips(tmp_path / "e.json")
     assert "\n" not in str(found.value)
+
+
+def test_labels_of_any_kind_are_in_the_configuration(tmp_path: Path) -> None:
+    labels = ['a & "b" <c>', "two\nlines", "bell\x07", "漢字", "</View>", "tab\there", *map(str, range(6))]
+    rows = [
+        {"video": f"{n}.mp4", "status": "ok", "frames": 3, "label": label, "probability": 0.5}
+        for n, label in enumerate(labels)
+    ]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert ssv2rt("export", "p.jsonl", "--to", "labelstudio", "--out", "t.json", cwd=tmp_path).returncode == 0
+    config = ElementTree.parse(tmp_path / "t.xml").getroot()
+    offered = [choice.get("value") for choice in config.iter("Choice")]
+    assert offered == ['a & "b" <c>', "two\\nlines", "bell\\x07", "漢字", "</View>", "tab\there", *map(str, range(6))]
+    assert config.find("Filter") is not None  # many labels can be searched
+    tasks = json.loads((tmp_path / "t.json").read_text())
+    assert [task["predictions"][0]["result"][0]["value"]["choices"][0] for task in tasks] == offered
 
 
 def test_two_tasks_of_a_video_must_agree(tmp_path: Path) -> None:
@@ -190,6 +223,9 @@ def test_files_outside_the_served_folder_and_files_that_exist_are_refused(scored
     call = ("export", scored / "preds.csv", "--to", "labelstudio", "--out", tmp_path / "t.json")
     done = ssv2rt(*call, "--files-root", tmp_path, cwd=scored)
     assert done.returncode == 1 and "--files-root" in done.stderr and not list(tmp_path.iterdir())
+    # Label Studio serves folders below that one, and not the files in it.
+    done = ssv2rt(*call, "--files-root", "videos", cwd=scored)
+    assert done.returncode == 1 and "give a folder above" in done.stderr and not list(tmp_path.iterdir())
     (tmp_path / "t.xml").write_text("mine")
     done = ssv2rt(*call, cwd=scored)
     assert done.returncode == 2 and "--overwrite" in done.stderr and (tmp_path / "t.xml").read_text() == "mine"

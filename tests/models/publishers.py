@@ -5,6 +5,7 @@ The networks of IBM, TSM and torchvision are computed here from the facts of the
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import re
@@ -71,11 +72,14 @@ class Published:
         torch.manual_seed(1)
         return build_model(Model(name=self.name, width=self.width), self.classes).eval()
 
-    def expected(self, clips: torch.Tensor) -> torch.Tensor:
+    def expected(self, clips: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Logits of uint8 clips (N, T, H, W, 3) in the publisher's network."""
-        mean, std = (torch.tensor(values).view(1, 3, 1, 1, 1) for values in self.colors)
+        mean, std = (torch.tensor(values, dtype=dtype).view(1, 3, 1, 1, 1) for values in self.colors)
+        state = {
+            name: weight.to(dtype) if weight.is_floating_point() else weight for name, weight in self.state.items()
+        }
         with torch.inference_mode():
-            return self.logits(self.state, (clips.permute(0, 4, 1, 2, 3).float() - mean) / std)
+            return self.logits(state, (clips.permute(0, 4, 1, 2, 3).to(dtype) - mean) / std)
 
 
 def _random(shapes: Shapes) -> State:
@@ -184,8 +188,7 @@ def slow(width: int, classes: int, *, prefix: str = "") -> Published:
     ).eval()
 
     def logits(state: State, x: torch.Tensor) -> torch.Tensor:
-        peer.load_state_dict(state)
-        return _small_head(peer, x)(x)
+        return _filled(peer, state, x)(x)
 
     return _pytorchvideo("slow-r50", width, classes, peer, logits, prefix)
 
@@ -196,15 +199,19 @@ def slowfast(width: int, classes: int) -> Published:
     peer = create(stem_dim_outs=(width, width // 8), model_num_class=classes).eval()
 
     def logits(state: State, x: torch.Tensor) -> torch.Tensor:
-        peer.load_state_dict(state)
         frames = torch.linspace(0, x.shape[2] - 1, x.shape[2] // 4).long()
-        return _small_head(peer, x)([x[:, :, frames], x])
+        return _filled(peer, state, x)([x[:, :, frames], x])
 
     return _pytorchvideo("slowfast-r50", width, classes, peer, logits)
 
 
-def _small_head(peer: Any, x: torch.Tensor) -> Any:
-    """Makes the pools of a peer's head no larger than the map of a small clip. Those of published clips stay as they are."""
+def _filled(peer: Any, state: State, x: torch.Tensor) -> Any:
+    """A copy of a peer with these weights, whose pools are no larger than the map of a small clip.
+
+    The pools of published clips stay as they are.
+    """
+    peer = copy.deepcopy(peer).to(x.dtype)
+    peer.load_state_dict(state)
     for module in peer.modules():
         if isinstance(module, torch.nn.AvgPool3d):
             time = x.shape[2] // (4 if module.kernel_size[0] == 8 and len(peer.blocks) == 7 else 1)

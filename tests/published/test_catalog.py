@@ -61,3 +61,21 @@ def test_the_page_on_published_networks_says_the_same(entry: Published) -> None:
     assert clip == f"{entry.clip.frames}x{entry.clip.size}" and views == "x".join(map(str, entry.clip.views))
     assert parameters == f"{entry.parameters / 1e6:.2f} M" and gmacs == f"{entry.gmacs:.1f}"
     assert entry.publisher in publisher and license == entry.license
+
+
+def test_the_readme_says_the_same() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    table = text.partition("## Published networks on Something-Something V2\n")[2].partition("\n## ")[0]
+    named = []
+    for line in table.splitlines():
+        if names := re.findall(r"`([\w-]+)`", line):
+            *_, top1, clips, gmacs = (cell.strip().split(", ") for cell in line.strip("| ").split("|"))
+            entries = [PUBLISHED[name] for name in names]
+            assert top1 == [f"{entry.top1:.1f}" for entry in entries] and all(e.publisher in line for e in entries)
+            assert clips in (
+                [f"{e.clip.frames} x {e.clip.size}" for e in entries],
+                [f"{entries[0].clip.frames} x {entries[0].clip.size}"],
+            )
+            assert gmacs == [f"{entry.gmacs:.0f}" for entry in entries]
+            named += names
+    assert len(named) == len(set(named)) == 8

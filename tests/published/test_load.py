@@ -1,52 +1,72 @@
-"""Published weights in a network: colors in another order, weights that fit several entries, and names for `train --init`."""
+"""Published weights in a network: the publisher's logits, also as initial weights; and weights that fit several entries."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from ssv2rt.core.errors import UsageError
 from ssv2rt.core.recipes import Model
-from ssv2rt.models.clip_model import ClipModel
+from ssv2rt.models.load_weights import read_weights
 from ssv2rt.models.registry import build_model
-from ssv2rt.published.catalog import PUBLISHED
-from ssv2rt.published.load import entry_of, load_network
+from ssv2rt.published.catalog import PUBLISHED, class_names
+from ssv2rt.published.download import weights_folder
+from ssv2rt.published.load import entry_of, load_network, start_from
 from tests.models import publishers
-from tests.published.as_published import as_pytorchvideo
+from tests.models.test_published_weights import EXACT, clips, error
+from tests.published.as_published import publisher_of
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_whole_network_has_the_logits_of_its_publisher_on_published_clips(name: str, tmp_path: Path) -> None:
+    entry = PUBLISHED[name]
+    network = publisher_of(entry)
+    file = network.save(tmp_path)
+    batch = clips(1, entry.clip.frames, entry.clip.size)
+    # In fp32, rounding alone makes a difference of 1.4 times `EXACT` between two orders of PyTorchVideo's color channels.
+    dtype = torch.float64 if entry.bgr else torch.float32
+    expected = network.expected(batch.flip(-1) if entry.bgr else batch, dtype)
+    assert error(load_network(entry, read_weights(file)[0], file).to(dtype), batch, expected) < EXACT
 
 
 @pytest.mark.parametrize("name", ["slow-r50", "slowfast-r50"])
 def test_a_network_that_was_trained_on_blue_green_red_takes_rgb(name: str) -> None:
-    model = Model(name=name, width=32 if name == "slowfast-r50" else 8)
-    entry = replace(PUBLISHED[f"{name}-ssv2"], model=model)
-    trained = random(build_model(model, 174))
-    trained.normalise.set_colors((255 * 0.45,) * 3, (255 * 0.225,) * 3)
-    imported = load_network(entry, as_pytorchvideo(trained), "weights")
-    clips = torch.randint(0, 256, (1, 8, 64, 64, 3), dtype=torch.uint8)
-    with torch.inference_mode():
-        expected = trained(clips.flip(-1))  # the publisher's frames are blue, green, red
-        assert (imported(clips) - expected).abs().max() < 1e-4 * expected.std()
-        assert (trained(clips) - expected).abs().max() > 0.01 * expected.std()
-    fine_tuned = build_model(model, 51)  # by somebody else, as other classes show
-    for weights in (as_pytorchvideo(fine_tuned), imported.state_dict()):
-        kept = load_network(entry, weights, "weights")
-        before = fine_tuned if kept.head.out_features == 51 else imported
-        stems = {key: weight for key, weight in before.state_dict().items() if "stem.0" in key}
-        assert stems and all(torch.equal(kept.state_dict()[key], weight) for key, weight in stems.items())
-
-
-def random(model: ClipModel) -> ClipModel:
-    """The same model with random batch norms, in evaluation mode."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm3d):
-            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
-            torch.nn.init.normal_(module.running_mean, std=0.2)
-    return model.eval()
+    make, width = (publishers.slowfast, 32) if name == "slowfast-r50" else (publishers.slow, 8)
+    entry = replace(PUBLISHED[f"{name}-ssv2"], model=Model(name=name, width=width))
+    network, batch = make(width, 174), clips(1, 8, 64)
+    expected = network.expected(batch.flip(-1))  # the publisher's frames are blue, green, red
+    imported = load_network(entry, network.state, "weights")
+    assert error(imported, batch, expected) < EXACT and error(imported, batch, network.expected(batch)) > 0.01
+    assert error(load_network(entry, imported.state_dict(), "own"), batch, expected) < EXACT
+    fine_tuned = make(width, 51)  # by somebody else, as other classes show
+    assert error(load_network(entry, fine_tuned.state, "weights"), batch, fine_tuned.expected(batch)) < EXACT
 
 
 def test_weights_of_several_entries_need_a_name() -> None:
     weights = publishers.tsm("50", 64, 174).state
     with pytest.raises(UsageError, match="fits tsm-r50-8f-ssv2, tsm-r50-16f-ssv2, .* say which it is with --as"):
         entry_of(weights, "w.pth")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_training_starts_from_every_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSV2RT_CACHE", str(tmp_path))
+    width = 32 if name.startswith("slowfast") else 16
+    entry = replace(PUBLISHED[name], model=Model(name=PUBLISHED[name].model.name, width=width), sha256="")
+    monkeypatch.setitem(PUBLISHED, name, entry)
+    network, batch = publisher_of(entry, width), clips(1, 4, 64)
+    weights_folder().mkdir()
+    os.replace(network.save(tmp_path), weights_folder() / entry.file)
+    expected = network.expected(batch.flip(-1) if entry.bgr else batch)
+    labels = class_names(entry.classes)
+    for order in (slice(None), slice(None, None, -1)):
+        model = build_model(entry.model, len(labels)).eval()
+        report = start_from(model, name, labels=labels[order])
+        assert not report.missing and not report.skipped
+        assert f"{len(labels)} of {len(labels)} classes are taken over by name" in report.classes
+        assert error(model, batch, expected[:, list(range(len(labels)))[order]]) < EXACT

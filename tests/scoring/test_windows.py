@@ -230,10 +230,11 @@ def test_a_crash_of_the_decoder_loses_few_windows(tiny_bundle: Bundle, videos: l
     good = sorted(
         (row for row in found if row["path"] != str(bad)), key=lambda row: (order[row["path"]], row["window"])
     )
-    assert good == expected
+    # Rounding may differ: after the crash, other windows share a batch.
+    assert len(good) == len(expected)
+    assert all(row == pytest.approx(other, abs=1e-5) for row, other in zip(good, expected, strict=True))
     *scored, last = [row for row in found if row["path"] == str(bad)]
     assert last["status"] == "error: decoder crashed" and 3 <= len(scored) <= 7
     kept = ("window", "start", "end", "label", "probability")
-    assert [[row[key] for key in kept] for row in scored] == [
-        [row[key] for key in kept] for row in expected[: len(scored)]
-    ]
+    for row, other in zip(scored, expected, strict=False):
+        assert {key: row[key] for key in kept} == pytest.approx({key: other[key] for key in kept}, abs=1e-5)

@@ -17,6 +17,7 @@ from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.training.evaluate import Evaluation
 from ssv2rt.training.imbalance import best_by, class_weights, imbalance_in_words, quality
+from ssv2rt.training.metrics_log import read_metrics
 from ssv2rt.training.trainer import Trainer
 from tests.conftest import TINY_SETTINGS
 from tests.training.test_resume import assert_same, stop_at
@@ -51,6 +52,16 @@ def test_accuracy_decides_and_then_the_loss() -> None:
         > quality(often, "top1")
         > quality(replace(often, loss=np.nan), "top1")
     )
+
+
+def test_of_equal_epochs_the_first_is_the_best(tiny_set: Path, tmp_path: Path) -> None:
+    """Same accuracy and same loss: the weights do not change at this learning rate."""
+    settings = ("train.epochs=2", "train.freeze_backbone=true", "train.learning_rate=1e-30")
+    recipe = load_recipe("ssv2-resnet3d18", (*TINY_SETTINGS, *settings))
+    run = create_run("t", root=tmp_path)
+    best = Trainer(recipe, open_manifest(tiny_set)).fit(run)
+    first, second = (line["validation"] for line in read_metrics(run.metrics_file) if "validation" in line)
+    assert first == second and first["top1"] == best.top1 and run.best_epoch == 1
 
 
 def test_imbalance_is_said_with_what_is_done_about_it() -> None:

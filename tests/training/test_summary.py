@@ -100,9 +100,9 @@ def test_figures_of_any_number_of_classes(tmp_path: Path, classes: int) -> None:
     labels = [
         f"Pretending to put something number {n} onto something else, which is far too long" for n in range(classes)
     ]
-    draw_confusion(matrix, labels, tmp_path / "confusion")
-    draw_worst_classes(matrix, labels, tmp_path / "worst")
-    draw_curves([], tmp_path / "curves", Train())
+    draw_confusion(matrix, labels, tmp_path / "confusion", "a run: 9 clips")
+    draw_worst_classes(matrix, labels, tmp_path / "worst", "a run: 9 clips")
+    draw_curves([], tmp_path / "curves", Train(), title="a run", classes=classes)
     for name in ("confusion", "worst", "curves"):
         assert _share_of_ink(tmp_path / f"{name}.png") > 0.005
 
@@ -131,8 +131,8 @@ def test_labels_that_look_like_markup_formulas_or_commands_are_shown_as_they_are
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     labels = ["[/red]up", "$\\frac$", "a\x1b[2Jb", "$x$ [bold]"]
-    draw_confusion(MATRIX, labels, tmp_path / "confusion")
-    draw_worst_classes(MATRIX, labels, tmp_path / "worst")
+    draw_confusion(MATRIX, labels, tmp_path / "confusion", "$x$: 3 clips")
+    draw_worst_classes(MATRIX, labels, tmp_path / "worst", "$x$: 3 clips")
     print_worst_classes(MATRIX, labels)
     said = capfd.readouterr().err
     assert "[/red]up" in said and "$\\frac$" in said and "a\\x1b[2Jb" in said and "\x1b" not in said

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 
 from ssv2rt.core.errors import MORE_MEMORY, UserError, says_out_of_memory
@@ -22,6 +23,7 @@ from ssv2rt.core.recipes import Engine
 from ssv2rt.core.run_folders import optional_cache
 from ssv2rt.engines.base import BuiltEngine, Graph, Outputs, Runner, refuse_targets
 from ssv2rt.engines.bundle import Bundle, BundleInfo
+from ssv2rt.engines.concatenations import protect_concatenations
 from ssv2rt.engines.export import EMBEDDING, INPUT, OUTPUT
 
 WANTS_HALF = False
@@ -77,7 +79,7 @@ def build(graph: Graph, settings: Engine) -> BuiltEngine:
     choices = [name for name in _ALLOWED_ARITHMETIC[settings.precision] if _CAPABILITY[name] in native]
     file = graph.onnx_file.with_name("engine.xml")
     try:
-        model = core.read_model(graph.onnx_file)
+        model = core.read_model(_mended(graph.onnx_file) if settings.precision == "int8" else graph.onnx_file)
         _save(model, file)
         rates = _measure_rates(core, model, choices, settings) if len(choices) > 1 else {}
     except RuntimeError as error:
@@ -187,6 +189,11 @@ def _core() -> Any:
     import openvino as ov
 
     return ov.Core()
+
+
+def _mended(file: Path) -> bytes:
+    """A quantized graph in which nothing is that OpenVINO computes wrong."""
+    return protect_concatenations(onnx.load(file)).SerializeToString()
 
 
 def _save(model: Any, file: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ssv2rt.core.recipes import Recipe
 from ssv2rt.core.run_folders import Run
+from ssv2rt.core.train_settings import Train
 from ssv2rt.dataset.classes import for_classes, labeled
 from ssv2rt.dataset.labels import NO_MIRROR, mirrored_labels
 from ssv2rt.dataset.manifest import SCHEMA, Manifest
@@ -20,6 +21,7 @@ from ssv2rt.dataset.quarantine import quarantine
 from ssv2rt.models.weights import TrainedModel, load_trained
 from ssv2rt.report.html.clips import ShownClip, predict_rows, spread_rows
 from ssv2rt.report.html.strips import Strips
+from ssv2rt.report.plots import learning_rates
 from ssv2rt.training.confusion import confused_pairs, per_class_results, read_confusion
 from ssv2rt.training.evaluate import Evaluation, mean_class_accuracy
 from ssv2rt.training.metrics_log import read_metrics
@@ -28,7 +30,7 @@ from ssv2rt.training.temporal_order import twin_pairs
 logger = logging.getLogger(__name__)
 
 Section = dict[str, Any]
-_PAIRS, _CLIPS_OF_PAIR, _PROBLEMS = 8, 4, 200
+_PAIRS, _CLIPS_OF_PAIR, _PROBLEMS, _MOST_RATES = 8, 4, 200, 400
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def report_of_run(
     figures = evaluated.result.as_dict() if evaluated else _best_validation(lines, trained.epoch)
     facts = _facts(run, trained, figures, matrix, data, split)
     sections: list[Section] = [{"type": "facts", "title": "Result", "rows": facts}]
-    if charts := _charts(lines):
+    if charts := _charts(lines, trained.recipe.train, len(trained.labels)):
         sections.append({"type": "curves", "title": "Curves", "x": "epoch", "charts": charts})
     if matrix is not None:
         sections += classes_sections(matrix, trained.labels)
@@ -141,12 +143,12 @@ def _clips_of(split: str) -> str:
     return "clips" if split == "all" else f"{split} clips"
 
 
-def _charts(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
+def _charts(lines: Sequence[Mapping[str, Any]], settings: Train, classes: int) -> list[dict[str, object]]:
     epochs = [line for line in lines if "validation" in line and "train_loss" in line]
     if not epochs:
         return []
     per_epoch = max((line["update"] / line["epoch"] for line in epochs if line["epoch"]), default=1.0)
-    steps = _thinned([line for line in lines if "learning_rate" in line and "loss" in line], 400)
+    at, rates = learning_rates(lines, settings, per_epoch)
 
     def series(name: str, points: list[list[float]]) -> dict[str, object]:
         return {"name": name, "points": points}
@@ -157,11 +159,7 @@ def _charts(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
     def of_validation(key: str) -> list[list[float]]:
         return [[line["epoch"], line["validation"][key]] for line in epochs]
 
-    top5 = (
-        [series("validation, top-5", of_validation("top5"))]
-        if len(epochs) and epochs[0]["validation"].get("top5", 100) < 100
-        else []
-    )
+    top5 = [series("validation, top-5", of_validation("top5"))] if classes > 5 else []
     charts: list[dict[str, object]] = [
         {
             "title": "Loss",
@@ -179,17 +177,12 @@ def _charts(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
             ],
         },
     ]
-    if steps:
-        rates = [[step["update"] / per_epoch, step["learning_rate"]] for step in steps]
+    if len(at):
+        points = np.stack([(at + 1) / per_epoch, rates], 1)[:: max(1, -(-len(at) // _MOST_RATES))].tolist()
         charts.append(
-            {"title": "Learning rate", "unit": "", "from_zero": True, "series": [series("learning rate", rates)]}
+            {"title": "Learning rate", "unit": "", "from_zero": True, "series": [series("learning rate", points)]}
         )
     return charts
-
-
-def _thinned(lines: list[Any], most: int) -> list[Any]:
-    step = max(1, -(-len(lines) // most))
-    return lines[::step]
 
 
 def classes_sections(matrix: np.ndarray, labels: Sequence[str]) -> list[Section]:

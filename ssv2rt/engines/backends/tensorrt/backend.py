@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ssv2rt.core.errors import UsageError, UserError
+from ssv2rt.core.errors import UsageError, UserError, one_line
 from ssv2rt.core.hardware import gpu_architecture
 from ssv2rt.core.recipes import Engine
 from ssv2rt.engines.backends.tensorrt.build import build_plan, create_trt_object
@@ -66,7 +66,7 @@ class TensorRtBackend:
         try:
             self._trt()
         except (ImportError, OSError) as error:
-            return f"{self._module} cannot be loaded ({str(error).splitlines()[0]})"
+            return f"{self._module} cannot be loaded ({one_line(error)})"
         if not self._rtx and not torch.cuda.is_available():
             return "there is no NVIDIA GPU that PyTorch can use; take --backend openvino on a CPU"
         return ""

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from ssv2rt.core.errors import one_line
+
 logger = logging.getLogger(__name__)
 
 
@@ -78,7 +80,7 @@ def capture(run: Enqueue, stream: Any, results: torch.Tensor) -> Enqueue | None:
             return graph.replay
         reason = "its replay gives other results"
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        reason = one_line(error)
     logger.warning(f"no CUDA graph was captured ({reason}); the kernels of a batch are launched one by one")
     run()  # restore the results, which the replay may have overwritten
     return None

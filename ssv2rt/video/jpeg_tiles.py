@@ -1,0 +1,146 @@
+"""Parts of JPEG pictures, so that a decoder has less to do.
+
+The restart markers of a JPEG divide it into runs of as many blocks each, which are coded independently. Where a row of blocks
+is divided evenly, the runs are tiles of the picture, and those that a crop touches make a JPEG of their own. With those of the
+other frames of a clip below it, the decoder builds its tables once for all of them:
+
+    tile tile TILE TILE tile        the same header with another width and height
+    tile tile TILE TILE tile   ->   TILE TILE
+    tile tile tile tile tile        TILE TILE
+                                    TILE TILE   of the next picture
+                                    TILE TILE
+
+Source: ITU-T T.81, annex B (segments) and A.2 (order of blocks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ssv2rt.video.bits import Buffer
+from ssv2rt.video.crops import CropBox
+
+START, END = b"\xff\xd8", b"\xff\xd9"
+BASELINE, INTERVAL, SCAN = 0xC0, 0xDD, 0xDA
+_HARMLESS = frozenset({0xC4, 0xDB, 0xFE, *range(0xE0, 0xF0)}) - {0xE1}
+"""Segments that hold for the whole picture and for its parts: tables, comments, and those of applications, except Exif, which
+may turn the picture."""
+RESTART = b"\xff\xd0"
+"""The first of eight restart markers."""
+LARGEST = 65500
+"""Pixels along a side of a picture that FFmpeg takes."""
+
+
+class Stack(NamedTuple):
+    """The tiles of some pictures that a crop touches, one picture below the other.
+
+    It is a JPEG but for the restart markers, which T.81 numbers one by one. FFmpeg does not look at their numbers.
+    """
+
+    content: bytes
+    left: int
+    """Where the tiles lie in each picture, in pixels."""
+    top: int
+    height: int
+    """Pixels from one picture to the next."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How pictures with the same header are divided into tiles."""
+
+    header: bytes
+    """What precedes the first tile."""
+    size_at: int
+    """Where it has the height of the picture, and behind that its width."""
+    width: int
+    """Of the picture, in pixels."""
+    height: int
+    wide: int
+    """Width of a tile in pixels. Tiles at the right edge and at the bottom may reach beyond the picture."""
+    high: int
+
+    def stack(self, pictures: Sequence[Buffer], crop: CropBox) -> Stack | None:
+        """What a decoder needs to show the same crop of some pictures.
+
+        Args:
+            pictures: at least one JPEG.
+            crop: in pixels of a picture.
+
+        Returns:
+            None if a picture has another header, or not as many tiles as the header says, or if they are too high together.
+        """
+        across, down = -(-self.width // self.wide), -(-self.height // self.high)
+        left, right = crop.left // self.wide, min(across, -(-(crop.left + crop.width) // self.wide))
+        top, bottom = crop.top // self.high, min(down, -(-(crop.top + crop.height) // self.high))
+        width = min(self.width, right * self.wide) - left * self.wide
+        height, begin = (bottom - top) * self.high, len(self.header)
+        if len(pictures) * height > LARGEST:
+            return None
+        size = (len(pictures) * height).to_bytes(2, "big") + width.to_bytes(2, "big")
+        pieces: list[Buffer] = [self.header[: self.size_at] + size + self.header[self.size_at + 4 :]]
+        rows = np.arange(top * across, bottom * across, across)
+        for picture in pictures:
+            restarts = _restarts(picture, begin)
+            if picture[:begin] != self.header or len(restarts) != across * down - 1 or picture[-2:] != END:
+                return None
+            # A tile begins behind the marker before it; the first and the last have none on one side.
+            bounds = np.concatenate(([begin - 2], restarts, [len(picture) - 2]))
+            starts, ends = (bounds[rows + left] + 2).tolist(), bounds[rows + right].tolist()
+            for start, end in zip(starts, ends, strict=True):
+                pieces += picture[start:end], RESTART
+        pieces[-1] = END
+        return Stack(b"".join(pieces), left * self.wide, top * self.high, height)
+
+
+def tiles_of(picture: Buffer) -> Tiles | None:
+    """The tiles of a JPEG: baseline, three components in one scan, and restart markers that divide its rows evenly.
+
+    Returns:
+        None if it is something else, or damaged.
+    """
+    size_at = interval = width = height = wide = high = components = 0
+    for kind, start, end in segments(picture):
+        content = picture[start:end]
+        if kind == INTERVAL and len(content) == 2:
+            interval = int.from_bytes(content, "big")
+        elif kind == BASELINE and len(content) == 15 and not size_at:
+            size_at = start + 1
+            height, width = int.from_bytes(content[1:3], "big"), int.from_bytes(content[3:5], "big")
+            components = content[5]
+            wide = 8 * max(sampling >> 4 for sampling in content[7::3])
+            high = 8 * max(sampling & 15 for sampling in content[7::3])
+        elif kind == SCAN:
+            if not (interval and width and height and wide and high) or components != 3 or content[:1] != b"\x03":
+                return None
+            across = -(-width // wide)
+            return (
+                None
+                if across % interval
+                else Tiles(bytes(picture[:end]), size_at, width, height, wide * interval, high)
+            )
+        elif kind not in _HARMLESS:
+            return None
+    return None
+
+
+def segments(picture: Buffer) -> Iterator[tuple[int, int, int]]:
+    """Kind, start and end of the content of each segment of a JPEG, to where its first scan begins or it is damaged."""
+    at, kind = 2, 0
+    while kind != SCAN and picture[:2] == START and at + 4 <= len(picture) and picture[at] == 0xFF:
+        kind, length = picture[at + 1], int.from_bytes(picture[at + 2 : at + 4], "big")
+        if length < 2 or at + 2 + length > len(picture):
+            return
+        yield kind, at + 4, at + 2 + length
+        at += 2 + length
+
+
+def _restarts(picture: Buffer, start: int) -> np.ndarray:
+    """Where restart markers are, from `start` on: int (M,), rising."""
+    data = np.frombuffer(picture, np.uint8)
+    at = start + np.flatnonzero(data[start:-1] == 0xFF)
+    return at[(data[at + 1] & 0xF8) == RESTART[1]]
