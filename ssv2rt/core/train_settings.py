@@ -137,8 +137,8 @@ class Train(Section):
                 )
         if (self.schedule == "steps") != bool(self.step_epochs):
             raise ValueError(
-                f"schedule = '{self.schedule}' and step_epochs = {list(self.step_epochs)}: give epochs with "
-                f"schedule = 'steps', and only there"
+                f"schedule = '{self.schedule}' and step_epochs = {list(self.step_epochs)}: set epochs with 'steps', and "
+                f"step_epochs=[] with another schedule"
             )
         if self.precise_bn and self.freeze_backbone:
             raise ValueError(

@@ -21,15 +21,6 @@ from torch.nn import functional as F
 
 from ssv2rt.pipelines.requests import GRAY, ClipRequest, Operation
 
-STRONGEST = 10.0
-"""The magnitude at which operations are as strong as given here."""
-_ROTATION = 30.0
-"""Degrees."""
-_SHEAR = 0.3
-_SHIFT = 0.45
-"""Of the width or height."""
-_ENHANCEMENT = 0.9
-_POSTERIZED_BITS = 4
 _LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 """Weights of red, green and blue in Pillow's shades of gray."""
 
@@ -42,10 +33,11 @@ def draw_operations(layers: int, magnitude: float, rng: np.random.Generator) -> 
         magnitude: 0, where they change little or nothing, to 10.
         rng: of the clip.
     """
-    strength, names, drawn = magnitude / STRONGEST, list(_OPERATIONS), []
+    names, drawn = list(_OPERATIONS), []
     for _ in range(layers):
         name, sign = names[int(rng.integers(len(names)))], (1 if rng.random() < 0.5 else -1)
-        drawn.append(Operation(name, _AMOUNTS.get(name, _no_amount)(strength, sign)))
+        _, amount = _OPERATIONS[name]
+        drawn.append(Operation(name, amount(magnitude / 10, sign)))
     return tuple(drawn)
 
 
@@ -66,28 +58,11 @@ def apply_operations(clips: torch.Tensor, requests: Sequence[ClipRequest]) -> to
         for number in range(start, start + request.views):
             clip = clips[number]
             for operation in request.operations:
-                clip = _OPERATIONS[operation.name](clip, operation.amount)
+                function, _ = _OPERATIONS[operation.name]
+                clip = function(clip, operation.amount)
             changed[number] = clip
         start += request.views
     return changed
-
-
-def _no_amount(strength: float, sign: int) -> float:
-    return 0.0
-
-
-_AMOUNTS: dict[str, Callable[[float, int], float]] = {
-    "rotate": lambda strength, sign: sign * strength * _ROTATION,
-    "shear x": lambda strength, sign: sign * strength * _SHEAR,
-    "shear y": lambda strength, sign: sign * strength * _SHEAR,
-    "translate x": lambda strength, sign: sign * strength * _SHIFT,
-    "translate y": lambda strength, sign: sign * strength * _SHIFT,
-    "solarize": lambda strength, sign: round(256 * (1 - strength)),
-    "posterize": lambda strength, sign: 8 - round(strength * _POSTERIZED_BITS),
-    **dict.fromkeys(
-        ("color", "contrast", "brightness", "sharpness"), lambda strength, sign: 1 + sign * strength * _ENHANCEMENT
-    ),
-}
 
 
 def _identity(clip: torch.Tensor, _: float) -> torch.Tensor:
@@ -205,20 +180,34 @@ def _to_uint8(values: torch.Tensor) -> torch.Tensor:
     return values.round().clamp(0, 255).to(torch.uint8)
 
 
-_OPERATIONS: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
-    "identity": _identity,
-    "auto-contrast": _auto_contrast,
-    "equalize": _equalize,
-    "solarize": _solarize,
-    "posterize": _posterize,
-    "color": _color,
-    "contrast": _contrast,
-    "brightness": _brightness,
-    "sharpness": _sharpness,
-    "rotate": _rotate,
-    "shear x": _shear_x,
-    "shear y": _shear_y,
-    "translate x": _translate_x,
-    "translate y": _translate_y,
+def _none(strength: float, sign: int) -> float:
+    return 0.0
+
+
+def _enhancement(strength: float, sign: int) -> float:
+    """A factor from 0.1 to 1.9."""
+    return 1 + 0.9 * sign * strength
+
+
+def _up_to(most: float) -> Callable[[float, int], float]:
+    return lambda strength, sign: sign * strength * most
+
+
+_OPERATIONS: dict[str, tuple[Callable[[torch.Tensor, float], torch.Tensor], Callable[[float, int], float]]] = {
+    "identity": (_identity, _none),
+    "auto-contrast": (_auto_contrast, _none),
+    "equalize": (_equalize, _none),
+    "solarize": (_solarize, lambda strength, _: round(256 * (1 - strength))),
+    "posterize": (_posterize, lambda strength, _: 8 - round(4 * strength)),
+    "color": (_color, _enhancement),
+    "contrast": (_contrast, _enhancement),
+    "brightness": (_brightness, _enhancement),
+    "sharpness": (_sharpness, _enhancement),
+    "rotate": (_rotate, _up_to(30.0)),  # degrees
+    "shear x": (_shear_x, _up_to(0.3)),
+    "shear y": (_shear_y, _up_to(0.3)),
+    "translate x": (_translate_x, _up_to(0.45)),  # of the width
+    "translate y": (_translate_y, _up_to(0.45)),  # of the height
 }
-"""Each changes a clip, uint8 (T, H, W, 3), into a new one, by an amount whose meaning is its own."""
+"""Each changes a clip, uint8 (T, H, W, 3), into a new one by an amount whose meaning is its own; the second function gives the
+amount for a strength from 0 to 1 and a sign."""

@@ -43,8 +43,8 @@ def test_a_continued_run_has_the_old_schedule_and_then_another_from_a_tenth_of_t
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (("train.step_epochs=[3]",), "give epochs with schedule = 'steps', and only there"),
-        (("train.schedule=steps",), "give epochs with schedule = 'steps'"),
+        (("train.step_epochs=[3]",), r"set epochs with 'steps', and step_epochs=\[\] with"),
+        (("train.schedule=steps",), "set epochs with 'steps'"),
         (("train.schedule=steps", "train.step_epochs=[3,2]"), "must rise, and be below epochs = 7"),
         (("train.schedule=steps", "train.step_epochs=[7]"), "must rise, and be below epochs = 7"),
         (("train.continued=[7]",), "must rise, and be below epochs = 7"),

@@ -6,13 +6,13 @@ import itertools
 import re
 import shlex
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from ssv2rt.core.recipe_files import load_recipe, recipe_names
+from ssv2rt.core.recipes import Model
 from ssv2rt.core.run_folders import Run
 from ssv2rt.models.load_weights import read_weights
 from ssv2rt.models.registry import build_model
@@ -25,7 +25,7 @@ from ssv2rt.training.optimizer import scaled_learning_rate
 from tests.cli import Done, ssv2rt
 from tests.models import publishers
 from tests.models.reference import random_state, shapes_2d
-from tests.published.as_published import as_pytorchvideo
+from tests.published.as_published import publisher_of
 
 WIDTH = 8
 SMALL = ("clip.size=32", f"model.width={WIDTH}", "train.batch_size=8", "train.accumulate=1", "train.precision=fp32")
@@ -75,24 +75,19 @@ def test_clips_of_32_frames_start_from_a_run_on_16(name: str, eight_clips: Path,
         assert torch.allclose(weight, before[key], rtol=0, atol=1e-7), key
 
 
-def publishers_file(name: str, folder: Path) -> Path:
+def narrow(recipe: str) -> Model:
+    """The network of a recipe, as narrow as its publisher's code can make it."""
+    return load_recipe(recipe, (f"model.width={32 if 'slowfast' in recipe else WIDTH}",)).model
+
+
+def publishers_file(name: str, width: int, folder: Path) -> Path:
     """A file of random weights, narrow but otherwise as the publisher saves those of a name, and called as there."""
     entry = PUBLISHED.get(name) or IMAGENET[name]
     path = folder / entry.file
-    depth = "101" if "101" in name else "50"
-    if isinstance(entry, Published) and entry.publisher == "PyTorchVideo":
-        network = entry.model.model_copy(update={"width": WIDTH})
-        torch.save({"model_state": as_pytorchvideo(build_model(network, len(class_names(entry.classes))))}, path)
-    elif name in IMAGENET:
-        torch.save(random_state(shapes_2d(WIDTH, publishers.DEPTHS[depth], bottleneck=True, classes=1000)), path)
-    else:
-        by = "mmaction2" if entry.publisher == "MMAction2" else "official"
-        make: dict[str, Callable[[], publishers.Published]] = {
-            "IBM": lambda: publishers.ibm(depth, WIDTH, 174),
-            "torchvision": lambda: publishers.torchvision_video(name, WIDTH, 400),
-        }
-        network_there = make.get(entry.publisher, lambda: publishers.tsm(depth, WIDTH, 174, by=by))()
-        Path(network_there.save(folder)).rename(path)
+    if isinstance(entry, Published):
+        return Path(publisher_of(entry, width).save(folder)).rename(path)
+    depths = publishers.DEPTHS["101" if "101" in name else "50"]
+    torch.save(random_state(shapes_2d(width, depths, bottleneck=True, classes=1000)), path)
     return path
 
 
@@ -113,9 +108,9 @@ STARTS = {
 @pytest.mark.parametrize(("recipe", "source"), [(recipe, name) for recipe, names in STARTS.items() for name in names])
 def test_recipes_start_from_published_weights(recipe: str, source: str, tmp_path: Path) -> None:
     """Nothing but a classifier of other classes is left out, or starts fresh."""
-    settings = load_recipe(recipe, (f"model.width={WIDTH}",)).model
+    settings = narrow(recipe)
     model = build_model(settings, 174)
-    path = str(publishers_file(source, tmp_path))
+    path = str(publishers_file(source, settings.width, tmp_path))
     report = start_from(model, path, how=settings.inflate, labels=class_names("ssv2"))
     of_ssv2 = source.endswith(("-ssv2", "-mmaction2"))
     assert set(report.missing) == (set() if of_ssv2 else {"head.weight", "head.bias"})
@@ -126,9 +121,9 @@ def test_recipes_start_from_published_weights(recipe: str, source: str, tmp_path
 @pytest.mark.parametrize("name", ["slow-r50", "slowfast-r50"])
 def test_a_file_of_kinetics_weights_under_the_name_that_pytorchvideo_gives_it(name: str, tmp_path: Path) -> None:
     """That is the name of its file for Something-Something V2, too, which has other classes and other colors."""
-    file = publishers_file(f"{name}-k400", tmp_path)
+    settings = narrow(f"ssv2-{name}")
+    file = publishers_file(f"{name}-k400", settings.width, tmp_path)
     file = file.rename(tmp_path / PUBLISHED[f"{name}-ssv2"].file)
-    settings = load_recipe(f"ssv2-{name}", (f"model.width={WIDTH}",)).model
     model, kinetics = build_model(settings, 400), class_names("kinetics400")
     report = start_from(model, str(file), labels=kinetics)
     assert not report.missing and "400 of 400 classes are taken over by name" in str(report)
