@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from ssv2rt.core.errors import UsageError, UserError, os_errors_as_user_errors
 from ssv2rt.dataset.annotations import is_annotation_file, read_annotation_file, read_annotations
 from ssv2rt.dataset.folders import read_folders
 from ssv2rt.dataset.labelstudio import is_label_studio_file, read_label_studio
-from ssv2rt.dataset.listing import Listing
+from ssv2rt.dataset.listing import Listing, escape_non_utf8
 from ssv2rt.dataset.manifest import is_manifest
 from ssv2rt.dataset.tables import TABLE_SUFFIXES, read_tables
 
@@ -48,5 +49,12 @@ def list_clips(root: Path) -> Listing:
         with os_errors_as_user_errors(f"cannot read the data set '{root}'"):
             found = read_annotations(root) or read_tables(root) or read_folders(root)
     if found is None:
-        raise UserError(f"no data set in '{root}'; expected {_SUPPORTED}")
+        raise UserError(f"no data set in '{root}', which {_content(root)}; expected {_SUPPORTED}")
     return found
+
+
+def _content(folder: Path, most: int = 3) -> str:
+    """What a folder holds, in words."""
+    names = [escape_non_utf8(name) for name in sorted(os.listdir(folder)) if not name.startswith(".")]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"holds {', '.join(repr(name) for name in names[:most])}{more}" if names else "is empty"

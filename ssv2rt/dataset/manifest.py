@@ -178,6 +178,11 @@ class Manifest:
             f"the columns path and label, or SSv2's annotation files"
         )
 
+    def _unusable_share(self, split: str) -> float:
+        """Which fraction of the clips of a split cannot be used; 0 if it has none."""
+        rows = self.table.filter(pc.equal(self.table["split"], split))
+        return len(rows.filter(pc.not_equal(rows["status"], OK))) / max(1, len(rows))
+
     def split(self, name: str, max_bad: float = 1.0) -> Split:
         """The usable clips of a split.
 
@@ -194,20 +199,22 @@ class Manifest:
         bad = len(rows) - len(good)
         if bad and (bad > max_bad * len(rows) or not len(good)):
             worst = rows.filter(pc.not_equal(rows["status"], OK)).slice(0, 1).to_pylist()[0]
+            enough = max(bad / len(rows), *(self._unusable_share(split) for split in ("train", "validation")))
             raise UserError(
                 f"{bad} of {len(rows)} {kind}clips cannot be used, such as "
                 f"'{self.folder / worst['path']}': {worst['status']}; at most {max_bad:.2%} may be; mend or remove them "
                 f"(`ssv2rt index '{self.folder}'` lists all), or train without them by "
-                f"data.max_bad = {math.ceil(100 * bad / len(rows)) / 100:g}"
+                f"data.max_bad = {math.ceil(100 * enough) / 100:g}"
             )
         if not len(good) and (text := self.without_labels()):
             raise UserError(text)
         if not len(good):
             counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(self.table["split"]).to_pylist()}
             there = ", ".join(f"{count} {split}" for split, count in sorted(counts.items())) or "none at all"
-            raise UserError(
-                f"no {kind}clips in '{self.folder}' (there are: {there}); this needs a data set that has that split"
-            )
+            fix = "this needs a data set that has that split"
+            if name == "validation" and pc.count_distinct(self.table["label"]).as_py() == len(self.table):
+                fix = "they are held out of classes that have at least two clips; add clips"
+            raise UserError(f"no {kind}clips in '{self.folder}' (there are: {there}); {fix}")
         column = {key: good[key].to_numpy() for key in ("label", "frames", "width", "height", "duration")}
         return Split(
             labels=self.labels,

@@ -60,7 +60,7 @@ def draw_curves(
         classes: number of classes; of five or fewer, top-5 says nothing.
         best: the best epoch.
     """
-    figure = new_figure(12, 4.1)
+    figure = new_figure(12, 4.3)
     _title(figure, title)
     loss, accuracy, rate = figure.subplots(1, 3)
     steps = [line for line in lines if _has_numbers(line, "loss", "learning_rate")]
@@ -77,10 +77,9 @@ def draw_curves(
             place = (epoch_numbers[0], values[0])
             axes.annotate(f"{values[0]:.3g}  ", place, color=color, ha="right", va="center", fontsize=8)
 
-    if steps:
+    if len(steps) > 1:
         at, losses = [s["update"] / per_epoch for s in steps], [s["loss"] for s in steps]
-        style, name = "-" if len(steps) > 1 else ".", f"training, every {settings.log_every} optimizer steps"
-        loss.plot(at, losses, style, color=BLUE, alpha=0.3, lw=1, label=name)
+        loss.plot(at, losses, color=BLUE, alpha=0.3, lw=1, label=f"training, every {settings.log_every} steps")
     over_epochs(loss, "training", BLUE, [line["train_loss"] for line in epochs])
     over_epochs(loss, "validation", RED, [line["validation"]["loss"] for line in epochs])
     loss.set_ylabel("loss, nats")
@@ -107,7 +106,7 @@ def draw_curves(
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.2)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8, framealpha=0.8, edgecolor="none")
+            axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=2, fontsize=8, frameon=False)
     save_figure(figure, path)
 
 

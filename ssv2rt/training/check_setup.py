@@ -14,9 +14,13 @@ from ssv2rt.training.distributed import Group
 def check_classes(training: Split) -> None:
     """Raises UserError if there are fewer than two classes."""
     if len(training.labels) < 2:
+        inner = training.folder / training.labels[0]
+        below = sorted(path.name for path in inner.iterdir() if path.is_dir()) if inner.is_dir() else []
+        fix = "a folder for each class, or a table with the columns path and label"
+        if len(below) > 1:
+            fix = f"if those are '{below[0]}', '{below[1]}' and so on, give --data '{inner}'"
         raise UserError(
-            f"'{training.folder}' has only one class, '{training.labels[0]}', and training needs at least two: a folder for "
-            f"each class, or a table with the columns path and label"
+            f"'{training.folder}' has only one class, '{training.labels[0]}', and training needs at least two: {fix}"
         )
 
 

@@ -1,15 +1,19 @@
 """`preview`, `benchmark decode` and views on the command line."""
 
 import json
+import sys
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
-from ssv2rt.core.recipe_files import load_recipe
+from ssv2rt.benchmark.peers import peers
+from ssv2rt.core.hardware import choose_device
+from ssv2rt.core.recipe_files import default_recipe, load_recipe
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.report.contact_sheet import dataset_rows
+from ssv2rt.training.request import TrainRequest
 from tests.cli import ssv2rt
 
 
@@ -40,6 +44,41 @@ def test_preview_shows_and_names_the_operations_of_rand_augment(tmp_path: Path, 
     recipe = load_recipe("demo", ("augment.rand_layers=3",))
     _, (caption, request) = dataset_rows(open_manifest(tiny_set).split("train"), recipe, clips=1, draws=1, seed=0)
     assert len(request.operations) == 3 and all(operation.name in caption for operation in request.operations)
+
+
+def test_preview_reads_clips_by_the_recipe_that_training_takes(tmp_path: Path, tiny_set: Path) -> None:
+    """On this machine, and also of videos without labels."""
+    device = choose_device()
+    name = TrainRequest(data=tiny_set).recipe_name(device)
+    assert name == default_recipe(device.type)
+    assert (default_recipe("cuda"), default_recipe("cpu")) == ("ssv2-resnet3d18", "small")
+    done = ssv2rt("preview", tiny_set / "videos", *SMALL, "--clips", 2, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "rows        2" in done.stdout and f"recipe      {name}" in done.stdout
+
+
+def test_a_flat_folder_of_videos_is_told_from_a_data_set(tmp_path: Path, tiny_set: Path) -> None:
+    videos = tiny_set / "videos"
+    name = min(path.name for path in videos.iterdir())
+    done = ssv2rt("train", "--data", videos, cwd=tmp_path)
+    says = f"the 80 videos in '{videos}', such as '{name}', have no labels; move each into a folder named after its "
+    assert (
+        done.returncode == 1
+        and f"Error: {says}class, as in '{videos}/CLASS/{name}', or give --data a table" in done.stderr
+    )
+    done = ssv2rt("index", videos, "--out", "m.parquet", cwd=tmp_path)
+    assert done.returncode == 0 and says in done.stderr
+
+
+def test_a_peer_that_cannot_be_loaded_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torchcodec says it where FFmpeg is missing."""
+    (tmp_path / "torchcodec").mkdir()
+    text = "Could not load libtorchcodec. Likely causes:\n  1. FFmpeg is missing.\n[start of traceback]\n" + "x\n" * 99
+    (tmp_path / "torchcodec" / "__init__.py").write_text(f"raise RuntimeError({text!r})\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchcodec"]:
+        monkeypatch.delitem(sys.modules, name)
+    assert peers()["torchcodec + torch"] == "Could not load libtorchcodec. Likely causes: 1. FFmpeg is missing."
 
 
 def test_preview_of_a_video_shows_its_views(tmp_path: Path, tiny_set: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -286,6 +287,19 @@ def test_folders_that_hold_something_else_are_left_alone(small: Path, whole: Pat
 def test_wrong_options_are_one_line(small: Path, tmp_path: Path, options: list[str], says: str) -> None:
     done = ssv2rt("repack", small, "out", "--for", "cpu", *options, cwd=tmp_path)
     assert done.returncode == 2 and says in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_what_is_kept_of_frames_and_for_which_recipe_is_said(small: Path, tmp_path: Path) -> None:
+    """Sizes and times are in units that fit."""
+    done = ssv2rt("repack", small, "out", "--for", "cpu", "--codec", "mjpeg", cwd=tmp_path)
+    kept = "kept in their size, as no clip is larger than 48 pixels on its shorter side"
+    assert done.returncode == 3 and f"frames are for recipe 'small', whose clips have 80 pixels: {kept}" in done.stderr
+    assert re.search(rf"frames +{kept}\n", done.stdout) and "short side" not in done.stdout
+    assert re.search(r"size +\d+ kB\n", done.stdout)
+    done = ssv2rt("repack", small, "gpu", "--for", "gpu", "--codec", "h264", "--shard", "1/30", cwd=tmp_path)
+    assert "frames are for recipe 'ssv2-resnet3d18', whose clips have 224 pixels" in done.stderr
+    done = ssv2rt("repack", small, "less", "--codec", "mjpeg", "--short-side", 32, "--shard", "1/30", cwd=tmp_path)
+    assert "scaled to 32 pixels on their shorter side" in done.stdout
 
 
 def test_codecs_are_measured(small: Path, tiny_run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

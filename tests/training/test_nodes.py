@@ -5,8 +5,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,52 +13,10 @@ from ssv2rt.core.run_folders import Run
 from ssv2rt.models.weights import WEIGHTS
 from ssv2rt.training.metrics_log import read_metrics
 from tests.conftest import TINY_SETTINGS
+from tests.training.nodes import Nodes
 from tests.training.test_resume import wait_for
 
 SETTINGS = (*TINY_SETTINGS, "train.batch_size=4", "train.learning_rate=0.01")
-
-
-class Nodes:
-    """Two machines, as two folders. `torchrun`, or else the process that it would start, runs on each."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folders = [folder / "node0", folder / "node1"]
-        for place in self.folders:
-            (place / "home").mkdir(parents=True)
-
-    def start(self, *words: object, torchrun: bool = False, on: tuple[int, ...] = (0, 1)) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.processes = []
-        for node in on:
-            place = self.folders[node]
-            command, own = [sys.executable], {"HOME": str(place / "home"), "XDG_CACHE_HOME": str(place / "home/.cache")}
-            if torchrun:
-                command += ["-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", str(node)]
-                command += ["--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", str(port)]
-            else:
-                own |= {"RANK": str(node), "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-                own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            command += ["-m", "ssv2rt", "train", *(str(word).format(node=node) for word in words)]
-            environment = {name: value for name, value in os.environ.items() if name != "SSV2RT_CACHE"} | own
-            with (place / "said").open("w") as said:
-                self.processes.append(
-                    subprocess.Popen(command, cwd=place, env=environment, stdout=said, stderr=said, text=True)
-                )
-
-    def wait(self) -> tuple[list[int], list[str]]:
-        """Exit codes, and what each has said."""
-        try:
-            codes = [process.wait(240) for process in self.processes]
-        finally:
-            for process in self.processes:
-                process.kill()
-        return codes, [(place / "said").read_text() for place in self.folders]
-
-    def run(self, *words: object, **options: object) -> tuple[list[int], list[str]]:
-        self.start(*words, **options)  # type: ignore[arg-type]
-        return self.wait()
 
 
 def errors(said: str) -> list[str]:
@@ -76,6 +32,7 @@ def settings(*more: str) -> list[str]:
     return [word for setting in (*SETTINGS, *more) for word in ("--set", setting)]
 
 
+@pytest.mark.slow
 def test_two_nodes_train_and_go_on(nodes: Nodes, tiny_run: Run, tiny_set: Path) -> None:
     """Only node 0 has the recipe, the initial weights, and later the run. The data lies at another path on node 1."""
     first, second = nodes.folders
@@ -104,9 +61,9 @@ def test_two_nodes_train_and_go_on(nodes: Nodes, tiny_run: Run, tiny_set: Path) 
 
 @pytest.mark.parametrize("killed", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_rank_that_is_killed_ends_both_nodes_and_is_named(nodes: Nodes, tiny_set: Path, killed: int) -> None:
-    nodes.start("demo", "--data", tiny_set, "--name", "two", *settings("train.epochs=5000"))
-    run = Run(nodes.folders[0] / "runs/two")
-    wait_for(lambda: run.is_started, nodes.processes[0])
+    nodes.start("demo", "--data", tiny_set, "--name", "two", *settings("train.epochs=5000", "train.log_every=1"))
+    metrics = nodes.folders[0] / "runs/two/metrics.jsonl"
+    wait_for(metrics.is_file, nodes.processes[0])
     os.kill(nodes.processes[killed].pid, signal.SIGKILL)
     codes, said = nodes.wait()
     assert (codes[killed], codes[1 - killed]) == (-9, 1)
@@ -120,6 +77,7 @@ def test_a_rank_that_is_killed_ends_both_nodes_and_is_named(nodes: Nodes, tiny_s
     assert "Traceback" not in said[1 - killed]
 
 
+@pytest.mark.slow
 def test_what_fails_on_one_node_is_said_on_both(nodes: Nodes, tiny_set: Path) -> None:
     (nodes.folders[0] / "data").symlink_to(tiny_set)
     codes, said = nodes.run("demo", "--data", "data", *settings())

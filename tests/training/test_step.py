@@ -1,8 +1,5 @@
 """The training step: mixup, EMA weights, metrics, fp16 overflows, and several processes."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +20,10 @@ from ssv2rt.training.mixup import mix
 from ssv2rt.training.optimizer import scaled_learning_rate
 from ssv2rt.training.step import RunningMetrics, TrainingStep
 from ssv2rt.training.trainer import Trainer
+from tests.cli import ssv2rt
 from tests.conftest import TINY_SETTINGS
 from tests.training import test_devices as devices
+from tests.training.nodes import Nodes
 
 
 def recipe(*overrides: str) -> Recipe:
@@ -160,29 +159,21 @@ DISTRIBUTED = (
 )
 
 
-def torchrun(processes: int, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return subprocess.run(
-        [*command, "-m", "ssv2rt", "train", *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
 def test_two_processes_train_and_evaluate_like_one(manifest: Manifest, tiny_set: Path, tmp_path: Path) -> None:
-    """With SyncBatchNorm and half the batch each, every loss agrees, and evaluation counts every clip once."""
+    """With SyncBatchNorm and half the batch each, every loss agrees, and evaluation counts every clip once.
+
+    The processes are on two nodes that share nothing but the data.
+    """
     shared = [word for setting in (*TINY_SETTINGS, *DISTRIBUTED) for word in ("--set", setting)]
-    done = torchrun(
-        2,
-        *("ssv2-resnet3d18", "--data", str(tiny_set), "--name", "two", *shared),
+    nodes = Nodes(tmp_path)
+    codes, said = nodes.run(
+        *("ssv2-resnet3d18", "--data", tiny_set, "--name", "two", *shared),
         *("--set", "train.batch_size=5", "--set", "train.scale_rate=none", "--set", "train.sync_bn=true"),
-        cwd=tmp_path,
     )
-    assert done.returncode == 0, done.stderr
-    two = Run(tmp_path / "runs" / "two")
-    assert done.stderr.count("epoch 1/2: loss") == 1  # only rank 0 logs
+    assert codes == [0, 0], said
+    two = Run(nodes.folders[0] / "runs" / "two")
+    assert "epoch 1/2: loss" in said[0] and "epoch" not in said[1]  # only rank 0 logs
+    assert not (nodes.folders[1] / "runs").exists()
     lines = read_metrics(two.metrics_file)
     epochs = [line for line in lines if "validation" in line]
     assert [line["validation"]["clips"] for line in epochs] == [10, 10]
@@ -210,8 +201,8 @@ def test_two_processes_train_and_evaluate_like_one(manifest: Manifest, tiny_set:
     last = epochs[-1]["validation"]
     assert (again.top1, again.top5, again.clips) == (last["top1"], last["top5"], last["clips"])
     assert again.loss == pytest.approx(last["loss"], rel=1e-5)
-    resumed = torchrun(1, "--resume", "two", cwd=tmp_path)
-    assert resumed.returncode != 0 and "was trained with 2 processes, and there are 1 now" in resumed.stderr
+    resumed = ssv2rt("train", "--resume", "two", cwd=nodes.folders[0])
+    assert resumed.returncode == 1 and "was trained with 2 processes, and there are 1 now" in resumed.stderr
 
 
 def test_gradients_of_two_shards_equal_those_of_the_whole_batch(manifest: Manifest) -> None:

@@ -1,9 +1,11 @@
 """Reports of a run: metrics.jsonl, TensorBoard, confusion matrix and figures."""
 
 import json
+import re
 from pathlib import Path
 
 import av
+import matplotlib
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,7 +17,7 @@ from ssv2rt.core.train_settings import Train
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.report.plots import draw_confusion, draw_curves, draw_worst_classes
 from ssv2rt.report.run_summary import print_worst_classes, summarize
-from ssv2rt.training.confusion import confused_pairs, per_class_results, read_confusion, write_confusion
+from ssv2rt.training.confusion import confused_pairs, confusions, per_class_results, read_confusion, write_confusion
 from ssv2rt.training.metrics_log import MetricsLog, read_metrics
 from ssv2rt.training.trainer import Trainer
 from tests.cli import ssv2rt
@@ -93,7 +95,51 @@ def test_summarize_draws_all_figures_of_a_run(tiny_run: Run, tiny_set: Path, cap
         assert (folder / f"{name}.svg").read_text().lstrip().startswith("<?xml")
 
 
-@pytest.mark.parametrize("classes", [2, 40, 41, 174])
+def test_pictures_say_run_split_clips_and_top1_and_every_line_has_a_name(tiny_run: Run, tiny_set: Path) -> None:
+    labels = open_manifest(tiny_set).labels
+    top1 = read_metrics(tiny_run.metrics_file)[-1]["validation"]["top1"]
+    with matplotlib.rc_context({"svg.fonttype": "none"}):  # text as text
+        folder = summarize(tiny_run, labels)
+    title = f"{tiny_run.name}: 10 validation clips, top-1 {top1:.1f}% after epoch 1 of 1"
+    curves, confusion, worst = ((folder / f"{n}.svg").read_text() for n in ("curves", "confusion", "worst-classes"))
+    assert all(f"{title}<" in picture for picture in (curves, confusion, worst))
+    names = (
+        "training",
+        "validation",
+        "top-1, training",
+        "top-1, validation",
+        "top-5, validation",
+        "of each optimizer step",
+    )
+    assert all(f">{name}</text>" in curves for name in names)
+    assert f">{top1:.3g}  </text>" in curves  # a single epoch has its values beside its points
+    assert labels[0] in confusion and labels[0] in worst
+
+
+def test_top5_is_drawn_only_of_more_than_five_classes_and_a_learning_rate_of_few_steps(tmp_path: Path) -> None:
+    validation = {"top1": 50.0, "top5": 100.0, "loss": 1.0}
+    facts = {"train_loss": 2.0, "train_top1": 40.0, "learning_rate": 0.1, "validation": validation}
+    lines = [{"epoch": epoch, "update": 2 * epoch, **facts} for epoch in (1, 2)]
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        for classes in (5, 6):
+            draw_curves(lines, tmp_path / f"{classes}", Train(epochs=2), title="run", classes=classes, best=2)
+    few, more = ((tmp_path / f"{classes}.svg").read_text() for classes in (5, 6))
+    assert "top-5" not in few and "top-5, validation" in more
+    assert "of each optimizer step" in few and "best epoch (2)" in few
+
+
+def test_what_is_most_confused_has_a_row_for_each_direction(capfd: pytest.CaptureFixture[str]) -> None:
+    assert confusions(MATRIX, LABELS, 2) == [("NA", LABELS[0], 5, 10), (LABELS[0], "NA", 2, 10)]
+    print_worst_classes(MATRIX, LABELS)
+    said = capfd.readouterr().err
+    assert re.search(r'NA +Pushing, "something" +5 of 10', said) and re.search(
+        r'Pushing, "something" +NA +2 of 10', said
+    )
+    print_worst_classes(np.diag([2, 3]), ["a", "b"])
+    assert capfd.readouterr().err.splitlines() == ["all 5 clips are right"]
+
+
+@pytest.mark.parametrize("classes", [2, 40, 174, 201])
 def test_figures_of_any_number_of_classes(tmp_path: Path, classes: int) -> None:
     matrix = np.random.default_rng(0).integers(0, 9, (classes, classes))
     matrix[1] = 0  # a class without clips
