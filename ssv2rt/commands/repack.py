@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -148,7 +149,7 @@ def repack(
             "try": "the other shards, or the same command without --shard for the rest",
         }
     else:
-        facts["try"] = f"ssv2rt train --data {out}"
+        facts["try"] = f"ssv2rt train --data {shlex.quote(str(out))}"
     print_facts(facts, as_json)
     if result.left_out:
         sys.exit(3)
