@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -158,7 +159,7 @@ def repack(
             "try": "the other shards, or the same command without --shard for the rest",
         }
     else:
-        facts["try"] = f"ssv2rt train --data {out}"
+        facts["try"] = f"ssv2rt train --data {shlex.quote(str(out))}"
     print_facts(facts, as_json)
     if result.left_out:
         sys.exit(3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -46,7 +47,7 @@ def synthesize(out: Path, clips: int, size: str, frames: str, seed: int, key_fra
     )
     with Progress(f"making {out}", spec.clips) as progress:
         write(out, spec, key_frames="first" if key_frames == "first" else "all", progress=progress.add)
-    print_facts({"data": str(out), "clips": spec.clips, "try": f"ssv2rt train --data {out}"}, False)
+    print_facts({"data": str(out), "clips": spec.clips, "try": f"ssv2rt train --data {shlex.quote(str(out))}"}, False)
 
 
 def _two_numbers(text: str, separator: str, option: str, example: str) -> tuple[int, int]:

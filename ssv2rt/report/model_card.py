@@ -230,12 +230,12 @@ def _accuracy(source: RunSource | None, results: Sequence[tuple[str, Result]]) -
         yield f"| {published.data_set} | validation | | {views} | {published.top1:.2f} | {top5} | | by {published.publisher} |"
     yield ""
     seen = [
-        f"{result.top1:.2f} on {result.clips:,} clips of {_text(name)}, {result.split}"
+        f"{result.top1:.2f} on {result.clips:,} clips of {_text(name)} ({result.split})"
         for name, result in results
         if not _is_held_out(result)
     ]
     if seen:
-        yield f"Top-1 on clips of which it may have been trained on some, and so no measure of accuracy: {'; '.join(seen)}.\n"
+        yield f"On clips that it may have been trained on, which tells nothing about new videos: top-1 {'; '.join(seen)}.\n"
 
 
 def views_of(result: Result) -> str:

@@ -27,6 +27,7 @@ class RunRow:
     epochs: int
     """Complete epochs."""
     planned_epochs: int
+    """0 in an imported run, which was not trained here."""
     top1: float | None
     """Validation top-1 in percent of the best checkpoint; None before the first epoch is complete."""
     engines: tuple[str, ...]
@@ -48,7 +49,8 @@ def _row(run: Run, latest: bool) -> RunRow:
     if run.recipe_file.is_file():
         try:
             recipe = run.recipe()
-            network, planned = recipe.model.name, recipe.train.epochs
+            network = recipe.model.name
+            planned = 0 if run.source_file.is_file() else recipe.train.epochs
             data = "synthetic" if recipe.data.synthetic else recipe.data.root
         except UserError:  # of another version, or damaged; commands that use the run say so
             network = "?"

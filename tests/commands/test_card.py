@@ -92,7 +92,11 @@ def test_what_evaluate_measures_is_in_the_card(run: Run, tiny_set: Path) -> None
     assert f"{results[0]['metrics'][0]['value']:.2f}" == top1
     rows = [line for line in text.splitlines() if line.startswith("| tiny |")]
     assert len(rows) == 3 and " | 1x2 | " in rows[2] and "| tiny | test |" in rows[2] and "in training" not in text
-    assert str(tiny_set) not in text and "and so no measure of accuracy: " in text and "clips of tiny, train.\n" in text
+    assert (
+        str(tiny_set) not in text
+        and "tells nothing about new videos: top-1 " in text
+        and "clips of tiny (train).\n" in text
+    )
     with run.results_file.open("a") as file:
         file.write('{"half a')
     said = ssv2rt("card", "mine")

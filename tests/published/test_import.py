@@ -265,6 +265,25 @@ def test_a_run_is_whole_or_not_there(place: Path) -> None:
     assert [path.name for path in sorted(RUNS.iterdir())] == ["first", "latest", "second"]
 
 
+def test_commands_say_what_an_imported_run_lacks(place: Path) -> None:
+    tiny("one")
+    Path("a.mp4").touch()
+    for words, what in (
+        (("inspect",), "run 'runs/one' has no engine yet; make one with `ssv2rt build-engine --fp16`"),
+        (("score", "a.mp4", "--out", "p.csv"), "run 'runs/one' has no engine yet; make one with"),
+        (("evaluate",), "no data: give --data DIR"),
+        (("build-engine", "--int8"), "int8 is calibrated on clips, and there is no --data; give --data DIR, or --cal"),
+    ):
+        done = ssv2rt(*words)
+        assert done.returncode in (1, 2) and len(done.stderr.splitlines()) == 1 and what in done.stderr, done
+    (row,) = json.loads(ssv2rt("runs", "--json").stdout)
+    assert (row["epochs"], row["planned_epochs"], row["data"]) == (0, 0, "")
+    done = ssv2rt("report", "--out", "r.html")
+    assert done.returncode == 0 and not done.stderr
+    page = Path("r.html").read_text()
+    assert '["weights","w.pth"]' in page and "The run has no data of its own" in page and '["data",' not in page
+
+
 def test_a_published_network_predicts_in_python_without_a_run(site: Site, tmp_path: Path) -> None:
     """Its weights are downloaded once."""
     import ssv2rt as package

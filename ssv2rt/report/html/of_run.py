@@ -19,6 +19,7 @@ from ssv2rt.dataset.manifest import SCHEMA, Manifest
 from ssv2rt.dataset.prepare import is_here, override_root, prepare
 from ssv2rt.dataset.quarantine import quarantine
 from ssv2rt.models.weights import TrainedModel, load_trained
+from ssv2rt.published.import_run import read_source
 from ssv2rt.report.html.clips import ShownClip, predict_rows, spread_rows
 from ssv2rt.report.html.strips import Strips
 from ssv2rt.report.plots import learning_rates
@@ -76,13 +77,9 @@ def report_of_run(
     if matrix is not None:
         sections += classes_sections(matrix, trained.labels)
     if manifest is None:
-        sections.append(
-            {
-                "type": "note",
-                "title": "Clips",
-                "note": f"The data of the run is not here ('{trained.recipe.data.root}'), so no clips are shown; give --data.",
-            }
-        )
+        root = trained.recipe.data.root
+        why = f"The data of the run is not here ('{root}')" if root else "The run has no data of its own"
+        sections.append({"type": "note", "title": "Clips", "note": f"{why}, so no clips are shown; give --data."})
     else:
         sections += _clips(trained, manifest, matrix, split_name=split, clips=clips, explain=explain)
         sections += _problems(manifest)
@@ -98,7 +95,8 @@ def _confusion(run: Run, labels: Sequence[str]) -> np.ndarray | None:
     try:
         return read_confusion(run.confusion_file, labels)
     except (OSError, ValueError) as error:
-        logger.warning(f"run '{run.path}' has no confusion matrix, so the report has none: {error}")
+        if not run.source_file.is_file():  # imported runs have none before they are evaluated
+            logger.warning(f"run '{run.path}' has no confusion matrix, so the report has none: {error}")
         return None
 
 
@@ -124,7 +122,15 @@ def _facts(
     split: str,
 ) -> list[list[object]]:
     recipe = trained.recipe
-    rows: list[list[object]] = [["run", str(run.path)], ["network", recipe.model.name], ["epoch", trained.epoch]]
+    rows: list[list[object]] = [["run", str(run.path)], ["network", recipe.model.name]]
+    source = read_source(run)
+    if source is None:
+        rows.append(["epoch", trained.epoch])
+    elif published := source.published:
+        rows.append(["weights", f"{published.name}, published by {published.publisher}, {published.license}"])
+        rows.append(["top-1, published", f"{published.top1:.2f}% on {published.data_set}"])
+    else:
+        rows.append(["weights", source.file])
     if figures:
         rows.append(["top-1", f"{figures['top1']:.2f}%"])
         if len(trained.labels) > 5:
@@ -135,7 +141,8 @@ def _facts(
             [_clips_of(split), f"{int(matrix.sum()):,}"],
         ]
     rows += [["clip", f"{recipe.clip.frames} frames of {recipe.clip.size}x{recipe.clip.size}, {recipe.clip.in_words}"]]
-    rows.append(["data", str(data) if data else recipe.data.root or "synthetic"])
+    if where := str(data or "") or recipe.data.root or ("synthetic" if recipe.data.synthetic else ""):
+        rows.append(["data", where])
     return rows
 
 
