@@ -22,6 +22,8 @@ const percent = (value) => (value === null || value === undefined ? "–" : `${(
 const number = (value) =>
   value === null || value === undefined ? "–" : Number(value).toLocaleString("en", { maximumFractionDigits: 4 });
 const seconds = (value) => `${number(value)} s`;
+/** Text from data within a sentence: marks of direction in it do not turn the rest around. */
+const isolated = (text) => `\u2068${text}\u2069`;
 
 // ---- A clip as a film ------------------------------------------------------------------------------------------------------
 
@@ -119,7 +121,7 @@ function table(section) {
       heads.forEach((other) => other.setAttribute("aria-sort", "none"));
       head.setAttribute("aria-sort", rising ? "ascending" : "descending");
       const sign = rising ? 1 : -1;
-      const compare = column.kind === "text" ? (a, b) => a[at].localeCompare(b[at]) : (a, b) => a[at] - b[at];
+      const compare = column.kind === "text" ? (a, b) => (a[at] ?? "").localeCompare(b[at] ?? "") : (a, b) => a[at] - b[at];
       rows.sort((a, b) => sign * compare(a, b));
       fill();
     };
@@ -203,12 +205,12 @@ function confusion(section) {
     width: count * cell,
     height: count * cell,
     tabindex: "0",
-    role: "img",
-    "aria-label": "Confusion matrix. Use the arrow keys to hear the cells; the most confused pairs are in a table below.",
+    role: "application",
+    "aria-label": "Confusion matrix. Arrow keys tell each cell. The table of the classes has what each is most often taken for.",
   });
   const told = el("p", { class: "told", "aria-live": "polite" }, "Point at a cell, or move by arrow keys.");
   const sums = matrix.map((row) => row.reduce((a, b) => a + b, 0));
-  let [row, column] = [0, 0];
+  let [row, column, chosen] = [0, 0, false];
   const draw = () => {
     const style = getComputedStyle(document.documentElement);
     const [good, bad, paper] = ["--good", "--bad", "--card"].map((name) => style.getPropertyValue(name).trim());
@@ -224,10 +226,16 @@ function confusion(section) {
         brush.fillRect(x * cell, y * cell, cell - (cell > 5), cell - (cell > 5));
       }),
     );
+    brush.globalAlpha = 1;
+    brush.strokeStyle = style.getPropertyValue("--accent").trim();
+    brush.lineWidth = 2;
+    if (chosen) brush.strokeRect(column * cell, row * cell, cell, cell);
   };
   const tell = () => {
+    chosen = true;
+    draw();
     const share = sums[row] ? matrix[row][column] / sums[row] : 0;
-    told.textContent = `${matrix[row][column]} of ${sums[row]} clips (${percent(share)}) of “${labels[row]}” are predicted as “${labels[column]}”.`;
+    told.textContent = `${matrix[row][column]} of ${sums[row]} clips (${percent(share)}) of “${isolated(labels[row])}” are predicted as “${isolated(labels[column])}”.`;
   };
   canvas.addEventListener("pointermove", (event) => {
     const box = canvas.getBoundingClientRect();
@@ -337,36 +345,67 @@ function gallery(section) {
   return [form, told, list, more];
 }
 
-/** Windows of long videos, as stretches of a line beside frames of the video. */
+/**
+ * Windows of long videos, as stretches of a line below frames of the video. Pointer and arrow keys tell each of them.
+ * Windows: [start, end that is drawn, end, index of the name, probability].
+ */
 function timeline(section) {
   return section.videos.map((video) => {
-    const names = [...new Set(video.windows.map((window) => window.label || window.status))];
-    const total = Math.max(...video.windows.map((window) => window.end), 0.001);
-    const told = el("p", { class: "told", "aria-live": "polite" }, "Choose a stretch to see what is predicted in it.");
-    const line = el("div", { class: "line" });
-    for (const window of video.windows) {
-      const name = window.label || window.status;
-      const text = `${number(window.start)} to ${seconds(window.end)}: ${name}${window.label ? `, ${percent(window.probability)}` : ""}`;
-      line.append(
-        el("button", {
-          type: "button",
-          class: window.label ? `stretch c${names.indexOf(name) % 8}` : "stretch wrong",
-          style: `left:${(100 * window.start) / total}%;width:${(100 * Math.max(0, window.shown - window.start)) / total}%`,
-          title: text,
-          "aria-label": text,
-          onclick: () => (told.textContent = text),
-          onfocus: () => (told.textContent = text),
-        }),
-      );
-    }
+    const { names, windows } = video;
+    const color = (at) => (names[at].ok ? `background:hsl(${(205 + 137.5 * at) % 360} 60% 50%)` : null);
+    const total = Math.max(...windows.map((window) => window[2]), 0.001);
+    const told = el("p", { class: "told" }, "Point at the line, or move along it by arrow keys.");
+    const cursor = el("span", { class: "cursor" });
+    cursor.hidden = true;
+    const line = el("div", {
+      class: "line",
+      role: "slider",
+      tabindex: "0",
+      "aria-label": `Windows of ${video.video}`,
+      "aria-valuemin": 1,
+      "aria-valuemax": windows.length,
+      "aria-valuenow": 1,
+    });
+    const place = ([start, drawn]) => `left:${(100 * start) / total}%;width:${(100 * Math.max(0, drawn - start)) / total}%;`;
+    for (const window of windows)
+      line.append(el("span", { class: `stretch ${names[window[3]].ok ? "" : "wrong"}`, style: place(window) + (color(window[3]) ?? "") }));
+    line.append(cursor);
+    const inWords = ([start, , end, name, probability]) =>
+      `${number(start)} to ${seconds(end)}: ${isolated(names[name].name)}${names[name].ok ? `, ${percent(probability)}` : ""}`;
+    let at = 0;
+    const tell = (next) => {
+      at = Math.max(0, Math.min(windows.length - 1, next));
+      told.textContent = inWords(windows[at]);
+      line.setAttribute("aria-valuenow", at + 1);
+      line.setAttribute("aria-valuetext", told.textContent);
+      cursor.style.cssText = place(windows[at]);
+      cursor.hidden = false;
+    };
+    line.setAttribute("aria-valuetext", inWords(windows[0]));
+    line.addEventListener("focus", () => tell(at));
+    const point = (event) => {
+      const box = line.getBoundingClientRect();
+      const time = ((event.clientX - box.left) / box.width) * total;
+      tell(windows.findLastIndex((window) => window[0] <= time));
+    };
+    line.addEventListener("pointermove", point);
+    line.addEventListener("pointerdown", point);
+    line.addEventListener("keydown", (event) => {
+      const steps = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageUp: -10, PageDown: 10, Home: -at, End: windows.length };
+      if (!(event.key in steps)) return;
+      event.preventDefault();
+      tell(at + steps[event.key]);
+    });
     const legend = el("ul", { class: "legend" });
-    names.forEach((name, at) => legend.append(el("li", {}, el("span", { class: `key c${at % 8}` }), name)));
+    names.forEach(({ name, ok }, n) =>
+      legend.append(el("li", {}, el("span", { class: ok ? "key" : "key wrong", style: color(n) }), name)),
+    );
     const frames = el("div", { class: "moments" });
     for (const moment of video.moments)
       frames.append(
         el("figure", {}, film(moment.strip, `${video.video} at ${seconds(moment.start)}`), el("figcaption", {}, seconds(moment.start))),
       );
-    return el("div", { class: "video" }, el("h3", {}, video.video), frames, line, legend, told);
+    return el("div", { class: "video" }, el("h3", {}, video.video), frames, line, told, legend);
   });
 }
 
