@@ -227,6 +227,21 @@ def test_a_timeline_is_used_by_keyboard_and_pointer(pages: Path, browser: Any) -
     assert browser.get_log("browser") == []
 
 
+def test_names_that_turn_around_are_seen_and_long_ones_fit(tmp_path: Path, browser: Any) -> None:
+    from selenium.webdriver.support.select import Select
+
+    rows = [["a\u202egnp.mp4", "ok", "3", "up\u202e" + "w" * 300, "0.5"], ["b.mp4", "error: \u202ebad", "", "", ""]]
+    with (tmp_path / "p.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["video", "status", "frames", "label", "probability"], *rows])
+    assert cli.ssv2rt("report", "p.csv", cwd=tmp_path).returncode == 0
+    open_page(browser, tmp_path / "report.html", width=500)
+    card = browser.find_element("css selector", ".card")
+    assert "a\\u202egnp.mp4" in card.text and "up\\u202ewww" in card.text
+    assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    Select(browser.find_element("css selector", "select[id$=kind]")).select_by_index(2)
+    assert browser.find_element("css selector", "section .told").text == "1 of 2 videos"
+
+
 @pytest.mark.parametrize("name", ["run", "engine", "windows"])
 def test_pages_open_without_errors_and_fit_a_narrow_screen(pages: Path, browser: Any, name: str) -> None:
     open_page(browser, pages / f"{name}.html", width=500)

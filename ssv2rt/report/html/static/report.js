@@ -4,6 +4,10 @@
 
 const content = JSON.parse(document.getElementById("data").textContent);
 
+/** Text in which marks that turn its direction around are seen: `\u202e` may make a name look like another. */
+const plain = (text) =>
+  String(text).replace(/[\u202a-\u202e\u2066-\u2069]/g, (mark) => `\\u${mark.charCodeAt(0).toString(16)}`);
+
 /** Makes an element. Attributes that start with "on" are listeners; children are nodes or text. */
 function el(name, attributes = {}, ...children) {
   const svg = ["svg", "path", "line", "text", "g", "circle", "rect", "title"].includes(name);
@@ -12,9 +16,10 @@ function el(name, attributes = {}, ...children) {
     if (value === null || value === undefined || value === false) continue;
     if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
     else if (key === "style") node.style.cssText = value;
-    else node.setAttribute(key, value === true ? "" : value);
+    else node.setAttribute(key, value === true ? "" : plain(value));
   }
-  node.append(...children.filter((child) => child !== null && child !== undefined));
+  for (const child of children)
+    if (child !== null && child !== undefined) node.append(child instanceof Node ? child : plain(child));
   return node;
 }
 
@@ -22,8 +27,6 @@ const percent = (value) => (value === null || value === undefined ? "–" : `${(
 const number = (value) =>
   value === null || value === undefined ? "–" : Number(value).toLocaleString("en", { maximumFractionDigits: 4 });
 const seconds = (value) => `${number(value)} s`;
-/** Text from data within a sentence: marks of direction in it do not turn the rest around. */
-const isolated = (text) => `\u2068${text}\u2069`;
 
 // ---- A clip as a film ------------------------------------------------------------------------------------------------------
 
@@ -130,7 +133,8 @@ function table(section) {
   });
   fill();
   const whole = el("table", {}, el("thead", {}, el("tr", {}, ...heads)), body);
-  return [el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": section.title }, whole)];
+  if (!rows.length) return [];
+  return [el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Table: ${section.title}` }, whole)];
 }
 
 /** Line charts. Charts: {title, unit, series: [{name, points: [[x, y], ...]}]}; x is in epochs. */
@@ -235,7 +239,7 @@ function confusion(section) {
     chosen = true;
     draw();
     const share = sums[row] ? matrix[row][column] / sums[row] : 0;
-    told.textContent = `${matrix[row][column]} of ${sums[row]} clips (${percent(share)}) of “${isolated(labels[row])}” are predicted as “${isolated(labels[column])}”.`;
+    told.textContent = `${matrix[row][column]} of ${sums[row]} clips (${percent(share)}) of “${plain(labels[row])}” are predicted as “${plain(labels[column])}”.`;
   };
   canvas.addEventListener("pointermove", (event) => {
     const box = canvas.getBoundingClientRect();
@@ -277,7 +281,7 @@ function gallery(section) {
     "select",
     { id: `${id}-kind` },
     el("option", { value: "" }, "all"),
-    ...statuses.map((name) => el("option", { value: name }, name)),
+    ...statuses.map((name, at) => el("option", { value: String(at) }, name)),
   );
   const least = el("input", { type: "range", id: `${id}-least`, min: 0, max: 100, value: 0, step: 1 });
   const leastText = el("output", { for: `${id}-least` }, "0%");
@@ -313,7 +317,7 @@ function gallery(section) {
           (clip.top || []).some(([name]) => name.toLowerCase().includes(wanted)) ||
           (clip.expected || "").toLowerCase().includes(wanted)) &&
         (chosen === null || (clip.top && clip.top[0][0] === chosen)) &&
-        (!kind.value || clip.kind === kind.value) &&
+        (!kind.value || clip.kind === statuses[Number(kind.value)]) &&
         (probability(clip) >= least.value / 100 || (!clip.top && least.value === "0")),
     );
     if (orders[order.value]) found = [...found].sort(orders[order.value]);
@@ -353,7 +357,7 @@ function timeline(section) {
   return section.videos.map((video) => {
     const { names, windows } = video;
     const color = (at) => (names[at].ok ? `background:hsl(${(205 + 137.5 * at) % 360} 60% 50%)` : null);
-    const total = Math.max(...windows.map((window) => window[2]), 0.001);
+    const total = Math.max(...windows.map((window) => window[2]));
     const told = el("p", { class: "told" }, "Point at the line, or move along it by arrow keys.");
     const cursor = el("span", { class: "cursor" });
     cursor.hidden = true;
@@ -366,12 +370,16 @@ function timeline(section) {
       "aria-valuemax": windows.length,
       "aria-valuenow": 1,
     });
-    const place = ([start, drawn]) => `left:${(100 * start) / total}%;width:${(100 * Math.max(0, drawn - start)) / total}%;`;
+    // An error of the rest of a video, or of all of it, has no length.
+    const place = ([start, drawn]) =>
+      total ? `left:min(${(100 * start) / total}%, 100% - 8px);width:${(100 * Math.max(0, drawn - start)) / total}%;` : "width:100%;";
     for (const window of windows)
       line.append(el("span", { class: `stretch ${names[window[3]].ok ? "" : "wrong"}`, style: place(window) + (color(window[3]) ?? "") }));
     line.append(cursor);
     const inWords = ([start, , end, name, probability]) =>
-      `${number(start)} to ${seconds(end)}: ${isolated(names[name].name)}${names[name].ok ? `, ${percent(probability)}` : ""}`;
+      (end > start ? `${number(start)} to ${seconds(end)}: ` : "") +
+      plain(names[name].name) +
+      (names[name].ok ? `, ${percent(probability)}` : "");
     let at = 0;
     const tell = (next) => {
       at = Math.max(0, Math.min(windows.length - 1, next));
@@ -386,7 +394,7 @@ function timeline(section) {
     const point = (event) => {
       const box = line.getBoundingClientRect();
       const time = ((event.clientX - box.left) / box.width) * total;
-      tell(windows.findLastIndex((window) => window[0] <= time));
+      tell(windows.findLastIndex(([start]) => start <= Math.max(0, time)));
     };
     line.addEventListener("pointermove", point);
     line.addEventListener("pointerdown", point);
@@ -413,7 +421,7 @@ function timeline(section) {
 
 const kinds = { facts, code, table, curves, confusion, gallery, timeline, note: () => [] };
 
-document.title = content.title;
+document.title = plain(content.title);
 document
   .getElementById("header")
   .append(el("h1", {}, content.title), content.subtitle ? el("p", {}, content.subtitle) : "");
