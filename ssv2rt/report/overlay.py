@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import functools
 import hashlib
 import json
 import logging
@@ -181,7 +182,7 @@ class _Drawing:
         self._whole = None if self._windows else rows[0]
         self._seconds = max([seconds, 1e-6, *(row["end"] for row in self._windows)])
         self._bar = max(4, size[1] // 30) if self._windows else 0
-        self._font = _font(max(8, min(20, min(size) // 16)))
+        self._letters = max(8, min(20, min(size) // 16))
         self._captions: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._timeline = self._drawn_timeline()
 
@@ -191,7 +192,9 @@ class _Drawing:
         row = self._whole if self._whole is not None else self._windows[number] if number >= 0 else None
         if row is not None:
             if number not in self._captions:
-                self._captions[number] = _caption(_text(row), self._size[0], self._size[1] - self._bar, self._font)
+                text = _text(row)
+                font = _font(text, self._letters)
+                self._captions[number] = _caption(text, self._size[0], self._size[1] - self._bar, font)
             color, opacity = self._captions[number]
             bottom = self._size[1] - self._bar
             under = picture[bottom - len(color) : bottom]
@@ -218,9 +221,9 @@ class _Drawing:
 
 def _text(row: Row) -> str:
     if row["status"] != OK:
-        return str(row["status"])
-    text = f"{row['probability']:.0%}  {row['label']}"
-    return f"{text}\nexpected: {row[EXPECTED]}" if row.get(EXPECTED) not in (None, row["label"]) else text
+        return escape(row["status"])
+    text = f"{row['probability']:.0%}  {escape(row['label'])}"
+    return f"{text}\nexpected: {escape(row[EXPECTED])}" if row.get(EXPECTED) not in (None, row["label"]) else text
 
 
 def _color(number: int) -> tuple[int, ...]:
@@ -228,11 +231,41 @@ def _color(number: int) -> tuple[int, ...]:
     return tuple(round(255 * part) for part in colorsys.hsv_to_rgb((0.55 + number * 0.618034) % 1, 0.65, 0.9))
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """A font with Latin, Greek, Cyrillic and Arabic letters; others are boxes."""
+def _font(text: str, size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans if it has all letters of a text, or else the font of this machine that has the most of them."""
+    letters = {ord(letter) for letter in text}
+    plain = _plain_font()
+    missing = letters - _letters_of(plain)
+    others = _other_fonts() if missing else []
+    best = max([plain, *others], key=lambda path: len(letters & _letters_of(path)))
+    return ImageFont.truetype(best, size)
+
+
+@functools.cache
+def _plain_font() -> str:
+    """It comes with matplotlib, and has Latin, Greek, Cyrillic, Arabic and Hebrew letters, among others."""
     from matplotlib import get_data_path
 
-    return ImageFont.truetype(os.path.join(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+    return os.path.join(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+
+
+@functools.cache
+def _other_fonts() -> list[str]:
+    from matplotlib.font_manager import findSystemFonts
+
+    return sorted(path for path in findSystemFonts() if _letters_of(path))
+
+
+@functools.cache
+def _letters_of(path: str) -> frozenset[int]:
+    """The letters of a font; none if it cannot be drawn in any size."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        ImageFont.truetype(path, 12)
+        return frozenset(FT2Font(path).get_charmap())
+    except (OSError, RuntimeError):
+        return frozenset()
 
 
 def _caption(text: str, width: int, height: int, font: ImageFont.FreeTypeFont) -> tuple[np.ndarray, np.ndarray]:
@@ -251,19 +284,23 @@ def _caption(text: str, width: int, height: int, font: ImageFont.FreeTypeFont) -
 
 
 def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont, most: int) -> list[str]:
-    """Text as lines that are at most `width` pixels wide; what does not fit into `most` lines is cut off, with an ellipsis."""
-    lines: list[str] = []
-    for paragraph in text.split("\n"):
-        line = ""
-        for word in re.split(r"(?<=\s)", escape(paragraph)):
+    """Text as lines that are at most `width` pixels wide.
+
+    What does not fit into `most` lines is cut off, with an ellipsis: of each paragraph, so that something of all is seen.
+    """
+    paragraphs = text.split("\n")[:most]
+    wrapped: list[str] = []
+    for after, paragraph in zip(reversed(range(len(paragraphs))), paragraphs, strict=True):
+        lines, line = [], ""
+        for word in re.split(r"(?<=\s)", paragraph):
             if line and font.getlength(f"{line}{word}".rstrip()) > width:
                 lines.append(line.rstrip())
                 line = ""
             line += word
         lines.append(line.rstrip())
-    if len(lines) > most:
-        lines = [*lines[: most - 1], f"{lines[most - 1]}…"]
-    return [_shortened(line, width, font) for line in lines]
+        left = most - after - len(wrapped)
+        wrapped += lines if len(lines) <= left else [*lines[: left - 1], f"{lines[left - 1]}…"]
+    return [_shortened(line, width, font) for line in wrapped]
 
 
 def _shortened(line: str, width: int, font: ImageFont.FreeTypeFont) -> str:

@@ -165,6 +165,34 @@ def test_names_and_labels_of_any_kind(tmp_path: Path) -> None:
     assert draw_overlays(tmp_path / "p.jsonl", tmp_path / "out").drawn == len(labels)
 
 
+def test_the_expected_label_is_seen_below_a_long_one(tmp_path: Path) -> None:
+    from ssv2rt.report.overlay import _font, _wrapped
+
+    font = _font("w", 12)
+    for first in ("word " * 100, "w" * 500):
+        lines = _wrapped(f"{first}\nexpected: up", 200, font, 3)
+        assert lines[-1] == "expected: up" and lines[-2].endswith("…") and len(lines) <= 3
+    assert _wrapped("a b", 200, font, 3) == ["a b"]
+    assert len(_wrapped("word " * 100, 200, font, 3)) == 3
+
+
+def test_letters_that_dejavu_lacks_are_drawn_by_another_font(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib import font_manager, get_data_path
+
+    from ssv2rt.report import overlay
+
+    stix = os.path.join(get_data_path(), "fonts", "ttf", "STIXGeneral.ttf")
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [stix, __file__])
+    overlay._other_fonts.cache_clear()
+    try:
+        letter = chr(min(overlay._letters_of(stix) - overlay._letters_of(overlay._plain_font())))
+        assert overlay._font(f"up {letter}", 12).getname()[0] == "STIXGeneral"
+        assert overlay._font("up ü λ ж ع", 12).getname()[0] == "DejaVu Sans"
+        assert overlay._font("\U0010fffd", 12).getname()[0] == "DejaVu Sans"  # no font has it
+    finally:
+        overlay._other_fonts.cache_clear()
+
+
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     file = predictions(tmp_path / "p.csv", row(numbered_video(tmp_path / "a.mp4", "libx264", frames=2)))
     with pytest.raises(UserError, match="cannot write"):

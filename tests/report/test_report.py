@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +96,32 @@ def test_predictions_are_reported_with_errors_and_hostile_names(pages: Path) -> 
 
 def test_windows_are_reported_as_a_timeline(pages: Path) -> None:
     good, bad = sections(pages / "windows.html")["Windows"]["videos"]
-    assert len(good["windows"]) > 2 and good["moments"][0]["strip"]
-    for one, two in zip(good["windows"], good["windows"][1:], strict=False):
-        assert one["shown"] == two["start"]
-    assert bad["windows"][0]["status"] == "error: unreadable" and not bad["moments"]
+    assert len(good["windows"]) > 2 and good["moments"][0]["strip"] and all(name["ok"] for name in good["names"])
+    for (_, drawn, *_), (start, *_) in pairwise(good["windows"]):
+        assert drawn == start
+    assert bad["names"] == [{"name": "error: unreadable", "ok": False}] and not bad["moments"]
+
+
+def test_of_many_windows_evenly_spaced_ones_are_drawn(tmp_path: Path) -> None:
+    lines = ["video,status,frames,start,end,label,probability"]
+    for video in range(60):
+        for start in range(5000 if video < 2 else 3):
+            label = "a" if start < 2000 else "b"
+            lines.append(f"/gone/{video}.mp4,ok,30,{start}.0,{start + 2}.0,{label},0.5")
+    (tmp_path / "many.csv").write_text("\n".join([*lines, "/gone/59.mp4,error: corrupt,,,,,", ""]))
+    done = cli.ssv2rt("report", "many.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = sections(tmp_path / "report.html")
+    assert dict(found["Result"]["rows"])["rows"] == "10,175"
+    videos, note = found["Windows"]["videos"], found["Windows"]["note"]
+    assert "Of 2 videos with more than 1000 windows" in note and "The first 50 videos are shown, and 10 others" in note
+    windows = videos[0]["windows"]
+    assert 500 <= len(windows) <= 1000 and len(videos[2]["windows"]) == 3
+    for (_, drawn, *_), (start, *_) in pairwise(windows):
+        assert drawn == start
+    assert next(start for start, _, _, name, _ in windows if videos[0]["names"][name]["name"] == "b") == 2000
+    moments = [moment["start"] for moment in videos[0]["moments"]]
+    assert len(moments) == 6 and moments[0] == 0 and moments[-1] > 4980
 
 
 def test_of_many_rows_all_are_counted_and_some_are_shown(tmp_path: Path) -> None:
@@ -185,6 +208,38 @@ def test_a_gallery_is_searched_filtered_and_sorted(pages: Path, browser: Any) ->
     assert not browser.execute_script(
         "return typeof boom !== 'undefined' || document.querySelector('img[src=x]') !== null"
     )
+
+
+def test_a_timeline_is_used_by_keyboard_and_pointer(pages: Path, browser: Any) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    open_page(browser, pages / "windows.html")
+    line, told = (browser.find_element("css selector", f".video {name}") for name in (".line", ".told"))
+    line.send_keys(Keys.ARROW_RIGHT)
+    assert line.get_attribute("aria-valuenow") == "2"
+    second = told.text
+    assert re.match(r"0\.2 to 0\.6 s: .*, \d+\.\d%", second) and line.get_attribute("aria-valuetext") == second
+    line.send_keys(Keys.END)
+    assert line.get_attribute("aria-valuenow") == line.get_attribute("aria-valuemax") and told.text != second
+    ActionChains(browser).move_to_element_with_offset(line, 1 - line.size["width"] // 2, 0).perform()
+    assert told.text.startswith("0 to 0.4 s")
+    assert browser.get_log("browser") == []
+
+
+def test_names_that_turn_around_are_seen_and_long_ones_fit(tmp_path: Path, browser: Any) -> None:
+    from selenium.webdriver.support.select import Select
+
+    rows = [["a\u202egnp.mp4", "ok", "3", "up\u202e" + "w" * 300, "0.5"], ["b.mp4", "error: \u202ebad", "", "", ""]]
+    with (tmp_path / "p.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["video", "status", "frames", "label", "probability"], *rows])
+    assert cli.ssv2rt("report", "p.csv", cwd=tmp_path).returncode == 0
+    open_page(browser, tmp_path / "report.html", width=500)
+    card = browser.find_element("css selector", ".card")
+    assert "a\\u202egnp.mp4" in card.text and "up\\u202ewww" in card.text
+    assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    Select(browser.find_element("css selector", "select[id$=kind]")).select_by_index(2)
+    assert browser.find_element("css selector", "section .told").text == "1 of 2 videos"
 
 
 @pytest.mark.parametrize("name", ["run", "engine", "windows"])

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ssv2rt.core.recipes import Clip
 from ssv2rt.report.html.moments import Moment, frames_of
 from ssv2rt.report.html.strips import Strips
@@ -22,7 +24,9 @@ Section = dict[str, Any]
 
 MOST = 500
 """Rows that are shown with their frames."""
-_MOST_ERRORS, _NAMES_PER_REASON, _MOST_VIDEOS, _MOMENTS = 200, 3, 50, 6
+_MOST_ERRORS, _NAMES_PER_REASON = 200, 3
+_MOST_VIDEOS, _MOST_WINDOWS, _MOMENTS = 50, 1000, 6
+"""Videos with windows, and for each, the windows that are drawn and those that have frames."""
 
 
 @dataclass
@@ -67,7 +71,9 @@ def report_of_predictions(path: Path, *, clips: int = MOST) -> dict[str, Any]:
     metadata = read_metadata(path) or {}
     clip = Clip(**metadata["clip"]) if metadata else Clip()
     counts, strips = _Counts(), Strips()
-    shown = _windows(rows, counts, clip, strips) if "start" in columns else _gallery(rows, counts, clip, strips, clips)
+    shown = (
+        _timelines(rows, counts, clip, strips) if "start" in columns else _gallery(rows, counts, clip, strips, clips)
+    )
     sections: list[Section] = [{"type": "facts", "title": "Result", "rows": _facts(path, counts, metadata)}]
     if counts.labels:
         sections.append(_labels(counts))
@@ -184,49 +190,63 @@ def _clip(row: Row) -> dict[str, object]:
     }
 
 
-def _windows(rows: Iterable[Row], counts: _Counts, clip: Clip, strips: Strips) -> list[Section]:
-    by_video: dict[str, list[Row]] = {}
+@dataclass
+class _Windows:
+    """Windows of a video: all of them, or evenly spaced ones if there are many."""
+
+    kept: list[Row] = field(default_factory=list)
+    step: int = 1
+    """Each step-th window is kept."""
+    count: int = 0
+
+    def add(self, row: Row) -> None:
+        if self.count % self.step == 0:
+            self.kept.append(row)
+        self.count += 1
+        if len(self.kept) > _MOST_WINDOWS:
+            self.kept, self.step = self.kept[::2], 2 * self.step
+
+    def moments(self) -> list[Row]:
+        """Windows whose frames are shown, from the first to the last."""
+        good = [row for row in self.kept if row["status"] == OK]
+        return [good[number] for number in np.linspace(0, len(good) - 1, min(_MOMENTS, len(good))).round().astype(int)]
+
+    def content(self) -> dict[str, object]:
+        """Windows as the page's script takes them: [start, end that is drawn, end, index of the name, probability]."""
+        names: dict[tuple[bool, str], int] = {}
+        windows: list[list[object]] = []
+        end = 0.0
+        for row, after in zip(self.kept, [*self.kept[1:], None], strict=True):
+            # An error row without times is of the rest of the video.
+            good, start = row["status"] == OK, float(row.get("start", end))
+            end = float(row.get("end", start))
+            # Windows overlap: each is drawn up to the beginning of the next one. Between windows that are kept, others are.
+            until = end if after is None else after.get("start", end)
+            until = until if self.step > 1 else min(until, end)
+            name = names.setdefault((good, row["label"] if good else row["status"]), len(names))
+            windows.append([start, until, end, name, row.get("probability")])
+        return {"names": [{"name": name, "ok": good} for good, name in names], "windows": windows}
+
+
+def _timelines(rows: Iterable[Row], counts: _Counts, clip: Clip, strips: Strips) -> list[Section]:
+    by_video: dict[str, _Windows] = {}
     others = set()
     for row in rows:
         counts.add(row)
         if row["video"] in by_video or len(by_video) < _MOST_VIDEOS:
-            by_video.setdefault(row["video"], []).append(row)
+            by_video.setdefault(row["video"], _Windows()).add(row)
         else:
             others.add(row["video"])
-    moments: list[Moment] = []
-    for name, windows in by_video.items():
-        good = [window for window in windows if window["status"] == OK]
-        step = max(1, len(good) // _MOMENTS)
-        moments += [(name, window["start"], window["end"]) for window in good[::step][:_MOMENTS]]
-    pictures = dict(zip(moments, frames_of(moments, clip), strict=True))
-    videos = []
-    for name, windows in by_video.items():
-        starts = [window.get("start", 0.0) for window in windows]
-        ends = [window.get("end", start) for window, start in zip(windows, starts, strict=True)]
-        # Windows overlap: each is drawn up to the beginning of the next one.
-        shown = [*starts[1:], ends[-1]]
-        videos.append(
-            {
-                "video": name,
-                "windows": [
-                    {
-                        "start": start,
-                        "end": end,
-                        "shown": min(until, end),
-                        "status": window["status"],
-                        "label": window.get("label"),
-                        "probability": window.get("probability"),
-                    }
-                    for window, start, end, until in zip(windows, starts, ends, shown, strict=True)
-                ],
-                "moments": [
-                    {"start": start, "strip": None if frames is None else strips.of(frames)}
-                    for (video, start, _), frames in pictures.items()
-                    if video == name
-                ],
-            }
-        )
+    moments: list[Moment] = [
+        (name, row["start"], row["end"]) for name, windows in by_video.items() for row in windows.moments()
+    ]
+    pictures = defaultdict(list)
+    for (name, start, _), frames in zip(moments, frames_of(moments, clip), strict=True):
+        pictures[name].append({"start": start, "strip": None if frames is None else strips.of(frames)})
+    videos = [{"video": name, "moments": pictures[name], **windows.content()} for name, windows in by_video.items()]
     note = "Each stretch is a window, drawn up to the beginning of the next."
+    if thinned := sum(windows.step > 1 for windows in by_video.values()):
+        note += f" Of {thinned} videos with more than {_MOST_WINDOWS} windows, evenly spaced ones are drawn."
     if others:
         note += f" The first {len(by_video)} videos are shown, and {len(others):,} others are counted above."
     return [{"type": "timeline", "title": "Windows", "note": note, "videos": videos}]

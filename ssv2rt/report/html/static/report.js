@@ -4,6 +4,10 @@
 
 const content = JSON.parse(document.getElementById("data").textContent);
 
+/** Text in which marks that turn its direction around are seen: `\u202e` may make a name look like another. */
+const plain = (text) =>
+  String(text).replace(/[\u202a-\u202e\u2066-\u2069]/g, (mark) => `\\u${mark.charCodeAt(0).toString(16)}`);
+
 /** Makes an element. Attributes that start with "on" are listeners; children are nodes or text. */
 function el(name, attributes = {}, ...children) {
   const svg = ["svg", "path", "line", "text", "g", "circle", "rect", "title"].includes(name);
@@ -12,9 +16,10 @@ function el(name, attributes = {}, ...children) {
     if (value === null || value === undefined || value === false) continue;
     if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
     else if (key === "style") node.style.cssText = value;
-    else node.setAttribute(key, value === true ? "" : value);
+    else node.setAttribute(key, value === true ? "" : plain(value));
   }
-  node.append(...children.filter((child) => child !== null && child !== undefined));
+  for (const child of children)
+    if (child !== null && child !== undefined) node.append(child instanceof Node ? child : plain(child));
   return node;
 }
 
@@ -119,7 +124,7 @@ function table(section) {
       heads.forEach((other) => other.setAttribute("aria-sort", "none"));
       head.setAttribute("aria-sort", rising ? "ascending" : "descending");
       const sign = rising ? 1 : -1;
-      const compare = column.kind === "text" ? (a, b) => a[at].localeCompare(b[at]) : (a, b) => a[at] - b[at];
+      const compare = column.kind === "text" ? (a, b) => (a[at] ?? "").localeCompare(b[at] ?? "") : (a, b) => a[at] - b[at];
       rows.sort((a, b) => sign * compare(a, b));
       fill();
     };
@@ -128,7 +133,8 @@ function table(section) {
   });
   fill();
   const whole = el("table", {}, el("thead", {}, el("tr", {}, ...heads)), body);
-  return [el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": section.title }, whole)];
+  if (!rows.length) return [];
+  return [el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Table: ${section.title}` }, whole)];
 }
 
 /** Line charts. Charts: {title, unit, series: [{name, points: [[x, y], ...]}]}; x is in epochs. */
@@ -203,12 +209,12 @@ function confusion(section) {
     width: count * cell,
     height: count * cell,
     tabindex: "0",
-    role: "img",
-    "aria-label": "Confusion matrix. Use the arrow keys to hear the cells; the most confused pairs are in a table below.",
+    role: "application",
+    "aria-label": "Confusion matrix. Arrow keys tell each cell. The table of the classes has what each is most often taken for.",
   });
   const told = el("p", { class: "told", "aria-live": "polite" }, "Point at a cell, or move by arrow keys.");
   const sums = matrix.map((row) => row.reduce((a, b) => a + b, 0));
-  let [row, column] = [0, 0];
+  let [row, column, chosen] = [0, 0, false];
   const draw = () => {
     const style = getComputedStyle(document.documentElement);
     const [good, bad, paper] = ["--good", "--bad", "--card"].map((name) => style.getPropertyValue(name).trim());
@@ -224,10 +230,16 @@ function confusion(section) {
         brush.fillRect(x * cell, y * cell, cell - (cell > 5), cell - (cell > 5));
       }),
     );
+    brush.globalAlpha = 1;
+    brush.strokeStyle = style.getPropertyValue("--accent").trim();
+    brush.lineWidth = 2;
+    if (chosen) brush.strokeRect(column * cell, row * cell, cell, cell);
   };
   const tell = () => {
+    chosen = true;
+    draw();
     const share = sums[row] ? matrix[row][column] / sums[row] : 0;
-    told.textContent = `${matrix[row][column]} of ${sums[row]} clips (${percent(share)}) of “${labels[row]}” are predicted as “${labels[column]}”.`;
+    told.textContent = `${matrix[row][column]} of ${sums[row]} clips (${percent(share)}) of “${plain(labels[row])}” are predicted as “${plain(labels[column])}”.`;
   };
   canvas.addEventListener("pointermove", (event) => {
     const box = canvas.getBoundingClientRect();
@@ -269,7 +281,7 @@ function gallery(section) {
     "select",
     { id: `${id}-kind` },
     el("option", { value: "" }, "all"),
-    ...statuses.map((name) => el("option", { value: name }, name)),
+    ...statuses.map((name, at) => el("option", { value: String(at) }, name)),
   );
   const least = el("input", { type: "range", id: `${id}-least`, min: 0, max: 100, value: 0, step: 1 });
   const leastText = el("output", { for: `${id}-least` }, "0%");
@@ -305,7 +317,7 @@ function gallery(section) {
           (clip.top || []).some(([name]) => name.toLowerCase().includes(wanted)) ||
           (clip.expected || "").toLowerCase().includes(wanted)) &&
         (chosen === null || (clip.top && clip.top[0][0] === chosen)) &&
-        (!kind.value || clip.kind === kind.value) &&
+        (!kind.value || clip.kind === statuses[Number(kind.value)]) &&
         (probability(clip) >= least.value / 100 || (!clip.top && least.value === "0")),
     );
     if (orders[order.value]) found = [...found].sort(orders[order.value]);
@@ -337,36 +349,71 @@ function gallery(section) {
   return [form, told, list, more];
 }
 
-/** Windows of long videos, as stretches of a line beside frames of the video. */
+/**
+ * Windows of long videos, as stretches of a line below frames of the video. Pointer and arrow keys tell each of them.
+ * Windows: [start, end that is drawn, end, index of the name, probability].
+ */
 function timeline(section) {
   return section.videos.map((video) => {
-    const names = [...new Set(video.windows.map((window) => window.label || window.status))];
-    const total = Math.max(...video.windows.map((window) => window.end), 0.001);
-    const told = el("p", { class: "told", "aria-live": "polite" }, "Choose a stretch to see what is predicted in it.");
-    const line = el("div", { class: "line" });
-    for (const window of video.windows) {
-      const name = window.label || window.status;
-      const text = `${number(window.start)} to ${seconds(window.end)}: ${name}${window.label ? `, ${percent(window.probability)}` : ""}`;
-      line.append(
-        el("button", {
-          type: "button",
-          class: window.label ? `stretch c${names.indexOf(name) % 8}` : "stretch wrong",
-          style: `left:${(100 * window.start) / total}%;width:${(100 * Math.max(0, window.shown - window.start)) / total}%`,
-          title: text,
-          "aria-label": text,
-          onclick: () => (told.textContent = text),
-          onfocus: () => (told.textContent = text),
-        }),
-      );
-    }
+    const { names, windows } = video;
+    const color = (at) => (names[at].ok ? `background:hsl(${(205 + 137.5 * at) % 360} 60% 50%)` : null);
+    const total = Math.max(...windows.map((window) => window[2]));
+    const told = el("p", { class: "told" }, "Point at the line, or move along it by arrow keys.");
+    const cursor = el("span", { class: "cursor" });
+    cursor.hidden = true;
+    const line = el("div", {
+      class: "line",
+      role: "slider",
+      tabindex: "0",
+      "aria-label": `Windows of ${video.video}`,
+      "aria-valuemin": 1,
+      "aria-valuemax": windows.length,
+      "aria-valuenow": 1,
+    });
+    // An error of the rest of a video, or of all of it, has no length.
+    const place = ([start, drawn]) =>
+      total ? `left:min(${(100 * start) / total}%, 100% - 8px);width:${(100 * Math.max(0, drawn - start)) / total}%;` : "width:100%;";
+    for (const window of windows)
+      line.append(el("span", { class: `stretch ${names[window[3]].ok ? "" : "wrong"}`, style: place(window) + (color(window[3]) ?? "") }));
+    line.append(cursor);
+    const inWords = ([start, , end, name, probability]) =>
+      (end > start ? `${number(start)} to ${seconds(end)}: ` : "") +
+      plain(names[name].name) +
+      (names[name].ok ? `, ${percent(probability)}` : "");
+    let at = 0;
+    const tell = (next) => {
+      at = Math.max(0, Math.min(windows.length - 1, next));
+      told.textContent = inWords(windows[at]);
+      line.setAttribute("aria-valuenow", at + 1);
+      line.setAttribute("aria-valuetext", told.textContent);
+      cursor.style.cssText = place(windows[at]);
+      cursor.hidden = false;
+    };
+    line.setAttribute("aria-valuetext", inWords(windows[0]));
+    line.addEventListener("focus", () => tell(at));
+    const point = (event) => {
+      const box = line.getBoundingClientRect();
+      const time = ((event.clientX - box.left) / box.width) * total;
+      tell(windows.findLastIndex(([start]) => start <= Math.max(0, time)));
+    };
+    line.addEventListener("pointermove", point);
+    line.addEventListener("pointerdown", point);
+    line.addEventListener("keydown", (event) => {
+      const steps = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageUp: -10, PageDown: 10, Home: -at, End: windows.length };
+      if (!(event.key in steps)) return;
+      event.preventDefault();
+      tell(at + steps[event.key]);
+    });
     const legend = el("ul", { class: "legend" });
-    names.forEach((name, at) => legend.append(el("li", {}, el("span", { class: `key c${at % 8}` }), name)));
+    names.forEach(({ name, ok }, n) =>
+      legend.append(el("li", {}, el("span", { class: ok ? "key" : "key wrong", style: color(n) }), name)),
+    );
     const frames = el("div", { class: "moments" });
     for (const moment of video.moments)
       frames.append(
         el("figure", {}, film(moment.strip, `${video.video} at ${seconds(moment.start)}`), el("figcaption", {}, seconds(moment.start))),
       );
-    return el("div", { class: "video" }, el("h3", {}, video.video), frames, line, legend, told);
+    return el("div", { class: "video" }, el("h3", {}, video.video), frames, line, told, legend);
   });
 }
 
@@ -374,7 +421,7 @@ function timeline(section) {
 
 const kinds = { facts, code, table, curves, confusion, gallery, timeline, note: () => [] };
 
-document.title = content.title;
+document.title = plain(content.title);
 document
   .getElementById("header")
   .append(el("h1", {}, content.title), content.subtitle ? el("p", {}, content.subtitle) : "");
