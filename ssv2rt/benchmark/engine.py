@@ -9,7 +9,7 @@ import copy
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from ssv2rt.core.hardware import choose_device, native_bf16, versions
 from ssv2rt.core.recipes import BatchProfile, Calibration, Clip, Engine, EngineRecipe, Model
 from ssv2rt.engines.backends.openvino import call_openvino_directly
 from ssv2rt.engines.backends.registry import NAMES, backend, load_runner
-from ssv2rt.engines.base import Graph
+from ssv2rt.engines.base import Backend, Graph
 from ssv2rt.engines.build import FP32_ONNX_FILE, ONNX_FILE, make_bundle_info
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.engines.export import INPUT, OUTPUT
@@ -87,7 +87,8 @@ def benchmark_engine(
             products = {precision: MatrixProduct(device, precision) for precision in ("int8", "bf16")}
             workloads |= {f"{MATMUL}, {precision}": product.turn for precision, product in products.items()}
             rates = run_rounds(workloads, units=batch, rounds=rounds)
-            folded = totals(list_layers(read_graph(onnx_graph_of(source, "fp32", Path(folder)))))["gmacs"]
+            gmacs = {name: _gmacs(onnx_graph_of(source, "fp32", Path(folder), backend(name))) for name in NAMES}
+            gmacs["ONNX Runtime"] = _gmacs(onnx_graph_of(source, "fp32", Path(folder)))
     finally:
         torch.set_num_threads(before)
     logit_range = logits_of[EAGER].max() - logits_of[EAGER].min()
@@ -117,13 +118,13 @@ def benchmark_engine(
             for name, rate in direct.items()
         },
         "gmacs_per_clip": count_macs(network, frames=clip.frames, size=clip.size) / 1e9,
-        "gmacs_per_clip_in_engines": folded,  # more where temporal shifts become convolutions
+        "gmacs_per_clip_in_engines": gmacs,  # more where temporal shifts become convolutions
         "matrix_product_gops": {precision: peak / 1e9 for precision, peak in peaks.items()},
         "share_of_matrix_product": {
-            name: 2e9 * folded * rate.median / peaks[precision]
+            name: 2e9 * gmacs[program] * rate.median / peaks[precision]
             for name, rate in rates.items()
-            for precision in [name.rpartition(", ")[2]]
-            if precision in peaks
+            for program, _, precision in [name.rpartition(", ")]
+            if precision in peaks and program in gmacs
         },
         "absent": absent,
         "machine": describe_machine(),
@@ -198,8 +199,19 @@ def _engines(
     return found
 
 
-def onnx_graph_of(source: Source, precision: str, folder: Path) -> Path:
-    """The ONNX graph for engines of a precision: fp32, or quantized for int8 and fp8. Each is made once per folder."""
+def onnx_graph_of(source: Source, precision: str, folder: Path, program: Backend | None = None) -> Path:
+    """The ONNX graph for engines of a precision: fp32, or quantized for int8 and fp8. Each is made once per folder.
+
+    Args:
+        source: the network.
+        precision: of the engine.
+        folder: where the graphs are.
+        program: the backend that the graph is for; None for ONNX Runtime.
+    """
+    if program and program.RUNS_SHIFTS and source.export_with_shifts:
+        folder /= "with shifts"
+        folder.mkdir(exist_ok=True)
+        source = replace(source, export=source.export_with_shifts)
     floats, integers = folder / FP32_ONNX_FILE, folder / "int8.onnx"
     if not floats.exists():
         source.export(floats)
@@ -224,9 +236,13 @@ def build_without_checks(
         {"precision": precision, "threads": threads, "batch": BatchProfile(min=1, best=batch, max=batch)}
     )
     recipe = EngineRecipe(engine=settings, calibration=Calibration())
-    write_in_precision(onnx_graph_of(source, precision, folder), place / ONNX_FILE, precision, program)
+    write_in_precision(onnx_graph_of(source, precision, folder, program), place / ONNX_FILE, precision, program)
     built = program.build(Graph(place / ONNX_FILE, source.model), settings)
     return Bundle(place, make_bundle_info(place, source, recipe, name, program, built, None))
+
+
+def _gmacs(file: Path) -> float:
+    return float(totals(list_layers(read_graph(file)))["gmacs"])
 
 
 def _onnxruntime(file: Path, clips: torch.Tensor, threads: int) -> Callable[[], torch.Tensor]:

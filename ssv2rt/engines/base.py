@@ -74,6 +74,8 @@ class Backend(Protocol):
     WANTS_HALF: bool
     """Whether it takes the precision from the graph, and so needs bf16 graphs in bf16, and the unquantized part of int8
     and fp8 graphs in fp16."""
+    RUNS_SHIFTS: bool
+    """Whether it runs temporal shifts faster as they are than folded into convolutions, which then have more arithmetic."""
 
     def unavailable_reason(self) -> str:
         """Why engines cannot run on this machine, and what to do about it; empty if they can."""

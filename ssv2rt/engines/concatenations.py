@@ -14,7 +14,8 @@ from onnx import helper, numpy_helper
 from ssv2rt.engines.graph_nodes import producers
 from ssv2rt.engines.quantization import drop_unused
 
-_KEEP_SIGN = ("MaxPool", "AveragePool", "GlobalAveragePool", "QuantizeLinear", "DequantizeLinear", "Concat", "Identity")
+_POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool"})
+_KEEP_SIGN = _POOLS | {"QuantizeLinear", "DequantizeLinear", "Concat", "Identity", "Split", "Slice", "Pad"}
 """Operators whose result is not negative if no input is. The scales of the quantized ones are never negative."""
 
 
@@ -58,5 +59,7 @@ def _is_never_negative(name: str, producer_of: dict[str, onnx.NodeProto]) -> boo
     node = producer_of.get(name)
     if node is None or node.op_type not in _KEEP_SIGN:
         return node is not None and node.op_type in ("Relu", "Sigmoid")
+    if node.op_type == "Pad" and any(node.input[2:3]):
+        return False  # it may pad with anything
     parts = node.input if node.op_type == "Concat" else node.input[:1]
     return all(_is_never_negative(part, producer_of) for part in parts)

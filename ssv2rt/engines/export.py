@@ -34,15 +34,19 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 class EngineModel(nn.Module):
-    """A copy of a model for export: in fp32, without dropout, with batch norms and temporal shifts folded.
+    """A copy of a model for export: in fp32, without dropout, with batch norms folded.
 
     The original is not changed.
+
+    Args:
+        model: any network.
+        fold_shifts: whether temporal shifts are folded into the convolutions behind them, too.
     """
 
-    def __init__(self, model: ClipModel) -> None:
+    def __init__(self, model: ClipModel, *, fold_shifts: bool = True) -> None:
         super().__init__()
         self.normalise = copy.deepcopy(model.normalise).float()
-        self.backbone = fold_batch_norms(copy.deepcopy(model.backbone).float().eval())
+        self.backbone = fold_batch_norms(copy.deepcopy(model.backbone).float().eval(), fold_shifts=fold_shifts)
         self.head = copy.deepcopy(model.head).float()
 
     def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -51,10 +55,10 @@ class EngineModel(nn.Module):
         return self.head(embedding), embedding
 
 
-def fold_batch_norms(module: nn.Module) -> nn.Module:
+def fold_batch_norms(module: nn.Module, *, fold_shifts: bool = True) -> nn.Module:
     """Folds, in place, every batch norm that follows a convolution in a Sequential into that convolution.
 
-    Temporal shifts before convolutions are folded into them, too.
+    With `fold_shifts`, temporal shifts before convolutions are folded into them, too.
 
     Raises:
         AssertionError: a batch norm is left because it does not follow a convolution.
@@ -64,7 +68,7 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
             continue
         for number in range(len(part) - 1):
             first, second = part[number], part[number + 1]
-            if isinstance(first, ShiftConv3d):
+            if fold_shifts and isinstance(first, ShiftConv3d):
                 first = first.folded()
             if isinstance(first, (nn.Conv2d, nn.Conv3d)) and isinstance(second, (nn.BatchNorm2d, nn.BatchNorm3d)):
                 part[number] = fuse_conv_bn_eval(first, second)
@@ -74,7 +78,7 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
     return module
 
 
-def export_onnx(model: ClipModel, path: Path, *, clip: Clip, labels: tuple[str, ...]) -> None:
+def export_onnx(model: ClipModel, path: Path, *, clip: Clip, labels: tuple[str, ...], fold_shifts: bool = True) -> None:
     """Writes the model as ONNX with a dynamic batch, checked by `onnx.checker`.
 
     Args:
@@ -82,8 +86,9 @@ def export_onnx(model: ClipModel, path: Path, *, clip: Clip, labels: tuple[str, 
         path: the file to write.
         clip: T and S, fixed in the graph.
         labels: K class names, stored in the file's metadata.
+        fold_shifts: see `EngineModel`.
     """
-    engine = EngineModel(model.cpu()).eval()
+    engine = EngineModel(model.cpu(), fold_shifts=fold_shifts).eval()
     example = torch.zeros(2, clip.frames, clip.size, clip.size, 3, dtype=torch.uint8)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")

@@ -9,6 +9,7 @@ import logging
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,10 +17,11 @@ from torch import nn
 
 from ssv2rt.core.recipes import Clip, Data
 from ssv2rt.core.run_folders import Run
-from ssv2rt.engines.base import Outputs
+from ssv2rt.engines.base import Backend, Outputs
 from ssv2rt.engines.bundle import ImportFacts, sha256
 from ssv2rt.engines.export import EngineModel, export_onnx
 from ssv2rt.models.clip_model import ClipModel
+from ssv2rt.models.factorized import shifted_kernels
 from ssv2rt.models.weights import load_trained
 
 logger = logging.getLogger(__name__)
@@ -39,15 +41,22 @@ class Source:
     embedding: int
     """D; 0 if the graph has no embedding output."""
     export: Callable[[Path], None]
-    """Writes the fp32 graph."""
+    """Writes the fp32 graph, with temporal shifts folded into convolutions."""
     reference: Callable[[torch.Tensor], Outputs] | None
     """The network in PyTorch, from uint8 (N, T, S, S, 3) to its outputs; None if it is only known as an ONNX graph."""
     model: nn.Module | None
     """The same as `Graph.model`."""
     command: str
     """The `ssv2rt build-engine` command that selects this source, without further options."""
+    export_with_shifts: Callable[[Path], None] | None = None
+    """Writes the fp32 graph with temporal shifts as they are; None if there are none."""
     imported: ImportFacts | None = None
     """For a network from an ONNX file: what was given and what was assumed about it."""
+
+    def export_for(self, program: Backend, path: Path) -> None:
+        """Writes the fp32 graph in the form that a backend runs the fastest."""
+        export = self.export_with_shifts if program.RUNS_SHIFTS else None
+        (export or self.export)(path)
 
 
 def source_of_run(run: Run) -> Source:
@@ -69,9 +78,9 @@ def source_of_run(run: Run) -> Source:
 def source_of_model(model: ClipModel, name: str, labels: tuple[str, ...], clip: Clip) -> Source:
     """A network in memory, in evaluation mode."""
 
-    def export(path: Path) -> None:
+    def export(path: Path, fold_shifts: bool = True) -> None:
         logger.info(f"exporting {name} to ONNX")
-        export_onnx(model, path, clip=clip, labels=labels)
+        export_onnx(model, path, clip=clip, labels=labels, fold_shifts=fold_shifts)
 
     def reference(clips: torch.Tensor) -> Outputs:
         embedding = model.features(clips)
@@ -88,4 +97,5 @@ def source_of_model(model: ClipModel, name: str, labels: tuple[str, ...], clip: 
         reference=reference,
         model=EngineModel(model).eval(),
         command="ssv2rt build-engine",
+        export_with_shifts=partial(export, fold_shifts=False) if shifted_kernels(model) else None,
     )

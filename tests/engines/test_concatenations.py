@@ -1,5 +1,6 @@
 """Concatenations in int8 engines of OpenVINO, which alone computes some of them wrong."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ from torch.nn.functional import cosine_similarity
 
 from ssv2rt.core.recipes import Engine
 from ssv2rt.engines.backends import openvino
+from ssv2rt.engines.backends.tensorrt.backend import RTX
 from ssv2rt.engines.base import Graph
 from ssv2rt.engines.concatenations import protect_concatenations
 from ssv2rt.engines.quantization import quantize
+from ssv2rt.engines.source import source_of_model
 from ssv2rt.engines.verify import OnnxRunner
-from tests.engines.conftest import Narrow, clips
+from tests.engines.conftest import CLIP, LABELS, Narrow, clips
 
 
 def test_an_int8_engine_of_a_network_with_branches_has_the_features_of_its_graph(
@@ -31,6 +34,31 @@ def test_an_int8_engine_of_a_network_with_branches_has_the_features_of_its_graph
     for part in (batch, batch[:1]):
         found = torch.from_numpy(engine(part.numpy())["embedding"])
         assert expected is not None and cosine_similarity(found, expected[: len(part)]).min() > 0.98
+
+
+def test_openvino_runs_temporal_shifts_as_they_are(narrow: Narrow, tmp_path: Path) -> None:
+    """In int8 it needs unsigned concatenations, and gives what the folded network gives in PyTorch."""
+    import openvino as ov
+
+    model, _ = narrow("tsm-r50")
+    source = source_of_model(model, "tsm", LABELS, CLIP)
+    kinds = {}
+    for name, program in (("openvino", openvino), ("rtx", RTX)):
+        source.export_for(program, tmp_path / "float.onnx")
+        kinds[name] = Counter(node.op_type for node in onnx.load(tmp_path / "float.onnx").graph.node)
+    assert kinds["openvino"]["Concat"] == 15 and not kinds["rtx"]["Concat"], "in all blocks with 8 channels or more"
+    source.export_for(openvino, tmp_path / "float.onnx")
+    quantize(tmp_path / "float.onnx", tmp_path / "model.onnx", [clips(8, 1).numpy()], method="minmax")
+    protected = protect_concatenations(onnx.load(tmp_path / "model.onnx"))
+    assert not any(node.op_type == "LeakyRelu" for node in protected.graph.node)
+    built = openvino.build(Graph(tmp_path / "model.onnx", None), Engine(precision="int8"))
+    batch = clips(4)
+    with torch.inference_mode():
+        expected = model.features(batch)
+    engine = ov.Core().compile_model(tmp_path / built.file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for part in (batch, batch[:1]):
+        found = torch.from_numpy(engine(part.numpy())["embedding"])
+        assert cosine_similarity(found, expected[: len(part)]).min() > 0.98
 
 
 def concatenation(before: str, after: str, scale: float = 4 / 127) -> onnx.ModelProto:

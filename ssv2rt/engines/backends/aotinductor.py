@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 WANTS_HALF = False
+RUNS_SHIFTS = False
 PRECISIONS: tuple[str, ...] = ("fp32", "bf16", "fp16")
 
 _CUDNN_FLAGS = {"enabled": True, "benchmark": True, "deterministic": True, "allow_tf32": False}

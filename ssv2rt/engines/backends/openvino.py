@@ -27,6 +27,7 @@ from ssv2rt.engines.concatenations import protect_concatenations
 from ssv2rt.engines.export import EMBEDDING, INPUT, OUTPUT
 
 WANTS_HALF = False
+RUNS_SHIFTS = True
 PRECISIONS: tuple[str, ...] = ("fp32", "bf16", "fp16", "int8")
 
 _CAPABILITY = {"f32": "FP32", "f16": "FP16", "bf16": "BF16"}

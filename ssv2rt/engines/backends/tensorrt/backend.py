@@ -42,6 +42,7 @@ class TensorRtBackend:
     """
 
     WANTS_HALF = True
+    RUNS_SHIFTS = False  # not measured yet
     PRECISIONS: tuple[str, ...] = ("fp32", "bf16", "fp16", "int8", "fp8")
 
     def __init__(self, module: str, extra: str) -> None:
