@@ -109,7 +109,9 @@ def _header(
         yield f"- {tag}"
     if (data_set := _data_set(trained, source)) in _DATA_SETS:
         yield f"datasets:\n- {_DATA_SETS[data_set]}"
-    accuracies = [(name, result.split, result.top1, result.top5) for name, result in results if _is_held_out(result)]
+    accuracies: list[tuple[str, str, float, float | None]] = [
+        (name, result.split, result.top1, result.top5) for name, result in results if _is_held_out(result)
+    ]
     published = source.published if source else None
     if published:
         accuracies.append((published.data_set, "validation", published.top1, published.top5))
