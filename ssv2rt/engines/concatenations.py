@@ -14,8 +14,11 @@ from onnx import helper, numpy_helper
 from ssv2rt.engines.graph_nodes import producers
 from ssv2rt.engines.quantization import drop_unused
 
-_POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool"})
-_KEEP_SIGN = _POOLS | {"QuantizeLinear", "DequantizeLinear", "Concat", "Identity", "Split", "Slice", "Pad"}
+_KEEP_SIGN = (
+    *("MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceMax"),
+    *("Concat", "Split", "Slice", "Pad", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"),
+    *("QuantizeLinear", "DequantizeLinear", "Identity"),
+)
 """Operators whose result is not negative if no input is. The scales of the quantized ones are never negative."""
 
 

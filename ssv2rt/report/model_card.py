@@ -124,16 +124,24 @@ def _header(
         yield f"- {tag}"
     if (data_set := _data_set(trained, source)) in _DATA_SETS:
         yield f"datasets:\n- {_DATA_SETS[data_set]}"
-    results = [(name, result) for name, result in results if _is_held_out(result)]
-    if results:
-        yield "metrics:\n- accuracy"
-        yield f"model-index:\n- name: {_quoted(run.name)}\n  results:"
-        for name, result in results:
-            yield "  - task:\n      type: video-classification\n    dataset:"
-            yield f"      name: {_quoted(name)}\n      type: {_DATA_SETS.get(name, 'custom')}\n      split: {result.split}"
-            yield "    metrics:"
-            for metric, value in (("Top-1", result.top1), ("Top-5", result.top5)):
+    accuracies: list[tuple[str, str, float, float | None]] = [
+        (name, result.split, result.top1, result.top5) for name, result in results if _is_held_out(result)
+    ]
+    published = source.published if source else None
+    if published:
+        accuracies.append((published.data_set, "validation", published.top1, published.top5))
+    if not accuracies:
+        return
+    yield "metrics:\n- accuracy"
+    yield f"model-index:\n- name: {_quoted(run.name)}\n  results:"
+    for number, (name, split, *values) in enumerate(accuracies, start=1):
+        yield "  - task:\n      type: video-classification\n    dataset:"
+        yield f"      name: {_quoted(name)}\n      type: {_DATA_SETS.get(name, 'custom')}\n      split: {split}\n    metrics:"
+        for metric, value in zip(("Top-1", "Top-5"), values, strict=True):
+            if value is not None:
                 yield f"    - type: accuracy\n      name: {metric} accuracy\n      value: {value:.2f}"
+        if published and number == len(accuracies):
+            yield f"    source:\n      name: {_quoted(published.publisher)}\n      url: {_quoted(published.about)}"
 
 
 def _introduction(run: Run, trained: TrainedModel, source: RunSource | None) -> Iterator[str]:

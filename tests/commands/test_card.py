@@ -116,7 +116,11 @@ def test_card_of_an_imported_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     imported("its name: [x]", published=True)
     header, text = card_of()
-    assert header["license"] == "bsd-3-clause" and header["datasets"] == ["kinetics-400"] and "metrics" not in header
+    assert header["license"] == "bsd-3-clause" and header["datasets"] == ["kinetics-400"]
+    (result,) = header["model-index"][0]["results"]
+    assert result["dataset"] == {"name": "Kinetics-400", "type": "kinetics-400", "split": "validation"}
+    assert result["source"] == {"name": "torchvision", "url": PUBLISHED["r3d_18"].about}
+    assert [metric["value"] for metric in result["metrics"]] == [63.2, 83.48]
     assert "| Kinetics-400 | validation | | 5x1 | 63.20 | 83.48 | | by torchvision |" in text
     said = ssv2rt("card", "--license", "mit")
     assert (
@@ -126,7 +130,8 @@ def test_card_of_an_imported_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "# its name: \\[x\\]" in text and "0. a\\|b\n1. \\<b\\>c\\</b\\>\n2. \\*d\\*\n" in text
     imported("other", published=False)
     header, text = card_of()
-    assert header["license"] == "unknown" and "datasets" not in header and "Not measured." in text
+    assert header["license"] == "unknown" and "datasets" not in header and "metrics" not in header
+    assert "model-index" not in header and "Not measured." in text
     assert "Who published this file, and what it was trained on, is not known." in text
 
 

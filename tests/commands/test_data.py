@@ -12,6 +12,7 @@ from ssv2rt.benchmark.peers import peers
 from ssv2rt.core.hardware import choose_device
 from ssv2rt.core.recipe_files import default_recipe, load_recipe
 from ssv2rt.dataset.index import open_manifest
+from ssv2rt.report.benchmark_tables import show_engine
 from ssv2rt.report.contact_sheet import dataset_rows
 from ssv2rt.training.request import TrainRequest
 from tests.cli import ssv2rt
@@ -177,7 +178,9 @@ def test_views_are_averaged_in_evaluation_and_scoring(tmp_path: Path, tiny_run, 
     assert wrong.returncode == 2 and "--views 2by3: write temporal clips x spatial crops, like 2x3" in wrong.stderr
 
 
-def test_the_engine_benchmark_names_its_contestants_and_its_figures(tmp_path: Path) -> None:
+def test_the_engine_benchmark_names_its_contestants_and_its_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = (
         "--size",
         "4x32",
@@ -203,6 +206,11 @@ def test_the_engine_benchmark_names_its_contestants_and_its_figures(tmp_path: Pa
     assert all(off < 0.2 for off in figures["largest_difference"].values())
     assert "called by hand" in done.stdout and "not measured" in done.stdout
     assert "openvino, int8" in figures["share_of_by_hand"]
+    assert figures["gmacs_per_clip"] == pytest.approx(figures["gmacs_per_clip_in_engines"])
+    assert "GMACs per clip;" in done.stdout
+    show_engine({**figures, "gmacs_per_clip": 42.7, "gmacs_per_clip_in_engines": 62.3})  # as of TSM
+    said = " ".join(capsys.readouterr().out.split())
+    assert "42.7 GMACs per clip, 62.3 in engines, where temporal shifts are folded into convolutions;" in said
     for wrong, says in ((("--size", "4"), "--size 4: write frames x pixels"), (("nonet",), "no model 'nonet'")):
         done = ssv2rt("benchmark", "engine", *wrong, "--no-compile", cwd=tmp_path)
         assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr

@@ -104,6 +104,9 @@ def test_fine_tuning_takes_over_network_clips_and_classes_of_a_run(
     assert (recipe.clip.size, recipe.clip.frames) == (before.clip.size, 8) and recipe.train.head_rate == 10
     ours, theirs = (load_trained(found).model for found in (run, tiny_run))
     assert torch.allclose(ours.head.weight, theirs.head.weight, atol=1e-6)
+    (tmp_path / "runs" / "first").rename(tmp_path / "gone")
+    done = ssv2rt("train", "--resume", "t", "--epochs", 2, cwd=tmp_path)  # which needs no initial weights
+    assert done.returncode == 0 and "epoch 2/2" in done.stderr, done.stderr
 
 
 def test_fine_tuning_knows_published_networks_and_needs_weights() -> None:
