@@ -63,6 +63,7 @@ def draw_curves(
     figure = new_figure(12, 4.3)
     _title(figure, title)
     loss, accuracy, rate = figure.subplots(1, 3)
+    lines = placed(lines)
     steps = [line for line in lines if _has_numbers(line, "loss", "learning_rate")]
     epochs = [line for line in lines if _has_numbers(line, "train_loss", "train_top1") and "validation" in line]
     epochs = [line for line in epochs if _has_numbers(line["validation"], "top1", "top5", "loss")]
@@ -114,6 +115,15 @@ def _title(figure: Figure, title: str, more: str = "") -> None:
     """What a figure is of, and what it shows, above it."""
     text = f"{_shown(title, 150)}\n{more}" if more else _shown(title, 150)
     figure.suptitle(text, x=0.01, ha="left", fontsize=10)
+
+
+def placed(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The lines of metrics.jsonl whose epoch and optimizer step are possible; the file may be damaged."""
+    return [
+        line
+        for line in lines
+        if _has_numbers(line, "epoch", "update") and 0 <= line["epoch"] <= 1e9 and 0 <= line["update"] <= 1e15
+    ]
 
 
 def learning_rates(

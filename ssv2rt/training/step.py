@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,6 +96,8 @@ class TrainingStep:
         """Of the last optimizer step."""
         forward: nn.Module = model
         if group.size > 1:
+            # The strides of 1x1x1 weights are ambiguous in channels-last. DDP copies their gradients, and says so.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             index = [group.device.index] if group.device.type == "cuda" else None
             forward = nn.parallel.DistributedDataParallel(forward, device_ids=index)
         self._parallel = forward

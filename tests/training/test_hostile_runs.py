@@ -168,7 +168,7 @@ def test_metrics_and_environment(run: Run, draw: st.DataObject) -> None:
         MetricsLog(run, epoch=1, update=10**6)
         assert read_metrics(run.metrics_file) is not None
         run.metrics_file.write_text("\n".join(lines))
-        draw_curves(read_metrics(run.metrics_file), run.path / "curves", Train())
+        draw_curves(read_metrics(run.metrics_file), run.path / "curves", Train(), title="t", classes=6, best=1)
     finally:
         run.metrics_file.write_text(metrics)
         (run.path / "environment.json").write_text(environment)

@@ -1,6 +1,7 @@
 """Data of one's own: few clips without a recipe, and fine-tuning of a run."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -59,6 +60,20 @@ def test_a_few_clips_train_without_any_setting(own: Path, tmp_path: Path) -> Non
     runs = [Run(tmp_path / "runs" / name) for name in ("t", "again")]
     assert runs[0].metrics_file.read_text() == runs[1].metrics_file.read_text()
     assert ssv2rt("train", "--resume", "t", cwd=tmp_path).returncode == 0
+
+
+def test_progress_counts_clips_once_and_tells_how_long_the_run_takes(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """33 clips fill five batches of 8; the last is filled up."""
+    for name in ("FIRST_LINE", "NEXT_LINE"):
+        monkeypatch.setattr(f"ssv2rt.core.progress.{name}", 0.0)
+    said = ssv2rt("train", "--data", own, *TINY, "--epochs", "2", cwd=tmp_path).stderr
+    assert re.search(
+        r"epoch 2/2: 6/33 clips, [\d.]+/s, \d+:\d\d left, whole run \d+:\d\d left, loss [\d.]+, top-1 ", said
+    )
+    assert "epoch 2/2: 33/33 clips" in said and "40" not in re.findall(r"epoch \d/2: \d+/(\d+)", said)
+    assert re.search(r"epoch 1/2: loss .*; \d+:\d\d left", said) and not re.search(r"epoch 2/2: loss .* left", said)
 
 
 @pytest.mark.parametrize("recipe", ["ssv2-resnet3d18", "ssv2-resnet3d50", "ssv2-i3d", "demo", "small"])

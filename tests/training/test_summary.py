@@ -1,6 +1,7 @@
 """Reports of a run: metrics.jsonl, TensorBoard, confusion matrix and figures."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -126,6 +127,16 @@ def test_top5_is_drawn_only_of_more_than_five_classes_and_a_learning_rate_of_few
     few, more = ((tmp_path / f"{classes}.svg").read_text() for classes in (5, 6))
     assert "top-5" not in few and "top-5, validation" in more
     assert "of each optimizer step" in few and "best epoch (2)" in few
+
+
+@pytest.mark.parametrize("name", ["epoch", "update", "train_loss", "learning_rate"])
+def test_impossible_numbers_in_the_log_are_not_drawn(tmp_path: Path, name: str) -> None:
+    validation = {"top1": 50.0, "top5": 100.0, "loss": 1.0}
+    facts = {"train_loss": 2.0, "train_top1": 40.0, "learning_rate": 0.1, "loss": 1.0, "validation": validation}
+    for value in (math.nan, math.inf, -math.inf, 1e308, -5):
+        lines = [{"epoch": 1, "update": 4, **facts}, {"epoch": 2, "update": 8, **facts, name: value}]
+        draw_curves(lines, tmp_path / "curves", Train(), title="run", classes=6, best=1)
+    assert _share_of_ink(tmp_path / "curves.png") > 0.005
 
 
 def test_what_is_most_confused_has_a_row_for_each_direction(capfd: pytest.CaptureFixture[str]) -> None:

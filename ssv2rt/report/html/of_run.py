@@ -22,7 +22,7 @@ from ssv2rt.models.weights import TrainedModel, load_trained
 from ssv2rt.published.import_run import read_source
 from ssv2rt.report.html.clips import ShownClip, predict_rows, spread_rows
 from ssv2rt.report.html.strips import Strips
-from ssv2rt.report.plots import learning_rates
+from ssv2rt.report.plots import learning_rates, placed
 from ssv2rt.training.confusion import confused_pairs, per_class_results, read_confusion
 from ssv2rt.training.evaluate import Evaluation, mean_class_accuracy
 from ssv2rt.training.metrics_log import read_metrics
@@ -151,6 +151,7 @@ def _clips_of(split: str) -> str:
 
 
 def _charts(lines: Sequence[Mapping[str, Any]], settings: Train, classes: int) -> list[dict[str, object]]:
+    lines = placed(lines)
     epochs = [line for line in lines if "validation" in line and "train_loss" in line]
     if not epochs:
         return []
