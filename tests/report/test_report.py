@@ -79,7 +79,10 @@ def test_a_run_is_reported(pages: Path) -> None:
 def test_an_engine_is_reported(pages: Path) -> None:
     found = sections(pages / "engine.html")
     assert dict(found["Engine"]["rows"])["precision"] == "fp16"
-    assert dict(found["Comparison when it was built"]["rows"])["clips"] == "10"
+    compared = dict(found["Comparison when it was built"]["rows"])
+    assert compared["clips"] == "10" and compared["agreement"].endswith("%")
+    layers = found["Layers"]["rows"]
+    assert layers[0][:3] == ["stem.0", "Conv", "fp16"] and sum(row[5] or 0 for row in layers) == pytest.approx(1)
     assert "of 6 validation clips" in found["Clips on which engine and network disagree"]["note"]
 
 
@@ -219,11 +222,11 @@ def test_a_timeline_is_used_by_keyboard_and_pointer(pages: Path, browser: Any) -
     line.send_keys(Keys.ARROW_RIGHT)
     assert line.get_attribute("aria-valuenow") == "2"
     second = told.text
-    assert re.match(r"0\.2 to 0\.6 s: .*, \d+\.\d%", second) and line.get_attribute("aria-valuetext") == second
+    assert re.match(r"0\.2 s to 0\.6 s: .*, \d+\.\d%", second) and line.get_attribute("aria-valuetext") == second
     line.send_keys(Keys.END)
     assert line.get_attribute("aria-valuenow") == line.get_attribute("aria-valuemax") and told.text != second
     ActionChains(browser).move_to_element_with_offset(line, 1 - line.size["width"] // 2, 0).perform()
-    assert told.text.startswith("0 to 0.4 s")
+    assert told.text.startswith("0 s to 0.4 s")
     assert browser.get_log("browser") == []
 
 

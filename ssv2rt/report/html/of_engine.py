@@ -12,12 +12,15 @@ from ssv2rt.dataset.classes import for_classes, labeled
 from ssv2rt.dataset.prepare import is_here, override_root, prepare
 from ssv2rt.engines.backends.registry import load_runner
 from ssv2rt.engines.bundle import Bundle
+from ssv2rt.engines.inspect import describe_bundle, list_layers
+from ssv2rt.engines.onnx_files import read_graph
 from ssv2rt.models.weights import load_trained
 from ssv2rt.report.html.clips import ShownClip, predict_rows, spread_rows
 from ssv2rt.report.html.strips import Strips
 from ssv2rt.scoring.predictor import start_in_batches
 
 Section = dict[str, Any]
+_PERCENT = ("agreement", "top1_model", "top1_engine", "min_agreement")
 
 
 def report_of_engine(bundle: Bundle, *, data: Path | None, clips: int) -> dict[str, Any]:
@@ -52,15 +55,34 @@ def report_of_engine(bundle: Bundle, *, data: Path | None, clips: int) -> dict[s
     if info.verification:
         sections.append({"type": "facts", "title": "Comparison when it was built", "rows": _flat(info.verification)})
     if info.settings:
-        sections.append({"type": "facts", "title": "Settings and layers", "rows": _flat(info.settings)})
+        sections.append({"type": "facts", "title": "Settings and speed", "rows": _flat(info.settings)})
     if info.calibration:
         sections.append({"type": "facts", "title": "Calibration", "rows": _flat(info.calibration)})
-    sections += _disagreements(bundle, data, clips)
+    sections += [*_layers(bundle), *_disagreements(bundle, data, clips)]
     return {
         "title": f"Engine {bundle.path.name}",
         "subtitle": f"{info.model}, {info.precision} by {info.backend}",
         "sections": sections,
     }
+
+
+def _layers(bundle: Bundle) -> list[Section]:
+    """The layers of the graph with their precisions and costs, and what TensorRT tells of the engine that it built."""
+    kinds = {"layer": "text", "kind": "text", "precision": "text", "parameters": "number", "million MACs": "number"}
+    rows = [
+        [one.name, one.op, one.precision, one.parameters, None if one.macs is None else one.macs / 1e6, one.share]
+        for one in list_layers(read_graph(bundle.onnx_file))
+    ]
+    section: Section = {
+        "type": "table",
+        "title": "Layers",
+        "note": "Of the ONNX graph that the engine was built from; MACs are of one clip.",
+        "columns": [{"name": name, "kind": kind} for name, kind in (kinds | {"share of MACs": "percent"}).items()],
+        "rows": rows,
+    }
+    built = describe_bundle(bundle)["engine_layers"]
+    title = "Layers of the finished engine"
+    return [section, *([{"type": "facts", "title": title, "rows": _flat(built)}] if built else [])]
 
 
 def _flat(facts: dict[str, Any], before: str = "") -> list[list[object]]:
@@ -76,7 +98,8 @@ def _flat(facts: dict[str, Any], before: str = "") -> list[list[object]]:
         elif isinstance(value, bool):
             rows.append([name, "yes" if value else "no"])
         elif isinstance(value, (int, float, str)):
-            rows.append([name, f"{value:.6g}" if isinstance(value, float) else str(value)])
+            text = f"{value:.6g}" if isinstance(value, float) else str(value)
+            rows.append([name, f"{text}%" if key in _PERCENT else text])
     return rows
 
 

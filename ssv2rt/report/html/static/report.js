@@ -27,6 +27,15 @@ const percent = (value) => (value === null || value === undefined ? "–" : `${(
 const number = (value) =>
   value === null || value === undefined ? "–" : Number(value).toLocaleString("en", { maximumFractionDigits: 4 });
 const seconds = (value) => `${number(value)} s`;
+/** A time within a video: 12.5 s, or 1:02:03. */
+function clock(value) {
+  if (value < 60) return seconds(value);
+  const [hours, minutes, rest] = [value / 3600, (value / 60) % 60, value % 60].map(Math.floor);
+  return [hours || null, minutes, rest]
+    .filter((part) => part !== null)
+    .map((part, at) => String(part).padStart(at ? 2 : 1, "0"))
+    .join(":");
+}
 
 // ---- A clip as a film ------------------------------------------------------------------------------------------------------
 
@@ -377,7 +386,7 @@ function timeline(section) {
       line.append(el("span", { class: `stretch ${names[window[3]].ok ? "" : "wrong"}`, style: place(window) + (color(window[3]) ?? "") }));
     line.append(cursor);
     const inWords = ([start, , end, name, probability]) =>
-      (end > start ? `${number(start)} to ${seconds(end)}: ` : "") +
+      (end > start ? `${clock(start)} to ${clock(end)}: ` : "") +
       plain(names[name].name) +
       (names[name].ok ? `, ${percent(probability)}` : "");
     let at = 0;
@@ -411,7 +420,7 @@ function timeline(section) {
     const frames = el("div", { class: "moments" });
     for (const moment of video.moments)
       frames.append(
-        el("figure", {}, film(moment.strip, `${video.video} at ${seconds(moment.start)}`), el("figcaption", {}, seconds(moment.start))),
+        el("figure", {}, film(moment.strip, `${video.video} at ${clock(moment.start)}`), el("figcaption", {}, clock(moment.start))),
       );
     return el("div", { class: "video" }, el("h3", {}, video.video), frames, line, told, legend);
   });
