@@ -7,6 +7,7 @@ network. Normalization of the pixels stays in fp32, and the outputs are cast bac
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain, count
 
 import ml_dtypes
 import numpy as np
@@ -48,18 +49,26 @@ def convert_to_half(model: onnx.ModelProto, *, bfloat16: bool = False) -> onnx.M
             if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == TensorProto.FLOAT:
                 attribute.t.CopyFrom(_half_tensor(attribute.t, bfloat16))
     lower = [node for node in graph.node if not set(node.output) & kept]
-    for number, normalized in enumerate(pixels):
-        _replace_input(lower, normalized, f"{normalized}_half")
-        name = f"pixels_to_half_{number}" if number else "pixels_to_half"
-        cast = helper.make_node("Cast", [normalized], [f"{normalized}_half"], name=name, to=kind)
+    # A graph in half precision has such casts already, with the same names.
+    taken = {name for node in graph.node for name in (node.name, *node.output)}
+
+    def new(name: str) -> str:
+        name = next(free for free in chain((name,), (f"{name}_{n}" for n in count(1))) if free not in taken)
+        taken.add(name)
+        return name
+
+    for normalized in pixels:
+        in_half = new(f"{normalized}_half")
+        _replace_input(lower, normalized, in_half)
+        cast = helper.make_node("Cast", [normalized], [in_half], name=new("pixels_to_half"), to=kind)
         position = next(i for i, node in enumerate(graph.node) if normalized in node.output)
         graph.node.insert(position + 1, cast)
     for end in [value.name for value in graph.output]:
-        inside = f"{end}_half"
+        inside = new(f"{end}_half")
         for node in graph.node:
             node.output[:] = [inside if name == end else name for name in node.output]
         _replace_input(graph.node, end, inside)
-        graph.node.append(helper.make_node("Cast", [inside], [end], name=f"{end}_to_float", to=TensorProto.FLOAT))
+        graph.node.append(helper.make_node("Cast", [inside], [end], name=new(f"{end}_to_float"), to=TensorProto.FLOAT))
     onnx.checker.check_model(result, full_check=True)
     return result
 

@@ -310,3 +310,15 @@ def test_files_of_old_exporters_work_and_those_of_the_future_are_refused(tmp_pat
         UserError, match="cannot run the graph .*their.own:Own.*; export it with operators and types that"
     ):
         OnnxRunner(tmp_path / "ours.onnx")
+
+
+@pytest.mark.parametrize("of", ["fp16", "int8", "int8half"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_graphs_of_any_precision_become_engines(
+    graphs: dict[str, Path], labels: Path, tmp_path: Path, of: str, precision: str
+) -> None:
+    source_of_onnx(graphs[of], labels).export(tmp_path / "ours.onnx")
+    graph = onnx.load(tmp_path / "ours.onnx")
+    onnx.save(convert_to_half(graph) if precision == "fp16" else graph, tmp_path / "engine.onnx")
+    expected = OnnxRunner(graphs[of])(clips(3))
+    assert (OnnxRunner(tmp_path / "engine.onnx")(clips(3)) - expected).norm() < 0.05 * expected.norm()
