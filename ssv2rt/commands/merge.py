@@ -25,7 +25,7 @@ from ssv2rt.commands.output import print_facts
 def merge(parts: tuple[Path, ...], out: Path, expect: tuple[str, ...], overwrite: bool, as_json: bool) -> None:
     """Merge outputs of `score`, such as those of shards, into one.
 
-    PARTS are output files of `score`. Videos that have a row in several parts, or in none, are reported.
+    PARTS are output files of `score`. It counts videos that have a row in several parts (doubled) or in none (missing).
 
     \b
     Examples:
