@@ -106,7 +106,7 @@ CASES: list[tuple[list[str], int, str]] = [
     (["train", "--set", "train.epoch=1"], 2, "'train.epoch' is not a setting; did you mean 'epochs'?"),
     (["train", "--set", "train.batch_size=0"], 2, "train.batch_size = 0"),
     (["train", "--data", "missing"], 2, "missing'; give --data"),
-    (["train", "--data", "empty"], 1, "empty'; expected SSv2"),
+    (["train", "--data", "empty"], 1, "empty', which is empty; expected SSv2"),
     (["train", "--data", "foreign"], 1, "not SSv2's"),
     (["train", "--data", "fewer", *SETTINGS], 1, "train clips cannot be used"),
     (

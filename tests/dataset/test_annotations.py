@@ -99,7 +99,9 @@ def test_answers_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
 def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no data '"):
         list_clips(tmp_path / "no")
-    with pytest.raises(UserError, match="no data set in '.*'; expected SSv2's JSON files, a folder for each class"):
+    with pytest.raises(
+        UserError, match="no data set in '.*', which is empty; expected SSv2's JSON files, a folder for each class"
+    ):
         list_clips(tmp_path)
     write(tmp_path)
     (tmp_path / "train.json").unlink()

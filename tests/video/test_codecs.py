@@ -221,12 +221,12 @@ def test_only_what_is_needed_is_decoded(tmp_path: Path, codec: str, monkeypatch:
     seen = []
 
     def counted(*args: object) -> object:
-        for number, frame in needed(*args):
+        for number, part in needed(*args):
             seen.append(number)
-            yield number, frame
+            yield number, part
 
-    needed = decode.frames_needed
-    monkeypatch.setattr(decode, "frames_needed", counted)
+    needed = decode.parts_needed
+    monkeypatch.setattr(decode, "parts_needed", counted)
     (clip,) = decode_clips(path, whole(path, [25, 52], probe(path)), size=16)
     assert frame_numbers(clip) == [25, 52 % 32]
     assert len(seen) <= 22

@@ -103,9 +103,13 @@ def test_further_views_of_pyslowfast_are_spread_over_its_parts(n: int, length: i
 
 
 def test_the_frames_of_the_tables() -> None:
-    """Those that the module and docs/data.md print for n = 50 and T = 8, and the 32 of a median video of SSv2."""
+    """Those that the module and docs/preprocessing.md print for n = 50 and T = 8, and the 32 of a median video of SSv2."""
     table: tuple[Sampling, ...] = get_args(Sampling)
-    lines = [line.split("|") for line in (ROOT / "docs" / "data.md").read_text().splitlines() if line.startswith("| `")]
+    lines = [
+        line.split("|")
+        for line in (ROOT / "docs" / "preprocessing.md").read_text().splitlines()
+        if line.startswith("| `")
+    ]
     rows = [cells for cells in lines if any(f"`{name}`" in cells[1] for name in table)]
     for name in table:
         (cells,) = [cells for cells in rows if f"`{name}`" in cells[1]]

@@ -116,6 +116,7 @@ def test_packages_in_bf16_match_pytorch_and_are_smaller(
     assert bundle_in_bf16.engine_file.stat().st_size < 0.8 * bundles["fp32"].engine_file.stat().st_size
 
 
+@pytest.mark.slow
 def test_packages_match_pytorch_deterministically(bundles: dict[str, Bundle], model: ClipModel) -> None:
     check_package(bundles["fp32"], model, "fp32")
 
@@ -136,6 +137,7 @@ def check_package(bundle: Bundle, model: ClipModel, precision: str) -> None:
     assert torch.equal(runner(clips(4)[order]), kept[order])
 
 
+@pytest.mark.slow
 @on_cpu
 def test_bundle_contents(bundles: dict[str, Bundle]) -> None:
     for precision, bundle in bundles.items():
@@ -145,6 +147,7 @@ def test_bundle_contents(bundles: dict[str, Bundle]) -> None:
         assert bundle.info.target == aotinductor.target()
 
 
+@pytest.mark.slow
 def test_clips_in_any_memory_layout_are_accepted(bundles: dict[str, Bundle]) -> None:
     runner = aotinductor.load(bundles["fp32"])
     many = clips(6)
@@ -153,6 +156,7 @@ def test_clips_in_any_memory_layout_are_accepted(bundles: dict[str, Bundle]) -> 
     assert not turned.is_contiguous() and torch.equal(runner(turned), runner(many))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrong",
     [clips(0), clips(BATCH.max + 1), clips(2).float(), clips(2)[:, :3], clips(2)[..., :2]],
@@ -183,6 +187,7 @@ def changed(bundle: Bundle, folder: Path, content: bytes | None = None, **entrie
     return Bundle(folder, bundle.info.model_copy(update=entries))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["empty", "short", "text"])
 def test_damaged_packages_are_one_line_errors(
     bundles: dict[str, Bundle], tmp_path: Path, damage: str, capfd: pytest.CaptureFixture[str]
@@ -195,6 +200,7 @@ def test_damaged_packages_are_one_line_errors(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("entries", "says"),
     [
@@ -213,6 +219,7 @@ def test_bundles_that_do_not_match_the_package_are_refused(
         aotinductor.load(changed(bundles["fp32"], tmp_path, **entries))
 
 
+@pytest.mark.slow
 def test_engines_are_refused_on_other_targets(bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = bundles["fp32"]
     monkeypatch.setattr(backends, "backend", lambda name: aotinductor)
@@ -266,6 +273,7 @@ def test_packages_with_wrong_outputs_are_refused(model: ClipModel) -> None:
             aotinductor._measure_and_check({"bf16": Wrong(which)}, networks, clips(2))
 
 
+@pytest.mark.slow
 @on_cpu
 def test_loading_needs_neither_the_network_nor_a_compiler(bundles: dict[str, Bundle], tmp_path: Path) -> None:
     torch.save(clips(2), tmp_path / "clips.pt")
@@ -283,6 +291,7 @@ def test_loading_needs_neither_the_network_nor_a_compiler(bundles: dict[str, Bun
     assert {file.name for file in tmp_path.iterdir()} == {"clips.pt", "logits.pt"}
 
 
+@pytest.mark.slow
 @on_cpu
 def test_thread_count_comes_from_the_bundle(bundles: dict[str, Bundle], tmp_path: Path) -> None:
     before = torch.get_num_threads()
