@@ -31,8 +31,8 @@ TIMED = frozenset({"matroska", "mov"})
 """Containers that give every packet a presentation time."""
 _HEAD = 4096
 """Bytes at the begin of a file that tell whether it is Matroska with MJPEG, as `ssv2rt repack` writes it."""
-_STACKED = 4
-"""Pictures whose tiles are decoded together. More do not stay in a core's cache until they are scaled."""
+_STACKED = 1 << 20
+"""Pixels of the pictures whose tiles are decoded together, about."""
 _HELD = 64 << 20
 """Bytes of packets that are kept from the first pass over a file. Larger files are read again."""
 
@@ -114,11 +114,11 @@ def parts_needed(
 
     numbers = np.unique(wanted[wanted < len(pictures)]).tolist()
     tiles = tiles_of(pictures[numbers[0]]) if region and numbers else None
-    for at in range(0, len(numbers), _STACKED):
-        group = numbers[at : at + _STACKED]
-        stack = None
-        if tiles and region:
-            stack = tiles.stack([pictures[number] for number in group], region(tiles.width, tiles.height))
+    crop = region(tiles.width, tiles.height) if region and tiles else None
+    step = max(1, _STACKED // (crop.width * crop.height)) if crop else len(pictures)
+    for at in range(0, len(numbers), step):
+        group = numbers[at : at + step]
+        stack = tiles.stack([pictures[number] for number in group], crop) if tiles and crop else None
         if tiles and stack:
             frame = decoded(stack.content)
             for place, number in enumerate(group):

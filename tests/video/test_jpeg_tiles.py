@@ -17,6 +17,7 @@ from ssv2rt.pipelines.requests import ClipRequest
 from ssv2rt.repack.encode import Task, repack_clip
 from ssv2rt.repack.settings import settings_for
 from ssv2rt.repack.tiled_jpeg import TiledJpeg, blocks_of_tile
+from ssv2rt.video import seek
 from ssv2rt.video.crops import CropBox
 from ssv2rt.video.decode import decode_clips
 from ssv2rt.video.jpeg_tiles import Tiles, tiles_of
@@ -138,7 +139,11 @@ def test_tiles_divide_rows_evenly_and_fit_into_the_encoder() -> None:
     assert blocks_of_tile(30, 500) == 5, "the encoder takes no 80,000 rows"
 
 
-def test_clips_are_cut_from_parts_as_from_whole_frames(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pixels", [1, 40_000, 1 << 20], ids=["each alone", "two together", "all together"])
+def test_clips_are_cut_from_parts_as_from_whole_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pixels: int
+) -> None:
+    monkeypatch.setattr(seek, "_STACKED", pixels)
     source, target = tmp_path / "a.mp4", tmp_path / "b.mkv"
     source.write_bytes(encode(KINDS["h264"]._replace(size=(214, 120)), "mp4", 8))
     repack_clip(Task(source, target, probe(source)), tmp_path / "x", settings_for("mjpeg", short_side=96))
