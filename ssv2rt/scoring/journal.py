@@ -252,6 +252,8 @@ def _fits_column(name: str, value: object) -> bool:
         return isinstance(value, np.ndarray)
     if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int):
         return False
+    if kind is float and isinstance(value, int):
+        return abs(value) <= 1 << 24  # PyArrow takes no larger whole number for a float32
     return abs(value) < _LARGEST_INT if kind is int else abs(value) < _LARGEST_FLOAT
 
 
