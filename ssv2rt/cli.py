@@ -115,7 +115,7 @@ def main() -> None:
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message())
     except click.ClickException as error:
-        _fail(f"Error: {error.format_message()}", error.exit_code)
+        _fail(f"Error: {' '.join(error.format_message().split())}", error.exit_code)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except UserError as error:

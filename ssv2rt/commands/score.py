@@ -103,9 +103,9 @@ def score(as_json: bool, report: Path | None, overlay: Path | None, **options: A
     """Score videos: one row for each, also for damaged ones.
 
     INPUT is a video, a folder (with its subfolders), a tar file, a URL such as s3://bucket/clips, a quoted glob pattern,
-    @list.txt with a name per line, or - for names on stdin. With --annotations, the default is the folder `videos` that
-    belongs to the file, or the clips of the data set. A video that cannot be scored has `error: reason` as its status, and
-    the exit code is then 3.
+    @list.txt with a name per line, or - for names on stdin. With --annotations, exactly the clips that they name are scored;
+    INPUT is then by default the folder `videos` beside the file, or the data set. A video that cannot be scored has
+    `error: reason` as its status, and the exit code is then 3.
 
     With --cluster, a process scores on each GPU of a Ray cluster, or on groups of up to 16 cores. All machines need the same
     version of ssv2rt and must find the videos under the same paths or URLs; the engine is sent to them. During scoring, rows

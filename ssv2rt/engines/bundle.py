@@ -22,6 +22,7 @@ from ssv2rt.core.recipes import BatchProfile, Clip
 from ssv2rt.engines.normalization import Colors
 
 INFO = "bundle.json"
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "fp8")
 FAILED = ".failed"
 """Suffix of the folder of a bundle that did not pass its gate."""
 FORMAT = 1

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from ssv2rt import __version__
 from ssv2rt.core.recipes import Clip
 from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.factorized import ShiftConv3d
@@ -106,7 +107,7 @@ def export_onnx(model: ClipModel, path: Path, *, clip: Clip, labels: tuple[str, 
         )
     assert program is not None
     graph = program.model_proto
-    graph.producer_name = PRODUCER
+    graph.producer_name, graph.producer_version = PRODUCER, __version__
     for node in graph.graph.node:  # drop stack traces with local paths; keep the scopes, which `node_origin` reads
         kept = [entry for entry in node.metadata_props if entry.key == SCOPES]
         del node.metadata_props[:]

@@ -7,12 +7,13 @@ machines stay. A precision alone names the newest engine of that precision that 
 from __future__ import annotations
 
 import logging
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from ssv2rt.core.errors import UserError, suggest
 from ssv2rt.core.run_folders import Run, find_run, known_runs
-from ssv2rt.engines.bundle import FAILED, INFO, Bundle, BundleInfo, open_bundle, read_info, sha256
+from ssv2rt.engines.bundle import FAILED, INFO, PRECISIONS, Bundle, BundleInfo, open_bundle, read_info, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def find_engine(run: Run, name: str | None = None) -> Bundle:
         names = sorted(engine.name for engine in engines)
         raise UserError(
             f"run '{run.path}' has no engine '{name}'{suggest(name or '', names)}{other_runs_with(name, run)}; make one with "
-            f"`ssv2rt build-engine`"
+            f"`{build_command(run, name)}`"
         )
     for number, engine in enumerate(alike):
         if not engine.cannot_run:
@@ -77,8 +78,13 @@ def find_engine(run: Run, name: str | None = None) -> Bundle:
 def no_engine_yet(run: Run) -> UserError:
     """The error where a run has no engine."""
     return UserError(
-        f"run '{run.path}' has no engine yet{other_runs_with(None, run)}; make one with `ssv2rt build-engine --fp16`"
+        f"run '{run.path}' has no engine yet{other_runs_with(None, run)}; make one with `{build_command(run)}`"
     )
+
+
+def build_command(run: Run, name: str | None = None) -> str:
+    """The command that builds an engine of a run: of the precision `name`, or fp16 if it is none."""
+    return f"ssv2rt build-engine {shlex.quote(run.name)} --{name if name in PRECISIONS else 'fp16'}"
 
 
 def other_runs_with(name: str | None, run: Run, most: int = 3) -> str:

@@ -20,6 +20,7 @@ import onnx.shape_inference
 from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 
+from ssv2rt import __version__
 from ssv2rt.core.errors import UsageError, UserError
 from ssv2rt.core.recipes import Clip, ClipReading, Data
 from ssv2rt.core.sections import validated
@@ -291,7 +292,7 @@ def _to_project_graph(
         graph.output.append(helper.make_tensor_value_info(names[name], TensorProto.FLOAT, ["batch", width]))
     facts = {"labels": json.dumps(labels), "clip": clip.model_dump_json(), "precision": "fp32"}
     helper.set_model_props(result, facts)
-    result.producer_name = PRODUCER
+    result.producer_name, result.producer_version = PRODUCER, __version__
     result.ir_version = max(result.ir_version, IR_VERSION)
     try:
         onnx.checker.check_model(result, full_check=True)

@@ -16,7 +16,7 @@ from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.dataset.prepare import is_here, override_root, prepare
 from ssv2rt.engines.backends.registry import NAMES, backend, choose_backend
 from ssv2rt.engines.build import build_engine_from_source
-from ssv2rt.engines.bundle import INFO, Bundle, read_info
+from ssv2rt.engines.bundle import INFO, PRECISIONS, Bundle, read_info
 from ssv2rt.engines.calibration import ChosenClips
 from ssv2rt.engines.normalization import Colors, Normalization, normalization
 from ssv2rt.engines.onnx_source import source_of_onnx
@@ -25,8 +25,6 @@ from ssv2rt.engines.source import Source, source_of_run
 from ssv2rt.engines.unlabeled import clips_of_videos, clips_without_data
 
 logger = logging.getLogger(__name__)
-
-PRECISIONS = ("fp32", "bf16", "fp16", "int8", "fp8")
 
 
 @dataclass(frozen=True, kw_only=True)

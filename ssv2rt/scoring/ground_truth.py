@@ -91,11 +91,19 @@ class GroundTruth:
         A clip of an annotation file may have any extension and folder. One of a data set may be in another folder.
         """
         left = dict.fromkeys(self.labels)
+        others, example = 0, ""
         for video in videos:
             clip = self._key(video.name)
             if clip in left:
                 del left[clip]
                 yield video
+            elif clip is None:
+                others, example = others + 1, example or video.name
+        if others:
+            logger.warning(
+                f"{others:,} of the videos, such as '{example}', are none of the {len(self.labels):,} clips of --annotations, "
+                "and are not scored; leave out --annotations to score them"
+            )
         for clip in left:
             name = self.files.get(clip, f"{clip}.webm")
             yield Video(name, Path(name))

@@ -269,7 +269,7 @@ def test_commands_say_what_an_imported_run_lacks(place: Path) -> None:
     tiny("one")
     Path("a.mp4").touch()
     for words, what in (
-        (("inspect",), "run 'runs/one' has no engine yet; make one with `ssv2rt build-engine --fp16`"),
+        (("inspect",), "run 'runs/one' has no engine yet; make one with `ssv2rt build-engine one --fp16`"),
         (("score", "a.mp4", "--out", "p.csv"), "run 'runs/one' has no engine yet; make one with"),
         (("evaluate",), "no data: give --data DIR"),
         (("build-engine", "--int8"), "int8 is calibrated on clips, and there is no --data; give --data DIR, or --cal"),

@@ -11,6 +11,7 @@ from ssv2rt.core.errors import UsageError, UserError
 from ssv2rt.dataset.index import index
 from ssv2rt.engines.bundle import Bundle
 from ssv2rt.scoring.ground_truth import GroundTruth
+from ssv2rt.scoring.video_sources import Video
 from tests.cli import Done, ssv2rt
 
 
@@ -209,3 +210,12 @@ def test_clips_of_a_data_set_are_found_by_the_end_of_their_paths(
     assert rows == {f"data/{second}/1.webm": "ok"}
     done = score(tmp_path, tiny_bundle, "data", "--split", "all", "--out", "r.csv")
     assert done.returncode == 2 and "--split all is a split of --annotations" in done.stderr
+
+
+def test_videos_that_annotations_do_not_name_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([{"id": "1", "template": "x"}, {"id": "2", "template": "y"}]))
+    truth = GroundTruth.read(tmp_path / "a.json", ["x", "y"])
+    videos = [Video(name, Path(name)) for name in ("v/2.webm", "long.mp4", "v/9.webm", "other/2.mp4")]
+    with caplog.at_level("WARNING"):
+        assert [video.name for video in truth.only(videos)] == ["v/2.webm", "1.webm"]
+    assert "2 of the videos, such as 'long.mp4', are none of the 2 clips of --annotations" in caplog.text
