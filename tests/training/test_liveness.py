@@ -35,6 +35,8 @@ def three() -> Iterator[list[Liveness]]:
 def cut(one: Liveness) -> None:
     """Closes the connections of a process, as the operating system does when it ends, and it says nothing more."""
     one._closed.set()
+    if one._server:
+        one._server.close()
     for connection in one._connections.values():
         connection.shutdown(socket.SHUT_RDWR)
 
