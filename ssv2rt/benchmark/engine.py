@@ -9,7 +9,7 @@ import copy
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +87,10 @@ def benchmark_engine(
             products = {precision: MatrixProduct(device, precision) for precision in ("int8", "bf16")}
             workloads |= {f"{MATMUL}, {precision}": product.turn for precision, product in products.items()}
             rates = run_rounds(workloads, units=batch, rounds=rounds)
-            gmacs = {name: _gmacs(onnx_graph_of(source, "fp32", Path(folder), backend(name))) for name in NAMES}
-            gmacs["ONNX Runtime"] = _gmacs(onnx_graph_of(source, "fp32", Path(folder)))
+            graphs = {name: onnx_graph_of(source, "fp32", Path(folder), backend(name)) for name in NAMES}
+            graphs["ONNX Runtime"] = onnx_graph_of(source, "fp32", Path(folder))
+            of_file = {file: _gmacs(file) for file in set(graphs.values())}
+            gmacs = {name: of_file[file] for name, file in graphs.items()}
     finally:
         torch.set_num_threads(before)
     logit_range = logits_of[EAGER].max() - logits_of[EAGER].min()
@@ -208,13 +210,13 @@ def onnx_graph_of(source: Source, precision: str, folder: Path, program: Backend
         folder: where the graphs are.
         program: the backend that the graph is for; None for ONNX Runtime.
     """
-    if program and program.RUNS_SHIFTS and source.export_with_shifts:
+    export = source.export_of(program) if program else source.export
+    if export is not source.export:
         folder /= "with shifts"
         folder.mkdir(exist_ok=True)
-        source = replace(source, export=source.export_with_shifts)
     floats, integers = folder / FP32_ONNX_FILE, folder / "int8.onnx"
     if not floats.exists():
-        source.export(floats)
+        export(floats)
     if precision not in CALIBRATED_PRECISIONS:
         return floats
     if not integers.exists():

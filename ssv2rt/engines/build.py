@@ -104,7 +104,7 @@ def build_engine_from_source(
             remove_partial_files(path, older_than=-1)  # left by killed builds: the lock excludes live ones
         with scratch_folder(final) as scratch:
             float_file, graph_file = scratch / FP32_ONNX_FILE, scratch / ONNX_FILE
-            source.export_for(engine_backend, float_file)
+            source.export_of(engine_backend)(float_file)
             clips = select_clips(source, manifest, "validation", recipe.gate.clips, recipe.calibration.seed)
             check_export(float_file, source, clips)
             calibration = write_graph(float_file, graph_file, source, recipe, engine_backend, manifest)

@@ -53,10 +53,9 @@ class Source:
     imported: ImportFacts | None = None
     """For a network from an ONNX file: what was given and what was assumed about it."""
 
-    def export_for(self, program: Backend, path: Path) -> None:
+    def export_of(self, program: Backend) -> Callable[[Path], None]:
         """Writes the fp32 graph in the form that a backend runs the fastest."""
-        export = self.export_with_shifts if program.RUNS_SHIFTS else None
-        (export or self.export)(path)
+        return (self.export_with_shifts if program.RUNS_SHIFTS else None) or self.export
 
 
 def source_of_run(run: Run) -> Source:

@@ -15,7 +15,7 @@ from itertools import chain
 import av
 import numpy as np
 
-from ssv2rt.video.jpeg_tiles import BASELINE, END, LARGEST, SCAN, segments
+from ssv2rt.video.jpeg_tiles import END, LARGEST, SCAN, segments, with_size
 
 _BLOCK = 16
 """Pixels across and down that are coded together, with color samples for two pixels by two."""
@@ -59,14 +59,12 @@ class TiledJpeg:
         """The packets of a frame in yuvj420p, or what is left if it is None."""
         for packet in self._context.encode(None if frame is None else self._stacked(frame)):
             coded = bytes(packet)
-            found = {kind: (start, end) for kind, start, end in segments(coded)}
-            size_at, begin = found[BASELINE][0] + 1, found[SCAN][1]
-            size = self._size[1].to_bytes(2, "big") + self._size[0].to_bytes(2, "big")
+            begin = next(end for kind, _, end in segments(coded) if kind == SCAN)
             # Where two threads meet, FFmpeg's numbers do not follow each other, and a marker may stand behind the last tile.
             tiles = [tile for tile in _RESTART.split(coded[begin:-2]) if tile]
             markers = [bytes((0xFF, 0xD0 + number % 8)) for number in range(len(tiles) - 1)]
             scan = chain.from_iterable(zip(tiles, [*markers, END], strict=True))
-            result = av.Packet(b"".join([coded[:size_at], size, coded[size_at + 4 : begin], *scan]))
+            result = av.Packet(b"".join([with_size(coded[:begin], *self._size), *scan]))
             result.pts = result.dts = packet.pts
             result.time_base, result.is_keyframe = packet.time_base, True
             yield result

@@ -62,12 +62,10 @@ def confused_pairs(matrix: np.ndarray, labels: Sequence[str], most: int = 10) ->
     """Pairs of classes with the most clips that are predicted as the other class, most first; at most `most` pairs."""
     confused = np.triu(matrix + matrix.T, 1)
     clips = matrix.sum(1)
-    order = np.argsort(-confused, axis=None, kind="stable")[:most]
     pairs = []
-    for a, b in zip(*np.unravel_index(order, confused.shape), strict=True):
-        if confused[a, b]:
-            share = 100 * float(confused[a, b]) / int(clips[a] + clips[b])
-            pairs.append(ConfusedPair(labels[a], labels[b], int(matrix[a, b]), int(matrix[b, a]), share))
+    for a, b in _largest(confused, most):
+        share = 100 * float(confused[a, b]) / int(clips[a] + clips[b])
+        pairs.append(ConfusedPair(labels[a], labels[b], int(matrix[a, b]), int(matrix[b, a]), share))
     return pairs
 
 
@@ -84,10 +82,15 @@ def confusions(matrix: np.ndarray, labels: Sequence[str], most: int) -> list[tup
     """
     wrong = matrix.copy()
     np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
-    pairs = [divmod(int(place), len(labels)) for place in order]
     clips = matrix.sum(1)
-    return [(labels[a], labels[b], int(wrong[a, b]), int(clips[a])) for a, b in pairs if wrong[a, b]]
+    return [(labels[a], labels[b], int(wrong[a, b]), int(clips[a])) for a, b in _largest(wrong, most)]
+
+
+def _largest(counts: np.ndarray, most: int) -> list[tuple[int, int]]:
+    """Row and column of the largest numbers of a matrix above 0, the largest first."""
+    order = np.argsort(-counts, axis=None, kind="stable")[:most]
+    places = (divmod(int(place), counts.shape[1]) for place in order)
+    return [(row, column) for row, column in places if counts[row, column]]
 
 
 def write_confusion(path: Path, matrix: np.ndarray, labels: Sequence[str]) -> None:

@@ -55,8 +55,6 @@ class Tiles:
 
     header: bytes
     """What precedes the first tile."""
-    size_at: int
-    """Where it has the height of the picture, and behind that its width."""
     width: int
     """Of the picture, in pixels."""
     height: int
@@ -81,8 +79,7 @@ class Tiles:
         height, begin = (bottom - top) * self.high, len(self.header)
         if len(pictures) * height > LARGEST:
             return None
-        size = (len(pictures) * height).to_bytes(2, "big") + width.to_bytes(2, "big")
-        pieces: list[Buffer] = [self.header[: self.size_at] + size + self.header[self.size_at + 4 :]]
+        pieces: list[Buffer] = [with_size(self.header, width, len(pictures) * height)]
         rows = np.arange(top * across, bottom * across, across)
         for picture in pictures:
             restarts = _restarts(picture, begin)
@@ -103,13 +100,12 @@ def tiles_of(picture: Buffer) -> Tiles | None:
     Returns:
         None if it is something else, or damaged.
     """
-    size_at = interval = width = height = wide = high = components = 0
+    interval = width = height = wide = high = components = 0
     for kind, start, end in segments(picture):
         content = picture[start:end]
         if kind == INTERVAL and len(content) == 2:
             interval = int.from_bytes(content, "big")
-        elif kind == BASELINE and len(content) == 15 and not size_at:
-            size_at = start + 1
+        elif kind == BASELINE and len(content) == 15 and not components:
             height, width = int.from_bytes(content[1:3], "big"), int.from_bytes(content[3:5], "big")
             components = content[5]
             wide = 8 * max(sampling >> 4 for sampling in content[7::3])
@@ -118,14 +114,16 @@ def tiles_of(picture: Buffer) -> Tiles | None:
             if not (interval and width and height and wide and high) or components != 3 or content[:1] != b"\x03":
                 return None
             across = -(-width // wide)
-            return (
-                None
-                if across % interval
-                else Tiles(bytes(picture[:end]), size_at, width, height, wide * interval, high)
-            )
+            return None if across % interval else Tiles(bytes(picture[:end]), width, height, wide * interval, high)
         elif kind not in _HARMLESS:
             return None
     return None
+
+
+def with_size(header: bytes, width: int, height: int) -> bytes:
+    """What precedes the first block of a JPEG, for a picture of another size in pixels."""
+    at = next(start + 1 for kind, start, _ in segments(header) if kind == BASELINE)  # behind the depth
+    return header[:at] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + header[at + 4 :]
 
 
 def segments(picture: Buffer) -> Iterator[tuple[int, int, int]]:

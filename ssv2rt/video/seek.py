@@ -115,7 +115,7 @@ def parts_needed(
     numbers = np.unique(wanted[wanted < len(pictures)]).tolist()
     tiles = tiles_of(pictures[numbers[0]]) if region and numbers else None
     crop = region(tiles.width, tiles.height) if region and tiles else None
-    step = max(1, _STACKED // (crop.width * crop.height)) if crop else len(pictures)
+    step = max(1, _STACKED // (crop.width * crop.height)) if crop else max(1, len(numbers))
     for at in range(0, len(numbers), step):
         group = numbers[at : at + step]
         stack = tiles.stack([pictures[number] for number in group], crop) if tiles and crop else None

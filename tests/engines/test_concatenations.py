@@ -39,7 +39,7 @@ def test_openvino_runs_temporal_shifts_as_they_are(narrow: Narrow, tmp_path: Pat
     import openvino as ov
 
     model, folded = narrow("tsm-r50")
-    source_of_model(model, "tsm", LABELS, CLIP).export_for(openvino, tmp_path / "float.onnx")
+    source_of_model(model, "tsm", LABELS, CLIP).export_of(openvino)(tmp_path / "float.onnx")
     found, others = (
         sum(node.op_type == "Concat" for node in onnx.load(path).graph.node)
         for path in (tmp_path / "float.onnx", folded)
