@@ -77,6 +77,12 @@ def _quick_workers(_own_cache: None) -> Iterator[None]:
         yield
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(0))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Before any fixture is made for it, a test that needs a GPU is skipped without one, or fails if that is wanted."""
     if item.get_closest_marker("gpu"):

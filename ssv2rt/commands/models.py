@@ -49,7 +49,7 @@ def models(as_json: bool) -> None:
     click.echo(f"{'model':{width}}  {'parameters':>12}")
     for name, count in parameters.items():
         click.echo(f"{name:{width}}  {count:12,}")
-    header = ("million", "GMACs", "clip", "views", "top-1", "top-5", "from", "license", "here")
+    header = ("Mparams", "GMACs", "clip", "views", "top-1", "top-5", "from", "license", "here")
     rows = {entry: _row(entry) for entry in PUBLISHED.values()}
     widths = [max(map(len, column)) for column in zip(("", *header), *rows.values(), strict=True)]
     for data_set in DATA_SETS.values():

@@ -34,7 +34,7 @@ from ssv2rt.core.errors import UsageError
         default=4,
         show_default=True,
         type=click.IntRange(1, 100),
-        help="Number of clips, of as many classes as there are.",
+        help="Number of clips, of as many classes as possible.",
     ),
     click.option(
         "--draws", default=2, show_default=True, type=click.IntRange(0, 20), help="Random augmentations of each clip."
@@ -49,7 +49,7 @@ from ssv2rt.core.errors import UsageError
 )
 @under(
     "Output",
-    click.option("--out", type=click.Path(path_type=Path), default="preview.png", show_default=True, help="PNG file."),
+    click.option("--out", type=click.Path(path_type=Path), default="preview.png", show_default=True, help="PNG file; one of that name is replaced."),
 )
 def preview(
     source: Path,

@@ -152,6 +152,10 @@ def find_run(name: str | None = None, root: Path = RUNS, *, for_engine: bool = F
     if name is None:
         if (root / "latest").is_dir():
             return Run(_resolve_link(root / "latest"))
+        if started := known_runs(root):
+            raise UserError(
+                f"no run in '{root}/' has a checkpoint yet; wait until {started[-1]} has trained its first epoch, or name a run"
+            )
         raise UserError(f"no run yet in '{root}/'; make one with `ssv2rt train`")
     for path in (Path(name), root / name):
         if is_run(path) or (for_engine and _has_engines(path)):

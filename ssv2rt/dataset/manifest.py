@@ -204,7 +204,7 @@ class Manifest:
                 f"{bad} of {len(rows)} {kind}clips cannot be used, such as "
                 f"'{self.folder / worst['path']}': {worst['status']}; at most {max_bad:.2%} may be; mend or remove them "
                 f"(`ssv2rt index '{self.folder}'` lists all), or train without them by "
-                f"data.max_bad = {math.ceil(100 * enough) / 100:g}"
+                f"--set data.max_bad={math.ceil(100 * enough) / 100:g}"
             )
         if not len(good) and (text := self.without_labels()):
             raise UserError(text)

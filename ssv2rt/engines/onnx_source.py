@@ -5,6 +5,7 @@ Letters: N clips, T frames, S size, D features, K classes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.shape_inference
+import pydantic
 from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 
@@ -61,7 +63,7 @@ class _Input:
 
 def source_of_onnx(
     file: Path,
-    labels: Path,
+    labels: Path | None,
     *,
     normalization: Normalization | None = None,
     colors: Colors | None = None,
@@ -77,7 +79,7 @@ def source_of_onnx(
     Args:
         file: ONNX file with one input and float outputs. The logits (N, K) are the output `logits`, or else the first
             output. The output `embedding` (N, D) is optional. Other outputs are dropped.
-        labels: file of K class names; see `read_class_names`.
+        labels: file of K class names; see `read_class_names`. None for those that a graph of this package names.
         normalization: how the network wants its pixels. By default ImageNet's mean and standard deviation are assumed.
         colors: in which order it wants them. By default "rgb" is assumed.
         reading: how clips are read. What it does not set is assumed.
@@ -85,10 +87,10 @@ def source_of_onnx(
     Raises:
         UserError: the file is not such a graph, has weights outside its folder, or another number of classes, or its clips
             are too small or too large.
-        UsageError: there is a normalization, or an order of colors, for a graph with uint8 input.
+        UsageError: there is a normalization, or an order of colors, for a graph with uint8 input, or nothing says the labels.
     """
-    names = read_class_names(labels)
     model = read_graph(file)
+    names = read_class_names(labels) if labels else _stored_labels(model, file)
     if (opset := opset_of(model)) > (newest := onnx.defs.onnx_opset_version()):
         raise UserError(
             f"'{file}' has opset {opset}, and onnx {onnx.__version__} knows {newest}; export it with opset {OPSET}"
@@ -101,7 +103,8 @@ def source_of_onnx(
     widths = _output_widths(model, file)
     logits = next(iter(widths))
     if (classes := widths[logits]) != len(names):
-        raise UserError(f"'{file}' gives {classes} classes, and '{labels}' names {len(names)}; give its own labels")
+        named_by = f"'{labels}'" if labels else "its metadata"
+        raise UserError(f"'{file}' gives {classes} classes, and {named_by} names {len(names)}; give its own --labels")
     if classes < 2:
         raise UserError(
             f"'{file}' gives {classes} class, and a prediction chooses among two or more; export all of them"
@@ -138,7 +141,9 @@ def source_of_onnx(
         export=export,
         reference=None,
         model=None,
-        command=shlex.join(["ssv2rt", "build-engine", "--onnx", str(file), "--labels", str(labels)]),
+        command=shlex.join(
+            ["ssv2rt", "build-engine", "--onnx", str(file), *(["--labels", str(labels)] if labels else [])]
+        ),
         imported=facts,
     )
 
@@ -169,11 +174,31 @@ def _input_of(model: onnx.ModelProto, file: Path) -> _Input:
     return _Input(inputs[0].name, channels, frames, size)
 
 
+def _stored(model: onnx.ModelProto, key: str) -> str:
+    """An entry of the metadata that this package writes into its graphs; "" in any other graph."""
+    if model.producer_name != PRODUCER:
+        return ""
+    return next((entry.value for entry in model.metadata_props if entry.key == key), "")
+
+
+def _stored_labels(model: onnx.ModelProto, file: Path) -> tuple[str, ...]:
+    """The class names in a graph of this package.
+
+    Raises:
+        UsageError: there are none.
+    """
+    with contextlib.suppress(ValueError):
+        names = pydantic.TypeAdapter(tuple[str, ...]).validate_json(_stored(model, "labels"))
+        if names and len(set(names)) == len(names):
+            return names
+    raise UsageError(f"--onnx {file} does not name its classes; give --labels FILE")
+
+
 def _with_stored(reading: ClipReading, model: onnx.ModelProto) -> ClipReading:
     """How clips are read, with what a graph of this package says where `reading` does not set it."""
-    stored = next((entry.value for entry in model.metadata_props if entry.key == "clip"), "")
+    stored = _stored(model, "clip")
     try:
-        if not (stored and model.producer_name == PRODUCER):
+        if not stored:
             return reading
         known = Clip.model_validate_json(stored).model_dump(include={*ClipReading.model_fields})
     except ValidationError:

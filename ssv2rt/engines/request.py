@@ -56,9 +56,8 @@ class BuildRequest:
     def __post_init__(self) -> None:
         if self.backend not in ("auto", *NAMES):
             raise UsageError(f"--backend {self.backend}: there are auto, {', '.join(NAMES)}")
-        if self.onnx and (self.run or not self.labels):
-            wrong = f"run '{self.run}' as well" if self.run else "no --labels"
-            raise UsageError(f"--onnx {self.onnx} with {wrong}: give --onnx FILE --labels FILE, or a run")
+        if self.onnx and self.run:
+            raise UsageError(f"--onnx {self.onnx} with run '{self.run}' as well: give --onnx FILE --labels FILE, or a run")
         for name in ("labels", "normalize", "mean", "std", "scale", "colors"):
             if (value := getattr(self, name)) is not None and not self.onnx:
                 raise UsageError(
@@ -150,7 +149,6 @@ def build_as_requested(request: BuildRequest) -> tuple[Bundle, list[str]]:
     if request.calibrate_on and precision not in CALIBRATED_PRECISIONS:
         raise UsageError(f"--calibrate-on {request.calibrate_on[0]} is for --int8 and --fp8; {precision} needs none")
     if request.onnx:
-        assert request.labels is not None
         source = source_of_onnx(
             request.onnx,
             request.labels,

@@ -35,7 +35,8 @@ def show_description(facts: Mapping[str, Any]) -> None:
         measured = {
             name: "not measured" if value is None else value
             for name, value in verification.items()
-            if value is not None or name.startswith("top1")  # a network without an embedding has no similarity of it
+            # A network without an embedding has no similarity of it, and most engines have no failures.
+            if value not in (None, []) or name.startswith("top1")
         }
         measured |= {"notes": "; ".join(verification["notes"])} if verification.get("notes") else {}
         more = {"calibration": bundle["calibration"], "verification": measured}
@@ -108,7 +109,7 @@ def _of_totals(totals: Mapping[str, Any]) -> dict[str, object]:
     gmacs = totals["gmacs"]
     amount = f"{gmacs:,.2f} GMAC" if gmacs >= 1 else f"{1000 * gmacs:,.2f} MMAC"
     facts: dict[str, object] = {
-        "parameters": f"{totals['parameters']:,}",
+        "parameters of the graph": f"{totals['parameters']:,}",
         "weights": f"{_bytes(totals['weight_bytes'])} in the file, {_bytes(totals['run_bytes'])} in computation",
         "for one clip": amount + (f": {shares}" if shares else ""),
     }

@@ -23,17 +23,17 @@ def show_measured(measured: Mapping[str, Measured], chosen: str, *, clips: int) 
     console = Console(highlight=False, markup=False)
     original = measured[ORIGINAL]
     with_run = original.top1 is not None
-    table = Table("", box=SIMPLE, show_edge=False)
+    table = Table("", box=SIMPLE, show_edge=False, pad_edge=False, collapse_padding=True)
     for heading in (
         "clips/s",
-        "x original",
+        "ratio",
         "kB/clip",
         "all clips",
-        "time to repack",
+        "time",
         "difference",
         *(["top-1"] if with_run else []),
     ):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     for name, found in measured.items():
         cells = [
             f"{found.clips_per_second:.1f}",
@@ -46,5 +46,6 @@ def show_measured(measured: Mapping[str, Measured], chosen: str, *, clips: int) 
         table.add_row(name, *cells, *([f"{found.top1:.1f}"] if with_run else []))
     console.print(table)
     console.print(
-        f"chosen: {chosen} (difference: mean absolute difference of pixels after cropping and scaling, of 255)"
+        f"chosen: {chosen} (ratio: to the clips/s of the original; time: to repack all clips; difference: mean absolute "
+        "difference of pixels after cropping and scaling, of 255)"
     )

@@ -203,6 +203,11 @@ def _clips_of_split(listing: Listing, split: str | None, source: Path) -> list[C
         # What was held out of a data set without splits is no split of its own.
         together = [replace(clip, split="train") for clip in listing.clips]
         split = "all" if hold_out_validation(together) == listing.clips else "validation"
+        if split == "all":
+            logger.info(
+                f"'{source}' has no splits, so accuracy is of all {len(listing.clips):,} clips; those that the network was "
+                "trained on, if any, count too"
+            )
     clips = [clip for clip in listing.clips if split in ("all", clip.split)]
     if not clips:
         raise UserError(f"no {split} clips in '{source}'; choose another --split")

@@ -306,7 +306,7 @@ class Trainer(CheckpointedTraining):
             raise UserError(
                 f"{bad} clips could not be decoded by {self._position()}, more than data.max_bad = "
                 f"{self.recipe.data.max_bad:g} allows: {self._bad_clips}; the log names each ('skipped'); mend or remove "
-                f"these files, or raise data.max_bad"
+                f"these files, or allow more with --set data.max_bad=SHARE"
             )
 
     def _time_left(self) -> str:

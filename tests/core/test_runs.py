@@ -80,7 +80,10 @@ def test_latest_points_to_the_newest_run(tmp_path: Path) -> None:
     first = create_run("demo", root=tmp_path / "runs")
     second = create_run("demo", root=tmp_path / "runs")
     assert first.path != second.path
-    with pytest.raises(UserError, match="no run yet"):  # neither run has a checkpoint yet
+    with pytest.raises(UserError, match="no run yet"):  # neither has a recipe, let alone a checkpoint
+        find_run(root=tmp_path / "runs")
+    first.recipe_file.touch()
+    with pytest.raises(UserError, match=f"wait until {first.name} has trained its first epoch"):
         find_run(root=tmp_path / "runs")
     second.make_latest()
     assert find_run(root=tmp_path / "runs").path == second.path

@@ -87,6 +87,16 @@ def test_exported_graph_is_accepted_unchanged(graphs: dict[str, Path], labels: P
         assert np.array_equal(first, second)
 
 
+def test_exported_graph_names_its_classes(graphs: dict[str, Path], tmp_path: Path) -> None:
+    assert source_of_onnx(graphs["fp32"], None).labels == LABELS
+    for stored in ("", "{", "[]", "[1]", json.dumps([LABELS[0]] * len(LABELS))):
+        graph = onnx.load(graphs["fp32"])
+        next(entry for entry in graph.metadata_props if entry.key == "labels").value = stored
+        onnx.save(graph, tmp_path / "damaged.onnx")
+        with pytest.raises(UsageError, match=r"does not name its classes; give --labels FILE"):
+            source_of_onnx(tmp_path / "damaged.onnx", None)
+
+
 def external_graph(path: Path, *, names: dict[str, str] | None = None, results: tuple[str, ...]) -> Path:
     """A small graph in the style of older exporters: nodes without names, and numbered weights.
 
@@ -274,7 +284,7 @@ def test_external_onnx_from_build_to_score(
     assert scored.returncode == 0 and json.loads(scored.stdout)["videos"] == 9, scored.stderr
     for wrong, says in (
         (shared, "int8 is calibrated on clips, and there is no --data; give --data DIR, or --calibrate-on"),
-        (("--onnx", "their graph.onnx"), "with no --labels"),
+        (("--onnx", "their graph.onnx"), "does not name its classes; give --labels FILE"),
         (("--fp16", "--max-drop", "1"), "--max-drop 1 is for --int8 and --fp8"),
         (("--bf16", "--debug-layers"), "ONNX Runtime, which compares layers, computes no bf16"),
         (("--backend", "coreml"), "--backend coreml: there are auto, tensorrt, tensorrt-rtx, openvino"),

@@ -58,6 +58,6 @@ def test_the_share_of_unusable_clips_that_is_named_is_enough(video: Path, tmp_pa
         (tmp_path / "data" / "a" / f"{number}.mp4").write_bytes(b"")
     command = ("train", "--data", tmp_path / "data", "--dry-run")
     said = ssv2rt(*command, cwd=tmp_path).stderr
-    share = said.rpartition("data.max_bad = ")[2].strip()
+    share = said.rpartition("--set data.max_bad=")[2].strip()
     done = ssv2rt(*command, "--set", f"data.max_bad={share}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
