@@ -209,6 +209,9 @@ function ticks(low, high) {
   return found;
 }
 
+/** Classes of a confusion matrix whose rows are named: more names cannot be read. */
+const MOST_NAMED = 40;
+
 /** A matrix of counts: rows are true classes, columns are predicted ones. Pointer and arrow keys tell each cell. */
 function confusion(section) {
   const { labels, matrix } = section;
@@ -266,11 +269,10 @@ function confusion(section) {
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   requestAnimationFrame(draw);
-  return [
-    el("p", { class: "small" }, "Rows are labels, columns are predictions; green is right, red is wrong."),
-    el("div", { class: "matrix" }, canvas),
-    told,
-  ];
+  const rows = labels.map((label) => el("li", { title: plain(label) }, plain(label)));
+  const named = count <= MOST_NAMED ? [el("ol", { class: count > 12 ? "rows many" : "rows", "aria-hidden": "true" }, ...rows)] : [];
+  const order = "Rows are labels, columns are predictions, both in the same order; green is right, red is wrong.";
+  return [el("p", { class: "small" }, order), el("div", { class: "matrix" }, ...named, canvas), told];
 }
 
 /** Clips that are searched, filtered and sorted. */
