@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -81,6 +83,20 @@ def picture(number: int, width: int, height: int) -> np.ndarray:
     return made
 
 
+@contextlib.contextmanager
+def own_priority() -> Iterator[None]:
+    """Gives the thread its priority back: for root, SVT-AV1 makes the thread that calls it a real-time one, for good.
+
+    A real-time thread that waits in a loop, as libvpx does, does not let other threads run, also not those that it waits for.
+    """
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
+
+
+@own_priority()
 def encode(
     kind: Kind, suffix: str, frames: int, *, gop: int = 12, bframes: int | None = None, sound: float = 0.0, **muxer: str
 ) -> bytes:

@@ -13,6 +13,7 @@ from ssv2rt.video.crops import CropBox
 from ssv2rt.video.decode import decode_clips
 from ssv2rt.video.probe import VideoInfo, probe
 from tests.conftest import CORNERS, corners, frame_numbers, numbered_video
+from tests.video.corpus import own_priority
 
 CODECS = {
     "vp8": ("libvpx", "webm", "yuv420p"),
@@ -44,6 +45,7 @@ def moving_picture(number: int, width: int, height: int) -> np.ndarray:
     return (127 + 55 * np.stack(waves, axis=-1)).astype(np.uint8)
 
 
+@own_priority()
 def write(path: Path, codec: str, pixels: str, *, width: int = 96, height: int = 64, frames: int = 20) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=12)
@@ -52,7 +54,7 @@ def write(path: Path, codec: str, pixels: str, *, width: int = 96, height: int =
         stream.codec_context.gop_size = 8
         if codec == "libx265":
             stream.options = {"x265-params": "log-level=none"}
-        if codec == "libsvtav1":  # for root, its threads have real-time priority, and would stop the other tests
+        if codec == "libsvtav1":
             stream.options = {"preset": "12", "svtav1-params": "lp=1"}
         for number in range(frames):
             picture = av.VideoFrame.from_ndarray(moving_picture(number, width, height), format="rgb24")
