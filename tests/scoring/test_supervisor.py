@@ -72,7 +72,7 @@ def test_crashing_video_is_isolated(what: str) -> None:
 
 
 def test_hanging_video_is_isolated() -> None:
-    found, _ = statuses([deadly(videos=2)], many(20, "hang.webm"), timeout=5)
+    found, _ = statuses([deadly(videos=2)], many(20, "hang.webm"), timeout=3)
     assert found.pop("hang.webm") == "error: timeout"
     assert set(found.values()) == {"ok"}
 

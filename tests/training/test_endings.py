@@ -17,7 +17,8 @@ from tests.training.test_resume import wait_for
 COMMAND = (sys.executable, "-m", "ssv2rt", "recipes", "ssv2-i3d")
 
 
-@pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow  # by default, test_nodes.py shows it for two nodes
+@pytest.mark.parametrize("killed", [0, 1])
 def test_a_rank_that_is_killed_ends_all_in_one_line(killed: int, tiny_set: Path, tmp_path: Path) -> None:
     settings = [word for setting in (*TINY_SETTINGS, "train.epochs=5000") for word in ("--set", setting)]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
