@@ -40,42 +40,51 @@ class CropScaler:
         """The part of upright frames that the crops lie in, by the width and height of the frames in pixels."""
         return bounding_box(self._crops_of((width, height)))
 
-    def cut(self, frame: av.VideoFrame, out: np.ndarray, within: CropBox | None = None) -> None:
+    def cut(self, frame: av.VideoFrame, out: np.ndarray) -> None:
         """Writes the crops of `frame` to `out`, uint8 (S, size, size, 3).
 
-        Crops are scaled to a frame of another size than expected: a stream may change its size. Of a frame that is a part of
-        another, `within` gives left and top of the part, and width and height of the whole.
+        Crops are scaled to a frame of another size than expected: a stream may change its size.
         """
-        within = within or CropBox(0, 0, frame.width, frame.height)
-        look = (frame.width, frame.height, frame.format.name, within._replace(top=0))
+        self.cut_parts(frame, out[:, None], CropBox(0, 0, frame.width, frame.height))
+
+    def cut_parts(self, frame: av.VideoFrame, out: np.ndarray, within: CropBox) -> None:
+        """Writes the crops of n frames whose parts of equal height lie in `frame`, one below the other.
+
+        Args:
+            frame: n parts; a whole frame is the only one.
+            out: uint8 (S, n, size, size, 3); any view.
+            within: left and top of each part in its whole frame, and width and height of the whole frame, in pixels.
+        """
+        look = (frame.width, frame.height, frame.format.name, within, out.shape[1])
         if look != self._made_for:
-            self._scalers, self._made_for = self._make(frame, within), look
+            self._scalers, self._made_for = self._make(frame, within, out.shape[1]), look
         for scaler in self._scalers:
-            scaler.cut(frame, out, within.top)
+            scaler.cut(frame, out)
 
     def _crops_of(self, shown: tuple[int, int]) -> list[CropBox]:
         if shown == self._frame_size:
             return list(self._crops)
         return [w.scaled(shown[0] / self._frame_size[0], shown[1] / self._frame_size[1]) for w in self._crops]
 
-    def _make(self, frame: av.VideoFrame, within: CropBox) -> list[_Scaler]:
+    def _make(self, frame: av.VideoFrame, within: CropBox, parts: int) -> list[_Scaler]:
         turn = orientation(frame)
         size = within.width, within.height
         crops = [w.unturned(turn, size) for w in self._crops_of(size[::-1] if turn[0] else size)]
-        crops = [w._replace(left=w.left - within.left) for w in crops]
+        crops = [w._replace(left=w.left - within.left, top=w.top - within.top) for w in crops]
         if self._mirrored:
             turn = turn[0], not turn[1], turn[2]
         if len({(w.width, w.height) for w in crops}) == 1:
-            return [_Scaler(frame, crops, self._size, turn, range(len(crops)))]
-        return [_Scaler(frame, [w], self._size, turn, [at]) for at, w in enumerate(crops)]
+            return [_Scaler(frame, parts, crops, self._size, turn, range(len(crops)))]
+        return [_Scaler(frame, parts, [w], self._size, turn, [at]) for at, w in enumerate(crops)]
 
 
 class _Scaler:
-    """One filter graph: the bounding box of some crops of equal size, scaled."""
+    """One filter graph: the bounding box of some crops of equal size, scaled, of all parts of a frame."""
 
     def __init__(
         self,
         frame: av.VideoFrame,
+        parts: int,
         crops: Sequence[CropBox],
         size: int,
         turn: tuple[bool, bool, bool],
@@ -92,46 +101,42 @@ class _Scaler:
             )
             for w in crops
         ]
-        self._picture = np.empty((self._high, self._wide, 3), np.uint8)
-        self._top, self._before = outer.top, 0
         self._graph = av.filter.Graph()
         self._graph.threads = 1  # by default it starts threads of its own, in more time than the cutting takes
+        filters = [
+            ("crop", f"{outer.width}:{outer.height}:{outer.left}:{outer.top}:exact=1"),
+            # Without full_chroma_int the colors come out 2 of 255 too dark.
+            ("scale", f"{self._wide}:{self._high}:flags=bilinear+full_chroma_int"),
+            # To planes, because libswscale has fast code for them and none for rgb24; the pixels are the same.
+            ("format", "pix_fmts=gbrp"),
+        ]
+        if parts > 1:  # one call for all of them, during which other threads run
+            filters = [("untile", f"1x{parts}"), *filters, ("tile", f"1x{parts}")]
         self._graph.link_nodes(
             self._graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=_ANY_TIME),
-            crop := self._graph.add("crop", f"{outer.width}:{outer.height}:{outer.left}:{outer.top}:exact=1"),
-            # Without full_chroma_int the colors come out 2 of 255 too dark.
-            self._graph.add("scale", f"{self._wide}:{self._high}:flags=bilinear+full_chroma_int"),
-            # To planes, because libswscale has fast code for them and none for rgb24; the pixels are the same.
-            self._graph.add("format", "pix_fmts=gbrp"),
+            *(self._graph.add(name, options) for name, options in filters),
             self._graph.add("buffersink"),
         ).configure()
-        self._crop = crop
 
-    def cut(self, frame: av.VideoFrame, out: np.ndarray, before: int) -> None:
-        """Cuts the crops of a frame of whose top `before` lines are missing; there are more if it is negative."""
-        if before != self._before:
-            self._crop.process_command("y", str(self._top - before))
-            self._before = before
+    def cut(self, frame: av.VideoFrame, out: np.ndarray) -> None:
+        """Cuts the crops out of all parts: see `CropScaler.cut_parts`."""
         self._graph.push(frame)
         scaled = self._graph.vpull()
         green, blue, red = (
-            np.frombuffer(memoryview(plane), np.uint8).reshape(self._high, plane.line_size) for plane in scaled.planes
+            np.frombuffer(memoryview(plane), np.uint8).reshape(-1, self._high, plane.line_size)
+            for plane in scaled.planes
         )
-        alone = len(self._rows) == 1
-        picture = _turned(out[self._rows[0]], self._turn) if alone else self._picture
-        for channel, plane in enumerate((red, green, blue)):
-            picture[..., channel] = plane[:, : self._wide]
-        if not alone:
-            for row, (top, left) in zip(self._rows, self._corners, strict=True):
-                part = picture[top : top + self._size, left : left + self._size]
-                _turned(out[row], self._turn)[:] = part
+        for row, (top, left) in zip(self._rows, self._corners, strict=True):
+            clip = _turned(out[row], self._turn)
+            for channel, plane in enumerate((red, green, blue)):
+                clip[..., channel] = plane[:, top : top + self._size, left : left + self._size]
 
 
-def _turned(picture: np.ndarray, turn: tuple[bool, bool, bool]) -> np.ndarray:
-    """A view of an upright picture, into which the pixels of the coded picture can be written. See `container.orientation`."""
+def _turned(clip: np.ndarray, turn: tuple[bool, bool, bool]) -> np.ndarray:
+    """A view of upright pictures (n, H, W, 3), into which the pixels of coded ones can be written: `container.orientation`."""
     transposed, mirrored, upside_down = turn
     if upside_down:
-        picture = picture[::-1]
+        clip = clip[:, ::-1]
     if mirrored:
-        picture = picture[:, ::-1]
-    return picture.swapaxes(0, 1) if transposed else picture
+        clip = clip[:, :, ::-1]
+    return clip.swapaxes(1, 2) if transposed else clip

@@ -16,7 +16,7 @@ import numpy as np
 from ssv2rt.video.container import CLIP_ERRORS, BadVideo, as_bad
 from ssv2rt.video.crop_scale import CropScaler
 from ssv2rt.video.crops import CropBox
-from ssv2rt.video.seek import Part, all_frames, parts_needed
+from ssv2rt.video.seek import Part, all_frames, parts_needed, whole
 from ssv2rt.video.storage import VideoSource
 
 
@@ -109,29 +109,33 @@ def _decode(source: VideoSource, request: Wanted, out: np.ndarray, *, skip: bool
     done = 0  # wanted frames that are in place
     last = -1  # number of the last frame seen
 
-    def put(part: Part, until: int) -> int:
-        """Writes the frame for every wanted number up to `until`, and returns how many wanted frames are done."""
+    def put(part: Part) -> int:
+        """Writes the frames for every wanted number up to the last of the part, and returns how many wanted ones are done."""
         if part.frame.is_corrupt:
             raise BadVideo("corrupt")
-        crop_scaler.cut(part.frame, clips[moment[done], :, place[done]], part.within)
-        at = done + 1
-        while at < len(wanted) and wanted[at] <= until:
-            clips[moment[at], :, place[at]] = clips[moment[done], :, place[done]]
-            at += 1
-        return at
+        until = int(np.searchsorted(wanted, part.numbers[-1], side="right"))
+        start, count = place[done], len(part.numbers)
+        if until - done == count == place[until - 1] - start + 1 and moment[done] == moment[until - 1]:
+            crop_scaler.cut_parts(part.frame, clips[moment[done], :, start : start + count], part.within)
+            return until
+        cut = np.empty((clips.shape[1], count, *clips.shape[3:]), np.uint8)
+        crop_scaler.cut_parts(part.frame, cut, part.within)
+        for at in range(done, until):
+            clips[moment[at], :, place[at]] = cut[:, np.searchsorted(part.numbers, wanted[at])]
+        return until
 
     expected = request.video_frames
     parts = (
         parts_needed(source, expected, wanted, crop_scaler.region)
         if skip
-        else ((number, Part(frame)) for number, frame in all_frames(source, expected))
+        else (whole(number, frame) for number, frame in all_frames(source, expected))
     )
     try:
-        for number, part in parts:
-            last = number
-            if skip and number > wanted[done]:
+        for part in parts:
+            last = part.numbers[-1]
+            if skip and part.numbers[0] > wanted[done]:
                 raise BadVideo("corrupt")  # a key frame that was none
-            if number >= wanted[done] and (done := put(part, number)) == len(wanted):
+            if last >= wanted[done] and (done := put(part)) == len(wanted):
                 break
     except av.error.FFmpegError as error:
         raise as_bad(error, begun=last >= 0) from None

@@ -75,8 +75,8 @@ class Tiles:
         across, down = -(-self.width // self.wide), -(-self.height // self.high)
         left, right = crop.left // self.wide, min(across, -(-(crop.left + crop.width) // self.wide))
         top, bottom = crop.top // self.high, min(down, -(-(crop.top + crop.height) // self.high))
-        width = min(self.width, right * self.wide) - left * self.wide
-        height, begin = (bottom - top) * self.high, len(self.header)
+        # Tiles may reach beyond the picture, and are decoded whole.
+        width, height, begin = (right - left) * self.wide, (bottom - top) * self.high, len(self.header)
         if len(pictures) * height > LARGEST:
             return None
         pieces: list[Buffer] = [with_size(self.header, width, len(pictures) * height)]

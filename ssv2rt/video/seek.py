@@ -12,7 +12,7 @@ Letters: P packets, F frames, K wanted frames.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -43,12 +43,18 @@ Region = Callable[[int, int], CropBox]
 
 
 class Part(NamedTuple):
-    """A decoded frame, or a part of it."""
+    """A decoded frame; or parts of several, of equal height, one below the other."""
 
+    numbers: Sequence[int]
+    """Of the frames, rising."""
     frame: av.VideoFrame
-    within: CropBox | None = None
-    """None if it is whole. Otherwise where left and top of the part are in the whole frame, which may be before it begins, and
-    width and height of the whole frame, in pixels."""
+    within: CropBox
+    """Left and top of each part in its whole frame, and width and height of the whole frame, in pixels."""
+
+
+def whole(number: int, frame: av.VideoFrame) -> Part:
+    """A frame that is whole."""
+    return Part((number,), frame, CropBox(0, 0, frame.width, frame.height))
 
 
 def all_frames(source: VideoSource, expected: int = 0) -> Frames:
@@ -86,7 +92,7 @@ def all_frames(source: VideoSource, expected: int = 0) -> Frames:
 
 def parts_needed(
     source: VideoSource, expected: int, wanted: np.ndarray, region: Region | None = None
-) -> Iterator[tuple[int, Part]]:
+) -> Iterator[Part]:
     """Yields the wanted frames, and the frames that must be decoded before them, in order.
 
     Args:
@@ -101,7 +107,7 @@ def parts_needed(
     pictures = _pictures_alone(source)
     if pictures is None or len(pictures) < expected:
         for number, frame in _frames_needed(source, expected, wanted):
-            yield number, Part(frame)
+            yield whole(number, frame)
         return
     context = av.CodecContext.create("mjpeg", "r")
     context.thread_type = "NONE"
@@ -115,18 +121,17 @@ def parts_needed(
     numbers = np.unique(wanted[wanted < len(pictures)]).tolist()
     tiles = tiles_of(pictures[numbers[0]]) if region and numbers else None
     crop = region(tiles.width, tiles.height) if region and tiles else None
-    step = max(1, _STACKED // (crop.width * crop.height)) if crop else max(1, len(numbers))
+    groups = max(1, -(-len(numbers) * crop.width * crop.height // _STACKED)) if crop else len(numbers)
+    step = -(-len(numbers) // groups)
     for at in range(0, len(numbers), step):
         group = numbers[at : at + step]
         stack = tiles.stack([pictures[number] for number in group], crop) if tiles and crop else None
         if tiles and stack:
-            frame = decoded(stack.content)
-            for place, number in enumerate(group):
-                top = stack.top - place * stack.height
-                yield number, Part(frame, CropBox(stack.left, top, tiles.width, tiles.height))
+            within = CropBox(stack.left, stack.top, tiles.width, tiles.height)
+            yield Part(group, decoded(stack.content), within)
         else:
             for number in group:
-                yield number, Part(decoded(pictures[number]))
+                yield whole(number, decoded(pictures[number]))
 
 
 def frames_needed(source: VideoSource, expected: int, wanted: np.ndarray) -> Frames:
@@ -143,7 +148,7 @@ def frames_needed(source: VideoSource, expected: int, wanted: np.ndarray) -> Fra
         BadVideo: as `all_frames`; 'corrupt' if decoding began at a picture that is no key frame, though its packet is
             flagged as one, or if frames do not come in the order of their times.
     """
-    return ((number, part.frame) for number, part in parts_needed(source, expected, wanted))
+    return ((part.numbers[0], part.frame) for part in parts_needed(source, expected, wanted))
 
 
 def _frames_needed(source: VideoSource, expected: int, wanted: np.ndarray) -> Frames:
