@@ -77,19 +77,25 @@ class Tiles:
         top, bottom = crop.top // self.high, min(down, -(-(crop.top + crop.height) // self.high))
         # Tiles may reach beyond the picture, and are decoded whole.
         width, height, begin = (right - left) * self.wide, (bottom - top) * self.high, len(self.header)
-        if len(pictures) * height > LARGEST:
+        data, ends = b"".join(pictures), np.cumsum([len(picture) for picture in pictures])
+        begins = np.concatenate(([0], ends[:-1]))
+        if len(pictures) * height > LARGEST or not all(data.startswith(self.header, at) for at in begins.tolist()):
             return None
-        pieces: list[Buffer] = [with_size(self.header, width, len(pictures) * height)]
+        restarts = _restarts(data)
+        number = np.searchsorted(begins, restarts, side="right") - 1  # of the picture that each is in
+        coded = restarts >= begins[number] + begin
+        each = across * down - 1
+        if np.any(np.bincount(number[coded], minlength=len(pictures)) != each):
+            return None
+        if not all(data[end - 2 : end] == END for end in ends.tolist()):
+            return None
+        # A tile begins behind the marker before it; the first and the last have none on one side.
+        bounds = np.column_stack((begins + begin - 2, restarts[coded].reshape(len(pictures), each), ends - 2))
         rows = np.arange(top * across, bottom * across, across)
-        for picture in pictures:
-            restarts = _restarts(picture, begin)
-            if picture[:begin] != self.header or len(restarts) != across * down - 1 or picture[-2:] != END:
-                return None
-            # A tile begins behind the marker before it; the first and the last have none on one side.
-            bounds = np.concatenate(([begin - 2], restarts, [len(picture) - 2]))
-            starts, ends = (bounds[rows + left] + 2).tolist(), bounds[rows + right].tolist()
-            for start, end in zip(starts, ends, strict=True):
-                pieces += picture[start:end], RESTART
+        starts, stops = (bounds[:, rows + left] + 2).ravel().tolist(), bounds[:, rows + right].ravel().tolist()
+        pieces: list[Buffer] = [with_size(self.header, width, len(pictures) * height)]
+        for start, stop in zip(starts, stops, strict=True):
+            pieces += data[start:stop], RESTART
         pieces[-1] = END
         return Stack(b"".join(pieces), left * self.wide, top * self.high, height)
 
@@ -137,8 +143,8 @@ def segments(picture: Buffer) -> Iterator[tuple[int, int, int]]:
         at += 2 + length
 
 
-def _restarts(picture: Buffer, start: int) -> np.ndarray:
-    """Where restart markers are, from `start` on: int (M,), rising."""
-    data = np.frombuffer(picture, np.uint8)
-    at = start + np.flatnonzero(data[start:-1] == 0xFF)
-    return at[(data[at + 1] & 0xF8) == RESTART[1]]
+def _restarts(data: bytes) -> np.ndarray:
+    """Where restart markers are: int (M,), rising."""
+    octets = np.frombuffer(data, np.uint8)
+    at = np.flatnonzero(octets[:-1] == 0xFF)
+    return at[(octets[at + 1] & 0xF8) == RESTART[1]]

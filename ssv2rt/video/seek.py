@@ -31,7 +31,7 @@ TIMED = frozenset({"matroska", "mov"})
 """Containers that give every packet a presentation time."""
 _HEAD = 4096
 """Bytes at the begin of a file that tell whether it is Matroska with MJPEG, as `ssv2rt repack` writes it."""
-_STACKED = 1 << 20
+_STACKED = 1 << 19
 """Pixels of the pictures whose tiles are decoded together, about."""
 _HELD = 64 << 20
 """Bytes of packets that are kept from the first pass over a file. Larger files are read again."""
