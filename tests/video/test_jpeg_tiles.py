@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from fractions import Fraction
 from pathlib import Path
 
@@ -150,16 +151,16 @@ def test_clips_are_cut_from_parts_as_from_whole_frames(
     whole = [frame for _, frame in all_frames(target)]
     assert (whole[0].width, whole[0].height) == (172, 96)
     crops = (CropBox(20, 8, 100, 100), CropBox(112, 20, 100, 100))
-    frames = np.array([[0, 1, 1, 3, 4, 5, 7]], np.int32)
-    for flip in (False, True):
-        request = ClipRequest("", target, frames, crops, (214, 120), 8, flip=flip)
+    # The same pictures in a container that is read by FFmpeg.
+    copy = tmp_path / "c.avi"
+    with av.open(str(target)) as old, av.open(str(copy), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for number, packet in enumerate(old.demux(video=0)):
+            if packet.size:
+                packet.stream, packet.pts, packet.dts = stream, number, number
+                new.mux(packet)
+    clip, repeated, later = [0, 2, 3, 4, 5, 7], [0, 1, 1, 3, 4, 7], [2, 3, 4, 5, 6, 7]
+    for flip, clips in itertools.product((False, True), ([clip], [repeated], [clip, later])):
+        request = ClipRequest("", target, np.array(clips, np.int32), crops, (214, 120), 8, flip=flip)
         found = decode_clips(target, request, size=64)
-        # The same pictures in a container that is read by FFmpeg.
-        copy = tmp_path / "c.avi"
-        with av.open(str(target)) as old, av.open(str(copy), "w") as new:
-            stream = new.add_stream_from_template(old.streams.video[0])
-            for number, packet in enumerate(old.demux(video=0)):
-                if packet.size:
-                    packet.stream, packet.pts, packet.dts = stream, number, number
-                    new.mux(packet)
         assert np.array_equal(found, decode_clips(copy, request, size=64))
