@@ -6,32 +6,27 @@ Letters: N clips, T frames, S size, D features, K classes.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
 import onnx.shape_inference
 import pydantic
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 from pydantic import ValidationError
 
-from ssv2rt import __version__
 from ssv2rt.core.errors import UsageError, UserError
 from ssv2rt.core.recipes import Clip, ClipReading, Data
 from ssv2rt.core.sections import validated
 from ssv2rt.dataset.labels import read_class_names
 from ssv2rt.engines.bundle import ImportFacts, sha256
-from ssv2rt.engines.export import EMBEDDING, INPUT, IR_VERSION, OPSET, OUTPUT, PRODUCER
+from ssv2rt.engines.export import EMBEDDING, OPSET, OUTPUT, PRODUCER
 from ssv2rt.engines.graph_nodes import producers
 from ssv2rt.engines.normalization import ASSUMED, PRESETS, Colors, Normalization
-from ssv2rt.engines.onnx_files import convert_opset, declared_tensor, opset_of, read_graph, tensors
+from ssv2rt.engines.onnx_files import declared_tensor, opset_of, read_graph, tensors
+from ssv2rt.engines.project_graph import GraphInput, to_project_graph
 from ssv2rt.engines.source import Source
 
 logger = logging.getLogger(__name__)
@@ -44,21 +39,6 @@ _CUT = {
 }
 """The activations that are cut off, and what the network gives without them."""
 _IN_ORDER = {"rgb": "red, green, blue", "bgr": "blue, green, red"}
-
-
-@dataclass(frozen=True)
-class _Input:
-    """The input of a graph from elsewhere."""
-
-    name: str
-    channels: int
-    """Axis of the colors: 4 for uint8 (N, T, S, S, 3), 1 for float (N, 3, T, S, S), 2 for float (N, T, 3, S, S)."""
-    frames: int
-    size: int
-
-    @property
-    def is_float(self) -> bool:
-        return self.channels != 4
 
 
 def source_of_onnx(
@@ -129,7 +109,7 @@ def source_of_onnx(
     def export(path: Path) -> None:
         for line in _what_is_taken(pixels, clip, facts):
             logger.info(f"{file.name}: {line}")
-        onnx.save(_to_project_graph(model, source, clip, names, widths, pixels, colors or "rgb"), path)
+        onnx.save(to_project_graph(model, source, clip, names, widths, pixels, colors or "rgb"), path)
 
     return Source(
         name=file.stem,
@@ -148,7 +128,7 @@ def source_of_onnx(
     )
 
 
-def _input_of(model: onnx.ModelProto, file: Path) -> _Input:
+def _input_of(model: onnx.ModelProto, file: Path) -> GraphInput:
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
@@ -171,7 +151,7 @@ def _input_of(model: onnx.ModelProto, file: Path) -> _Input:
         )
     if not (isinstance(frames, int) and isinstance(size, int)):
         raise UserError(f"'{file}' leaves frames or size open: {shape}; export it with only the batch dynamic")
-    return _Input(inputs[0].name, channels, frames, size)
+    return GraphInput(inputs[0].name, channels, frames, size)
 
 
 def _stored(model: onnx.ModelProto, key: str) -> str:
@@ -280,89 +260,6 @@ def _output_widths(model: onnx.ModelProto, file: Path) -> dict[str, int]:
             )
         logger.warning(f"{gives}, and not as float [N, features]; it is left out")
     return widths
-
-
-def _to_project_graph(
-    model: onnx.ModelProto,
-    source: _Input,
-    clip: Clip,
-    labels: tuple[str, ...],
-    widths: dict[str, int],
-    pixels: Normalization | None,
-    colors: Colors,
-) -> onnx.ModelProto:
-    """Returns the graph in the form that `export_onnx` writes.
-
-    It gets the names, opset, dynamic batch, uint8 input and metadata of this package, and only the outputs in `widths`.
-    """
-    if opset_of(model) < OPSET:
-        model = convert_opset(model, OPSET)
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    graph = result.graph
-    ends = (INPUT, "pixels") if pixels else (INPUT,)
-    names = dict(zip((source.name, *widths), (ends[-1], OUTPUT, EMBEDDING), strict=False))
-    _rename(graph, {name: f"{name}_theirs" for name in (*ends, OUTPUT, EMBEDDING) if name not in names} | names)
-    for number, node in enumerate(graph.node):
-        node.name = node.name or f"{node.op_type}_{number}"  # the quantizer excludes nodes by name
-    del graph.value_info[:]
-    if pixels:
-        for number, node in enumerate(_normalizing_nodes(graph, pixels, colors, source.channels)):
-            graph.node.insert(number, node)
-    shape: list[int | str | None] = ["batch", clip.frames, clip.size, clip.size, 3]
-    del graph.input[:]
-    graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, shape))
-    del graph.output[:]
-    for name, width in widths.items():
-        graph.output.append(helper.make_tensor_value_info(names[name], TensorProto.FLOAT, ["batch", width]))
-    facts = {"labels": json.dumps(labels), "clip": clip.model_dump_json(), "precision": "fp32"}
-    helper.set_model_props(result, facts)
-    result.producer_name, result.producer_version = PRODUCER, __version__
-    result.ir_version = max(result.ir_version, IR_VERSION)
-    try:
-        onnx.checker.check_model(result, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"the graph contradicts itself ({reason}); export it again, with another exporter") from None
-    return result
-
-
-def _normalizing_nodes(
-    graph: onnx.GraphProto, pixels: Normalization, colors: Colors, channels: int
-) -> list[onnx.NodeProto]:
-    """The nodes from our input to the tensor "pixels", whose colors are on the axis `channels`. Adds their constants."""
-    order = np.array([0, 1, 2] if colors == "rgb" else [2, 1, 0])
-    shape = [3 if axis == channels else 1 for axis in range(5)]
-    mean, std = np.array(pixels.mean)[order] * pixels.scale, np.array(pixels.std)[order] * pixels.scale
-    for name, values in (("mean", mean), ("scale", 1 / std)):
-        array = values.astype(np.float32).reshape(shape)
-        graph.initializer.append(numpy_helper.from_array(array, f"normalise.{name}"))
-    perm = [0, 1, 2, 3]
-    perm.insert(channels, 4)
-    steps: list[tuple[str, str, list[str], dict[str, Any]]] = [("cast", "Cast", [], {"to": TensorProto.FLOAT})]
-    if colors == "bgr":
-        graph.initializer.append(numpy_helper.from_array(order, "normalise.order"))
-        steps.append(("colors", "Gather", ["normalise.order"], {"axis": 4}))
-    steps += [
-        ("transpose", "Transpose", [], {"perm": perm}),
-        ("sub", "Sub", ["normalise.mean"], {}),
-        ("mul", "Mul", ["normalise.scale"], {}),
-    ]
-    nodes, before = [], INPUT
-    for name, operator, constants, attributes in steps:
-        after = "pixels" if name == "mul" else f"normalise.{name}"
-        nodes.append(helper.make_node(operator, [before, *constants], [after], name=f"normalise.{name}", **attributes))
-        before = after
-    return nodes
-
-
-def _rename(graph: onnx.GraphProto, new: Mapping[str, str]) -> None:
-    """Renames tensors simultaneously, so that names can be swapped."""
-    for node in graph.node:
-        node.input[:] = [new.get(name, name) for name in node.input]
-        node.output[:] = [new.get(name, name) for name in node.output]
-    for tensor in graph.initializer:
-        tensor.name = new.get(tensor.name, tensor.name)
 
 
 def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
