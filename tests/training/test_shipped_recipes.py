@@ -58,7 +58,16 @@ def test_each_recipe_trains(name: str, eight_clips: Path, tmp_path: Path) -> Non
     assert lines[-1]["update"] == 1 and lines[-1]["validation"]["clips"] == 2
 
 
-@pytest.mark.parametrize("name", ["ssv2-resnet3d50-32f", "ssv2-tsm-r50-16f", "ssv2-slow-r50", "ssv2-slowfast-r50"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ssv2-tsm-r50-16f",
+        *(
+            pytest.param(f"ssv2-{name}", marks=pytest.mark.slow)
+            for name in ("resnet3d50-32f", "slow-r50", "slowfast-r50")
+        ),
+    ],
+)
 def test_clips_of_32_frames_start_from_a_run_on_16(name: str, eight_clips: Path, tmp_path: Path) -> None:
     first = ("--name", "frames16")
     done = train(name, eight_clips, tmp_path, *first, settings=("clip.frames=16", "model.init=''"))
