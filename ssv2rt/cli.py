@@ -128,6 +128,8 @@ def main() -> None:
     except (MemoryError, RuntimeError, ImportError, OSError) as error:
         if says_out_of_memory(error):
             _fail(f"Error: out of memory ({str(error)[:150] or type(error).__name__}); {MORE_MEMORY}", 1)
+        if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP) and error.filename:
+            _fail(f"Error: '{os.fsdecode(error.filename)}': {error.strerror}; give another path", 1)
         if not isinstance(error, OSError) or error.filename or error.errno not in (errno.ENOSPC, errno.EIO):
             raise
         discard_stdout()

@@ -9,6 +9,7 @@ import click
 
 from ssv2rt.commands.options import (
     Command,
+    FloatRange,
     complete_engine_recipe,
     complete_run,
     json_option,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     click.option("--fp8", is_flag=True, help="8-bit floats (E4M3), for GPUs since Ada; calibrated."),
     click.option(
         "--max-drop",
-        type=click.FloatRange(0, 100),
+        type=FloatRange(0, 100),
         help="int8, fp8: largest drop of top-1 in points; keeps sensitive blocks in floating point.",
     ),
     click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -46,6 +47,14 @@ def under(heading: str, *options: Callable[[Any], Any]) -> Callable[[F], F]:
         return function
 
     return add
+
+
+class FloatRange(click.FloatRange):
+    """A range of numbers without nan, which click lets pass, as it is neither below nor above a bound."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        return self.fail(f"{value} is not a number.", param, ctx) if math.isnan(number) else number
 
 
 def json_option(what: str) -> Callable[[F], F]:

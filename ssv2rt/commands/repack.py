@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ssv2rt.commands.options import Command, complete_recipe, complete_run, json_option, set_option, under
+from ssv2rt.commands.options import Command, FloatRange, complete_recipe, complete_run, json_option, set_option, under
 from ssv2rt.commands.output import print_facts, print_json
 from ssv2rt.core.errors import UsageError, UserError
 
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
     click.option(
         "--quality", type=int, help="Lower is better. mjpeg: 2 to 31, default 4. h264: crf 1 to 51, default 20."
     ),
-    click.option("--fps", type=click.FloatRange(0, 1000, min_open=True), help="Leave frames out, down to this rate."),
+    click.option("--fps", type=FloatRange(0, 1000, min_open=True), help="Leave frames out, down to this rate."),
     click.option(
         "--recipe",
         "recipe_name",
@@ -96,18 +96,26 @@ def repack(
     from ssv2rt.core.hardware import choose_device
     from ssv2rt.core.quantities import bytes_in_words
     from ssv2rt.core.recipe_files import default_recipe, load_recipe
-    from ssv2rt.repack.run import frames_in_words, open_source, settle, source_name
+    from ssv2rt.repack.run import frames_in_words, open_source, settle, short_side_of, source_name
     from ssv2rt.repack.run import repack as repack_clips
     from ssv2rt.scoring.discover import Shard
 
     part = Shard.parse(shard) if shard else None
     device = choose_device().type
+    chosen_recipe = bool(recipe_name or overrides)
     recipe_name = recipe_name or default_recipe(device if target is None else "cpu" if target == "cpu" else "cuda")
     recipe = load_recipe(recipe_name, overrides)
     candidates = _candidates(target, codec, recipe, options, device)
     source = open_source(data, out)
+    if (most := short_side_of(source)) and most < candidates[0].short_side:
+        logger.info(f"'{data}' is itself a repacked copy, with --short-side {most}; its frames are not enlarged")
+        candidates = [replace(settings, short_side=most) for settings in candidates]
+        options["short_side"] = options["short_side"] and most
+    begun = True
 
     def choose() -> Settings:
+        nonlocal begun
+        begun = False
         logger.info(
             f"frames are for recipe '{recipe_name}', whose clips have {recipe.clip.size} pixels: "
             f"{frames_in_words(source, candidates[0])}; --recipe, --for and --short-side choose others"
@@ -136,11 +144,19 @@ def repack(
     given = {name: value for name, value in options.items() if value is not None}
     given |= {"codec": codec} if codec != "auto" else {}
     for name, value in given.items():
-        if getattr(settings, name) != value:
+        if (before := getattr(settings, name)) != value:
             option = f"--{name.replace('_', '-')}"
-            raise UserError(
-                f"{option} {value}: '{out}' was begun with {option} {getattr(settings, name)}; choose another folder"
-            )
+            was = f"without {option}" if before is None else f"with {option} {before}"
+            raise UserError(f"{option} {value}: '{out}' was begun {was}; choose another folder")
+    if target and target not in settings.coding.runs_on:
+        raise UserError(f"--for {target}: '{out}' was begun with --codec {settings.codec}; choose another folder")
+    if chosen_recipe and options["short_side"] is None and candidates[0].short_side != settings.short_side:
+        raise UserError(
+            f"recipe '{recipe_name}' needs --short-side {candidates[0].short_side}, and '{out}' was begun with "
+            f"{settings.short_side}; choose another folder"
+        )
+    if run and begun:
+        logger.warning(f"--run {run} is not used: the codec of '{out}' was chosen before; --dry-run measures it")
     result = repack_clips(source, source_name(data), out, settings, shard=part, workers=workers or 0)
     facts = {
         "data": str(out),

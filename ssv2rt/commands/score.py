@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ssv2rt.commands.options import Command, complete_engine_run, json_option, under
+from ssv2rt.commands.options import Command, FloatRange, complete_engine_run, json_option, under
 from ssv2rt.commands.output import print_facts
 from ssv2rt.core.log import escape
 
@@ -81,7 +81,7 @@ NOTHING_LEFT = "'{}' is complete; nothing is left to score (--overwrite scores a
     ),
     click.option(
         "--cpu-share",
-        type=click.FloatRange(0, 1),
+        type=FloatRange(0, 1),
         default=0.0,
         show_default=True,
         help="On a GPU: fraction of the videos that the CPU decodes.",
@@ -93,7 +93,7 @@ NOTHING_LEFT = "'{}' is complete; nothing is left to score (--overwrite scores a
     ),
     click.option(
         "--timeout",
-        type=click.FloatRange(min=1),
+        type=FloatRange(min=1),
         default=60,
         show_default=True,
         help="Longest time in seconds for a video.",

@@ -25,6 +25,7 @@ from ssv2rt.dataset.listing import Listing, fingerprint, path_to_text
 from ssv2rt.dataset.manifest import (
     CLIP_FIELDS,
     PROBE_FIELDS,
+    REPACK_SETTINGS,
     SCHEMA,
     TRAINING_COLUMNS,
     VERSION,
@@ -147,6 +148,11 @@ def _index(
             f"the manifest of '{listing.folder}' is of an older version, which counted the frames of some videos wrong; "
             f"all clips are probed again"
         )
+    if not saved and (listing.folder / REPACK_SETTINGS).is_file():
+        logger.warning(
+            f"the manifest that `ssv2rt repack` wrote for '{listing.folder}' is missing or damaged, so crops are chosen in "
+            f"the frames of the files, and not in those of the originals; the same `ssv2rt repack` again writes it"
+        )
     builder = _ManifestBuilder(listing, clip_table, saved)
     again, files = builder.files_to_decode_again(), builder.files(decode=decode, trust=trust)
     total, next_save = len(clip_table), time.monotonic() + _SAVE_EVERY
@@ -226,6 +232,10 @@ class _ManifestBuilder:
             before = self._old.get(row)
             if facts and before and all(facts.get(name) == before[name] for name in _SAME_VIDEO):
                 facts["decoded"] = True
+            if facts and self._row[row] >= 0:
+                saved = self._facts[0].slice(self._row[row], 1).select(_COPIED).to_pylist()[0]
+                if saved["status"] == facts["status"] == OK and saved["hash"] == facts["hash"]:
+                    facts |= {name: saved[name] for name in ("width", "height")}
         new = [(row, facts) for row, facts in part if facts is not None]
         self._row[[row for row, _ in new]] = self._count + np.arange(len(new))
         self._count += len(new)
@@ -247,6 +257,11 @@ class _ManifestBuilder:
 
 _SAME_VIDEO = ("status", "bytes", "mtime_ns", "frames")
 """Where probing finds these unchanged, an earlier decoding of the file still counts."""
+
+
+_COPIED = ("status", "hash", "width", "height")
+"""A file that is only newer, as in a copy of a data set, keeps its size: that of a repacked clip is the original's, in which
+crops are chosen."""
 
 
 def _clip_table(listing: Listing) -> pa.Table:

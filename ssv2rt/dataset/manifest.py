@@ -61,6 +61,9 @@ SCHEMA = pa.unify_schemas([CLIP_FIELDS, PROBE_FIELDS])
 TRAINING_COLUMNS = (*CLIP_FIELDS.names, "status", "width", "height", "frames", "duration", "times")
 """The columns that training and evaluation need."""
 
+REPACK_SETTINGS = "repack.json"
+"""A file in data sets that `ssv2rt repack` has written. Their manifests have the size of the original frames."""
+
 VERSION = 3
 _READABLE_VERSIONS = (2, 3)
 """Both have the same columns. Version 2 was written when the frames of some videos were counted wrong."""
@@ -233,7 +236,7 @@ class Manifest:
 def manifest_paths(root: Path) -> list[Path]:
     """Possible paths of a data set's manifest: beside the data, and in the cache for data that is read-only."""
     beside = root / "manifest.parquet" if root.is_dir() else root.with_name(f"{root.name}.manifest.parquet")
-    key = hashlib.blake2b(str(root.resolve()).encode(errors="surrogateescape"), digest_size=8).hexdigest()
+    key = hashlib.blake2b(os.path.realpath(root).encode(errors="surrogateescape"), digest_size=8).hexdigest()
     return [beside, cache_folder() / "manifests" / key / beside.name]
 
 
@@ -334,10 +337,10 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    beside = path.resolve().parent == manifest.folder.resolve()
+    folder = os.path.realpath(manifest.folder)
     facts = {
         "version": VERSION,
-        "folder": "." if beside else str(manifest.folder.resolve()),
+        "folder": "." if os.path.dirname(os.path.realpath(path)) == folder else folder,
         "labels": manifest.labels,
         "sources": manifest.sources,
         "fingerprint": manifest.fingerprint,

@@ -49,26 +49,29 @@ def write_data_set(out: Path, source: Manifest, records: Mapping[str, Record]) -
     good = [clip for clip in clips if records[clip["id"]]["status"] == OK]
     names = _class_names(source.labels)
     remove_all_partial_files(out)
+    _write_left_out(out, source.labels, clips, records)
     entries = _source_entries(source)
     answers: dict[str, str] = {}
-    for split in SPLITS:
-        listed = []
-        for clip in (clip for clip in good if clip["split"] == split):
-            label = names[clip["label"]] if clip["label"] >= 0 else ""
-            new = clip_name(clip["id"])
-            entry = entries.get(clip["id"]) or ({"id": new, "label": label, "template": label} if label else {})
-            listed.append(entry | {"id": new})
-            if label and not entry.get("template"):
-                answers[new] = label
-        if listed:
-            write_json(out / f"{split}.json", listed)
-        elif split != "test":
+    listed: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+    for clip in good:
+        label = names[clip["label"]] if clip["label"] >= 0 else ""
+        new = clip_name(clip["id"])
+        entry = entries.get(clip["id"]) or ({"id": new, "label": label, "template": label} if label else {})
+        listed[clip["split"]].append(entry | {"id": new})
+        if label and not entry.get("template"):
+            answers[new] = label
+    for split in ("train", "validation"):
+        if not listed[split]:
             raise UserError(f"no {split} clip of '{source.folder}' could be repacked, see '{out / LEFT_OUT}'")
-        else:
-            (out / f"{split}.json").unlink(missing_ok=True)
-    write_text(out / ANSWERS, "".join(f"{clip};{label}\n" for clip, label in answers.items())) if answers else None
+    for split in SPLITS:
+        if listed[split]:
+            write_json(out / f"{split}.json", listed[split])
+    if answers:
+        write_text(out / ANSWERS, "".join(f"{clip};{label}\n" for clip, label in answers.items()))
+    for name, there in (("test.json", listed["test"]), (ANSWERS, answers)):  # perhaps of an earlier call
+        if not there:
+            (out / name).unlink(missing_ok=True)
     write_json(out / "labels.json", {name: str(number) for number, name in enumerate(names)})
-    _write_left_out(out, source.labels, clips, records)
     reasons: dict[str, int] = {}
     for clip in clips:
         if (status := records[clip["id"]]["status"]) != OK:
@@ -144,9 +147,9 @@ def _write_left_out(
 def _write_manifest(out: Path, records: Mapping[str, Record]) -> Path:
     """Writes the manifest that indexing would give, from what is known of the clips."""
     listing = list_clips(out)
-    facts = {record["path"]: record for record in records.values() if record["status"] == OK}
+    facts = {clip_name(clip): record for clip, record in records.items() if record["status"] == OK}
     rows = [
-        facts[clip.path] | {"id": path_to_text(clip.id), "split": clip.split, "label": clip.label}
+        facts[clip.id] | {"id": path_to_text(clip.id), "split": clip.split, "label": clip.label}
         for clip in listing.clips
     ]
     table = pa.Table.from_pylist(rows, schema=SCHEMA)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import av
 import av.error
@@ -84,8 +84,7 @@ def repack_clip(task: Task, temporary: Path, settings: Settings) -> ProbeFacts:
         UserError: the file cannot be written, or reading failed for another reason than the clip.
     """
     try:
-        with temporary.open("wb") as file:
-            frames = _encode(task, settings, file)
+        frames = _write(task, settings, temporary)
         facts = file_facts(temporary, None, decode=False)
         assert facts is not None
         if facts["status"] != OK or facts["frames"] != frames:
@@ -129,8 +128,33 @@ def _step(meta: VideoMeta) -> float:
     return meta.duration / meta.frames or 1 / 12
 
 
-def _encode(task: Task, settings: Settings, file: Any) -> int:
+class _Output:
+    """A file that FFmpeg writes, and the error that ended writing: closing the container raises another in its place."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.seek, self.tell = file, file.seek, file.tell
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+
+def _write(task: Task, settings: Settings, path: Path) -> int:
     """Writes the new file, and returns how many frames it has. Raises OSError if it cannot be written."""
+    with path.open("wb") as file:
+        output = _Output(file)
+        try:
+            return _encode(task, settings, output)
+        except (OSError, av.error.FFmpegError) as error:
+            raise output.error or error from None
+
+
+def _encode(task: Task, settings: Settings, file: _Output) -> int:
+    """See `_write`."""
     meta, codec = task.meta, settings.coding
     size = settings.frame_size(meta.width, meta.height)
     chosen = frames_at_rate(meta, settings.fps)

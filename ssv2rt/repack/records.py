@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from ssv2rt.core.atomic_files import atomic_file, remove_partial_files, write_json
 from ssv2rt.core.errors import UserError
 from ssv2rt.dataset.listing import path_to_text, text_to_path
-from ssv2rt.dataset.manifest import PROBE_FIELDS
+from ssv2rt.dataset.manifest import PROBE_FIELDS, REPACK_SETTINGS
 from ssv2rt.repack.settings import CODECS, Settings
 from ssv2rt.video.container import OK
 
@@ -47,7 +47,7 @@ Record = dict[str, Any]
 
 
 def settings_file(out: Path) -> Path:
-    return out / "repack.json"
+    return out / REPACK_SETTINGS
 
 
 def records_file(out: Path) -> Path:

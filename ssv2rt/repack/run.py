@@ -78,7 +78,7 @@ def open_source(data: Path, out: Path) -> Manifest:
         UsageError: one of the folders is in the other.
         UserError: `data` is not a data set that SSv2's layout can hold.
     """
-    inner, outer = out.resolve(), data.resolve()
+    inner, outer = Path(os.path.realpath(out)), Path(os.path.realpath(data))
     if inner == outer or outer in inner.parents or inner in outer.parents:
         raise UsageError(f"OUT '{out}' and DATA '{data}' lie in each other; choose a folder outside of the data set")
     with Progress(f"indexing {data}") as progress:
@@ -90,6 +90,16 @@ def open_source(data: Path, out: Path) -> Manifest:
 def source_name(data: Path) -> Path:
     """What a data set is called in repack.json."""
     return Path(os.path.abspath(data))
+
+
+def short_side_of(source: Manifest) -> int | None:
+    """The --short-side that a data set was itself repacked with; None if it was not.
+
+    Its manifest has the size of the original frames, and not that of its files.
+    """
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+        return int(json.loads(settings_file(source.folder).read_text(encoding="utf-8"))["short_side"])
+    return None
 
 
 def frames_in_words(source: Manifest, settings: Settings) -> str:

@@ -16,8 +16,9 @@ import numpy as np
 from av.stream import Disposition
 
 from ssv2rt.core.errors import UserError
-from ssv2rt.video.declared_size import EBML, ends_early, has_blocks_behind
+from ssv2rt.video.declared_size import ends_early, has_blocks_behind
 from ssv2rt.video.frame_counter import codec_name
+from ssv2rt.video.matroska import EBML
 from ssv2rt.video.pictures import CODECS as VPX
 from ssv2rt.video.storage import VideoLocation, VideoSource, open_bytes
 

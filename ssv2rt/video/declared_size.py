@@ -17,16 +17,11 @@ import struct
 from collections.abc import Callable
 from typing import IO
 
+from ssv2rt.video.matroska import BLOCK, CLUSTER, EBML, GROUP, HEADER, SEGMENT, SIMPLE_BLOCK, TRACKS, read_header
 from ssv2rt.video.storage import VideoSource, open_bytes
 
-EBML = b"\x1a\x45\xdf\xa3"
-"""How Matroska and WebM begin."""
-_SEGMENT, _CLUSTER = b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
-_TOP_ELEMENTS = frozenset({_SEGMENT, _CLUSTER}) | {
-    bytes.fromhex(name) for name in ("114d9b74", "1549a966", "1654ae6b", "1c53bb6b", "1254c367")
-}
-"""Segments, clusters, indexes, information, tracks, cues and tags."""
-_BLOCK_GROUP, _BLOCKS = b"\xa0", frozenset({b"\xa1", b"\xa3"})
+_TOP_ELEMENTS = frozenset({SEGMENT, CLUSTER, TRACKS, 0x114D9B74, 0x1549A966, 0x1C53BB6B, 0x1254C367})
+"""Segments, clusters, tracks, indexes, information, cues and tags."""
 _FIRST_BOXES = frozenset(b"ftyp moov mdat moof styp sidx free skip wide pnot uuid".split())
 _MEDIA_BOXES = frozenset(b"ftyp moov mdat moof".split())
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
@@ -69,17 +64,17 @@ def has_blocks_behind(source: VideoSource, offset: int) -> bool:
             element = _element(reader, at)
             if element is None:
                 return bool(track) and len(ends) > 1
-            name, at, length = element
+            kind, at, length = element
             if length is None:
                 length = ends[-1] - at
             if at + length > ends[-1]:
                 return bool(track) and len(ends) > 1  # what is behind the segment was appended
-            if name == _CLUSTER:
+            if kind == CLUSTER:
                 del ends[2:]  # one of unknown length ends where the next begins
-            if name in (_SEGMENT, _CLUSTER, _BLOCK_GROUP):
+            if kind in (SEGMENT, CLUSTER, GROUP):
                 ends.append(at + length)
                 continue
-            if name in _BLOCKS:
+            if kind in (SIMPLE_BLOCK, BLOCK):
                 if track and reader.at(at, 1) == track:
                     return True
                 if at <= offset < at + length:
@@ -125,32 +120,24 @@ def _mp4(file: _Reader) -> bool:
 def _matroska(file: _Reader) -> bool:
     at, end = 0, file.size
     while at < end and (element := _element(file, at)):
-        name, start, length = element
-        if name == _SEGMENT and length is None:
+        kind, start, length = element
+        if kind == SEGMENT and length is None:
             at = start  # a live file: look at its clusters
             continue
         if length is None:
             return False
         if start + length > end:
-            return name in _TOP_ELEMENTS
-        if name == _SEGMENT:
+            return kind in _TOP_ELEMENTS
+        if kind == SEGMENT:
             return False
         at = start + length
     return False
 
 
-def _element(file: _Reader, at: int) -> tuple[bytes, int, int | None] | None:
-    """An EBML element: its name, where its content starts, and the content's length; None for an unknown length."""
-    head = file.at(at, 12)
-    if len(head) < 2 or not head[0]:
-        return None
-    name = 9 - head[0].bit_length()
-    if name >= len(head) or not head[name]:
-        return None
-    bytes_of_length = 9 - head[name].bit_length()
-    value = int.from_bytes(head[name : name + bytes_of_length], "big") & (1 << 7 * bytes_of_length) - 1
-    unknown = value == (1 << 7 * bytes_of_length) - 1
-    return head[:name], at + name + bytes_of_length, None if unknown else value
+def _element(file: _Reader, at: int) -> tuple[int, int, int | None] | None:
+    """The EBML element at an offset: its kind, where its content starts, and the content's length, None if unknown."""
+    header = read_header(file.at(at, HEADER))
+    return header and (header[0], at + header[1], header[2])
 
 
 def _avi(file: _Reader) -> bool:

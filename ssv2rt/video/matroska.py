@@ -12,17 +12,33 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ssv2rt.video.bits import Buffer
-from ssv2rt.video.declared_size import EBML
 
-_SEGMENT, _TRACKS, _CLUSTER = 0x18538067, 0x1654AE6B, 0x1F43B675
+EBML = b"\x1a\x45\xdf\xa3"
+"""How Matroska and WebM begin."""
+SEGMENT, TRACKS, CLUSTER = 0x18538067, 0x1654AE6B, 0x1F43B675
+SIMPLE_BLOCK, GROUP, BLOCK = 0xA3, 0xA0, 0xA1
+HEADER = 12
+"""Bytes of the longest header of an element."""
 _TRACK, _NUMBER, _CODEC, _VIDEO, _ENCODINGS, _PROJECTION = 0xAE, 0xD7, 0x86, 0xE0, 0x6D80, 0x7670
-_SIMPLE_BLOCK, _GROUP, _BLOCK = 0xA3, 0xA0, 0xA1
 _LACING = 0x06
 _MJPEG = b"V_MJPEG"
 
 
 class _Unusual(Exception):
     """Something that is left to FFmpeg."""
+
+
+def read_header(head: Buffer) -> tuple[int, int, int | None] | None:
+    """An EBML element's kind, and the bytes of its header and of its content, None if unknown; None if `head` is no header."""
+    if len(head) < 2 or not head[0]:
+        return None
+    kind = 9 - head[0].bit_length()  # bytes
+    if kind >= len(head) or not head[kind]:
+        return None
+    length = 9 - head[kind].bit_length()
+    unknown = (1 << 7 * length) - 1
+    size = int.from_bytes(head[kind : kind + length], "big") & unknown
+    return int.from_bytes(head[:kind], "big"), kind + length, None if size == unknown else size
 
 
 def has_mjpeg(head: bytes) -> bool:
@@ -38,15 +54,15 @@ def mjpeg_pictures(data: bytes) -> list[memoryview] | None:
     """
     view = memoryview(data)
     try:
-        segment = next((at for kind, *at in _elements(view, 0, len(view)) if kind == _SEGMENT), None)
+        segment = next((at for kind, *at in _elements(view, 0, len(view)) if kind == SEGMENT), None)
         if segment is None:
             return None
         number: int | None = None
         pictures: list[memoryview] = []
         for kind, start, end in _elements(view, *segment):
-            if kind == _TRACKS:
+            if kind == TRACKS:
                 number = _track_number(view, start, end)
-            elif kind == _CLUSTER:
+            elif kind == CLUSTER:
                 if number is None:
                     return None
                 pictures += _blocks(view, start, end, number)
@@ -71,9 +87,9 @@ def _track_number(view: memoryview, start: int, end: int) -> int:
 
 def _blocks(view: memoryview, start: int, end: int, number: int) -> Iterator[memoryview]:
     for kind, at, until in _elements(view, start, end):
-        if kind == _GROUP:
+        if kind == GROUP:
             yield from _blocks(view, at, until, number)
-        elif kind in (_SIMPLE_BLOCK, _BLOCK):
+        elif kind in (SIMPLE_BLOCK, BLOCK):
             # The number of the track in one byte, two bytes of time, and flags.
             if view[at] != number | 0x80 or view[at + 3] & _LACING:
                 raise _Unusual
@@ -84,15 +100,9 @@ def _blocks(view: memoryview, start: int, end: int, number: int) -> Iterator[mem
 def _elements(view: Buffer, at: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Kind, start and end of the content of each element in a range. Raises _Unusual where one does not fit."""
     while at < end:
-        first = view[at]
-        length = 9 - first.bit_length()  # of the kind: 1 to 4 bytes
-        kind = int.from_bytes(view[at : at + length], "big")
-        at += length
-        first = view[at]
-        length = 9 - first.bit_length()  # of the size: 1 to 8 bytes
-        size = int.from_bytes(view[at : at + length], "big") & ((1 << 7 * length) - 1)
-        at += length
-        if at + size > end or (size + 1) >> 7 * length:
+        header = read_header(view[at : at + HEADER])
+        if header is None or header[2] is None or at + header[1] + header[2] > end:
             raise _Unusual  # cut off, or of unknown size
-        yield kind, at, at + size
-        at += size
+        kind, start, size = header[0], at + header[1], header[2]
+        yield kind, start, start + size
+        at = start + size

@@ -198,10 +198,12 @@ def test_damaged_clips_have_a_reason_and_no_file(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_ends_the_call_and_costs_no_clip(tmp_path: Path) -> None:
-    source = numbered_video(tmp_path / "a.mkv", "mjpeg", frames=40)
-    settings = settings_for("mjpeg", short_side=48)
-    with largest_file(4000), pytest.raises(UserError, match="cannot write '.*b.mkv': File too large"):
-        repack_clip(Task(source, tmp_path / "b.mkv", probe(source)), tmp_path / "x", settings)
+    source = numbered_video(tmp_path / "a.mkv", "mjpeg", frames=80)
+    for codec, size in (("mjpeg", 4000), ("mjpeg", 33_000), ("h264", 1000), ("h264", 4000)):
+        with largest_file(size), pytest.raises(UserError, match="cannot write '.*b.mkv': File too large"):
+            repack_clip(
+                Task(source, tmp_path / "b.mkv", probe(source)), tmp_path / "x", settings_for(codec, short_side=48)
+            )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mkv"]
 
 

@@ -70,7 +70,9 @@ def whole(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_a_copy_has_the_same_clips_and_is_not_probed_again(small: Path, whole: Path) -> None:
+def test_a_copy_has_the_same_clips_and_is_not_probed_again(
+    small: Path, whole: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     before, after = index(small)[0], open_manifest(whole, columns=SCHEMA.names)
     assert after.is_current() and after.all_clips_usable() and after.labels == before.labels
     good = {row["id"]: row for row in before.table.to_pylist() if row["status"] == "ok"}
@@ -90,6 +92,16 @@ def test_a_copy_has_the_same_clips_and_is_not_probed_again(small: Path, whole: P
     assert {c: (r["source_hash"], r["hash"]) for c, r in sources.items()} == {
         c: (good[c]["hash"], rows[c]["hash"]) for c in rows
     }
+    copy = whole.parent / "copy"
+    shutil.copytree(whole, copy, copy_function=shutil.copyfile)
+    copied = open_manifest(copy, columns=SCHEMA.names)
+    kept = [name for name in SCHEMA.names if name != "mtime_ns"]
+    assert copied.is_current() and copied.table.select(kept) == after.table.select(kept), "newer files are the same"
+    (copy / "manifest.parquet").write_bytes(b"damaged")
+    shutil.rmtree(copy / "videos")
+    shutil.copytree(whole / "videos", copy / "videos")
+    open_manifest(copy)
+    assert "that `ssv2rt repack` wrote for" in caplog.text and caplog.text.count("the same `ssv2rt repack`") == 2
     entry = json.loads((whole / "train.json").read_text())[0]
     assert entry in json.loads((small / "train.json").read_text()), "annotations keep what they tell beside the class"
     assert not work_folder(whole).exists() and not list(whole.rglob("*.partial")) and not list(whole.rglob(".*.lock"))
@@ -143,7 +155,10 @@ def test_folders_and_tables_with_hostile_names(tmp_path: Path) -> None:
     (data / os.fsdecode(b"a/\xff.mp4")).write_bytes((data / names[0]).read_bytes())
     link, out = (tmp_path / os.fsdecode(name) for name in (b"d\xff", b"out\xfe"))
     link.symlink_to(data)
-    assert call(link, out).left_out == {} and call(link, out).clips == len(names)
+    assert call(link, out).left_out == {}
+    for name in ("test-answers.csv", "test.json"):
+        (out / name).write_text("of a call when there were test clips")
+    assert call(link, out).clips == len(names) and not list(out.glob("test*"))
     before, after = index(data)[0], open_manifest(out)
     expected = sorted((clip_name(r["id"]), r["split"], r["label"], r["frames"]) for r in before.table.to_pylist())
     assert expected == sorted((r["id"], r["split"], r["label"], r["frames"]) for r in after.table.to_pylist())
@@ -157,6 +172,14 @@ def test_folders_and_tables_with_hostile_names(tmp_path: Path) -> None:
     table.write_text("path,label,split\ndata/a/1.mp4,[x],train\ndata/b b/-1.mp4,x,val\n")
     with pytest.raises(UserError, match="the class '.x.' has no name of its own"):
         open_source(table, tmp_path / "out3")
+    shutil.copyfile(data / "a/1.mp4", data / "a/2.mp4")
+    table.write_text("path,label,split\ndata/a/1.mp4,x,train\ndata/a/2.mp4,x,val\n")
+    index(table)
+    (data / "a/2.mp4").unlink()
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"no validation clip of '.*' could be repacked, see '.*/{LEFT_OUT}'"):
+            call(table, tmp_path / "out4")
+        assert "2.mp4" in (tmp_path / "out4" / LEFT_OUT).read_text() and not list((tmp_path / "out4").glob("train.*"))
     table.write_text("path,label,split\ndata/a/1.mp4,x,train\n")
     with pytest.raises(UserError, match="has no validation clips"):
         open_source(table, tmp_path / "out3")
@@ -224,7 +247,10 @@ def test_what_has_changed_is_repacked_again(small: Path, tmp_path: Path) -> None
     numbered_video(data / f"videos/{changed}.webm", "libvpx-vp9", frames=6)
     (out / f"videos/{lost}.mkv").unlink()
     index(data)
+    foreign = out / f"videos/{entries[4]['id']}.webm"
+    foreign.touch()
     done = call(data, out)
+    foreign.unlink()
     assert done.clips == 29 and done.left_out == {"missing": 1}
     again = {path.stem for path in (out / "videos").iterdir() if times.get(path.name) != path.stat().st_mtime_ns}
     assert again == {mended, changed, lost}
@@ -268,8 +294,22 @@ def test_folders_that_hold_something_else_are_left_alone(small: Path, whole: Pat
         call(small, whole, settings_for("mjpeg", short_side=40))
     with pytest.raises(UsageError, match="lie in each other"):
         open_source(small, small / "out")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match="loop"):
+        call(small, tmp_path / "loop")
     wrong = ssv2rt("repack", small, whole, "--quality", 9, "--codec", "mjpeg", cwd=tmp_path)
     assert wrong.returncode == 1 and "--quality 9" in wrong.stderr and "begun with --quality 4" in wrong.stderr
+    for options, says in (
+        (("--fps", 5), "begun without --fps"),
+        (("--for", "gpu"), "--for gpu: .* was begun with --codec mjpeg"),
+        (("--recipe", "ssv2-resnet3d18"), "recipe 'ssv2-resnet3d18' needs --short-side 266, and .* begun with 32"),
+    ):
+        wrong = ssv2rt("repack", small, whole, *options, cwd=tmp_path)
+        assert wrong.returncode == 1 and re.search(says, wrong.stderr), wrong.stderr
+    twice = ssv2rt(*f"repack {whole} twice --codec mjpeg --short-side 40".split(), cwd=tmp_path)
+    assert twice.returncode == 0 and "its frames are not enlarged" in twice.stderr, twice.stderr
+    assert {probe(path).height for path in (tmp_path / "twice/videos").iterdir()} == {32}
+    assert set(open_manifest(tmp_path / "twice").table["height"].to_pylist()) == {48}
     again = ssv2rt("repack", small, whole, "--json", cwd=tmp_path)
     assert again.returncode == 3 and json.loads(again.stdout)["short side"] == 32, "settings of the folder are kept"
 
@@ -282,6 +322,7 @@ def test_folders_that_hold_something_else_are_left_alone(small: Path, whole: Pat
         (["--codec", "mjpeg", "--quality", "1"], "--quality 1: mjpeg takes 2 (best) to 31"),
         (["--quality", "5"], "give --codec, too"),
         (["--shard", "3/2"], "--shard 3/2"),
+        (["--fps", "nan"], "nan is not a number"),
     ],
 )
 def test_wrong_options_are_one_line(small: Path, tmp_path: Path, options: list[str], says: str) -> None:
