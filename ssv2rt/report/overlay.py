@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 from collections import Counter
@@ -178,9 +179,11 @@ class _Drawing:
 
     def __init__(self, rows: Sequence[Row], size: tuple[int, int], seconds: float) -> None:
         self._size = size
-        self._windows = sorted((row for row in rows if "start" in row), key=lambda row: (row["start"], row["end"]))
+        # An error row without an end is of the rest of the video.
+        windows = [{"end": math.inf, **row} for row in rows if "start" in row]
+        self._windows = sorted(windows, key=lambda row: (row["start"], row["end"]))
         self._whole = None if self._windows else rows[0]
-        self._seconds = max([seconds, 1e-6, *(row["end"] for row in self._windows)])
+        self._seconds = max([seconds, 1e-6, *(row["end"] for row in self._windows if row["end"] < math.inf)])
         self._bar = max(4, size[1] // 30) if self._windows else 0
         self._letters = max(8, min(20, min(size) // 16))
         self._captions: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -214,7 +217,7 @@ class _Drawing:
         bar = np.full((self._bar, self._size[0], 3), _NOTHING, np.uint8)
         labels = list(dict.fromkeys(row["label"] for row in self._windows if row["status"] == OK))
         for row in self._windows:
-            left, right = (round(row[key] / self._seconds * self._size[0]) for key in ("start", "end"))
+            left, right = (round(min(1, row[key] / self._seconds) * self._size[0]) for key in ("start", "end"))
             bar[:, left : max(right, left + 1)] = _color(labels.index(row["label"])) if row["status"] == OK else _ERROR
         return bar
 

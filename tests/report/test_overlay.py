@@ -99,14 +99,15 @@ def test_small_and_turned_videos(tmp_path: Path) -> None:
     assert np.abs(pictures[0, 4, 43].astype(int) - 220).max() < 20
 
 
-def test_windows_are_drawn_along_the_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [2.0, ""])  # a row without an end is of the rest of the video
+def test_windows_are_drawn_along_the_time(tmp_path: Path, end: float | str) -> None:
     source = numbered_video(tmp_path / "a.mp4", "libx264", frames=24, width=160, height=120)
     windows = [
         row(source, label) | {"start": start, "end": start + 0.5}
         for start, label in ((0.0, "up"), (0.5, "down"), (1.0, "up"))
     ]
-    failed = {"video": str(source), "status": "error: corrupt", "start": 1.5, "end": 2.0}
-    draw_overlays(predictions(tmp_path / "p.csv", *windows, failed), tmp_path / "out")
+    failed = {"video": str(source), "status": "error: corrupt", "start": 1.5}
+    draw_overlays(predictions(tmp_path / "p.csv", *windows, failed | {"end": end}), tmp_path / "out")
     _, pictures = frames_of(next((tmp_path / "out").iterdir()))
     bar = pictures[0, -2].astype(int)  # the cursor is at the left
     quarters = [bar[at] for at in (30, 60, 100, 140)]
@@ -117,6 +118,7 @@ def test_windows_are_drawn_along_the_time(tmp_path: Path) -> None:
     captions = pictures[:, -16:-4].astype(int)
     assert np.abs(captions[7] - captions[2] - 7 * 5 * 0.45).max() > 60  # another label
     assert np.abs(captions[14] - captions[13]).mean() < 12  # the same label
+    assert np.abs(captions[20] - captions[16] - 7 * 4 * 0.45).max() > 60  # the error
 
 
 def test_only_what_changed_is_drawn_again(tmp_path: Path) -> None:
