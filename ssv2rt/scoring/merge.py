@@ -182,7 +182,7 @@ def _validated(rows: Iterator[Any]) -> Iterator[Any]:
                 row[name] = int(value)  # as pandas writes a column that is empty in some rows
             elif name not in names or not isinstance(value, (int, float) if kind is float else kind):
                 raise ValueError(f"a row has {value!r} for {name}")
-            elif kind is float and not math.isfinite(value):
+            elif isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"a row has {value} for {name}")
         yield row
 

@@ -13,10 +13,14 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from matplotlib import font_manager, get_data_path
+from PIL import ImageFont
 
 from ssv2rt.core.errors import UserError
 from ssv2rt.engines.bundle import Bundle
-from ssv2rt.report.overlay import draw_overlays, overlay_name
+from ssv2rt.report import fonts
+from ssv2rt.report.overlay import _wrapped, draw_overlays, overlay_name
+from ssv2rt.report.plots import draw_confusion
 from tests.cli import ssv2rt
 from tests.conftest import corners, numbered_video
 
@@ -168,9 +172,7 @@ def test_names_and_labels_of_any_kind(tmp_path: Path) -> None:
 
 
 def test_the_expected_label_is_seen_below_a_long_one(tmp_path: Path) -> None:
-    from ssv2rt.report.overlay import _font, _wrapped
-
-    font = _font("w", 12)
+    font = ImageFont.truetype(fonts.plain_font(), 12)
     for first in ("word " * 100, "w" * 500):
         lines = _wrapped(f"{first}\nexpected: up", 200, font, 3)
         assert lines[-1] == "expected: up" and lines[-2].endswith("…") and len(lines) <= 3
@@ -178,21 +180,22 @@ def test_the_expected_label_is_seen_below_a_long_one(tmp_path: Path) -> None:
     assert len(_wrapped("word " * 100, 200, font, 3)) == 3
 
 
-def test_letters_that_dejavu_lacks_are_drawn_by_another_font(monkeypatch: pytest.MonkeyPatch) -> None:
-    from matplotlib import font_manager, get_data_path
-
-    from ssv2rt.report import overlay
-
+def test_letters_that_dejavu_lacks_are_drawn_by_another_font(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
     stix = os.path.join(get_data_path(), "fonts", "ttf", "STIXGeneral.ttf")
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [stix, __file__])
-    overlay._other_fonts.cache_clear()
+    fonts._other_fonts.cache_clear()
     try:
-        letter = chr(min(overlay._letters_of(stix) - overlay._letters_of(overlay._plain_font())))
-        assert overlay._font(f"up {letter}", 12).getname()[0] == "STIXGeneral"
-        assert overlay._font("up ü λ ж ع", 12).getname()[0] == "DejaVu Sans"
-        assert overlay._font("\U0010fffd", 12).getname()[0] == "DejaVu Sans"  # no font has it
+        letter = chr(min(fonts.letters_of(stix) - fonts.letters_of(fonts.plain_font())))
+        assert fonts.best_font(f"up {letter}") == stix
+        assert fonts.best_font("up ü λ ж ع") == fonts.plain_font() and not caplog.text
+        assert fonts.best_font("\U0010fffd") == fonts.plain_font()  # no font has it
+        draw_confusion(np.eye(2, dtype=int), [f"up {letter}", "譯"], tmp_path / "figure", "title")
+        assert 'id="STIXGeneral-Regular-' in (tmp_path / "figure.svg").read_text()
+        assert caplog.text.count("has 1 of the letters in names, such as '譯'") == 1 and not recwarn.list
     finally:
-        overlay._other_fonts.cache_clear()
+        fonts._other_fonts.cache_clear()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
