@@ -19,6 +19,7 @@ from ssv2rt.models.weights import TrainedModel
 from ssv2rt.pipelines.loader import ClipLoader
 from ssv2rt.pipelines.request_source import clip_rng, evaluation_request, evaluation_request_of, training_request
 from ssv2rt.pipelines.requests import ClipRequest
+from ssv2rt.report.fonts import with_fonts
 from ssv2rt.video.container import BadVideo
 from ssv2rt.video.probe import probe
 
@@ -155,7 +156,7 @@ def _draw(shown: Sequence[tuple[str, ClipRequest, np.ndarray]], out: Path) -> No
         axes.set_title(printable(escape_non_utf8(title)), loc="left", fontsize=8, pad=3, parse_math=False)
     with os_errors_as_user_errors(f"cannot write '{out}'", "choose another --out"):
         remove_partial_files(out)
-        with atomic_file(out) as temporary:
+        with with_fonts(figure), atomic_file(out) as temporary:
             figure.savefig(temporary, format="png")
 
 

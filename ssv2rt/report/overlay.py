@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import colorsys
-import functools
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 from collections import Counter
@@ -25,6 +25,7 @@ from ssv2rt.core.cores import cores
 from ssv2rt.core.errors import UsageError, UserError, os_errors_as_user_errors
 from ssv2rt.core.log import escape
 from ssv2rt.core.progress import Progress
+from ssv2rt.report.fonts import best_font
 from ssv2rt.report.html.moments import places_of
 from ssv2rt.scoring.merge import read_output
 from ssv2rt.scoring.row import EXPECTED, Row
@@ -178,9 +179,11 @@ class _Drawing:
 
     def __init__(self, rows: Sequence[Row], size: tuple[int, int], seconds: float) -> None:
         self._size = size
-        self._windows = sorted((row for row in rows if "start" in row), key=lambda row: (row["start"], row["end"]))
+        # An error row without an end is of the rest of the video.
+        windows = [{"end": math.inf, **row} for row in rows if "start" in row]
+        self._windows = sorted(windows, key=lambda row: (row["start"], row["end"]))
         self._whole = None if self._windows else rows[0]
-        self._seconds = max([seconds, 1e-6, *(row["end"] for row in self._windows)])
+        self._seconds = max([seconds, 1e-6, *(row["end"] for row in self._windows if row["end"] < math.inf)])
         self._bar = max(4, size[1] // 30) if self._windows else 0
         self._letters = max(8, min(20, min(size) // 16))
         self._captions: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -193,7 +196,7 @@ class _Drawing:
         if row is not None:
             if number not in self._captions:
                 text = _text(row)
-                font = _font(text, self._letters)
+                font = ImageFont.truetype(best_font(text), self._letters)
                 self._captions[number] = _caption(text, self._size[0], self._size[1] - self._bar, font)
             color, opacity = self._captions[number]
             bottom = self._size[1] - self._bar
@@ -214,7 +217,7 @@ class _Drawing:
         bar = np.full((self._bar, self._size[0], 3), _NOTHING, np.uint8)
         labels = list(dict.fromkeys(row["label"] for row in self._windows if row["status"] == OK))
         for row in self._windows:
-            left, right = (round(row[key] / self._seconds * self._size[0]) for key in ("start", "end"))
+            left, right = (round(min(1, row[key] / self._seconds) * self._size[0]) for key in ("start", "end"))
             bar[:, left : max(right, left + 1)] = _color(labels.index(row["label"])) if row["status"] == OK else _ERROR
         return bar
 
@@ -229,43 +232,6 @@ def _text(row: Row) -> str:
 def _color(number: int) -> tuple[int, ...]:
     """A color that is far from those of the numbers before it."""
     return tuple(round(255 * part) for part in colorsys.hsv_to_rgb((0.55 + number * 0.618034) % 1, 0.65, 0.9))
-
-
-def _font(text: str, size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans if it has all letters of a text, or else the font of this machine that has the most of them."""
-    letters = {ord(letter) for letter in text}
-    plain = _plain_font()
-    missing = letters - _letters_of(plain)
-    others = _other_fonts() if missing else []
-    best = max([plain, *others], key=lambda path: len(letters & _letters_of(path)))
-    return ImageFont.truetype(best, size)
-
-
-@functools.cache
-def _plain_font() -> str:
-    """It comes with matplotlib, and has Latin, Greek, Cyrillic, Arabic and Hebrew letters, among others."""
-    from matplotlib import get_data_path
-
-    return os.path.join(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-
-
-@functools.cache
-def _other_fonts() -> list[str]:
-    from matplotlib.font_manager import findSystemFonts
-
-    return sorted(path for path in findSystemFonts() if _letters_of(path))
-
-
-@functools.cache
-def _letters_of(path: str) -> frozenset[int]:
-    """The letters of a font; none if it cannot be drawn in any size."""
-    from matplotlib.ft2font import FT2Font
-
-    try:
-        ImageFont.truetype(path, 12)
-        return frozenset(FT2Font(path).get_charmap())
-    except (OSError, RuntimeError):
-        return frozenset()
 
 
 def _caption(text: str, width: int, height: int, font: ImageFont.FreeTypeFont) -> tuple[np.ndarray, np.ndarray]:

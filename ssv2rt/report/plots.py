@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from ssv2rt.core.atomic_files import atomic_file
 from ssv2rt.core.log import printable
 from ssv2rt.core.train_settings import Train
+from ssv2rt.report.fonts import with_fonts
 from ssv2rt.training.confusion import per_class_results
 from ssv2rt.training.optimizer import Schedule
 
@@ -32,7 +33,7 @@ _FEW_EPOCHS, _MANY_EPOCHS = 3, 30
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes PNG and SVG files atomically. `path` has no suffix."""
     for kind in ("png", "svg"):
-        with atomic_file(path.with_name(f"{path.name}.{kind}")) as temporary:
+        with with_fonts(figure), atomic_file(path.with_name(f"{path.name}.{kind}")) as temporary:
             figure.savefig(temporary, format=kind, dpi=130)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,7 +19,7 @@ from ssv2rt.core.errors import UserError, one_line
 from ssv2rt.core.progress import Progress
 from ssv2rt.dataset.listing import escape_non_utf8
 from ssv2rt.scoring.metadata import merged_metadata
-from ssv2rt.scoring.row import VECTOR, Row, column_type
+from ssv2rt.scoring.row import SECONDS, VECTOR, Row, column_type
 from ssv2rt.scoring.sqlite_store import SortedRows
 from ssv2rt.scoring.video_sources import Video
 from ssv2rt.scoring.writers import open_writer
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 _ROWS_IN_MEMORY = 1000
 _AFTER_ALL_WINDOWS = 2**62
 """Sort key of a video's error row, which comes after its windows."""
+_UTF8 = "utf-8-sig"
+"""Spreadsheets write a byte order mark."""
 
 
 @dataclass
@@ -142,7 +145,7 @@ def _parquet(path: Path) -> Iterator[Any]:
 
 
 def _jsonl(path: Path) -> Iterator[Any]:
-    with path.open(encoding="utf-8", newline="\n") as file:
+    with path.open(encoding=_UTF8, newline="\n") as file:
         for number, line in enumerate(file):
             row = json.loads(line)
             if not number:
@@ -151,7 +154,7 @@ def _jsonl(path: Path) -> Iterator[Any]:
 
 
 def _csv(path: Path) -> Iterator[Any]:
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding=_UTF8, newline="") as file:
         reader = csv.DictReader(_whole_lines(file), strict=True)
         yield list(reader.fieldnames or [])
         yield from map(_from_text, reader)
@@ -165,14 +168,22 @@ def _whole_lines(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _validated(rows: Iterator[Any]) -> Iterator[Any]:
-    """Passes on column names and rows; raises ValueError where a value has the wrong type for its column."""
+    """Passes on column names and rows; raises ValueError where a value is missing or has the wrong type for its column."""
     names: list[str] = next(rows, [])
     yield names
+    predicted = ("label", "probability", *(SECONDS if SECONDS[0] in names else ()))
     for row in rows:
-        for name in ("video", "status", *row):
+        for name in ("video", "status", *(predicted if row.get("status") == OK else ())):
+            if name not in row:
+                raise ValueError(f"the row of {row.get('video')!r} has no {name}")
+        for name, value in row.items():
             kind = column_type(name)
-            if name not in names or not isinstance(row.get(name), (int, float) if kind is float else kind):
-                raise ValueError(f"a row has {row.get(name)!r} for {name}")
+            if kind is int and isinstance(value, float) and value.is_integer():
+                row[name] = int(value)  # as pandas writes a column that is empty in some rows
+            elif name not in names or not isinstance(value, (int, float) if kind is float else kind):
+                raise ValueError(f"a row has {value!r} for {name}")
+            elif isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"a row has {value} for {name}")
         yield row
 
 
@@ -188,5 +199,5 @@ def _from_text(row: dict[str, str]) -> Row:
         if text == "" and name != "video":
             continue
         kind = column_type(name)
-        found[name] = json.loads(text) if kind == VECTOR else kind(text)
+        found[name] = json.loads(text) if kind is VECTOR else text if kind is str else float(text)
     return found

@@ -98,11 +98,23 @@ def read_metadata(out: Path) -> Metadata | None:
         found = None if text is None else json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read the metadata in '{where}': {str(error)[:100]}; score again") from None
-    if found is not None and not (
-        isinstance(found, dict) and isinstance(found.get("engines"), list) and found.keys() >= set(_SAME)
-    ):
+    if found is not None and not _is_metadata(found):
         raise UserError(f"'{where}' has no metadata of `ssv2rt score`, or it is damaged; score again, or remove it")
     return found
+
+
+def _is_metadata(found: object) -> bool:
+    """Whether what was read has the entries that are used, with values of their types."""
+    if not isinstance(found, dict) or not found.keys() >= {*_SAME, "engines"}:
+        return False
+    labels, clip, engines = (found[name] for name in ("labels", "clip", "engines"))
+    if not (isinstance(labels, list) and isinstance(clip, dict) and isinstance(engines, list)):
+        return False
+    try:
+        Clip(**clip)
+    except ValueError:
+        return False
+    return all(isinstance(label, str) for label in labels) and all(isinstance(engine, dict) for engine in engines)
 
 
 def merged_metadata(parts: Sequence[Path]) -> Metadata | None:
@@ -139,5 +151,4 @@ def merged_metadata(parts: Sequence[Path]) -> Metadata | None:
 
 def _complete(metadata: Metadata) -> Metadata:
     """The same with the clip settings that older outputs lack, at their defaults."""
-    clip = metadata["clip"]
-    return metadata | {"clip": Clip().model_dump(mode="json") | clip} if isinstance(clip, dict) else metadata
+    return metadata | {"clip": Clip().model_dump(mode="json") | metadata["clip"]}

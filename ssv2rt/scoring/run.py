@@ -238,7 +238,8 @@ def _write(
                 if row["status"] != OK:
                     found = reasons.setdefault(row["status"].removeprefix("error: "), ErrorReason())
                     found.rows += 1
-                    found.first += [row["video"]] if len(found.first) < _NAMES_PER_REASON else []
+                    if len(found.first) < _NAMES_PER_REASON and row["video"] not in found.first:
+                        found.first.append(row["video"])
     return accuracy, dict(sorted(reasons.items(), key=lambda item: -item[1].rows))
 
 

@@ -13,10 +13,14 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from matplotlib import font_manager, get_data_path
+from PIL import ImageFont
 
 from ssv2rt.core.errors import UserError
 from ssv2rt.engines.bundle import Bundle
-from ssv2rt.report.overlay import draw_overlays, overlay_name
+from ssv2rt.report import fonts
+from ssv2rt.report.overlay import _wrapped, draw_overlays, overlay_name
+from ssv2rt.report.plots import draw_confusion
 from tests.cli import ssv2rt
 from tests.conftest import corners, numbered_video
 
@@ -99,14 +103,15 @@ def test_small_and_turned_videos(tmp_path: Path) -> None:
     assert np.abs(pictures[0, 4, 43].astype(int) - 220).max() < 20
 
 
-def test_windows_are_drawn_along_the_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [2.0, ""])  # a row without an end is of the rest of the video
+def test_windows_are_drawn_along_the_time(tmp_path: Path, end: float | str) -> None:
     source = numbered_video(tmp_path / "a.mp4", "libx264", frames=24, width=160, height=120)
     windows = [
         row(source, label) | {"start": start, "end": start + 0.5}
         for start, label in ((0.0, "up"), (0.5, "down"), (1.0, "up"))
     ]
-    failed = {"video": str(source), "status": "error: corrupt", "start": 1.5, "end": 2.0}
-    draw_overlays(predictions(tmp_path / "p.csv", *windows, failed), tmp_path / "out")
+    failed = {"video": str(source), "status": "error: corrupt", "start": 1.5}
+    draw_overlays(predictions(tmp_path / "p.csv", *windows, failed | {"end": end}), tmp_path / "out")
     _, pictures = frames_of(next((tmp_path / "out").iterdir()))
     bar = pictures[0, -2].astype(int)  # the cursor is at the left
     quarters = [bar[at] for at in (30, 60, 100, 140)]
@@ -117,6 +122,7 @@ def test_windows_are_drawn_along_the_time(tmp_path: Path) -> None:
     captions = pictures[:, -16:-4].astype(int)
     assert np.abs(captions[7] - captions[2] - 7 * 5 * 0.45).max() > 60  # another label
     assert np.abs(captions[14] - captions[13]).mean() < 12  # the same label
+    assert np.abs(captions[20] - captions[16] - 7 * 4 * 0.45).max() > 60  # the error
 
 
 def test_only_what_changed_is_drawn_again(tmp_path: Path) -> None:
@@ -166,9 +172,7 @@ def test_names_and_labels_of_any_kind(tmp_path: Path) -> None:
 
 
 def test_the_expected_label_is_seen_below_a_long_one(tmp_path: Path) -> None:
-    from ssv2rt.report.overlay import _font, _wrapped
-
-    font = _font("w", 12)
+    font = ImageFont.truetype(fonts.plain_font(), 12)
     for first in ("word " * 100, "w" * 500):
         lines = _wrapped(f"{first}\nexpected: up", 200, font, 3)
         assert lines[-1] == "expected: up" and lines[-2].endswith("…") and len(lines) <= 3
@@ -176,21 +180,22 @@ def test_the_expected_label_is_seen_below_a_long_one(tmp_path: Path) -> None:
     assert len(_wrapped("word " * 100, 200, font, 3)) == 3
 
 
-def test_letters_that_dejavu_lacks_are_drawn_by_another_font(monkeypatch: pytest.MonkeyPatch) -> None:
-    from matplotlib import font_manager, get_data_path
-
-    from ssv2rt.report import overlay
-
+def test_letters_that_dejavu_lacks_are_drawn_by_another_font(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
     stix = os.path.join(get_data_path(), "fonts", "ttf", "STIXGeneral.ttf")
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [stix, __file__])
-    overlay._other_fonts.cache_clear()
+    fonts._other_fonts.cache_clear()
     try:
-        letter = chr(min(overlay._letters_of(stix) - overlay._letters_of(overlay._plain_font())))
-        assert overlay._font(f"up {letter}", 12).getname()[0] == "STIXGeneral"
-        assert overlay._font("up ü λ ж ع", 12).getname()[0] == "DejaVu Sans"
-        assert overlay._font("\U0010fffd", 12).getname()[0] == "DejaVu Sans"  # no font has it
+        letter = chr(min(fonts.letters_of(stix) - fonts.letters_of(fonts.plain_font())))
+        assert fonts.best_font(f"up {letter}") == stix
+        assert fonts.best_font("up ü λ ж ع") == fonts.plain_font() and not caplog.text
+        assert fonts.best_font("\U0010fffd") == fonts.plain_font()  # no font has it
+        draw_confusion(np.eye(2, dtype=int), [f"up {letter}", "譯"], tmp_path / "figure", "title")
+        assert 'id="STIXGeneral-Regular-' in (tmp_path / "figure.svg").read_text()
+        assert caplog.text.count("has 1 of the letters in names, such as '譯'") == 1 and not recwarn.list
     finally:
-        overlay._other_fonts.cache_clear()
+        fonts._other_fonts.cache_clear()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

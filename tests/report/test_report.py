@@ -135,20 +135,34 @@ def test_of_many_rows_all_are_counted_and_some_are_shown(tmp_path: Path) -> None
         for number in range(rows):
             label, right = NASTY[number % len(NASTY)], number % 10 != 0
             writer.writerow([f"/gone/{number}.mp4", "ok", 30, label if right else "other", label, number / rows])
+        for number in range(4):
+            writer.writerow(["/gone/bad.mp4", "error: corrupt", "", label if number else "", "", ""])
     done = cli.ssv2rt("report", "many.csv", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = sections(tmp_path / "report.html")
-    assert dict(found["Result"]["rows"])["top-1"] == "90.00% of 5,000 labeled videos"
+    top1 = "89.95% of 5,003 labeled videos; 3 of them have error rows, which count as wrong"
+    assert dict(found["Result"]["rows"])["top-1"] == top1
+    assert found["Errors by reason"]["rows"] == [["corrupt", 4, "/gone/bad.mp4"]]
     assert {row[0]: row[1] for row in found["Predicted classes"]["rows"]} == dict.fromkeys(NASTY, 1000)
     clips = found["Videos"]["clips"]
-    assert len(clips) == 500
+    assert len(clips) == 504
     assert [clip["video"] for clip in clips[:2]] == ["/gone/4990.mp4", "/gone/4980.mp4"]  # the most confident mistakes
     note = found["Videos"]["note"]
     assert note.startswith(
-        "500 of 5,000 scored videos, the 250 most confident mistakes first, the others chosen by a hash"
+        "500 of 5,000 scored videos: 250 mistakes, the most confident first; then 250 others, chosen by"
     )
     assert "500 videos are not where the file names them any more" in note
     assert all(text not in (tmp_path / "report.html").read_text() for text in NASTY[:2])
+    # Where nearly all are mistakes, these fill the page. Labels that are no classes do not count.
+    rows = "".join(f"/gone/{number}.mp4,ok,30,{'x' if number else 'y'},y,0.5\n" for number in range(40))
+    (tmp_path / "few.csv").write_text(f"video,status,frames,expected,label,probability\n{rows}")
+    for clips, shown in ((30, 30), (50, 40), (1, 1)):
+        assert cli.ssv2rt("report", "few.csv", "--clips", clips, cwd=tmp_path).returncode == 0
+        assert len(sections(tmp_path / "report.html")["Videos"]["clips"]) == shown
+    metadata = {"weights_sha256": "w", "labels": ["y"], "clip": {}, "windows": None, "engines": []}
+    (tmp_path / "few.csv.meta.json").write_text(json.dumps(metadata))
+    assert cli.ssv2rt("report", "few.csv", cwd=tmp_path).returncode == 0
+    assert dict(sections(tmp_path / "report.html")["Result"]["rows"])["top-1"] == "100.00% of 1 labeled videos"
 
 
 @pytest.mark.parametrize(
@@ -188,7 +202,7 @@ def test_a_gallery_is_searched_filtered_and_sorted(pages: Path, browser: Any) ->
     cards = lambda: find("css selector", ".card")  # noqa: E731
     assert told.text == "82 of 82 videos" and len(cards()) == 48
     find("css selector", ".more")[0].click()
-    assert len(cards()) == 82
+    assert len(cards()) == 82 and browser.switch_to.active_element == cards()[48]
     search = find("css selector", "input[type=search]")[0]
     search.send_keys("onerror")
     assert told.text == "1 of 82 videos" and "onerror=boom()" in cards()[0].text
@@ -264,9 +278,11 @@ def test_the_confusion_matrix_and_films_are_used_by_keyboard(pages: Path, browse
 
     open_page(browser, pages / "run.html")
     matrix = browser.find_element("css selector", "canvas")
-    matrix.send_keys(Keys.ARROW_RIGHT)
+    browser.execute_script("arguments[0].focus()", matrix)
     told = browser.find_element("xpath", "//canvas/../following-sibling::p[@class='told']")
-    assert re.match(r"\d+ of \d+ clips \(.*\) of “.*” are predicted as “.*”.", told.text)
+    assert re.match(r"\d+ of \d+ clips \(.*\) of “.*” are predicted as “.*”.", first := told.text)
+    matrix.send_keys(Keys.ARROW_RIGHT)
+    assert told.text.split(" of “")[1].split("”")[0] in first and told.text != first
     film = browser.find_element("css selector", "button.film")
     film.send_keys(Keys.ENTER)
     assert film.get_attribute("aria-pressed") == "true"

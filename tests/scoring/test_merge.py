@@ -8,7 +8,7 @@ import pytest
 
 from ssv2rt.core.errors import UserError
 from ssv2rt.engines.bundle import Bundle
-from ssv2rt.scoring.merge import merge
+from ssv2rt.scoring.merge import merge, read_output
 from ssv2rt.scoring.row import columns
 from ssv2rt.scoring.writers import open_writer
 from tests.cli import ssv2rt
@@ -55,7 +55,8 @@ def test_merge_keeps_all_windows_of_a_long_video(tmp_path: Path, suffix: str) ->
     starts = [round(number * 0.01, 6) for number in range(8_000_000, 8_000_300)]
     with open_writer(tmp_path / f"a.{suffix}", columns(1, windows=True)) as sink:
         for start in starts:
-            sink.write([{"video": "a.webm", "status": "ok", "start": start, "end": start + 1 / 3}])
+            row = {"video": "a.webm", "status": "ok", "label": "x", "probability": 0.5}
+            sink.write([row | {"start": start, "end": start + 1 / 3}])
     merged = merge([tmp_path / f"a.{suffix}"], tmp_path / "out.csv")
     assert merged.duplicates == 0
     lines = (tmp_path / "out.csv").read_text().splitlines()
@@ -81,14 +82,27 @@ def test_truncated_or_altered_part_is_refused(tmp_path: Path) -> None:
         ("short.csv", "video,status\na.webm\n"),
         ("long.csv", "video,status\na.webm,ok,1\n"),
         ("number.jsonl", '{"video": 1, "status": "ok"}\n'),
-        ("text.jsonl", '{"video": "a", "status": "ok", "frames": "x"}\n'),
-        ("lacks.jsonl", '{"video": "a", "status": "ok"}\n{"video": "b"}\n'),
-        ("more.jsonl", '{"video": "a", "status": "ok"}\n{"video": "b", "status": "ok", "frames": 1}\n'),
+        ("text.jsonl", '{"video": "a", "status": "error: x", "frames": "x"}\n'),
+        ("lacks.jsonl", '{"video": "a", "status": "error: x"}\n{"video": "b"}\n'),
+        ("more.jsonl", '{"video": "a", "status": "error: x"}\n{"video": "b", "status": "error: x", "frames": 1}\n'),
+        ("no-label.csv", "video,status,label,probability\na.webm,ok,,0.5\n"),
+        ("no-probability.csv", "video,status,label\na.webm,ok,x\n"),
+        ("no-end.csv", "video,status,start,end,label,probability\na.webm,ok,0.5,,x,0.5\n"),
+        ("not-finite.csv", "video,status,label,probability\na.webm,ok,x,nan\n"),
     ):
         (tmp_path / name).write_text(content)
         with pytest.raises(UserError, match="cannot read"):
             merge([tmp_path / name], tmp_path / "out.parquet")
     assert not list(tmp_path.glob("out.*"))
+
+
+def test_what_pandas_and_spreadsheets_have_written_again_is_read(tmp_path: Path) -> None:
+    text = "video,status,frames,label,probability\na.webm,ok,28.0,x,0.5\nb.webm,error: corrupt,,,\n"
+    (tmp_path / "a.csv").write_text(text, "utf-8-sig")
+    (tmp_path / "b.jsonl").write_text('{"video":"a.webm","status":"ok","frames":28.0,"label":"x","probability":1}\n')
+    for name in ("a.csv", "b.jsonl"):
+        _, rows = read_output(tmp_path / name)
+        assert repr(next(rows)["frames"]) == "28"
 
 
 def test_missing_expected_videos_are_counted(tmp_path: Path) -> None:

@@ -117,7 +117,16 @@ def test_merging_names_the_engines_and_refuses_other_networks(
     # Outputs of versions that had no such setting had what is now its default.
     clip = {"frames": 4, "average": "probabilities"}
     merge([first, written(tmp_path / "4.csv", METADATA, clip=clip)], tmp_path / "same.csv")
-    for text in ("{", "[]", '{"engines": []}', '{"engines": 1, "labels": 1}', "\xff"):
+    wrong = (
+        {"labels": "x"},
+        {"labels": [1]},
+        {"clip": 4},
+        {"clip": {"frames": 0}},
+        {"clip": {"a": 1}},
+        {"engines": ["e"]},
+    )
+    altered = [json.dumps(METADATA | values) for values in wrong]
+    for text in ("{", "[]", '{"engines": []}', '{"engines": 1, "labels": 1}', "\xff", *altered):
         metadata_file(third).write_text(text, encoding="latin-1")
         with pytest.raises(UserError, match=r"cannot read the metadata|has no metadata of") as caught:
             merge([first, third], tmp_path / "none.csv")

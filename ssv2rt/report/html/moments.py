@@ -27,7 +27,7 @@ Moment = tuple[str, float | None, float | None]
 def frames_of(moments: Sequence[Moment], clip: Clip) -> list[np.ndarray | None]:
     """Frames of each moment: uint8 RGB (T, SIDE, SIDE, 3); None where the video cannot be read any more."""
     places = places_of({name for name, _, _ in moments})
-    with ThreadPoolExecutor(cores()) as pool, Progress("reading frames", len(moments), unit="videos") as progress:
+    with ThreadPoolExecutor(cores()) as pool, Progress("reading frames", len(moments), unit="clips") as progress:
 
         def read(moment: Moment) -> np.ndarray | None:
             name, start, end = moment

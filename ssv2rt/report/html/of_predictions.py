@@ -33,6 +33,8 @@ _MOST_VIDEOS, _MOST_WINDOWS, _MOMENTS = 50, 1000, 6
 class _Counts:
     """What all rows come to."""
 
+    classes: frozenset[str] | None
+    """Names of the network's classes; None if they are not known."""
     rows: int = 0
     labels: Counter[str] = field(default_factory=Counter)
     probability: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -40,21 +42,26 @@ class _Counts:
     reasons: Counter[str] = field(default_factory=Counter)
     first: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     known: int = 0
-    """Rows with an expected label."""
+    """Rows whose expected label is a class of the network, as `score` counts them: error rows are wrong."""
     right: int = 0
+    known_errors: int = 0
 
     def add(self, row: Row) -> None:
         self.rows += 1
-        if row["status"] != OK:
+        ok = row["status"] == OK
+        if expected := row.get(EXPECTED):
+            known = self.classes is None or expected in self.classes
+            self.known += known
+            self.right += known and expected == row.get("label")
+            self.known_errors += known and not ok
+        if not ok:
             reason = row["status"].removeprefix("error: ")
             self.reasons[reason] += 1
-            self.first[reason] += [row["video"]] if len(self.first[reason]) < _NAMES_PER_REASON else []
+            if len(self.first[reason]) < _NAMES_PER_REASON and row["video"] not in self.first[reason]:
+                self.first[reason].append(row["video"])
             return
         self.labels[row["label"]] += 1
         self.probability[row["label"]] += row["probability"]
-        if row.get(EXPECTED):
-            self.known += 1
-            self.right += row[EXPECTED] == row["label"]
 
 
 def report_of_predictions(path: Path, *, clips: int = MOST) -> dict[str, Any]:
@@ -70,7 +77,7 @@ def report_of_predictions(path: Path, *, clips: int = MOST) -> dict[str, Any]:
     columns, rows = read_output(path)
     metadata = read_metadata(path) or {}
     clip = Clip(**metadata["clip"]) if metadata else Clip()
-    counts, strips = _Counts(), Strips()
+    counts, strips = _Counts(frozenset(metadata["labels"]) if metadata else None), Strips()
     shown = (
         _timelines(rows, counts, clip, strips) if "start" in columns else _gallery(rows, counts, clip, strips, clips)
     )
@@ -86,7 +93,10 @@ def _facts(path: Path, counts: _Counts, metadata: dict[str, Any]) -> list[list[o
     rows: list[list[object]] = [["rows", f"{counts.rows:,}"], ["errors", f"{counts.reasons.total():,}"]]
     if counts.known:
         share = 100 * counts.right / counts.known
-        rows.append(["top-1", f"{share:.2f}% of {counts.known:,} labeled videos"])
+        wrong = (
+            f"; {counts.known_errors:,} of them have error rows, which count as wrong" if counts.known_errors else ""
+        )
+        rows.append(["top-1", f"{share:.2f}% of {counts.known:,} labeled videos{wrong}"])
     if metadata:
         rows.append(["network", metadata.get("model", "")])
         for engine in metadata["engines"]:
@@ -137,10 +147,11 @@ def _gallery(rows: Iterable[Row], counts: _Counts, clip: Clip, strips: Strips, m
             errors += [row] if len(errors) < _MOST_ERRORS else []
             continue
         if row.get(EXPECTED) and row[EXPECTED] != row["label"]:
-            _push(mistakes, (row["probability"], number, row), most // 2)
+            _push(mistakes, (row["probability"], number, row), most)
         else:
             _push(others, (-zlib.crc32(row["video"].encode(errors="replace")), number, row), most)
-    wrong = [row for _, _, row in sorted(mistakes, reverse=True)]
+    # Half of the clips are mistakes, and more where there are too few others.
+    wrong = [row for _, _, row in sorted(mistakes, reverse=True)][: max((most + 1) // 2, most - len(others))]
     rest = [row for _, _, row in sorted(others, reverse=True)][: most - len(wrong)]
     chosen = wrong + sorted(rest, key=lambda row: row["probability"])
     pictures = frames_of([(row["video"], None, None) for row in chosen], clip)
@@ -150,12 +161,11 @@ def _gallery(rows: Iterable[Row], counts: _Counts, clip: Clip, strips: Strips, m
     ]
     clips += [_clip(row) | {"strip": None} for row in errors]
     good = counts.rows - counts.reasons.total()
-    parts = [f"{len(chosen):,} of {good:,} scored videos" if len(chosen) < good else f"All {good:,} scored videos"]
+    some = len(chosen) < good
+    note = f"{len(chosen):,} of {good:,} scored videos: " if some else f"All {good:,} scored videos: "
     if wrong:
-        parts.append(f"the {len(wrong)} most confident mistakes first")
-    if len(chosen) < good:
-        parts.append("the others chosen by a hash of their names")
-    note = f"{', '.join(parts)}; then the least sure first."
+        note += f"{len(wrong):,} mistakes, the most confident first; then {len(rest):,} others, "
+    note += f"{'chosen by a hash of their names, ' if some else ''}the least sure first."
     if errors:
         note += f" {len(errors)} of {counts.reasons.total():,} error rows follow."
     if missing := sum(frames is None for frames in pictures):

@@ -259,6 +259,7 @@ function confusion(section) {
     row = Math.min(count - 1, Math.floor(((event.clientY - box.top) / box.height) * count));
     if (row >= 0 && column >= 0) tell();
   });
+  canvas.addEventListener("focus", tell);
   canvas.addEventListener("keydown", (event) => {
     const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
     if (!step) return;
@@ -309,7 +310,7 @@ function gallery(section) {
   const told = el("p", { class: "told", "aria-live": "polite" });
   const list = el("ul", { class: "cards" });
   const more = el("button", { type: "button", class: "more" }, "Show more");
-  let limit = 48;
+  let limit;
   const probability = (clip) => (clip.top ? clip.top[0][1] : 0);
   const orders = {
     "as-is": null,
@@ -317,11 +318,17 @@ function gallery(section) {
     most: (a, b) => probability(b) - probability(a),
     least: (a, b) => probability(a) - probability(b),
   };
+  let found = clips;
+  const show = (first) => {
+    list.append(...found.slice(first, limit).map(card));
+    more.hidden = found.length <= limit;
+  };
   const update = () => {
+    limit = 48;
     const wanted = search.value.trim().toLowerCase();
     const chosen = label.value === "" ? null : labels[Number(label.value)];
     leastText.textContent = `${least.value}%`;
-    let found = clips.filter(
+    found = clips.filter(
       (clip) =>
         (!wanted ||
           clip.video.toLowerCase().includes(wanted) ||
@@ -333,19 +340,19 @@ function gallery(section) {
     );
     if (orders[order.value]) found = [...found].sort(orders[order.value]);
     told.textContent = `${found.length} of ${clips.length} ${section.what}`;
-    list.replaceChildren(...found.slice(0, limit).map(card));
-    more.hidden = found.length <= limit;
-  };
-  const restart = () => {
-    limit = 48;
-    update();
+    list.replaceChildren();
+    show(0);
   };
   more.addEventListener("click", () => {
+    const first = limit;
     limit += 96;
-    update();
+    show(first);
+    // The button moves away from the keyboard's place, or vanishes.
+    list.children[first].tabIndex = -1;
+    list.children[first].focus();
   });
   for (const control of [search, label, kind, least, order])
-    for (const event of ["input", "change"]) control.addEventListener(event, restart);
+    for (const event of ["input", "change"]) control.addEventListener(event, update);
   update();
   const field = (name, control, ...rest) => el("div", {}, el("label", { for: control.id }, name), control, ...rest);
   const form = el(
@@ -365,9 +372,12 @@ function gallery(section) {
  * Windows: [start, end that is drawn, end, index of the name, probability].
  */
 function timeline(section) {
+  // A label has the same color in all videos.
+  const labels = [...new Set(section.videos.flatMap(({ names }) => names.filter(({ ok }) => ok).map(({ name }) => name)))];
+  const hues = new Map(labels.map((label, at) => [label, (205 + 137.5 * at) % 360]));
   return section.videos.map((video) => {
     const { names, windows } = video;
-    const color = (at) => (names[at].ok ? `background:hsl(${(205 + 137.5 * at) % 360} 60% 50%)` : null);
+    const color = (at) => (names[at].ok ? `background:hsl(${hues.get(names[at].name)} 60% 50%)` : null);
     const total = Math.max(...windows.map((window) => window[2]));
     const told = el("p", { class: "told" }, "Point at the line, or move along it by arrow keys.");
     const cursor = el("span", { class: "cursor" });
