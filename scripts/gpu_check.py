@@ -1,22 +1,26 @@
 #!/usr/bin/env python3
 """Finds out on a host with a GPU what no other machine can tell: frames by NVDEC, the tests marked gpu, and how fast it is.
 
-    python scripts/gpu_check.py                     # 5 minutes, from a checkout, without installing it
+    python scripts/gpu_check.py                     # 10 minutes, from a checkout, without installing it
     python scripts/gpu_check.py --only frames,trust --video CLIP.webm
     python scripts/gpu_check.py --dry-run           # all of it on a CPU, in small: DALI's CPU decoder stands for NVDEC
 
-Each finding is a line of JSON, written at once to stdout and to the file --out; what programs say goes to a file beside it
-that ends in .log. A finding with the key "failed" says what went wrong. Each step is a process of its own, so that one that
-crashes or hangs costs itself only. Exit code: 1 if anything failed.
+Each finding is a line of JSON, written at once to stdout and to the file --out; what programs say, and the stacks of failures,
+go to a file beside it that ends in .log. A finding with the key "failed" says what went wrong. Each step is a process of its
+own, so that one that crashes or hangs costs itself only; of tests, only the one that crashed. Without a GPU nothing is run
+after the step `machine`. Exit code: 1 if anything failed.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import faulthandler
+import importlib.metadata
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,8 +60,14 @@ FEW = Clip(frames=8, size=112)
 class Check:
     """What a step is given: what it works with, and where its findings go."""
 
-    def __init__(self, step: str, options: argparse.Namespace, write: Callable[[Any], None]) -> None:
+    def __init__(
+        self, step: str, options: argparse.Namespace, write: Callable[[Any], None], seconds: float, ran: Sequence[str]
+    ) -> None:
         self.step, self.dry, self.video, self._write = step, options.dry_run, options.video, write
+        self.seconds = seconds
+        """That are left for the step."""
+        self.ran = ran
+        """Tests that ran before one of them ended the process."""
         self.device = torch.device("cpu") if self.dry else torch.device("cuda", 0)
         self.decoder: Decoder = "cpu" if self.dry else "mixed"
         self.setting = "dali" if self.dry else "nvdec"  # the same, as a value of data.decoder
@@ -88,9 +98,15 @@ class Check:
 
 def machine(check: Check) -> None:
     """Versions, and what NVDEC says that it takes."""
-    check.found("machine", **asdict(look()), cores=os.cpu_count())
-    takes = {" ".join(map(str, kind)): vars(limit) for kind, limit in limits_of(check.device).items()}
-    check.found("NVDEC", codec_chroma_bits=takes)
+    check.found("machine", **asdict(look()), cores=os.cpu_count(), python=sys.version)
+    with check.part("packages"):
+        check.found("packages", **{made.name: made.version for made in importlib.metadata.distributions()})
+    with check.part("NVDEC"):
+        takes = {" ".join(map(str, kind)): vars(limit) for kind, limit in limits_of(check.device).items()}
+        check.found("NVDEC", codec_chroma_bits=takes)
+    if not check.dry:
+        with check.part("nvidia-smi"):
+            check.found("nvidia-smi", said=subprocess.check_output(["nvidia-smi"], text=True).splitlines())
 
 
 def frames(check: Check) -> None:
@@ -195,20 +211,44 @@ def tests(check: Check, folder: str) -> None:
     import pytest
 
     class Reporter:
+        def pytest_runtest_logstart(self, nodeid: str) -> None:
+            check.found(BEGINS, name=nodeid)
+
         def pytest_runtest_logreport(self, report: Any) -> None:
             if report.when == "call" or not report.passed:
                 rows = report.longreprtext.strip().splitlines()
-                rows = [row for row in rows if row.startswith("E ")] or rows[-1:]
-                said = {} if report.passed else {report.outcome: " ".join(rows)[:300]}
+                why = [row for row in rows if row.startswith("E ")] or rows[-1:]
+                said: dict[str, Any] = {} if report.passed else {report.outcome: " ".join(why)[:300]}
+                if report.failed:
+                    print(
+                        report.longreprtext, file=sys.stderr, flush=True
+                    )  # now, since pytest might not come to its end
+                    said["said"] = [row[:200] for row in rows[-25:]]
                 check.found("test", name=report.nodeid, seconds=round(getattr(report, "duration", 0), 1), **said)
+                if report.failed and torch.cuda.is_initialized():
+                    try:
+                        torch.cuda.synchronize()
+                    except RuntimeError as error:  # it stays, and all later tests would fail: they get another process
+                        print(f"the GPU cannot be used any more: {error}", file=sys.stderr, flush=True)
+                        os._exit(1)
 
         pytest_collectreport = pytest_runtest_logreport  # a file that cannot be imported
 
-    files = [f for f in sorted((ROOT / "tests").glob(f"{folder}/test_*.py")) if "mark.gpu" in f.read_text("utf-8")]
+    files = gpu_tests(folder)
+    assert files, f"no test in tests/{folder} is marked gpu"  # pytest would run all that there are
     chosen = ["-k", "share_by_pyav or running_average or recorded"] if check.dry else ["-m", "gpu"]
-    options = ["-v", "-o", "addopts=", "--import-mode=importlib", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    # Nothing is captured: what NVIDIA's libraries say before they end the process would be lost.
+    options = ["-v", "-s", "-o", "addopts=", "-o", f"timeout={0.6 * check.seconds:.0f}", "--import-mode=importlib"]
+    options += ["-p", "no:cacheprovider", "-p", "no:xdist", *(f"--deselect={name}" for name in check.ran)]
     os.environ["SSV2RT_REQUIRE_GPU"] = "" if check.dry else "1"
-    pytest.main([*options, "--continue-on-collection-errors", *chosen, *map(str, files)], plugins=[Reporter()])
+    code = pytest.main([*options, "--continue-on-collection-errors", *chosen, *map(str, files)], plugins=[Reporter()])
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
+        raise RuntimeError(f"pytest ended with {code!r}")  # such as for conftest.py, which cannot be imported
+
+
+def gpu_tests(folder: str) -> list[Path]:
+    """The files of a folder of tests, and of those below it, that have tests marked gpu."""
+    return [f for f in sorted((ROOT / "tests" / folder).glob("**/test_*.py")) if "mark.gpu" in f.read_text("utf-8")]
 
 
 def decode(check: Check) -> None:
@@ -321,37 +361,76 @@ BENCHMARKS = {
     "engine": ("engine --batch 32 --precision fp16", f"engine --size 4x32 --batch 2 --no-compile {NARROW}"),
     "peers": ("decode --clips 128 --rounds 2 --no-scale", "decode {videos} --clips 8 --rounds 2 --no-scale"),
 }
-FOLDERS = {name: f"{name}/**" for name in ("models", "pipelines", "training", "scoring", "engines")} | {"top": "."}
+FOLDERS = {"models": 60, "pipelines": 90, "training": 90, "scoring": 100, "doctor": 60, "engines": 150}
+"""Of tests, with the seconds that they may take. Engines are compiled, which takes a minute each."""
+BEGINS = "begins"
+"""A finding that is not written: a test begins."""
 STEPS: dict[str, tuple[Callable[[Check], None], float]] = {
     **{step.__name__: (step, 50) for step in (machine, frames, cache, race, trust)},
     **{f"damaged-{codec}": (partial(damage, codec=codec), 40) for codec in ("vp9", "h264")},
-    **{f"tests-{name}": (partial(tests, folder=folder), 60) for name, folder in FOLDERS.items()},
+    **{f"tests-{name}": (partial(tests, folder=name), seconds) for name, seconds in FOLDERS.items()},
     "decode": (decode, 60),
-    **{name: (partial(benchmark, words=words, small=small), 60) for name, (words, small) in BENCHMARKS.items()},
+    **{
+        name: (partial(benchmark, words=words, small=small), 150 if name in ("score", "engine") else 60)
+        for name, (words, small) in BENCHMARKS.items()
+    },
     "doctor": (lambda check: check.found("doctor", **examine().as_dict()), 60),
 }
 """Each with the seconds that it may take, three times as many on a dry run; it begins if there is a quarter of them left."""
 
 
 def run(name: str, options: argparse.Namespace, seconds: float, write: Callable[[Any], None]) -> None:
-    """Runs a step in a process that is forked, so that it need not import PyTorch anew. Nothing here may touch the GPU."""
+    """Runs a step. If a test ends the process, those that come after it run in another one."""
+    start, ran = time.monotonic(), list[str]()
+    while True:
+        begun = list[str]()
+        left = start + seconds - time.monotonic()
+        ended = attempt(name, options, left, write, ran, begun)
+        if "failed" not in ended or not begun or start + seconds - time.monotonic() < min(10, seconds / 4):
+            break
+        ran += begun
+        write({"step": name, "finding": "crash", "name": begun[-1], **ended})
+    write({"step": name, "finding": "end", **ended, "seconds": round(time.monotonic() - start, 1)})
+
+
+def attempt(
+    name: str,
+    options: argparse.Namespace,
+    seconds: float,
+    write: Callable[[Any], None],
+    ran: Sequence[str],
+    begun: list[str],
+) -> dict[str, Any]:
+    """Runs a step in a process that is forked, so that it need not import PyTorch anew. Nothing here may touch the GPU.
+
+    Returns:
+        Nothing, or how it failed. The tests that it began are appended to `begun`.
+    """
     (here, there), start = multiprocessing.Pipe(duplex=False), time.monotonic()
-    ended: dict[str, Any] = {"step": name, "finding": "end"}
+    ended: dict[str, Any] = {}
     with options.out.with_suffix(".log").open("a+b") as log:
+        log.seek(0, os.SEEK_END)
+        before = log.tell()
 
         def work() -> None:
             os.setpgrp()
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
+            faulthandler.enable(log)
+            faulthandler.dump_traceback_later(max(0.5, seconds - 2), file=log)
             print(f"=== {name}", file=sys.stderr, flush=True)
-            STEPS[name][0](Check(name, options, there.send))
+            STEPS[name][0](Check(name, options, there.send, seconds, ran))
 
         process = multiprocessing.get_context("fork").Process(target=work)
         process.start()
         there.close()
         try:
             while here.poll(max(0.0, start + seconds - time.monotonic())):
-                write(here.recv())
+                line = here.recv()
+                if line["finding"] == BEGINS:
+                    begun.append(line["name"])
+                else:
+                    write(line)
             ended["failed"] = f"stopped after {seconds:.0f} seconds"
         except (EOFError, OSError):
             process.join(10)
@@ -360,15 +439,22 @@ def run(name: str, options: argparse.Namespace, seconds: float, write: Callable[
                 os.killpg(process.pid or 0, signal.SIGKILL)
             process.join()
         if process.exitcode:
-            log.seek(0)
-            said = log.read().decode(errors="replace").splitlines()[-12:]
+            log.seek(before)
+            said = last_words(log.read().decode(errors="replace"))
             ended = {"failed": f"exit code {process.exitcode}"} | ended | {"said": said}
-    write(ended | {"seconds": round(time.monotonic() - start, 1)})
+    return ended
+
+
+def last_words(text: str) -> list[str]:
+    """The last lines of a log, and those where the stacks of its end begin."""
+    stacks = [found.start() for found in re.finditer(r"^(Fatal Python error|Timeout \()", text, re.MULTILINE)]
+    before, after = (text[: stacks[-1]], text[stacks[-1] :]) if stacks else (text, "")
+    return [line[:300] for line in (*before.splitlines()[-12:], *after.splitlines()[:12])]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Finds out what only a GPU can tell, in steps.")
-    parser.add_argument("--minutes", type=float, default=5, help="what would begin later is left out (default: 5)")
+    parser.add_argument("--minutes", type=float, default=9, help="what would begin later is left out (default: 9)")
     parser.add_argument("--only", default=",".join(STEPS), metavar="STEP,...", help="default: %(default)s")
     parser.add_argument("--out", type=Path, default="gpu_check.jsonl", metavar="FILE", help="default: %(default)s")
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, in small")
@@ -381,13 +467,19 @@ def main() -> int:
     if options.dry_run:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # the step that runs is ended, too
+    no_gpu = False
     with options.out.open("w", encoding="utf-8") as file:
 
         def write(line: dict[str, Any]) -> None:
+            nonlocal no_gpu
+            no_gpu |= not options.dry_run and line.get("gpus") == ()
             for place in (sys.stdout, file):
                 print(json.dumps(line, default=str), file=place, flush=True)
 
         for name in names:
+            if no_gpu:
+                write({"step": name, "finding": "left out", "failed": "PyTorch finds no GPU that it can use"})
+                break
             left, most = stop_at - time.monotonic(), STEPS[name][1]
             if left < most / 4:
                 write({"step": name, "finding": "left out", "seconds_left": round(left)})

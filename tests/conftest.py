@@ -13,6 +13,8 @@ from pathlib import Path
 # Before numpy and torch are imported. The networks of tests are so small that threads cost more than they give, and where test
 # processes share the cores, threads that wait for each other take several times the processor time. Processes inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# On a GPU, PyTorch reads it at the first matrix product of a process, so that later tests could not train deterministically.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import av
 import hypothesis

@@ -1,6 +1,8 @@
 """scripts/gpu_check.py on a machine without a GPU: what a dry run finds, and that its steps survive each other."""
 
+import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +13,11 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "gpu_check.py"
 
 
-def run(*arguments: object, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: object, seconds: float = 120, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    return subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=env)
 
 
 def findings(process: subprocess.CompletedProcess[str], out: Path) -> dict[str, dict[str, Any]]:
@@ -50,6 +54,14 @@ def abort(check):
     print("assertion in NVIDIA's parser", file=sys.stderr, flush=True)
     os.abort()
 
+def one_of_three(check):
+    for name in ("first", "second", "third"):
+        if name not in check.ran:
+            check.found(gpu_check.BEGINS, name=name)
+            if name == "second":
+                os.abort()
+            check.found("test " + name)
+
 def error(check):
     with check.part("a part of it"):
         raise ValueError("made on purpose")
@@ -59,6 +71,7 @@ def error(check):
 gpu_check.STEPS = {
     "abort": (abort, 20),
     "hang": (lambda check: time.sleep(3600), 1),
+    "tests": (one_of_three, 20),
     "error": (error, 20),
     "fine": (lambda check: check.found("reached"), 20),
     "long": (lambda check: check.found("reached"), 3600),
@@ -68,13 +81,17 @@ sys.exit(gpu_check.main())
 
 
 def test_steps_that_crash_hang_and_fail_cost_themselves_only(tmp_path: Path) -> None:
-    names, out = "abort,hang,error,long,fine", tmp_path / "found.jsonl"
+    names, out = "abort,hang,tests,error,long,fine", tmp_path / "found.jsonl"
     done = run("-c", FAULTY, SCRIPT.parent, "--only", names, "--out", out, "--minutes", 2)
     assert done.returncode == 1, done.stdout + done.stderr
     found = findings(done, out)
     assert list(found["abort"]) == ["before", "end"] and found["abort"]["end"]["failed"] == "exit code -6"
     assert "assertion in NVIDIA's parser" in found["abort"]["end"]["said"]
+    assert any("abort(check)" in row or "in abort" in row for row in found["abort"]["end"]["said"])  # its stack
     assert found["hang"]["end"]["failed"] == "stopped after 1 seconds"
+    assert any("in <lambda>" in row for row in found["hang"]["end"]["said"])
+    assert list(found["tests"]) == ["test first", "crash", "test third", "end"]
+    assert found["tests"]["crash"]["name"] == "second" and "failed" not in found["tests"]["end"]
     assert (
         found["error"]["a part of it"]["failed"] == "ValueError: made on purpose" and "after the part" in found["error"]
     )
@@ -82,6 +99,23 @@ def test_steps_that_crash_hang_and_fail_cost_themselves_only(tmp_path: Path) -> 
     assert list(found["long"]) == ["left out"] and list(found["fine"]) == ["reached", "end"]
     wrong = run(SCRIPT, "--only", "frame")
     assert wrong.returncode == 2 and "--only frame: there is no such step" in wrong.stderr
+
+
+def test_without_a_gpu_it_ends_after_the_first_step(tmp_path: Path) -> None:
+    out = tmp_path / "found.jsonl"
+    done = run(SCRIPT, "--only", "machine,frames,cache", "--out", out, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+    found = findings(done, out)
+    assert done.returncode == 1 and list(found) == ["machine", "frames"] and list(found["frames"]) == ["left out"]
+    assert found["machine"]["packages"]["torch"] and "end" in found["machine"]
+
+
+def test_each_test_marked_gpu_is_in_one_step() -> None:
+    spec = importlib.util.spec_from_file_location("gpu_check", SCRIPT)
+    assert spec and spec.loader
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    chosen = [path for folder in script.FOLDERS for path in script.gpu_tests(folder)]
+    assert sorted(chosen) == script.gpu_tests(".") and all(script.gpu_tests(folder) for folder in script.FOLDERS)
 
 
 @pytest.mark.slow

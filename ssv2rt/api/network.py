@@ -48,11 +48,11 @@ class Network:
     model: ClipModel | None = None
     """The network in PyTorch, if there is no engine. `name` names it in worker processes too."""
 
-    def runner(self) -> Runner:
-        """Loads the engine."""
+    def runner(self, device: torch.device | None = None) -> Runner:
+        """Loads the engine on PyTorch's current GPU, or puts the network in PyTorch on a device, by default the first GPU."""
         if self.model is None:
             return load_runner(self.bundle)
-        return PyTorchRunner(self.model, choose_device(), torch.float32)
+        return PyTorchRunner(self.model, device or choose_device(), torch.float32)
 
     def workers(
         self, count: int, *, clip: Clip, data: Data, columns: Sequence[str], windows: Windows | None
@@ -142,7 +142,7 @@ def make_scorer_in_pytorch(*, source: str, device: int | None = None, **options:
         UserError: the network cannot be read.
     """
     if device is not None:
-        torch.cuda.set_device(device)  # which `choose_device` then gives
+        torch.cuda.set_device(device)
     network = network_of(source, PYTORCH)
     where = None if device is None else torch.device("cuda", device)
-    return scorer_of(network.bundle, network.runner(), device=where, **options)
+    return scorer_of(network.bundle, network.runner(where), device=where, **options)

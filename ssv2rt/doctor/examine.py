@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 TESTED = {
     "not on a GPU yet": "NVDEC, CUDA, CUDA graphs, bf16 and fp16 training, TensorRT engines, several GPUs",
     "on CPUs": "the same code with DALI's CPU decoder, and engines that TensorRT for RTX builds without a GPU",
-    "to test a GPU": "python scripts/gpu_check.py, in a checkout of the source code; takes 5 minutes",
+    "to test a GPU": "python scripts/gpu_check.py, in a checkout of the source code; takes 10 minutes",
 }
 """How far this package has been tested on hardware. Changes when `docs/gpu/` has a record."""
 

@@ -117,8 +117,9 @@ def _running_statistics_frozen(module: nn.Module) -> Iterator[None]:
     """Keeps batch norms from updating their running statistics a second time with the same batch."""
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+    for norm, (_, count) in zip(norms, before, strict=True):
+        # A count that is not used: PyTorch's SyncBatchNorm needs one.
+        norm.momentum, norm.num_batches_tracked = 0.0, None if count is None else count.clone()
     try:
         yield
     finally:

@@ -119,7 +119,7 @@ class State(BaseModel):
     average: dict[str, torch.Tensor] | None
     """EMA weights."""
     optimiser: dict[str, Any]
-    scaler: dict[str, float]
+    scaler: dict[str, int | float]  # whole numbers stay what they are, as the scaler needs them
     random: list[RandomState]
     """Of each process."""
     tally: list[torch.Tensor]

@@ -10,11 +10,14 @@ import torch
 
 from ssv2rt.core.errors import UserError
 
+_CUBLAS, _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+"""The variable with which cuBLAS is deterministic, and a value that PyTorch accepts."""
+
 
 def set_deterministic(on: bool) -> None:
     """Allows only deterministic algorithms, or lets PyTorch and cuDNN choose the fastest ones."""
-    if on:  # cuBLAS reads this variable at the first use of the GPU
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if on:
+        os.environ.setdefault(_CUBLAS, _WORKSPACE)
     torch.use_deterministic_algorithms(on)
     torch.backends.cudnn.benchmark = not on
 
@@ -34,6 +37,11 @@ def explain_determinism_errors(model: str) -> Iterator[None]:
     except RuntimeError as error:
         if not torch.are_deterministic_algorithms_enabled() or "deterministic" not in str(error):
             raise
+        if _CUBLAS in str(error):  # PyTorch reads it once, when it first multiplies matrices on a GPU
+            raise UserError(
+                f"train.deterministic = true: this process has used the GPU before, when {_CUBLAS} was not set; train in a "
+                f"new process, or set {_CUBLAS}={_WORKSPACE} before it starts"
+            ) from None
         layer = str(error).split()[0]
         raise UserError(
             f"train.deterministic = true: '{layer}', which {model} needs, has no deterministic algorithm on this device; "

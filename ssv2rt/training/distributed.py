@@ -19,7 +19,7 @@ from torch.distributed.rendezvous import rendezvous
 from ssv2rt.core.cores import cores
 from ssv2rt.core.errors import UsageError, UserError, one_line
 from ssv2rt.core.hardware import choose_device
-from ssv2rt.training.liveness import START_SECONDS, Liveness
+from ssv2rt.training.liveness import START_SECONDS, Liveness, failure
 
 if TYPE_CHECKING:  # benchmarks train without a data set, and need no samplers
     from ssv2rt.pipelines.samplers import Shard
@@ -160,10 +160,17 @@ def _joined(store: Store, rank: int, size: int, device: torch.device) -> Iterato
     # Keep a reference to the group beyond that of DistributedDataParallel. DDP's destructor would otherwise destroy the group
     # while it holds the GIL, and deadlock with a thread of the group that waits for the GIL.
     _PROCESS_GROUPS.append(dist.group.WORLD)
+    leave = dist.destroy_process_group
     try:
         yield
+    except BaseException as error:
+        if backend == "nccl" and failure(error):
+            # `destroy_process_group` waits for the collective operations on the GPU, which never end if other processes do
+            # not take part any more, and signals are not handled meanwhile.
+            leave = dist.distributed_c10d._abort_process_group
+        raise
     finally:
-        dist.destroy_process_group()
+        leave()
 
 
 def _meeting(store: Store, size: int, liveness: Liveness) -> Callable[[], None]:

@@ -81,7 +81,7 @@ class Liveness:
         with self._lock:
             connections = list(self._connections.values())
         for connection in connections:
-            _send(connection, {"over": _reason(error)})
+            _send(connection, {"over": failure(error)})
             with contextlib.suppress(OSError):  # its process has ended
                 connection.shutdown(socket.SHUT_RDWR)
         if self._server:
@@ -214,7 +214,7 @@ class Liveness:
         return f"{who} did not start within {START_SECONDS / 60:.0f} minutes"
 
 
-def _reason(error: BaseException | None) -> str:
+def failure(error: BaseException | None) -> str:
     """Why a process fails; empty if it does not, as after a signal to stop, which all processes follow."""
     if error is None or (isinstance(error, UserError) and error.exit_code > 128):
         return ""

@@ -15,11 +15,13 @@ import pytest
 import torch
 
 import ssv2rt
+from ssv2rt.api.network import network_of
 from ssv2rt.core.recipe_files import load_engine_recipe
 from ssv2rt.core.run_folders import Run
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.engines.build import build_engine
 from ssv2rt.engines.bundle import Bundle
+from ssv2rt.engines.in_pytorch import PyTorchRunner
 from tests import cli
 from tests.api.independent import preprocess
 
@@ -165,6 +167,8 @@ def test_a_run_without_an_engine_predicts_in_pytorch(
     for one, two in zip(in_pytorch.predict(videos), model.predict(videos), strict=True):
         assert one.label == two.label and one.logits == pytest.approx(two.logits, abs=1e-4)
     assert in_pytorch.embed(videos) == pytest.approx(model.embed(videos), abs=1e-4)
+    elsewhere = network_of(tiny_run.path, "pytorch").runner(torch.device("meta"))  # as a worker on another GPU
+    assert isinstance(elsewhere, PyTorchRunner) and elsewhere._network.head.weight.is_meta
     monkeypatch.chdir(tiny_run.path.parents[1])
     assert ssv2rt.load(tiny_run.name, engine="fp32").labels == model.labels
     with pytest.raises(ssv2rt.UserError, match="no engine 'int9'"):

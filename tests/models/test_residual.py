@@ -88,11 +88,15 @@ def test_networks_without_residual_blocks_are_refused(name: str) -> None:
     set_checkpointing(model, False)
 
 
-@pytest.mark.parametrize("name", RESNETS)
-@pytest.mark.parametrize("p", [0.0, 0.5])
-def test_checkpointing_preserves_gradients_and_running_statistics(name: str, p: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "p", "shared"),
+    [*((name, p, False) for name in RESNETS for p in (0.0, 0.5)), ("resnet3d18", 0.0, True)],
+)
+def test_checkpointing_preserves_gradients_and_running_statistics(name: str, p: float, shared: bool) -> None:
     plain = model_of(name).train()
     set_drop_path(plain, p)
+    if shared:  # PyTorch's batch norm for several GPUs: in one process, it works on a CPU, too
+        torch.nn.SyncBatchNorm.convert_sync_batchnorm(plain)
     spared = copy.deepcopy(plain)
     set_checkpointing(spared, True)
     for model in (plain, spared):

@@ -120,15 +120,19 @@ def test_a_step_does_not_synchronize_with_the_gpu() -> None:
     work.check_pending()
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("device", "precision"),
+    [("cpu", "fp32"), pytest.param("cuda", "bf16", marks=ON_GPU), pytest.param("cuda", "fp16", marks=ON_GPU)],
+)
 def test_a_resumed_deterministic_run_equals_an_uninterrupted_one(
-    device: str, manifest: Manifest, tmp_path: Path
+    device: str, precision: str, manifest: Manifest, tmp_path: Path
 ) -> None:
+    chosen = recipe(f"train.precision={precision}")
     uninterrupted, resumed_run = create_run("whole", root=tmp_path), create_run("parts", root=tmp_path)
-    Trainer(recipe(), manifest, group(device)).fit(uninterrupted)
-    first = Trainer(recipe(), manifest, group(device))
+    Trainer(chosen, manifest, group(device)).fit(uninterrupted)
+    first = Trainer(chosen, manifest, group(device))
     stop_after_an_epoch(first, resumed_run)
-    again = Trainer(recipe(), manifest, group(device))
+    again = Trainer(chosen, manifest, group(device))
     again.resume(resumed_run)
     assert again.epoch == 1
     again.fit(resumed_run)

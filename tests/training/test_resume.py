@@ -20,7 +20,7 @@ from ssv2rt.core.recipes import Recipe
 from ssv2rt.core.run_folders import Run, create_run
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.manifest import Manifest
-from ssv2rt.training.checkpoint import STATE
+from ssv2rt.training.checkpoint import STATE, load_state
 from ssv2rt.training.signals import Stopped
 from ssv2rt.training.trainer import Trainer
 from tests.cli import ssv2rt
@@ -233,6 +233,23 @@ def test_other_classes_are_rejected(manifest: Manifest, uninterrupted: Run) -> N
 
 def test_settings_that_do_not_affect_the_result_may_change(manifest: Manifest, uninterrupted: Run) -> None:
     Trainer(recipe("data.threads=3", "train.checkpoint_minutes=1"), manifest).resume(uninterrupted)
+
+
+def test_the_gradient_scaler_of_fp16_goes_on(uninterrupted: Run, tmp_path: Path) -> None:
+    def step(scaler: torch.amp.GradScaler) -> dict[str, object]:
+        weight = torch.nn.Parameter(torch.ones(1))
+        optimizer = torch.optim.SGD([weight])
+        scaler.scale(weight.sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        return dict(scaler.state_dict())
+
+    scaler, again = torch.amp.GradScaler("cpu"), torch.amp.GradScaler("cpu")
+    run = Run(shutil.copytree(uninterrupted.path, tmp_path / "run", symlinks=True))
+    path = run.checkpoints / "last" / STATE
+    torch.save(torch.load(path, weights_only=True) | {"scaler": step(scaler)}, path)
+    again.load_state_dict(load_state(run, recipe()).scaler)
+    assert step(again) == step(scaler)
 
 
 def test_damaged_and_missing_checkpoints_are_rejected(manifest: Manifest, uninterrupted: Run, tmp_path: Path) -> None:

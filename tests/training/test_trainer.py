@@ -214,6 +214,11 @@ def test_a_layer_without_a_deterministic_algorithm_is_named(manifest: Manifest) 
         explain_determinism_errors("i3d"),
     ):
         torch.zeros(2).put_(torch.tensor([0]), torch.tensor([1.0]), accumulate=False)
+    with (
+        pytest.raises(UserError, match="CUBLAS_WORKSPACE_CONFIG=:4096:8 before it starts"),
+        explain_determinism_errors("i3d"),
+    ):  # as PyTorch says it on a GPU
+        raise RuntimeError("... `torch.use_deterministic_algorithms(True)` ... CUBLAS_WORKSPACE_CONFIG=:4096:8 ...")
     trainer(manifest)
     with pytest.raises(RuntimeError, match="size mismatch"), explain_determinism_errors("i3d"):
         torch.zeros(2, 2) @ torch.zeros(3)
