@@ -61,7 +61,11 @@ if TYPE_CHECKING:
 @under(
     "ONNX files of other programs",
     click.option("--onnx", type=click.Path(path_type=Path), help="ONNX file to build from, instead of a run."),
-    click.option("--labels", type=click.Path(path_type=Path), help="File with the class names. Default: those that a graph of ssv2rt names."),
+    click.option(
+        "--labels",
+        type=click.Path(path_type=Path),
+        help="File with the class names. Default: those that a graph of ssv2rt names.",
+    ),
     click.option(
         "--normalize", type=click.Choice(list(PRESETS)), help="Normalization of the pixels. Default: imagenet."
     ),

@@ -49,7 +49,13 @@ from ssv2rt.core.errors import UsageError
 )
 @under(
     "Output",
-    click.option("--out", type=click.Path(path_type=Path), default="preview.png", show_default=True, help="PNG file; one of that name is replaced."),
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        default="preview.png",
+        show_default=True,
+        help="PNG file; one of that name is replaced.",
+    ),
 )
 def preview(
     source: Path,

@@ -154,7 +154,8 @@ def find_run(name: str | None = None, root: Path = RUNS, *, for_engine: bool = F
             return Run(_resolve_link(root / "latest"))
         if started := known_runs(root):
             raise UserError(
-                f"no run in '{root}/' has a checkpoint yet; wait until {started[-1]} has trained its first epoch, or name a run"
+                f"no run in '{root}/' has a checkpoint yet; wait until {started[-1]} has trained its first epoch, or name "
+                "a run"
             )
         raise UserError(f"no run yet in '{root}/'; make one with `ssv2rt train`")
     for path in (Path(name), root / name):

@@ -57,7 +57,9 @@ class BuildRequest:
         if self.backend not in ("auto", *NAMES):
             raise UsageError(f"--backend {self.backend}: there are auto, {', '.join(NAMES)}")
         if self.onnx and self.run:
-            raise UsageError(f"--onnx {self.onnx} with run '{self.run}' as well: give --onnx FILE --labels FILE, or a run")
+            raise UsageError(
+                f"--onnx {self.onnx} with run '{self.run}' as well: give --onnx FILE --labels FILE, or a run"
+            )
         for name in ("labels", "normalize", "mean", "std", "scale", "colors"):
             if (value := getattr(self, name)) is not None and not self.onnx:
                 raise UsageError(
