@@ -57,4 +57,4 @@ if not _page.exists() or _page.read_text("utf-8") != settings_page():
 
 
 def setup(app: Sphinx) -> None:
-    app.connect("autodoc-skip-member", lambda app, what, name, *_: name == "__init__" or None)
+    app.connect("autodoc-skip-member", lambda app, what, name, *_: name in ("__init__", "__new__") or None)

@@ -53,7 +53,7 @@ class _InOrder(click.Group):
 @click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="ssv2rt")
 def app() -> None:
-    """Train 3D-convolution action models on Something-Something V2, and score folders of videos with them."""
+    """Train 3D-convolution action models on Something-Something V2 or on your own videos, and score videos with them."""
 
 
 def _set_level(ctx: click.Context, option: click.Parameter, given: bool) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import inspect
+import itertools
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import textwrap
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -168,6 +172,18 @@ def test_the_code_on_the_page_about_preprocessing_is_the_example() -> None:
     """Which a test of the examples runs."""
     _, _, body = (ROOT / "examples" / "onnx_without_ssv2rt.py").read_text(encoding="utf-8").split('"""')
     assert body.strip() in [code.strip() for code in blocks(DOCS / "preprocessing.md", "python")]
+
+
+def test_every_field_of_a_public_class_is_explained() -> None:
+    """Sphinx leaves out those without a docstring."""
+    classes = [found for name in ssv2rt.__all__ if dataclasses.is_dataclass(found := getattr(ssv2rt, name))]
+    assert len(classes) == 8
+    for found in classes:
+        (node,) = ast.parse(textwrap.dedent(inspect.getsource(found))).body
+        assert isinstance(node, ast.ClassDef)
+        for field, after in itertools.pairwise([*node.body, ast.Pass()]):
+            if isinstance(field, ast.AnnAssign):
+                assert isinstance(after, ast.Expr), f"{found.__name__}.{ast.unparse(field.target)}"
 
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class TrainResult:
     """Folder of the run. `ssv2rt.load`, `evaluate` and `build_engine` take it."""
     result: Evaluation
     """The evaluation of the best epoch."""
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] = field(repr=False)
     """Class names, in order."""
     pictures: Path
     """Folder with curves and the confusion matrix."""
@@ -54,11 +54,15 @@ class EvaluateResult:
     """Accuracy of a run's model."""
 
     run: Path
+    """Folder of the run."""
     epoch: int
+    """The epoch of the checkpoint that was evaluated, from 1."""
     split: str
-    labels: tuple[str, ...]
+    """The split that it was evaluated on."""
+    labels: tuple[str, ...] = field(repr=False)
     """Class names of the model, in order."""
     result: Evaluation
+    """Accuracies, loss and confusion matrix."""
 
     def per_class(self) -> list[tuple[str, int, float]]:
         """Label, number of clips and accuracy in percent of each class that has clips, the least accurate first."""
@@ -80,9 +84,10 @@ def train(
     """Trains a model, as `ssv2rt train` does.
 
     Args:
-        recipe: name of a training recipe, or path of a .toml file; by default as the command chooses it.
+        recipe: name of a training recipe, or path of a .toml file; by default "demo" or, with `data`, "ssv2-resnet3d18" on a
+            GPU and "small" on a CPU.
         data: the data set: a folder, a table or an annotation file; by default the recipe's.
-        settings: changes to the recipe.
+        settings: changes to the recipe, such as {"train.epochs": 10} or ["train.epochs=10"].
         name: of the run; by default recipe and time.
         init: initial weights: a file, a run, or the name of a published network.
         epochs: number of epochs, of which the warm-up keeps its share; with `resume`, more than the run has.
@@ -204,7 +209,7 @@ def build_engine(
         settings: changes to the engine recipe.
 
     Returns:
-        The engine: its folder `path`, which `ssv2rt.load` takes, and what `bundle.json` says of it, `info`.
+        The engine. `ssv2rt.load` takes its folder, `path`.
 
     Raises:
         UsageError: a setting is out of range, or arguments exclude each other.
@@ -260,7 +265,7 @@ def open_dataset(root: PathLike) -> Manifest:
             export of Label Studio.
 
     Returns:
-        Its manifest: class names, and a row for each clip. `Manifest.split` gives the usable clips of a split.
+        A manifest, with class names and a row for each clip. `Manifest.split` gives the usable clips of a split.
 
     Raises:
         UserError: it is no data set.

@@ -87,12 +87,12 @@ class Model:
 
     @property
     def clip(self) -> Clip:
-        """How clips are read from a video. `clip.frames` is T, `clip.size` is S."""
+        """How clips are read from a video, as `[clip]` of a recipe sets it. `clip.frames` is T, `clip.size` is S."""
         return self._network.bundle.info.clip
 
     @property
     def features(self) -> int:
-        """D; 0 if the engine gives no features."""
+        """D, the number of features that `embed` gives; 0 if the engine gives none."""
         return self._network.bundle.info.embedding
 
     def __repr__(self) -> str:
@@ -118,7 +118,8 @@ class Model:
             A `Prediction` for each video, also for those that cannot be read.
 
         Raises:
-            UsageError: `views` is invalid, the engine gives no features, or as `each_input`.
+            UsageError: `views` is invalid, `embeddings` is set and the engine gives no features, an input is of another type,
+                an array of another shape, or a pattern matches nothing.
             UserError: the machine, not a video, is the cause of an error.
         """
         clip = with_views(self.clip, views) if views else self.clip
@@ -182,7 +183,7 @@ class Model:
             clips: uint8 RGB (N, T, S, S, 3), as array or tensor; N may be any number.
 
         Returns:
-            float32 (N, K), as `clips` is an array or a tensor (on the CPU).
+            float32 (N, K): an array for an array, and a tensor on the CPU for a tensor.
 
         Raises:
             UsageError: the clips have another shape or type.

@@ -88,11 +88,12 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Window(Prediction):
-    """The classes of a stretch of a video."""
+    """The classes of a window of a video. It has all that a `Prediction` has; `frames` is how many the window has."""
 
     start: float = 0.0
+    """Where the window begins, in seconds from the first frame."""
     end: float = 0.0
-    """Seconds from the first frame."""
+    """Where it ends, in seconds from the first frame."""
 
     @property
     def _name(self) -> str:

@@ -22,7 +22,7 @@ def rounds_option(default: int) -> Callable[[F], F]:
 
 def threads_option() -> Callable[[F], F]:
     return click.option(
-        "--threads", type=click.IntRange(1, 1024), help="Threads of each contestant. Default: one per core."
+        "--threads", type=click.IntRange(1, 1024), help="Threads of each program. Default: one per core."
     )
 
 
@@ -36,9 +36,9 @@ def json_file_option() -> Callable[[F], F]:
 
 @click.group()
 def benchmark() -> None:
-    """Measure each stage next to alternatives and its limit.
+    """Measure how fast each stage is, beside other programs.
 
-    Contestants take turns in each round, so that the ratios of their rates hold on a busy machine, too.
+    The programs take turns in short rounds, so that the ratio of two rates holds on a busy machine, too.
 
     \b
     Examples:
@@ -68,11 +68,11 @@ def decode(
     json_file: Path | None,
     **options: Any,
 ) -> None:
-    """Time decoding of videos to clips, next to other libraries.
+    """Time decoding of videos to clips, beside other libraries.
 
-    The limit is FFmpeg, decoding alone. Clips go to the GPU, or to RAM without a GPU. VIDEOS is a video or a folder of
-    videos. Default: synthetic videos of 427x240, coded like SSv2. With --repacked, the videos are those of the repacked
-    data set and their originals, at 224 and at 112 pixels, and nothing else is measured.
+    The limit is the rate at which FFmpeg decodes alone. Clips go to the GPU, or to RAM without a GPU. VIDEOS is a video or a
+    folder of videos. Default: synthetic videos of 427x240, coded like SSv2. With --repacked, the videos are those of the
+    repacked data set and their originals, at 224 and at 112 pixels, and nothing else is measured.
 
     \b
     Examples:
@@ -172,8 +172,8 @@ def engine(
 ) -> None:
     """Time engines in every precision, PyTorch and ONNX Runtime.
 
-    MODEL is the name of a network, as --model. Each engine is also called directly through its backend's API. With a GPU, only
-    what runs on the GPU is measured.
+    MODEL is the name of a network; --model names it, too. Each engine is also called directly through its backend's API. With
+    a GPU, only what runs on the GPU is measured.
 
     \b
     Examples:

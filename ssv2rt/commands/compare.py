@@ -24,7 +24,7 @@ from ssv2rt.commands.options import Command, complete_model, complete_recipe, se
 @set_option("train.epochs=10")
 @click.option("--out", type=click.Path(path_type=Path), default="comparison", show_default=True, help="Output folder.")
 def compare(models: tuple[str, ...], data: Path | None, recipe: str, overrides: tuple[str, ...], out: Path) -> None:
-    """Train several networks alike, and compare them.
+    """Train networks with the same settings, and compare them.
 
     Measures accuracy, sensitivity to temporal order, FLOPs, memory and speed. MODEL is the name of a network. Default: a 2D
     ResNet with frame average, late fusion, LSTM and GRU, and a ResNet3D. The same command continues an interrupted comparison.

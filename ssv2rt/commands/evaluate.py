@@ -37,7 +37,7 @@ from ssv2rt.commands.output import print_facts
     click.option(
         "--report", type=click.Path(path_type=Path), help="Also write a report with its clips: an .html file."
     ),
-    json_option("the result, with the accuracy of each class"),
+    json_option("the result and the accuracy of each class"),
 )
 @under(
     "Model and views",

@@ -13,9 +13,17 @@ from ssv2rt.commands.output import print_facts
 
 @click.command("import", cls=Command)
 @click.argument("source", metavar="NAME|FILE", shell_complete=complete_published)
-@click.option("--as", "network", metavar="NAME", shell_complete=complete_published, help="Whose network a file is of.")
+@click.option(
+    "--as",
+    "network",
+    metavar="NAME",
+    shell_complete=complete_published,
+    help="Published network that FILE has weights of. Default: found by its name and weights.",
+)
 @click.option("--name", default="", help="Name of the run directory. Default: the network's name and the time.")
-@click.option("--labels", type=click.Path(path_type=Path), help="File with the class names, if they are others.")
+@click.option(
+    "--labels", type=click.Path(path_type=Path), help="File with the class names. Default: the published ones."
+)
 @json_option("the result")
 def import_weights(as_json: bool, **options: Any) -> None:
     """Make a run from published weights.

@@ -21,9 +21,9 @@ CLASSES = 174
 def models(as_json: bool) -> None:
     """List the networks and published weights.
 
-    A recipe can name each network. The number of parameters is for model.width = 64 and the 174 classes of Something-Something
-    V2. Published weights are for `import` and `train --init`; their clips, views and accuracy are the publishers', GMACs are
-    10^9 multiply-accumulates of one view, and "here" says whether the file is on this machine.
+    A recipe names its network by `model.name`. The number of parameters is for model.width = 64 and the 174 classes of
+    Something-Something V2. Published weights are for `import` and `train --init`; their clips, views and accuracy are the
+    publishers', GMACs are 10^9 multiply-accumulates of one view, and "here" says whether the file is on this machine.
 
     \b
     Examples:

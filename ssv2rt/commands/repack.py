@@ -47,7 +47,9 @@ logger = logging.getLogger(__name__)
     click.option(
         "--quality", type=int, help="Lower is better. mjpeg: 2 to 31, default 4. h264: crf 1 to 51, default 20."
     ),
-    click.option("--fps", type=FloatRange(0, 1000, min_open=True), help="Leave frames out, down to this rate."),
+    click.option(
+        "--fps", type=FloatRange(0, 1000, min_open=True), help="Frames per second at most; others are left out."
+    ),
     click.option(
         "--recipe",
         "recipe_name",

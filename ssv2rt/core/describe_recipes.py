@@ -93,14 +93,15 @@ def _allowed(schema: Mapping[str, Any]) -> str:
     if "enum" in schema:
         return ", ".join(map(json.dumps, schema["enum"]))
     if "prefixItems" in schema:
-        return f"[{'; '.join(_allowed(item) for item in schema['prefixItems'])}]"
+        return f"[{'; '.join(_allowed(item).replace(', ', ' or ') for item in schema['prefixItems'])}]"
     if schema.get("type") == "array":
-        return f"a list of {_allowed(schema['items'])}"
+        return f"a list; each entry is {_allowed(schema['items'])}"
+    above = "exclusiveMinimum" in schema
     bounds = {
         "from": schema.get("minimum"),
         "above": schema.get("exclusiveMinimum"),
-        "to": schema.get("maximum"),
-        "below": schema.get("exclusiveMaximum"),
+        "and at most" if above else "to": schema.get("maximum"),
+        "and below" if above else "to below": schema.get("exclusiveMaximum"),
     }
     ranges = [f"{word} {'2^63' if bound == 2**63 else bound}" for word, bound in bounds.items() if bound is not None]
     return " ".join([_TYPES.get(schema.get("type", ""), "anything"), *ranges])

@@ -87,14 +87,11 @@ class ClipReading(Section):
     """How a clip is read from a video, apart from its size."""
 
     sampling: Sampling = "segments"
-    """How frames are sampled. segments: the video is divided into `frames` equal segments, with one frame from each, at a
-    random place in training and from the middle otherwise (TSN, Wang et al. 2016). uniform: the same, with one random offset
-    for all segments. dense: consecutive frames, `stride` apart. The others take the very frames of published networks in
-    evaluation and scoring. tsm (TSM, also MMAction2's): the middles of the segments, and their first frames in a second
-    temporal clip; training as `segments`. ibm (IBM's I3D and TAM): the middles, and a frame later in a second clip; where a
-    video has no more frames than a clip, a fixed random draw; training as `uniform`. pyslowfast (PySlowFast's and
-    PyTorchVideo's Slow and SlowFast): segments from the first frame to the last, whose ends are rounded to frames; any frame
-    between the ends in training, otherwise the middle one."""
+    """Which frames of a video make a clip. segments: one frame of each of `frames` equal segments: a random one in training,
+    the middle one otherwise (TSN, Wang et al. 2016). uniform: as segments, but in training all frames are shifted by the same
+    random distance. dense: frames that are `stride` apart. tsm, ibm and pyslowfast: in evaluation and scoring, the frames that
+    TSM (also MMAction2's), IBM's I3D and TAM, and PySlowFast's and PyTorchVideo's Slow and SlowFast are evaluated on; in
+    training, tsm is as segments, ibm as uniform, and pyslowfast takes a random frame of each segment."""
     stride: Annotated[float, Field(gt=0, le=1000)] = 2.0
     """Dense sampling: distance between two sampled frames, in frames."""
     timing: Literal["index", "time"] = "index"

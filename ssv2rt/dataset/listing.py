@@ -171,7 +171,10 @@ def find_picture(folder: Path) -> Path | None:
 def encode_frames(picture: Path) -> str:
     """What to do about a folder of pictures, as the end of a message."""
     pattern = picture.parent / f"*{picture.suffix}"
-    return f"make a video of each folder's frames: ffmpeg -framerate 12 -pattern_type glob -i '{pattern}' clip.mp4"
+    # As they are: encoding loses quality, and ffmpeg's default encoder takes no odd width, which many frames of SSv2 have.
+    return (
+        f"make a video of each folder's frames: ffmpeg -framerate 12 -pattern_type glob -i '{pattern}' -c copy clip.mkv"
+    )
 
 
 def is_video(name: str) -> bool:

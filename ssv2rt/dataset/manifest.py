@@ -78,19 +78,21 @@ class Split:
     folder: Path
     """What paths are relative to."""
     ids: pa.StringArray
-    """(N,)"""
+    """(N,): names of the clips, which tell them apart."""
     paths: pa.StringArray
-    """(N,)"""
+    """(N,): see `path`, which gives the file of a row."""
     classes: np.ndarray
     """int32 (N,): class numbers, -1 where unknown."""
     frames: np.ndarray
-    """int32 (N,)"""
+    """int32 (N,): number of frames of each video."""
     widths: np.ndarray
+    """int32 (N,): pixels of an upright frame, as `heights`."""
     heights: np.ndarray
+    """int32 (N,)"""
     durations: np.ndarray
     """float32 (N,): seconds, 0 where unknown."""
     times: pa.ListArray
-    """(N,): see `VideoMeta.times`."""
+    """(N,): for each video the seconds from its first frame at which each frame appears; null where they are evenly spaced."""
 
     @cached_property
     def mirrored(self) -> np.ndarray:
@@ -99,6 +101,9 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.classes)
+
+    def __repr__(self) -> str:
+        return f"<Split of '{self.folder}': {len(self):,} clips, {len(self.labels):,} classes>"
 
     def digest(self) -> str:
         """A hash of everything that clips are sampled by, for each clip in order: not of the folder, nor of the files."""
@@ -111,10 +116,11 @@ class Split:
         return facts.hexdigest()
 
     def path(self, row: int) -> Path:
+        """The video file of a row, from 0 to N - 1."""
         return self.folder / text_to_path(self.paths[row].as_py())
 
     def video_meta(self, row: int) -> VideoMeta:
-        """The metadata of this row's video that sampling a clip needs."""
+        """What sampling a clip needs of the video of a row: `frames`, `width`, `height`, `duration` and `times`."""
         times = self.times[row].values
         return VideoMeta(
             frames=int(self.frames[row]),
@@ -130,16 +136,21 @@ class Manifest:
     """All clips of a data set."""
 
     labels: tuple[str, ...]
+    """Class names, in order."""
     folder: Path
     """What paths are relative to."""
     table: pa.Table
-    """All columns of `SCHEMA`, or some of them."""
+    """A row for each clip, also for those that cannot be used. Columns are id, path, split, label (the number of its class),
+    status (ok, or why it cannot be used), width, height, frames, duration and others."""
     sources: tuple[str, ...] = ()
     """Files and folders that the listing was read from, relative to `folder`."""
     fingerprint: str = ""
     """Fingerprint of the sources when the manifest was built; empty if building it was interrupted."""
     version: int = VERSION
     """Version of the file that the manifest was read from."""
+
+    def __repr__(self) -> str:
+        return f"<Manifest of '{self.folder}': {len(self.table):,} clips, {len(self.labels):,} classes>"
 
     def is_current(self) -> bool:
         """Whether the manifest is complete and of this version, and its sources have not changed."""

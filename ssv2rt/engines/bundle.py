@@ -180,19 +180,26 @@ def bundle_name(precision: str, backend: str, target: str) -> str:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle folder and its description."""
+    """An engine in its folder."""
 
     path: Path
+    """The folder. `ssv2rt.load` takes it."""
     info: BundleInfo
+    """The content of `bundle.json`, with backend, precision, labels, clip settings and results of the comparison."""
     digest: str = ""
     """SHA-256 of `bundle.json`, and so of all that the bundle holds; empty if it was not read from there."""
 
+    def __repr__(self) -> str:
+        return f"<Bundle '{self.path}': {self.info.model}, {self.info.precision} by {self.info.backend}>"
+
     @property
     def engine_file(self) -> Path:
+        """The file that the backend loads."""
         return self.path / self.info.engine_file
 
     @property
     def onnx_file(self) -> Path:
+        """The ONNX graph that the engine was built from."""
         return self.path / self.info.onnx_file
 
 

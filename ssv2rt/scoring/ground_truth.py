@@ -18,7 +18,7 @@ from ssv2rt.dataset.detect_format import list_clips
 from ssv2rt.dataset.listing import UNLABELED, Clip, Listing, hold_out_validation, text_to_path
 from ssv2rt.dataset.manifest import CLIP_FIELDS, TRAINING_COLUMNS, is_manifest, read_manifest
 from ssv2rt.scoring.row import EXPECTED, Row
-from ssv2rt.scoring.video_sources import Video
+from ssv2rt.scoring.video_sources import Video, log_once
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class GroundTruth:
             elif clip is None:
                 others, example = others + 1, example or video.name
         if others:
-            logger.warning(
+            log_once(
                 f"{others:,} of the videos, such as '{example}', are none of the {len(self.labels):,} clips of --annotations, "
                 "and are not scored; leave out --annotations to score them"
             )

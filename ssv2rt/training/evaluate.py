@@ -33,9 +33,13 @@ class Evaluation:
     """Results on one split. Accuracies are in percent, the loss is in nats per clip."""
 
     top1: float
+    """Percent of the clips whose label is the most probable class."""
     top5: float
+    """Percent of the clips whose label is among the five most probable classes."""
     loss: float
+    """Mean cross-entropy."""
     clips: int
+    """Clips that were evaluated."""
     bad: int
     """Clips that could not be decoded. They count in no other field."""
     mean_class_accuracy: float | None = None
@@ -49,7 +53,7 @@ class Evaluation:
         return {name: value for name, value in values.items() if value is not None}
 
     def facts(self) -> dict[str, object]:
-        """The same, under the names that commands print."""
+        """All fields that have a value, except the confusion matrix, under the names that commands print."""
         return {"mean class accuracy" if name.startswith("mean") else name: v for name, v in self.as_dict().items()}
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -21,11 +22,13 @@ from ssv2rt.dataset.index import index, open_manifest
 from ssv2rt.dataset.listing import (
     Clip,
     Listing,
+    encode_frames,
     escape_non_utf8,
     hold_out_validation,
     path_to_text,
     text_to_path,
 )
+from ssv2rt.video.probe import probe
 from tests.cli import ssv2rt
 from tests.conftest import numbered_video
 
@@ -237,11 +240,23 @@ def test_folders_of_frames_are_said_to_be_no_videos(tmp_path: Path, capfd: pytes
         UserError, match=r"no videos in '.*/frames', but pictures such as '.*/down/2/0001.jpg'; make a video"
     ):
         list_clips(root)
-    with pytest.raises(UserError, match=r"ffmpeg -framerate 12 -pattern_type glob -i '.*/up/1/\*.jpg' clip.mp4"):
+    with pytest.raises(
+        UserError, match=r"ffmpeg -framerate 12 -pattern_type glob -i '.*/up/1/\*.jpg' -c copy clip.mkv"
+    ):
         list_clips(root / "up" / "1")
     touch(root, "up/x.mp4")
     assert found(list_clips(root)) == {"up/x.mp4": ("train", "up")}
     assert "2 folders in '" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_the_command_makes_a_video_of_frames_of_odd_size(suffix: str, tmp_path: Path) -> None:
+    frames = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc=s=43x35:r=12:d=0.5", f"{tmp_path}/%03d{suffix}"]
+    subprocess.run(frames, check=True)
+    _, _, command = encode_frames(tmp_path / f"001{suffix}").partition(": ")
+    subprocess.run(shlex.split(command), cwd=tmp_path, check=True, capture_output=True)
+    info = probe(tmp_path / "clip.mkv")
+    assert (info.frames, info.width, info.height) == (6, 43, 35)
 
 
 def test_frames_of_ssv2_are_said_to_be_no_videos(tmp_path: Path, tiny_set: Path) -> None:

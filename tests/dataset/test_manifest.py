@@ -38,6 +38,9 @@ def test_every_clip_has_a_row(data: Path) -> None:
         entry["template"].replace("[", "").replace("]", "") for entry in entries
     ]
     assert set(split.widths) == {64} and set(split.heights) == {48}
+    assert repr(manifest).startswith(f"<Manifest of '{data}': ") and repr(split).endswith(
+        f"{len(entries)} clips, 10 classes>"
+    )
     assert split.frames.min() >= 10 and split.frames.max() <= 14
     assert all(split.path(row).is_file() for row in range(len(split)))
 
