@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ssv2rt.video.bits import Buffer
-
 EBML = b"\x1a\x45\xdf\xa3"
 """How Matroska and WebM begin."""
 SEGMENT, TRACKS, CLUSTER = 0x18538067, 0x1654AE6B, 0x1F43B675
@@ -28,17 +26,21 @@ class _Unusual(Exception):
     """Something that is left to FFmpeg."""
 
 
-def read_header(head: Buffer) -> tuple[int, int, int | None] | None:
-    """An EBML element's kind, and the bytes of its header and of its content, None if unknown; None if `head` is no header."""
-    if len(head) < 2 or not head[0]:
+def read_header(data: bytes, at: int = 0) -> tuple[int, int, int | None] | None:
+    """The EBML element that begins at an offset.
+
+    Returns:
+        Its kind, where its content starts, and the content's length, None if unknown; None if there is no header.
+    """
+    if at + 2 > len(data) or not data[at]:
         return None
-    kind = 9 - head[0].bit_length()  # bytes
-    if kind >= len(head) or not head[kind]:
+    middle = at + 9 - data[at].bit_length()  # where the length is
+    if middle >= len(data) or not data[middle]:
         return None
-    length = 9 - head[kind].bit_length()
-    unknown = (1 << 7 * length) - 1
-    size = int.from_bytes(head[kind : kind + length], "big") & unknown
-    return int.from_bytes(head[:kind], "big"), kind + length, None if size == unknown else size
+    bits = 7 * (9 - data[middle].bit_length())
+    start, unknown = middle + bits // 7, (1 << bits) - 1
+    size = int.from_bytes(data[middle:start], "big") & unknown
+    return int.from_bytes(data[at:middle], "big"), start, None if size == unknown else size
 
 
 def has_mjpeg(head: bytes) -> bool:
@@ -54,55 +56,57 @@ def mjpeg_pictures(data: bytes) -> list[memoryview] | None:
     """
     view = memoryview(data)
     try:
-        segment = next((at for kind, *at in _elements(view, 0, len(view)) if kind == SEGMENT), None)
+        segment = next((at for kind, *at in _elements(data, 0, len(data)) if kind == SEGMENT), None)
         if segment is None:
             return None
         number: int | None = None
         pictures: list[memoryview] = []
-        for kind, start, end in _elements(view, *segment):
+        for kind, start, end in _elements(data, *segment):
             if kind == TRACKS:
-                number = _track_number(view, start, end)
+                number = _track_number(data, start, end)
             elif kind == CLUSTER:
                 if number is None:
                     return None
-                pictures += _blocks(view, start, end, number)
+                pictures += (view[at:until] for at, until in _blocks(data, start, end, number))
         return pictures
     except (_Unusual, IndexError):
         return None
 
 
-def _track_number(view: memoryview, start: int, end: int) -> int:
+def _track_number(data: bytes, start: int, end: int) -> int:
     """The number of the only track, which has MJPEG."""
-    tracks = [(at, until) for kind, at, until in _elements(view, start, end) if kind == _TRACK]
+    tracks = [(at, until) for kind, at, until in _elements(data, start, end) if kind == _TRACK]
     if len(tracks) != 1:
         raise _Unusual
-    facts = {kind: bytes(view[at:until]) for kind, at, until in _elements(view, *tracks[0])}
+    facts = {kind: data[at:until] for kind, at, until in _elements(data, *tracks[0])}
     if facts.get(_CODEC) != _MJPEG or _ENCODINGS in facts or _NUMBER not in facts:
         raise _Unusual
     video = facts.get(_VIDEO, b"")
-    if any(element == _PROJECTION for element, *_ in _elements(memoryview(video), 0, len(video))):
+    if any(element == _PROJECTION for element, *_ in _elements(video, 0, len(video))):
         raise _Unusual
     return int.from_bytes(facts[_NUMBER], "big")
 
 
-def _blocks(view: memoryview, start: int, end: int, number: int) -> Iterator[memoryview]:
-    for kind, at, until in _elements(view, start, end):
+def _blocks(data: bytes, start: int, end: int, number: int) -> Iterator[tuple[int, int]]:
+    """Start and end of the content of each block of a track that has any."""
+    for kind, at, until in _elements(data, start, end):
         if kind == GROUP:
-            yield from _blocks(view, at, until, number)
+            yield from _blocks(data, at, until, number)
         elif kind in (SIMPLE_BLOCK, BLOCK):
             # The number of the track in one byte, two bytes of time, and flags.
-            if view[at] != number | 0x80 or view[at + 3] & _LACING:
+            if data[at] != number | 0x80 or data[at + 3] & _LACING:
                 raise _Unusual
             if until > at + 4:
-                yield view[at + 4 : until]
+                yield at + 4, until
 
 
-def _elements(view: Buffer, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+def _elements(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Kind, start and end of the content of each element in a range. Raises _Unusual where one does not fit."""
     while at < end:
-        header = read_header(view[at : at + HEADER])
-        if header is None or header[2] is None or at + header[1] + header[2] > end:
-            raise _Unusual  # cut off, or of unknown size
-        kind, start, size = header[0], at + header[1], header[2]
-        yield kind, start, start + size
+        if (header := read_header(data, at)) is None:
+            raise _Unusual
+        kind, start, size = header
+        if size is None or start + size > end:
+            raise _Unusual  # of unknown size, or cut off
         at = start + size
+        yield kind, start, at
