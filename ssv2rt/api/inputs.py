@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,12 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from ssv2rt.core.errors import UsageError
-from ssv2rt.scoring.discover import videos_of_input
+from ssv2rt.scoring.discover import no_videos_error, videos_of_input
 from ssv2rt.scoring.video_sources import Video
 from ssv2rt.video.storage import InMemory, is_address
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
 
 Input: TypeAlias = "str | os.PathLike[str] | bytes | np.ndarray | torch.Tensor"
 """A path, folder, tar file, URL, pattern or `@list.txt`; the bytes of a video; or uint8 RGB frames (T, H, W, 3)."""
@@ -35,14 +38,16 @@ def each_input(inputs: Input | Iterable[Input]) -> Iterator[Video | Frames]:
     """The videos behind inputs, in order. A video that is named twice comes twice.
 
     Args:
-        inputs: one input, or several. The name of a file that does not exist raises an error if it is the only input; among
-            several it is given as a video, which cannot be read.
+        inputs: one input, or several. The name of a file that does not exist, and a folder without videos, raise an error if
+            they are the only input. Among several, the file is given as a video, which cannot be read, and the folder is
+            named by a warning.
 
     Raises:
         UsageError: an input is of another type, an array of another shape, or a pattern that matches nothing.
+        UserError: the only input has no videos.
     """
     if isinstance(inputs, (str, os.PathLike, bytes, bytearray)) or hasattr(inputs, "shape"):
-        yield from _videos_of(inputs, 0)
+        yield from _videos_of(inputs, 0, only=True)
         return
     if not isinstance(inputs, Iterable):
         raise _wrong_type(inputs)
@@ -53,9 +58,17 @@ def each_input(inputs: Input | Iterable[Input]) -> Iterator[Video | Frames]:
             yield from _videos_of(one, number)
 
 
-def _videos_of(one: Any, number: int) -> Iterator[Video | Frames]:
+def _videos_of(one: Any, number: int, *, only: bool = False) -> Iterator[Video | Frames]:
     if isinstance(one, (str, os.PathLike)):
-        yield from (video for video, _ in videos_of_input(os.fspath(one)))
+        found = False
+        for video, _ in videos_of_input(os.fspath(one)):
+            found = True
+            yield video
+        if not found:
+            error = no_videos_error([os.fspath(one)])
+            if only:
+                raise error
+            logger.warning(str(error))
     elif isinstance(one, (bytes, bytearray)):
         name = f"<bytes {number}>"
         yield Video(name, InMemory(name, bytes(one)))

@@ -120,7 +120,7 @@ class Model:
         Raises:
             UsageError: `views` is invalid, `embeddings` is set and the engine gives no features, an input is of another type,
                 an array of another shape, or a pattern matches nothing.
-            UserError: the machine, not a video, is the cause of an error.
+            UserError: the only input has no videos, or the machine, not a video, is the cause of an error.
         """
         clip = with_views(self.clip, views) if views else self.clip
         columns = [LOGITS, EMBEDDING] if embeddings else [LOGITS]

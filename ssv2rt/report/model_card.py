@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ssv2rt import __version__
@@ -124,22 +125,27 @@ def _header(
         yield f"- {tag}"
     if (data_set := _data_set(trained, source)) in _DATA_SETS:
         yield f"datasets:\n- {_DATA_SETS[data_set]}"
-    accuracies: list[tuple[str, str, float, float | None]] = [
-        (name, result.split, result.top1, result.top5) for name, result in results if _is_held_out(result)
+    accuracies: list[tuple[str, str, str, float, float | None]] = [
+        (name, result.split, ", ".join(_views(result)), result.top1, result.top5)
+        for name, result in results
+        if _is_held_out(result)
     ]
     published = source.published if source else None
     if published:
-        accuracies.append((published.data_set, "validation", published.top1, published.top5))
+        views = "x".join(map(str, published.views))
+        accuracies.append((published.data_set, "validation", views, published.top1, published.top5))
     if not accuracies:
         return
     yield "metrics:\n- accuracy"
     yield f"model-index:\n- name: {_quoted(run.name)}\n  results:"
-    for number, (name, split, *values) in enumerate(accuracies, start=1):
+    clips = Counter((name, split) for name, split, *_ in accuracies)
+    for number, (name, split, views, *values) in enumerate(accuracies, start=1):
+        how = f" (views {views})" if clips[name, split] > 1 else ""
         yield "  - task:\n      type: video-classification\n    dataset:"
         yield f"      name: {_quoted(name)}\n      type: {_DATA_SETS.get(name, 'custom')}\n      split: {split}\n    metrics:"
         for metric, value in zip(("Top-1", "Top-5"), values, strict=True):
             if value is not None:
-                yield f"    - type: accuracy\n      name: {metric} accuracy\n      value: {value:.2f}"
+                yield f"    - type: accuracy\n      name: {_quoted(f'{metric} accuracy{how}')}\n      value: {value:.2f}"
         if published and number == len(accuracies):
             yield f"    source:\n      name: {_quoted(published.publisher)}\n      url: {_quoted(published.about)}"
 
@@ -248,7 +254,11 @@ def _accuracy(source: RunSource | None, results: Sequence[tuple[str, Result]]) -
 
 def views_of(result: Result) -> str:
     """The views of a result, and what else was set for it."""
-    return ", ".join((f"{result.views[0]}x{result.views[1]}", *map(_text, result.settings)))
+    return ", ".join(map(_text, _views(result)))
+
+
+def _views(result: Result) -> tuple[str, ...]:
+    return (f"{result.views[0]}x{result.views[1]}", *result.settings)
 
 
 def _engines(engines: Sequence[FoundEngine]) -> Iterator[str]:

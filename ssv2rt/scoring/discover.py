@@ -73,7 +73,7 @@ def check_inputs(inputs: Iterable[str]) -> None:
     if STDIN not in inputs:
         firsts = [next(videos_of_input(name), None) for name in inputs]  # also raises if one of them does not exist
         if not any(firsts):
-            raise _no_videos_error(inputs)
+            raise no_videos_error(inputs)
 
 
 def discover(inputs: Iterable[str]) -> Iterator[Video]:
@@ -97,10 +97,10 @@ def discover(inputs: Iterable[str]) -> Iterator[Video]:
                 found = True
                 yield video
     if not found:
-        raise _no_videos_error(inputs)
+        raise no_videos_error(inputs)
 
 
-def _no_videos_error(inputs: Iterable[str]) -> UserError:
+def no_videos_error(inputs: Iterable[str]) -> UserError:
     names = ", ".join(f"'{name}'" for name in inputs)
     return UserError(f"no videos in {names}; looked for .webm, .mp4, .avi, .mkv, .mov and other video extensions")
 

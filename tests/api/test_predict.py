@@ -96,17 +96,21 @@ def test_frames_in_memory_are_sampled_and_cropped_as_those_of_a_file(model: ssv2
 
 
 def test_inputs_come_in_order_with_an_error_for_what_cannot_be_read(
-    model: ssv2rt.Model, videos: list[Path], tmp_path: Path
+    model: ssv2rt.Model, videos: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     frames = np.zeros((5, 40, 50, 3), np.uint8)
+    (tmp_path / "empty").mkdir()
     (tmp_path / "broken.webm").write_bytes(b"no video")
     inputs = [videos[0], frames, tmp_path / "gone.webm", videos[1], tmp_path / "broken.webm", videos[0]]
-    found = list(model.predict(inputs))
+    found = list(model.predict([tmp_path / "empty", *inputs]))
+    assert f"no videos in '{tmp_path / 'empty'}'" in caplog.text
     assert [p.status for p in found] == ["ok", "ok", "error: missing", "ok", "error: unreadable", "ok"]
-    assert [p.video for p in found] == [str(i) if isinstance(i, Path) else "<array 1>" for i in inputs]
+    assert [p.video for p in found] == [str(i) if isinstance(i, Path) else "<array 2>" for i in inputs]
     assert (found[2].label, found[2].probability, found[2].top(), found[2].frames) == (None, None, [], None)
     assert "error: missing" in repr(found[2]) and "error: missing" in found[2]._repr_html_()
     assert np.array_equal(found[0].logits, found[5].logits)
+    with pytest.raises(ssv2rt.UserError, match="no videos in '.*empty'"):
+        list(model.predict(tmp_path / "empty"))
 
 
 def test_predictions_stream_from_endless_inputs(model: ssv2rt.Model, videos: list[Path]) -> None:

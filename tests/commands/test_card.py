@@ -90,6 +90,8 @@ def test_what_evaluate_measures_is_in_the_card(run: Run, tiny_set: Path) -> None
     assert {result["dataset"]["name"] for result in results} == {"tiny"}
     top1 = next(line.split()[1] for line in done.stdout.splitlines() if line.startswith("top1 "))
     assert f"{results[0]['metrics'][0]['value']:.2f}" == top1
+    names = [result["metrics"][0]["name"] for result in results]
+    assert names == ["Top-1 accuracy (views 1x1)", "Top-1 accuracy (views 1x2)", "Top-1 accuracy"]
     rows = [line for line in text.splitlines() if line.startswith("| tiny |")]
     assert len(rows) == 3 and " | 1x2 | " in rows[2] and "| tiny | test |" in rows[2] and "in training" not in text
     assert (
