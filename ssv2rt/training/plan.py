@@ -41,8 +41,8 @@ def training_plan(trainer: Trainer) -> dict[str, object]:
         **({"optimizer steps left": left} if trainer.optimizer_steps else {}),
         "GFLOP of a step, per clip": flops / 1e9,
         "GB of a step, without the allocator's own": memory.for_batch(settings.batch) / 1e9,
-        "minutes at least, at the rate of matrix products": (
-            clips * flops / matmul_flops_per_second(group.device, trainer.precision) / 60
+        "hours at least, at the rate of matrix products": (
+            clips * flops / matmul_flops_per_second(group.device, trainer.precision) / 3600
         ),
     }
 
