@@ -232,6 +232,14 @@ class _Work:
     def task(self, row: int) -> Task:
         return self.clips.task(row, self.out / self.origin(row)["path"])
 
+    def has_changed(self, row: int) -> bool:
+        """Whether the source of a clip is another file than the one that was indexed."""
+        origin = self.clips.origin(row)
+        with contextlib.suppress(OSError):
+            status = self.task(row).source.stat()
+            return (status.st_size, status.st_mtime_ns) != (origin["source_bytes"], origin["source_mtime_ns"])
+        return False
+
     def pixels(self, row: int) -> float:
         """Pixels of the coded frames of a clip, to which its bytes are about in proportion."""
         meta = self.clips.meta(row)
@@ -264,6 +272,7 @@ def _repack(work: _Work, todo: Sequence[int], part: Path, journal: Any, workers:
     estimate = _Estimate(work, order, min(_FIRST * workers, len(todo)), workers)
     estimate.check_room(0)
     tasks = ((row, work.task(row)) for row in order)
+    changed = 0
     with (
         Progress(f"repacking into {work.out}", done + len(todo), already_done=done) as progress,
         pool(part, work.settings, min(workers, len(todo))) as processes,
@@ -276,6 +285,12 @@ def _repack(work: _Work, todo: Sequence[int], part: Path, journal: Any, workers:
                 journal.flush()
                 estimate.add(row, facts)
                 progress.add(1)
+                changed += facts["status"] != OK and work.has_changed(row)
+    if changed:
+        logger.warning(
+            f"{changed} clips could not be repacked, and their files have changed since they were indexed; run `ssv2rt index` "
+            f"on the data set, and this command again"
+        )
 
 
 def _sample_first(rows: Sequence[int], count: int) -> list[int]:
