@@ -27,8 +27,9 @@ from ssv2rt.dataset.synthetic import synthesize
 from ssv2rt.pipelines.requests import ClipRequest
 from ssv2rt.repack.data_set import LEFT_OUT
 from ssv2rt.repack.records import read_records, work_folder
-from ssv2rt.repack.run import Repacked, open_source, repack, source_name
+from ssv2rt.repack.run import Repacked, repack
 from ssv2rt.repack.settings import Settings, clip_name, settings_for, short_side_for
+from ssv2rt.repack.source import open_source, source_name
 from ssv2rt.scoring.discover import Shard
 from ssv2rt.video.crops import CropBox
 from ssv2rt.video.decode import decode_clips
