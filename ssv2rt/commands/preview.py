@@ -87,6 +87,8 @@ def preview(
     from ssv2rt.models.weights import load_trained
     from ssv2rt.report.contact_sheet import dataset_rows, draw_sheet, video_rows
 
+    if out.suffix.lower() != ".png":
+        raise UsageError(f"--out {out}: the picture is a PNG file; give a name that ends in .png")
     trained = load_trained(find_run(explain)) if explain else None
     if trained and (recipe or overrides):
         raise UsageError(f"--explain {explain} reads clips as the run does; leave out --recipe and --set")

@@ -98,8 +98,9 @@ def repack(
     from ssv2rt.core.hardware import choose_device
     from ssv2rt.core.quantities import bytes_in_words
     from ssv2rt.core.recipe_files import default_recipe, load_recipe
-    from ssv2rt.repack.run import frames_in_words, open_source, settle, short_side_of, source_name
     from ssv2rt.repack.run import repack as repack_clips
+    from ssv2rt.repack.run import settle
+    from ssv2rt.repack.source import frames_in_words, open_source, short_side_of, source_name
     from ssv2rt.scoring.discover import Shard
 
     part = Shard.parse(shard) if shard else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import json
 import os
@@ -19,7 +20,12 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder. It is renamed to `path` if the block succeeds, and removed if it fails.
 
     Readers of `path` see either the complete old file or the complete new one, which has been flushed to disk.
+
+    Raises:
+        OSError: it cannot be written; also for devices such as /dev/stdout and pipes, which a file would take the place of.
     """
+    if path.parent == Path("/dev") or (path.exists() and not path.is_file() and not path.is_dir()):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".partial", dir=path.parent)
     os.close(handle)
     temporary = Path(name)

@@ -83,6 +83,11 @@ def folder_warnings(root: Path) -> list[str]:
             f"{named} in '{root}' {'is' if len(splits) == 1 else 'are'} taken to be a class, and not a split, as there is no "
             f"folder 'train' with class folders beside it; {names}"
         ]
+    if len(folders) == 1 and len(_only_folders(Path(folders[0].path))) > 1:
+        name = folders[0].name
+        return [
+            f"'{name}' in '{root}' is taken to be the only class; if its folders are classes or splits, give '{root / name}'"
+        ]
     inner = {folder.name: below for folder in folders if (below := _only_folders(Path(folder.path)))}
     shared = [name for name, below in inner.items() if any(below & inner[other] for other in inner if other != name)]
     if len(shared) < 2:

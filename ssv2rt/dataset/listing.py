@@ -42,32 +42,11 @@ UNLABELED = -1
 HELD_OUT_FRACTION = 0.1
 METADATA_KEY = b"ssv2rt"
 """Key of the Parquet metadata that marks a manifest. Other Parquet tables may be tables of clips."""
-VIDEO_SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        *("webm", "mkv", "mk3d", "mp4", "m4v", "m4s", "mov", "qt", "3gp", "3g2", "f4v", "flv", "avi", "divx", "wmv"),
-        *(
-            "asf",
-            "mpg",
-            "mpeg",
-            "mpg2",
-            "m1v",
-            "m2v",
-            "m2p",
-            "vob",
-            "mod",
-            "tod",
-            "ts",
-            "m2t",
-            "mts",
-            "m2ts",
-            "mxf",
-            "dv",
-        ),
-        *("h264", "264", "avc", "h265", "265", "hevc", "ivf", "av1", "obu", "mjpeg", "mjpg", "y4m", "gif", "apng"),
-        *("ogv", "ogm", "rm", "rmvb"),
-    )
+_VIDEOS = (
+    "webm mkv mk3d mp4 m4v m4s mov qt 3gp 3g2 f4v flv avi divx wmv asf mpg mpeg mpg2 m1v m2v m2p vob mod tod ts m2t mts m2ts "
+    "mxf dv h264 264 avc h265 265 hevc ivf av1 obu mjpeg mjpg y4m gif apng ogv ogm rm rmvb"
 )
+VIDEO_SUFFIXES = frozenset(f".{name}" for name in _VIDEOS.split())
 """Extensions of videos, in lower case: what is looked for in folders and tar files by every command."""
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 """Extensions of frames that were extracted from a video. Folders of them are not clips."""

@@ -27,6 +27,7 @@ from ssv2rt.dataset.listing import (
     number_classes,
     path_to_text,
 )
+from ssv2rt.video.storage import is_address
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ def _clip_rows(path: Path, split: str) -> Iterator[tuple[str, str, str, str]]:
         if not name.strip() or "\0" in name:
             raise UserError(f"{path}: {place} has no path; every clip needs one")
         here = _local_path(name, path, place)
-        backslashes += here != name
+        backslashes += "\\" in name and "\\" not in here
         raw = values[at["label"]].strip()
         label = path_to_text(raw)
         if label != raw and label not in escaped:
@@ -123,9 +124,15 @@ def _clip_rows(path: Path, split: str) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _local_path(name: str, table: Path, place: str) -> str:
-    """A path with / where the table has backslashes, unless a file has that very name."""
-    if ("\\" not in name and ":" not in name) or os.path.lexists(table.parent / name):
+    """A path with / where the table has backslashes, or without spaces around it, unless a file has that very name."""
+    if ("\\" not in name and ":" not in name and name == name.strip()) or os.path.lexists(table.parent / name):
         return name
+    if os.path.lexists(table.parent / name.strip()):
+        return name.strip()
+    if is_address(name.strip()):
+        raise UserError(
+            f"{table}: {place} has '{name}', an address; copy the videos to this machine, and give their paths"
+        )
     if _WINDOWS_ROOT.match(name):
         raise UserError(
             f"{table}: {place} has '{name}', a path of another machine; expected paths relative to '{table.parent}', or "

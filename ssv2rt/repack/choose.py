@@ -25,8 +25,9 @@ from ssv2rt.pipelines.loader import ClipLoader
 from ssv2rt.pipelines.request_source import evaluation_request_of, training_request
 from ssv2rt.pipelines.requests import ClipRequest
 from ssv2rt.pipelines.samplers import in_batches
-from ssv2rt.repack.run import SourceClips, pool
+from ssv2rt.repack.run import pool
 from ssv2rt.repack.settings import Settings
+from ssv2rt.repack.source import SourceClips
 from ssv2rt.training.evaluate import evaluation_loader
 from ssv2rt.video.container import OK
 from ssv2rt.video.decode import decode_clips

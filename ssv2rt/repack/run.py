@@ -17,21 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.compute as pc
-
 from ssv2rt.core.atomic_files import remove_tree
 from ssv2rt.core.cores import cores
-from ssv2rt.core.errors import UsageError, UserError, os_errors_as_user_errors
+from ssv2rt.core.errors import UserError, os_errors_as_user_errors
 from ssv2rt.core.locks import LockedError, exclusive
 from ssv2rt.core.progress import Progress
 from ssv2rt.core.quantities import bytes_in_words, time_in_words
 from ssv2rt.core.worker_pool import WorkerPool, WorkerSettings
 from ssv2rt.dataset.file_facts import ProbeFacts
-from ssv2rt.dataset.index import open_manifest
-from ssv2rt.dataset.listing import text_to_path
-from ssv2rt.dataset.manifest import SCHEMA, Manifest
-from ssv2rt.repack.data_set import check_splits, write_data_set
+from ssv2rt.dataset.manifest import Manifest
+from ssv2rt.repack.data_set import write_data_set
 from ssv2rt.repack.encode import Task, frames_at_rate
 from ssv2rt.repack.records import (
     Record,
@@ -44,9 +39,9 @@ from ssv2rt.repack.records import (
     write_records,
 )
 from ssv2rt.repack.settings import Settings, clip_name
+from ssv2rt.repack.source import SourceClips
 from ssv2rt.scoring.discover import Shard
 from ssv2rt.video.container import OK
-from ssv2rt.video.probe import VideoMeta
 
 logger = logging.getLogger(__name__)
 
@@ -71,48 +66,6 @@ class Repacked:
     """Clips that other shards have not done yet. Until they have, there are no annotations."""
 
 
-def open_source(data: Path, out: Path) -> Manifest:
-    """The data set to repack, probed.
-
-    Raises:
-        UsageError: one of the folders is in the other.
-        UserError: `data` is not a data set that SSv2's layout can hold.
-    """
-    inner, outer = Path(os.path.realpath(out)), Path(os.path.realpath(data))
-    if inner == outer or outer in inner.parents or inner in outer.parents:
-        raise UsageError(f"OUT '{out}' and DATA '{data}' lie in each other; choose a folder outside of the data set")
-    with Progress(f"indexing {data}") as progress:
-        manifest = open_manifest(data, columns=SCHEMA.names, progress=progress.show)
-    check_splits(manifest)
-    return manifest
-
-
-def source_name(data: Path) -> Path:
-    """What a data set is called in repack.json."""
-    return Path(os.path.abspath(data))
-
-
-def short_side_of(source: Manifest) -> int | None:
-    """The --short-side that a data set was itself repacked with; None if it was not.
-
-    Its manifest has the size of the original frames, and not that of its files.
-    """
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
-        return int(json.loads(settings_file(source.folder).read_text(encoding="utf-8"))["short_side"])
-    return None
-
-
-def frames_in_words(source: Manifest, settings: Settings) -> str:
-    """In which size the frames of a data set are kept."""
-    good = source.table.filter(pc.equal(source.table["status"], OK))
-    sides = np.minimum(good["width"].to_numpy(), good["height"].to_numpy())
-    scaled = int((sides > settings.short_side).sum())
-    if not scaled:
-        return f"kept in their size, as no clip is larger than {max(sides, default=0)} pixels on its shorter side"
-    whole = f"scaled to {settings.short_side} pixels on their shorter side"
-    return whole if scaled == len(sides) else f"those of {scaled:,} of {len(sides):,} clips {whole}, the others kept"
-
-
 def settle(out: Path, name: Path, choose: Callable[[], Settings]) -> Settings:
     """The settings that a folder is being filled with. If it is new, they are chosen now; other calls wait for that.
 
@@ -134,8 +87,8 @@ def repack(
     """Repacks the clips of a data set, or one shard of them, and continues what was interrupted.
 
     Args:
-        source: the data set, from `open_source`.
-        name: what it is called, see `source_name`.
+        source: the data set, from `source.open_source`.
+        name: what it is called, see `source.source_name`.
         out: a new or empty folder, or that of an earlier call with the same source and settings.
         settings: how clips are coded.
         shard: the share of the clips to repack; all by default.
@@ -165,40 +118,6 @@ def repack(
         os_errors_as_user_errors(f"cannot write to '{out}'", fix),
     ):
         return _finish(work, name)
-
-
-class SourceClips:
-    """The clips of a manifest, by row."""
-
-    def __init__(self, source: Manifest) -> None:
-        self._folder = source.folder
-        names = ("id", "path", "status", "frames", "width", "height", "duration", "bytes", "hash", "mtime_ns")
-        self._columns: dict[str, list[Any]] = {name: source.table[name].to_pylist() for name in names}
-        self._times = source.table["times"].combine_chunks()
-        self.ids: list[str] = self._columns["id"]
-        self.statuses: list[str] = self._columns["status"]
-
-    def meta(self, row: int) -> VideoMeta:
-        frames, width, height, duration = (
-            self._columns[name][row] for name in ("frames", "width", "height", "duration")
-        )
-        times = self._times[row].values
-        return VideoMeta(frames, width, height, duration, None if times is None else times.to_numpy())
-
-    def task(self, row: int, target: Path) -> Task:
-        """The task that repacks a clip."""
-        return Task(self._folder / text_to_path(self._columns["path"][row]), target, self.meta(row))
-
-    def origin(self, row: int) -> Record:
-        """What identifies a clip's source."""
-        columns = {
-            "id": "id",
-            "source": "path",
-            "source_bytes": "bytes",
-            "source_hash": "hash",
-            "source_mtime_ns": "mtime_ns",
-        }
-        return {name: self._columns[column][row] for name, column in columns.items()}
 
 
 class _Work:
@@ -232,6 +151,14 @@ class _Work:
     def task(self, row: int) -> Task:
         return self.clips.task(row, self.out / self.origin(row)["path"])
 
+    def has_changed(self, row: int) -> bool:
+        """Whether the source of a clip is another file than the one that was indexed."""
+        origin = self.clips.origin(row)
+        with contextlib.suppress(OSError):
+            status = self.task(row).source.stat()
+            return (status.st_size, status.st_mtime_ns) != (origin["source_bytes"], origin["source_mtime_ns"])
+        return False
+
     def pixels(self, row: int) -> float:
         """Pixels of the coded frames of a clip, to which its bytes are about in proportion."""
         meta = self.clips.meta(row)
@@ -264,6 +191,7 @@ def _repack(work: _Work, todo: Sequence[int], part: Path, journal: Any, workers:
     estimate = _Estimate(work, order, min(_FIRST * workers, len(todo)), workers)
     estimate.check_room(0)
     tasks = ((row, work.task(row)) for row in order)
+    changed = 0
     with (
         Progress(f"repacking into {work.out}", done + len(todo), already_done=done) as progress,
         pool(part, work.settings, min(workers, len(todo))) as processes,
@@ -276,6 +204,12 @@ def _repack(work: _Work, todo: Sequence[int], part: Path, journal: Any, workers:
                 journal.flush()
                 estimate.add(row, facts)
                 progress.add(1)
+                changed += facts["status"] != OK and work.has_changed(row)
+    if changed:
+        logger.warning(
+            f"{changed} clips could not be repacked, and their files have changed since they were indexed; run `ssv2rt index` "
+            f"on the data set, and this command again"
+        )
 
 
 def _sample_first(rows: Sequence[int], count: int) -> list[int]:

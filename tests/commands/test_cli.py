@@ -130,6 +130,7 @@ CASES: list[tuple[list[str], int, str]] = [
     (["train", "demo", "--resume", "x"], 2, "a run continues with its own recipe"),
     (["train", "--data", "tiny", *SETTINGS, "--init", "gone.pth"], 2, "gone.pth"),
     (["benchmark", "train", "--data", "tiny", "--set", "train.batch_size=64"], 1, "do not fill a batch of 64"),
+    (["preview", "tiny", "--out", "p.jpg"], 2, "give a name that ends in .png"),
     (["preview", "y" * 300], 1, "File name too long; give another path"),
     (["evaluate"], 1, "no run yet in 'runs/'; make one with `ssv2rt train`"),
     (["build-engine", "--fp16"], 1, "no run yet"),

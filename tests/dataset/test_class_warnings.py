@@ -53,6 +53,12 @@ def test_folders_that_look_like_splits_are_named(tmp_path: Path, clip: Path) -> 
     assert "the folders 'heldout', 'train_set' in" in warning and "are taken to be classes" in warning
 
 
+def test_a_folder_above_the_data_set_is_told(tmp_path: Path, clip: Path) -> None:
+    root = folders(tmp_path, clip, "UCF-101/up", "UCF-101/down")
+    (warning,) = class_warnings(open_manifest(root))
+    assert warning.endswith(f"if its folders are classes or splits, give '{root}/UCF-101'")
+
+
 def test_a_plain_data_set_gives_no_warning(tmp_path: Path, clip: Path, tiny_set: Path) -> None:
     assert class_warnings(open_manifest(folders(tmp_path, clip, "up", "down"))) == []
     assert class_warnings(open_manifest(tiny_set)) == []

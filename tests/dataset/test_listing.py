@@ -145,6 +145,7 @@ def test_a_table_for_each_split(tmp_path: Path) -> None:
         ),
         ("path;label\n\\\\server\\v\\a.mp4;up\n", "line 2 has '.*', a path of another machine"),
         ("path,label\nC:/v/a.mp4,up\n", "a path of another machine"),
+        ("path,label\ns3://b/a.mp4,up\n", "line 2 has 's3://b/a.mp4', an address; copy the videos"),
     ],
 )
 def test_malformed_tables_are_refused(tmp_path: Path, content: str, says: str) -> None:
@@ -181,9 +182,10 @@ def test_tables_as_programs_write_them(tmp_path: Path, content: bytes) -> None:
 
 
 def test_repeated_rows_and_backslashes_are_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "t.csv").write_text("path,label\nv\\a.mp4,up\nv/a.mp4,up\nb\\c.mp4,up\n")
+    (tmp_path / "t.csv").write_text("path,label\nv\\a.mp4,up\nv/a.mp4,up\nb\\c.mp4,up\n d.mp4 ,up\n")
+    (tmp_path / "d.mp4").touch()
     (tmp_path / "b\\c.mp4").touch()  # a file of this very name
-    assert set(found(list_clips(tmp_path))) == {"v/a.mp4", "b\\c.mp4"}
+    assert set(found(list_clips(tmp_path))) == {"v/a.mp4", "b\\c.mp4", "d.mp4"}
     said = capfd.readouterr().err
     assert "t.csv: 1 rows repeat others; each clip is used once" in said
     assert "t.csv: 1 paths have backslashes, which are read as /" in said

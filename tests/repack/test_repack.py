@@ -27,8 +27,9 @@ from ssv2rt.dataset.synthetic import synthesize
 from ssv2rt.pipelines.requests import ClipRequest
 from ssv2rt.repack.data_set import LEFT_OUT
 from ssv2rt.repack.records import read_records, work_folder
-from ssv2rt.repack.run import Repacked, open_source, repack, source_name
+from ssv2rt.repack.run import Repacked, repack
 from ssv2rt.repack.settings import Settings, clip_name, settings_for, short_side_for
+from ssv2rt.repack.source import open_source, source_name
 from ssv2rt.scoring.discover import Shard
 from ssv2rt.video.crops import CropBox
 from ssv2rt.video.decode import decode_clips
@@ -138,7 +139,7 @@ def test_crops_are_the_same_parts_of_smaller_and_of_stretched_frames(tmp_path: P
         assert np.array_equal(decode_clips(split.path(0), scaled, size=32), b), "DALI gets the crops so"
 
 
-def test_folders_and_tables_with_hostile_names(tmp_path: Path) -> None:
+def test_folders_and_tables_with_hostile_names(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = tmp_path / "data"
     names = [
         "a/1.mp4",
@@ -175,10 +176,12 @@ def test_folders_and_tables_with_hostile_names(tmp_path: Path) -> None:
     shutil.copyfile(data / "a/1.mp4", data / "a/2.mp4")
     table.write_text("path,label,split\ndata/a/1.mp4,x,train\ndata/a/2.mp4,x,val\n")
     index(table)
-    (data / "a/2.mp4").unlink()
+    (data / "a/2.mp4").write_bytes(b"another file")
     for _ in range(2):
         with pytest.raises(UserError, match=f"no validation clip of '.*' could be repacked, see '.*/{LEFT_OUT}'"):
             call(table, tmp_path / "out4")
+        assert "1 clips could not be repacked, and their files have changed since they were indexed" in caplog.text
+        caplog.clear()
         assert "2.mp4" in (tmp_path / "out4" / LEFT_OUT).read_text() and not list((tmp_path / "out4").glob("train.*"))
     table.write_text("path,label,split\ndata/a/1.mp4,x,train\n")
     with pytest.raises(UserError, match="has no validation clips"):
