@@ -100,7 +100,7 @@ def machine(check: Check) -> None:
     """Versions, and what NVDEC says that it takes."""
     check.found("machine", **asdict(look()), cores=os.cpu_count(), python=sys.version)
     with check.part("packages"):
-        check.found("packages", **{made.name: made.version for made in importlib.metadata.distributions()})
+        check.found("packages", versions={made.name: made.version for made in importlib.metadata.distributions()})
     with check.part("NVDEC"):
         takes = {" ".join(map(str, kind)): vars(limit) for kind, limit in limits_of(check.device).items()}
         check.found("NVDEC", codec_chroma_bits=takes)
@@ -236,7 +236,7 @@ def tests(check: Check, folder: str) -> None:
 
     files = gpu_tests(folder)
     assert files, f"no test in tests/{folder} is marked gpu"  # pytest would run all that there are
-    chosen = ["-k", "share_by_pyav or running_average or recorded"] if check.dry else ["-m", "gpu"]
+    chosen = ["-k", "share_by_pyav or averaged_model or onnx_only"] if check.dry else ["-m", "gpu"]
     # Nothing is captured: what NVIDIA's libraries say before they end the process would be lost.
     options = ["-v", "-s", "-o", "addopts=", "-o", f"timeout={0.6 * check.seconds:.0f}", "--import-mode=importlib"]
     options += ["-p", "no:cacheprovider", "-p", "no:xdist", *(f"--deselect={name}" for name in check.ran)]
