@@ -18,7 +18,9 @@ from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.models.weights import WEIGHTS, load_trained
 from ssv2rt.pipelines.samplers import train_batches
+from ssv2rt.training.check_setup import check_compiler
 from ssv2rt.training.determinism import explain_determinism_errors
+from ssv2rt.training.distributed import Group
 from ssv2rt.training.evaluate import evaluate
 from ssv2rt.training.metrics_log import read_metrics
 from ssv2rt.training.optimizer import build_optimizer, learning_rate
@@ -240,6 +242,14 @@ def test_compile_without_a_compiler_is_rejected(manifest: Manifest, monkeypatch:
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(UserError, match=r"train\.compile = true needs a C\+\+ compiler"):
         trainer(manifest, "train.compile=true")
+    monkeypatch.delenv("CC", raising=False)
+    gpu = Group(0, 1, torch.device("cuda", 0))
+    with pytest.raises(UserError, match=r"train\.compile = true needs a C compiler, and 'gcc' is not installed"):
+        check_compiler(gpu)
+    monkeypatch.undo()
+    monkeypatch.setattr("sysconfig.get_path", lambda name: "/nowhere")
+    with pytest.raises(UserError, match="needs '/nowhere/Python.h' on a GPU; install python3-dev"):
+        check_compiler(gpu)
 
 
 def test_damaged_and_foreign_checkpoints_are_rejected(tiny_run: Run, tmp_path: Path) -> None:
