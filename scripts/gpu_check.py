@@ -243,7 +243,7 @@ def tests(check: Check, folder: str) -> None:
     os.environ["SSV2RT_REQUIRE_GPU"] = "" if check.dry else "1"
     code = pytest.main([*options, "--continue-on-collection-errors", *chosen, *map(str, files)], plugins=[Reporter()])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
-        raise RuntimeError(f"pytest ended with {code!r}")  # such as for conftest.py, which cannot be imported
+        sys.exit(f"pytest ended with {code!r}")  # such as for conftest.py, which cannot be imported
 
 
 def gpu_tests(folder: str) -> list[Path]:
