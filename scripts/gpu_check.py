@@ -21,6 +21,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,9 +105,10 @@ def machine(check: Check) -> None:
     with check.part("NVDEC"):
         takes = {" ".join(map(str, kind)): vars(limit) for kind, limit in limits_of(check.device).items()}
         check.found("NVDEC", codec_chroma_bits=takes)
-    if not check.dry:
+    if shutil.which("nvidia-smi"):
         with check.part("nvidia-smi"):
-            check.found("nvidia-smi", said=subprocess.check_output(["nvidia-smi"], text=True).splitlines())
+            said = subprocess.check_output(["nvidia-smi"], text=True, timeout=20)
+            check.found("nvidia-smi", said=said.splitlines())
 
 
 def frames(check: Check) -> None:
