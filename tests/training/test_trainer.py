@@ -221,6 +221,11 @@ def test_a_layer_without_a_deterministic_algorithm_is_named(manifest: Manifest) 
         explain_determinism_errors("i3d"),
     ):  # as PyTorch says it on a GPU
         raise RuntimeError("... `torch.use_deterministic_algorithms(True)` ... CUBLAS_WORKSPACE_CONFIG=:4096:8 ...")
+    with (
+        pytest.raises(UserError, match="cuDNN has no deterministic algorithm for a convolution of i3d"),
+        explain_determinism_errors("i3d"),
+    ):
+        raise RuntimeError("GET was unable to find an engine to execute this computation")
     trainer(manifest)
     with pytest.raises(RuntimeError, match="size mismatch"), explain_determinism_errors("i3d"):
         torch.zeros(2, 2) @ torch.zeros(3)
