@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import multiprocessing.forkserver as forkserver
 import os
@@ -17,7 +18,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import av
-import hypothesis
 import numpy as np
 import pytest
 
@@ -43,9 +43,12 @@ TINY_SETTINGS = (
 """Overrides that make any recipe train in seconds."""
 
 
-# A deadline for each example would be an assertion about time, on machines that do other things as well.
-hypothesis.settings.register_profile("repository", deadline=None)
-hypothesis.settings.load_profile("repository")
+with contextlib.suppress(ImportError):  # the tests for a GPU run without it
+    import hypothesis
+
+    # A deadline for each example would be an assertion about time, on machines that do other things as well.
+    hypothesis.settings.register_profile("repository", deadline=None)
+    hypothesis.settings.load_profile("repository")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it to what runs in its background
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -106,7 +106,7 @@ def test_without_a_gpu_it_ends_after_the_first_step(tmp_path: Path) -> None:
     done = run(SCRIPT, "--only", "machine,frames,cache", "--out", out, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
     found = findings(done, out)
     assert done.returncode == 1 and list(found) == ["machine", "frames"] and list(found["frames"]) == ["left out"]
-    assert found["machine"]["packages"]["torch"] and "end" in found["machine"]
+    assert found["machine"]["packages"]["versions"]["torch"] and "end" in found["machine"]
 
 
 def test_each_test_marked_gpu_is_in_one_step() -> None:
@@ -130,4 +130,4 @@ def test_a_dry_run_runs_everything(tmp_path: Path) -> None:
     assert sum(len(some) for some in decisions) == 3  # kinds that DALI's CPU decoder takes
     for name in ("train-112", "train-224", "score", "engine", "peers"):
         assert found[name]["benchmark"]["command"]
-    assert [len(found[f"tests-{folder}"]) for folder in ("pipelines", "training", "engines")] == [2, 2, 2]
+    assert all("test" in found[f"tests-{folder}"] for folder in ("pipelines", "training", "engines"))

@@ -34,13 +34,18 @@ def grad_cam(model: ClipModel, clips: torch.Tensor, classes: torch.Tensor) -> to
         throughout.
     """
     maps = _LastMaps(model)
+    recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
     try:
+        for module in recurrent:
+            module.train()  # which changes nothing, since they have no dropout; cuDNN gives no gradients otherwise
         with torch.enable_grad():
             logits = model(clips)
             chosen = logits.gather(1, classes[:, None]).sum()
             (gradient,) = torch.autograd.grad(chosen, maps.output)
     finally:
         maps.remove()
+        for module in recurrent:
+            module.eval()
     features, gradient = (_with_time(part.float(), len(clips)) for part in (maps.output.detach(), gradient))
     weights = gradient.mean((2, 3, 4), keepdim=True)
     heat = F.relu((weights * features).sum(1, keepdim=True))

@@ -24,6 +24,7 @@ from ssv2rt.core.recipes import Recipe
 from ssv2rt.models.clip_model import ClipModel, freeze_backbone
 from ssv2rt.models.registry import build_model
 from ssv2rt.models.residual import set_checkpointing
+from ssv2rt.training.determinism import NO_CUDNN_ENGINE
 from ssv2rt.training.distributed import Group
 from ssv2rt.training.step import TrainingStep
 
@@ -34,8 +35,6 @@ MAX_CPU_BATCH = 32
 """Largest batch size on a CPU, where larger batches bring no more throughput."""
 CPU_SHARE, GPU_SHARE = 0.5, 0.85
 """Share of the free memory for training steps. The rest is for decoders, prefetched clips and, on a CPU, other programs."""
-_NO_CUDNN_WORKSPACE = "unable to find an engine"
-"""Part of cuDNN's error message where no algorithm fits into the memory that is left."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ def batch_fits(recipe: Recipe, classes: int, precision: Precision, group: Group,
         with _memory_limited(device):
             _run_two_steps(recipe, classes, precision, device, batch)
     except RuntimeError as error:  # torch.OutOfMemoryError is a RuntimeError; cuDNN raises others
-        if not (says_out_of_memory(error) or _NO_CUDNN_WORKSPACE in str(error)):
+        if not (says_out_of_memory(error) or NO_CUDNN_ENGINE in str(error)):
             raise
         fits = False
     gc.collect()  # only here, since the traceback of the error keeps tensors alive

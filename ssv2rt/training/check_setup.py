@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.train_settings import Train
@@ -40,10 +42,15 @@ def check_data(training: Split, validation: Split, settings: Train, group: Group
 
 
 def check_compiler(group: Group) -> None:
-    """Raises UserError if there is no C++ compiler, which torch.compile needs on a CPU."""
-    compiler = os.environ.get("CXX", "g++")
-    if group.device.type == "cpu" and not (shutil.which(compiler) or shutil.which("clang++")):
+    """Raises UserError if what torch.compile needs is missing: a compiler and, for Triton on a GPU, Python's headers."""
+    on_gpu = group.device.type == "cuda"
+    language, compiler, other = ("C", "gcc", "clang") if on_gpu else ("C++", "g++", "clang++")
+    compiler = os.environ.get("CC" if on_gpu else "CXX", compiler)
+    fix = "leave train.compile out"
+    if not (shutil.which(compiler) or shutil.which(other)):
         raise UserError(
-            f"train.compile = true needs a C++ compiler on a CPU, and '{compiler}' is not installed; "
-            f"install g++, or leave train.compile out"
+            f"train.compile = true needs a {language} compiler, and '{compiler}' is not installed; install g++, or {fix}"
         )
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    if on_gpu and not headers.is_file():
+        raise UserError(f"train.compile = true needs '{headers}' on a GPU; install python3-dev, or {fix}")

@@ -12,6 +12,8 @@ from ssv2rt.core.errors import UserError
 
 _CUBLAS, _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 """The variable with which cuBLAS is deterministic, and a value that PyTorch accepts."""
+NO_CUDNN_ENGINE = "unable to find an engine"
+"""Part of cuDNN's error message where no algorithm can be used, such as for want of memory."""
 
 
 def set_deterministic(on: bool) -> None:
@@ -35,7 +37,15 @@ def explain_determinism_errors(model: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not torch.are_deterministic_algorithms_enabled() or "deterministic" not in str(error):
+        if not torch.are_deterministic_algorithms_enabled():
+            raise
+        if NO_CUDNN_ENGINE in str(error):  # PyTorch leaves out the engines that are not deterministic
+            raise UserError(
+                f"train.deterministic = true: cuDNN has no deterministic algorithm for a convolution of {model} in this "
+                f"precision, or too little memory for it; set another train.precision, lower train.batch_size, or leave "
+                f"train.deterministic out"
+            ) from None
+        if "deterministic" not in str(error):
             raise
         if _CUBLAS in str(error):  # PyTorch reads it once, when it first multiplies matrices on a GPU
             raise UserError(

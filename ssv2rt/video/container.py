@@ -40,6 +40,10 @@ _FORMATS = ",".join(sorted(name for name in av.formats_available if not _REFUSED
 """The demuxers that FFmpeg may use: none that opens anything but the file or the bytes that it is given."""
 
 
+ODD_TAGS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+"""How PyAV opens files with tags that are not UTF-8. Since version 19 it always takes them, and has no such option."""
+
+
 OK = "ok"
 """The status of a usable video; `reason_of` gives the others."""
 
@@ -234,7 +238,7 @@ def _open(source: VideoSource, options: dict[str, str], format: str | None = Non
         handle = open_bytes(source)
     # FFmpeg decides by these before it opens anything: it would follow lists of files, and bind ports for an SDP file.
     options = options | {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
-    return av.open(handle, mode="r", buffer_size=1 << 18, options=options, format=format, metadata_errors="replace")
+    return av.open(handle, mode="r", buffer_size=1 << 18, options=options, format=format, **ODD_TAGS)
 
 
 def _is_matroska(source: VideoSource) -> bool:

@@ -18,7 +18,9 @@ from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.models.weights import WEIGHTS, load_trained
 from ssv2rt.pipelines.samplers import train_batches
+from ssv2rt.training.check_setup import check_compiler
 from ssv2rt.training.determinism import explain_determinism_errors
+from ssv2rt.training.distributed import Group
 from ssv2rt.training.evaluate import evaluate
 from ssv2rt.training.metrics_log import read_metrics
 from ssv2rt.training.optimizer import build_optimizer, learning_rate
@@ -219,6 +221,11 @@ def test_a_layer_without_a_deterministic_algorithm_is_named(manifest: Manifest) 
         explain_determinism_errors("i3d"),
     ):  # as PyTorch says it on a GPU
         raise RuntimeError("... `torch.use_deterministic_algorithms(True)` ... CUBLAS_WORKSPACE_CONFIG=:4096:8 ...")
+    with (
+        pytest.raises(UserError, match="cuDNN has no deterministic algorithm for a convolution of i3d"),
+        explain_determinism_errors("i3d"),
+    ):
+        raise RuntimeError("GET was unable to find an engine to execute this computation")
     trainer(manifest)
     with pytest.raises(RuntimeError, match="size mismatch"), explain_determinism_errors("i3d"):
         torch.zeros(2, 2) @ torch.zeros(3)
@@ -240,6 +247,14 @@ def test_compile_without_a_compiler_is_rejected(manifest: Manifest, monkeypatch:
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(UserError, match=r"train\.compile = true needs a C\+\+ compiler"):
         trainer(manifest, "train.compile=true")
+    monkeypatch.delenv("CC", raising=False)
+    gpu = Group(0, 1, torch.device("cuda", 0))
+    with pytest.raises(UserError, match=r"train\.compile = true needs a C compiler, and 'gcc' is not installed"):
+        check_compiler(gpu)
+    monkeypatch.undo()
+    monkeypatch.setattr("sysconfig.get_path", lambda name: "/nowhere")
+    with pytest.raises(UserError, match="needs '/nowhere/Python.h' on a GPU; install python3-dev"):
+        check_compiler(gpu)
 
 
 def test_damaged_and_foreign_checkpoints_are_rejected(tiny_run: Run, tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ import av
 import av.error
 import numpy as np
 
+from ssv2rt.video.container import ODD_TAGS
+
 FORMATS = {"mkv": "matroska", "ts": "mpegts", "mpg": "mpeg", "3gp": "3gp", "h264": "h264", "m4v": "m4v", "wmv": "asf"}
 """FFmpeg's names of muxers, where they differ from the extension."""
 
@@ -166,7 +168,7 @@ def remux(data: bytes, suffix: str, change: Change = lambda number, packet: True
 
 def shown(data: bytes) -> list[av.VideoFrame]:
     """Every frame that FFmpeg's decoder gives, in its order."""
-    with av.open(io.BytesIO(data), metadata_errors="replace") as container:
+    with av.open(io.BytesIO(data), **ODD_TAGS) as container:
         stream = container.streams.best("video")
         assert isinstance(stream, av.VideoStream)
         stream.thread_type = "NONE"

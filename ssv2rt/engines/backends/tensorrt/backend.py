@@ -58,6 +58,10 @@ class TensorRtBackend:
             return reason
         if not torch.cuda.is_available():
             return "there is no NVIDIA GPU that PyTorch can use; take --backend openvino on a CPU"
+        if self._rtx and self.target() not in (known := self._rtx_targets()):
+            return (
+                f"TensorRT for RTX does not run on {self.target()}, but on {', '.join(known)}; take --backend tensorrt"
+            )
         return ""
 
     def cannot_build_reason(self) -> str:
@@ -170,14 +174,18 @@ class TensorRtBackend:
                 raise UsageError(
                     f"engine.{name} = true: TensorRT for RTX has no such engines; leave it out, and name GPUs with --target"
                 )
-        known = [name.lower() for name in self._trt().ComputeCapability.__members__ if name.startswith("SM")]
-        known.sort(key=lambda name: int(name.removeprefix("sm")))
+        known = self._rtx_targets()
         targets = targets or ((self.target(),) if torch.cuda.is_available() else ())
         if not targets:
             raise UserError(f"no GPU here to build for; name one: --target {'|'.join(known)}")
         if wrong := [target for target in targets if target not in known]:
             raise UserError(f"TensorRT for RTX does not build for {wrong[0]}; it does for {', '.join(known)}")
         return targets
+
+    def _rtx_targets(self) -> list[str]:
+        """The GPU architectures that TensorRT for RTX builds for."""
+        known = [name.lower() for name in self._trt().ComputeCapability.__members__ if name.startswith("SM")]
+        return sorted(known, key=lambda name: int(name.removeprefix("sm")))
 
     def _layers(self, trt: Any, log: Log, plan: bytes, host_code: bool) -> tuple[list[Layer], str]:
         """The layers of an engine, and their source: the engine inspector, or the builder's log if there is no GPU."""

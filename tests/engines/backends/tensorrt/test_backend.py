@@ -170,6 +170,16 @@ def test_unsupported_rtx_targets_are_refused(graphs: dict[str, Path]) -> None:
 
 
 @needs_rtx
+def test_rtx_is_not_chosen_for_a_gpu_that_it_does_not_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    backend = TensorRtBackend("tensorrt_rtx", "rtx")
+    for here, reason in (("sm90", "does not run on sm90, but on sm75, sm80"), ("sm89", "")):
+        monkeypatch.setattr(backend, "target", lambda here=here: here)
+        assert reason in backend.unavailable_reason() and bool(reason) == bool(backend.unavailable_reason())
+        assert not backend.cannot_build_reason()
+
+
+@needs_rtx
 @pytest.mark.parametrize("name", ["version_compatible", "hardware_compatible"])
 def test_unsupported_rtx_settings_are_refused(graphs: dict[str, Path], name: str) -> None:
     with pytest.raises(UsageError, match=f"engine.{name} = true: TensorRT for RTX has no such engines"):
