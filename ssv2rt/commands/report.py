@@ -15,7 +15,11 @@ from ssv2rt.commands.output import print_facts
 @under(
     "Input and output",
     click.option(
-        "--out", type=click.Path(path_type=Path), default="report.html", show_default=True, help="The .html file; one of that name is replaced."
+        "--out",
+        type=click.Path(path_type=Path),
+        default="report.html",
+        show_default=True,
+        help="The .html file; one of that name is replaced.",
     ),
     click.option("--data", type=click.Path(path_type=Path), help="Data set of the clips. Default: the run's."),
     json_option("the result"),
