@@ -30,7 +30,7 @@ from ssv2rt.training.request import EvaluateRequest, TrainRequest, evaluate_as_r
 from ssv2rt.training.results import record_result
 
 Settings = Mapping[str, object] | Sequence[str]
-"""Settings of a recipe: {"train.epochs": 10}, or ["train.epochs=10"] as --set has them."""
+"""Settings of a recipe: {"train.epochs": 10}, or ["train.epochs=10"] as --set has them; also a single text of these."""
 
 PathLike = str | os.PathLike[str]
 
@@ -277,7 +277,7 @@ def overrides(settings: Settings) -> tuple[str, ...]:
     """Settings in the form that --set has them."""
     if isinstance(settings, Mapping):
         return tuple(f"{key}={_toml(value)}" for key, value in settings.items())
-    return tuple(settings)
+    return (settings,) if isinstance(settings, str) else tuple(settings)
 
 
 def _path(name: PathLike | None) -> Path | None:

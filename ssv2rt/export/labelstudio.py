@@ -41,6 +41,8 @@ _USUAL_RATE = 24.0
 """Frames per second that Label Studio assumes."""
 _MANY = 10
 """Labels that are seen at a glance; more can be searched."""
+_USED = ("status", "start", "end", "label", "probability")
+"""What is used of a row."""
 _NOT_IN_XML = re.compile("[^\t\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -67,7 +69,7 @@ def export_labelstudio(predictions: Path, out: Path, root: Path) -> dict[str, An
     left_out, labels = _LeftOut(), dict.fromkeys(map(_plain, metadata.get("labels", ())))
     by_video: dict[str, list[Row]] = {}
     for row in rows:
-        by_video.setdefault(row["video"], []).append(row)
+        by_video.setdefault(row["video"], []).append({key: row[key] for key in _USED if key in row})
     unknown_rates = 0
     with Progress("writing tasks", len(by_video), unit="videos") as progress:
         for name, found in by_video.items():

@@ -15,7 +15,6 @@ from ssv2rt.export.labelstudio import configuration_file, export_labelstudio
 from ssv2rt.export.onnx_file import export_onnx_file
 from ssv2rt.export.triton import export_triton
 
-FORMATS = ("triton", "onnx", "labelstudio")
 _OPTIONS = {
     "name": "triton",
     "backend": "triton",

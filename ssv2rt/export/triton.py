@@ -84,10 +84,10 @@ def export_triton(
             f"{bundle.path} takes batches of {info.batch.min} or more clips, and Triton may send a single one; rebuild it "
             "with batch.min = 1 in the engine recipe"
         )
-    kind = _kind(bundle, backend)
     folder = out / name
     if folder.exists() and not overwrite:
         raise UsageError(f"--out {out}: '{folder}' exists; choose another --name, or add --overwrite")
+    kind = _kind(bundle, backend)
     with (
         os_errors_as_user_errors(f"cannot write '{folder}'", "choose another --out"),
         atomic_folder(folder) as temporary,

@@ -330,4 +330,4 @@ def _quoted(words: str) -> str:
 
 def _text(words: str) -> str:
     """Text in which no character means anything to Markdown or HTML."""
-    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", printable(words))
+    return re.sub(r"([\\`*_{}\[\]<>|#&~])", r"\\\1", printable(words))

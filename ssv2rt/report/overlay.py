@@ -42,6 +42,8 @@ LONGEST_SIDE = 640
 _FORMAT = 1
 """Changes when videos are drawn in another way, so that finished ones are drawn anew."""
 _MOST_LINES = 3
+_DRAWN = ("status", "start", "end", "label", "probability", EXPECTED)
+"""What is drawn of a row. Only this is kept of outputs, which may have millions of rows."""
 _ABANDONED = 3600.0
 """Seconds after which an unfinished file is of a killed process. Shards of a job array may draw into one folder at once."""
 _WHITE, _ERROR, _NOTHING = (255, 255, 255), (0, 0, 0), (90, 90, 90)
@@ -87,7 +89,7 @@ def draw_overlays(predictions: Path, folder: Path) -> Overlays:
     """
     by_video: dict[str, list[Row]] = {}
     for row in read_output(predictions)[1]:
-        by_video.setdefault(row["video"], []).append(row)
+        by_video.setdefault(row["video"], []).append({key: row[key] for key in _DRAWN if key in row})
     places = places_of(set(by_video))
     done = Overlays()
     with (
@@ -126,7 +128,7 @@ def _draw(name: str, rows: Sequence[Row], place: VideoLocation | None, folder: P
     if place is None or all(row["status"] != OK for row in rows):
         path.unlink(missing_ok=True)  # of other predictions
         return "missing" if place is None else str(rows[0]["status"].removeprefix("error: "))
-    facts = [[row.get(key) for key in ("status", "start", "end", "label", "probability", EXPECTED)] for row in rows]
+    facts = [[row.get(key) for key in _DRAWN] for row in rows]
     digest = hashlib.blake2b(json.dumps([_FORMAT, name, facts]).encode(), digest_size=16).hexdigest()
     if path.is_file() and comment_of(path) == digest:
         return "kept"

@@ -66,8 +66,7 @@ def draw_curves(
     loss, accuracy, rate = figure.subplots(1, 3)
     lines = placed(lines)
     steps = [line for line in lines if _has_numbers(line, "loss", "learning_rate")]
-    epochs = [line for line in lines if _has_numbers(line, "train_loss", "train_top1") and "validation" in line]
-    epochs = [line for line in epochs if _has_numbers(line["validation"], "top1", "top5", "loss")]
+    epochs = of_epochs(lines)
     per_epoch = max((line["update"] / line["epoch"] for line in epochs if line["epoch"]), default=1.0)
     epoch_numbers = [line["epoch"] for line in epochs]
     size = 6 if len(epochs) <= _FEW_EPOCHS else 3 if len(epochs) <= _MANY_EPOCHS else 0
@@ -125,6 +124,12 @@ def placed(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         for line in lines
         if _has_numbers(line, "epoch", "update") and 0 <= line["epoch"] <= 1e9 and 0 <= line["update"] <= 1e15
     ]
+
+
+def of_epochs(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of lines of metrics.jsonl those of epochs, with all figures of training and validation."""
+    epochs = [line for line in lines if _has_numbers(line, "train_loss", "train_top1")]
+    return [line for line in epochs if _has_numbers(line.get("validation"), "top1", "top5", "loss")]
 
 
 def learning_rates(

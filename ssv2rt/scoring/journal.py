@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from ssv2rt.core.errors import UsageError, UserError
 from ssv2rt.dataset.listing import escape_non_utf8
-from ssv2rt.scoring.row import IS_LAST, PATH, VECTOR, WINDOW, Row, column_type
+from ssv2rt.scoring.row import IS_LAST, PATH, PREDICTED, SECONDS, VECTOR, WINDOW, Row, column_type
 from ssv2rt.scoring.sqlite_store import SeenNames
 from ssv2rt.video.container import OK
 
@@ -52,7 +52,6 @@ class Journal:
         resume: keep the rows of an existing journal.
         overwrite: discard the rows of an existing journal.
         windows: whether each row is a sliding window rather than a video.
-        required: columns that rows without an error must have.
 
     Raises:
         UsageError: there is a journal, and neither `resume` nor `overwrite` is set.
@@ -68,7 +67,6 @@ class Journal:
         resume: bool = False,
         overwrite: bool = False,
         windows: bool = False,
-        required: Iterable[str] = (),
     ) -> None:
         self.path = path
         self.seen = SeenNames()
@@ -77,7 +75,7 @@ class Journal:
         """Numbers of completely scored videos, and of rows with an error."""
         self.rows = 0
         """Number of lines, without the first."""
-        self.windows, self._required = windows, set(required)
+        self.windows = windows
         self._next_window: dict[str, int] = {}
         """By name of a partly scored video: the number of its next window."""
         self._file = self._open_locked()
@@ -204,9 +202,11 @@ class Journal:
             return False
         if self.windows and row[WINDOW] != self._next_window.get(path, 0):
             return False
-        if status == OK and not row.keys() >= self._required:
+        columns = [(name, value) for name, value in row.items() if name not in (PATH, WINDOW, IS_LAST)]
+        if not all(_fits_column(name, value) for name, value in columns):
             return False
-        return all(_fits_column(name, value) for name, value in row.items() if name not in (PATH, WINDOW, IS_LAST))
+        required = (*PREDICTED, *(SECONDS if self.windows else ()))
+        return status != OK or all(row.get(name, "") != "" for name in required)
 
     def _check_facts(self, there: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         if there.get("ssv2rt") != _FORMAT:
@@ -214,7 +214,7 @@ class Journal:
         for name, value in facts.items():
             if there.get(name) != json.loads(json.dumps(value)):
                 raise UserError(
-                    f"'{self.path}' was started with another {name}: {_shortened(there.get(name))}, "
+                    f"'{self.path}' was started with {name} = {_shortened(there.get(name))}, "
                     f"and now it is {_shortened(value)}; use the same as before, or add --overwrite to start again"
                 )
 

@@ -19,7 +19,7 @@ from ssv2rt.core.errors import UserError, one_line
 from ssv2rt.core.progress import Progress
 from ssv2rt.dataset.listing import escape_non_utf8
 from ssv2rt.scoring.metadata import merged_metadata
-from ssv2rt.scoring.row import SECONDS, VECTOR, Row, column_type
+from ssv2rt.scoring.row import PREDICTED, SECONDS, VECTOR, Row, column_type
 from ssv2rt.scoring.sqlite_store import SortedRows
 from ssv2rt.scoring.video_sources import Video
 from ssv2rt.scoring.writers import open_writer
@@ -171,7 +171,7 @@ def _validated(rows: Iterator[Any]) -> Iterator[Any]:
     """Passes on column names and rows; raises ValueError where a value is missing or has the wrong type for its column."""
     names: list[str] = next(rows, [])
     yield names
-    predicted = ("label", "probability", *(SECONDS if SECONDS[0] in names else ()))
+    predicted = (*PREDICTED, *(SECONDS if SECONDS[0] in names else ()))
     for row in rows:
         for name in ("video", "status", *(predicted if row.get("status") == OK else ())):
             if name not in row:

@@ -23,6 +23,8 @@ VECTORS = (LOGITS, EMBEDDING)
 """Columns with vectors."""
 SECONDS = ("start", "end")
 """Columns with a window's times in seconds, rounded to microseconds."""
+PREDICTED = ("label", "probability")
+"""Columns that all rows have but those with an error. Rows of windows also have `SECONDS`."""
 VECTOR = list
 """The type of a column whose values are float32 vectors."""
 

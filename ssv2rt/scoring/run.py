@@ -23,7 +23,7 @@ from ssv2rt.scoring.journal import Journal, journal_path, read_rows
 from ssv2rt.scoring.metadata import Metadata, metadata_file
 from ssv2rt.scoring.parquet_parts import ParquetParts
 from ssv2rt.scoring.row import PATH, WINDOW, Row
-from ssv2rt.scoring.segments import REQUIRED, Windows, segments
+from ssv2rt.scoring.segments import Windows, segments
 from ssv2rt.scoring.sqlite_store import SortedRows
 from ssv2rt.scoring.storage_watch import StorageWatch
 from ssv2rt.scoring.supervisor import Answer, Supervisor, Task
@@ -145,14 +145,7 @@ def score(
     if resume and not path.is_file():
         logger.warning(f"there is no '{path}' to resume from; starting a new run")
     try:
-        journal = Journal(
-            path,
-            facts,
-            resume=resume,
-            overwrite=overwrite,
-            windows=output.windows is not None,
-            required=REQUIRED if output.windows and output.windows.merge else (),
-        )
+        journal = Journal(path, facts, resume=resume, overwrite=overwrite, windows=output.windows is not None)
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error.strerror}; choose another --out") from None
     with contextlib.closing(journal):

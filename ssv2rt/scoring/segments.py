@@ -15,8 +15,6 @@ from ssv2rt.core.errors import UsageError
 from ssv2rt.scoring.row import IS_LAST, PATH, Row
 from ssv2rt.video.container import OK
 
-REQUIRED = ("start", "end", "label", "probability")
-"""Columns of windows that segments are made of."""
 SHORTEST_SECONDS = 0.01
 """Shortest window and shortest hop."""
 

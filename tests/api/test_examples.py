@@ -80,6 +80,12 @@ def test_own_data(place: Path, tiny_set: Path) -> None:
     assert lines[1].startswith("top-1 ") and lines[-1].startswith("engine: runs/")
 
 
+def test_settings_are_texts_or_a_mapping() -> None:
+    from ssv2rt.api.jobs import overrides
+
+    assert overrides("train.epochs=1") == overrides(["train.epochs=1"]) == overrides({"train.epochs": 1})
+
+
 def test_onnx_without_ssv2rt(place: Path, tiny_set: Path) -> None:
     """It prints what an fp32 engine says."""
     import ssv2rt

@@ -111,7 +111,7 @@ def imported(name: str, published: bool) -> None:
     publication = Publication(views=(5, 1), **facts) if published else None
     source = RunSource(file="w.pth", sha256="0" * 64, imported="2026-01-31", network="r3d_18", published=publication)
     recipe = Recipe(model=Model(name="r3d_18", width=4), clip=Clip(frames=4, size=32))
-    make_run(build_model(recipe.model, 3), recipe, ("a|b", "<b>c</b>", "*d*"), source, name)
+    make_run(build_model(recipe.model, 3), recipe, ("a|b", "<b>c</b>", "*&lt;*"), source, name)
 
 
 def test_card_of_an_imported_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +129,7 @@ def test_card_of_an_imported_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         said.returncode == 2 and "are published by torchvision under BSD-3-Clause; leave --license out" in said.stderr
     )
     assert "ssv2rt import r3d_18 --name 'its name: [x]'" in text and "## Training" not in text
-    assert "# its name: \\[x\\]" in text and "0. a\\|b\n1. \\<b\\>c\\</b\\>\n2. \\*d\\*\n" in text
+    assert "# its name: \\[x\\]" in text and "0. a\\|b\n1. \\<b\\>c\\</b\\>\n2. \\*\\&lt;\\*\n" in text
     imported("other", published=False)
     header, text = card_of()
     assert header["license"] == "unknown" and "datasets" not in header and "metrics" not in header

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssv2rt.report.plots import of_epochs
 from tests import cli
 
 NASTY = [
@@ -286,6 +287,12 @@ def test_the_confusion_matrix_and_films_are_used_by_keyboard(pages: Path, browse
     film = browser.find_element("css selector", "button.film")
     film.send_keys(Keys.ENTER)
     assert film.get_attribute("aria-pressed") == "true"
+
+
+def test_lines_of_the_metrics_that_lack_figures_are_left_out() -> None:
+    whole = {"epoch": 1, "train_loss": 1.0, "train_top1": 9.0, "validation": {"top1": 9.0, "top5": 9.0, "loss": 1.0}}
+    lacking = [{key: value for key, value in whole.items() if key != name} for name in ("train_top1", "validation")]
+    assert of_epochs([*lacking, whole, whole | {"validation": {"top1": 9.0, "loss": 1.0}}]) == [whole]
 
 
 def test_evaluate_and_train_write_reports_of_what_they_did(tiny_run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

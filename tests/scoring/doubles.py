@@ -15,6 +15,8 @@ from ssv2rt.scoring.row import IS_LAST, WINDOW, Row, named_row
 from ssv2rt.scoring.supervisor import Task
 from ssv2rt.scoring.video_sources import Video
 
+PREDICTION: Row = {"status": "ok", "label": "a", "probability": 0.5}
+
 
 class Deadly(Worker[Video, Row]):
     """Yields a row for each video, but aborts, hangs, etc. on a video whose name says so."""
@@ -55,7 +57,7 @@ class Deadly(Worker[Video, Row]):
                 os._exit(0)
             if "flaky" in name and self._log and Path(self._log).read_text().count("start") < 2:
                 os.abort()
-        return [(number, named_row(video.name, {"status": "ok", "frames": len(video.name)})) for number, video in batch]
+        return [(number, named_row(video.name, PREDICTION | {"frames": len(video.name)})) for number, video in batch]
 
 
 class Restless(Worker[Video, Row]):
@@ -67,7 +69,14 @@ class Restless(Worker[Video, Row]):
     def score(self, batches: Iterable[list[Task]]) -> Iterator[list[tuple[int, Row]]]:
         for ((number, video),) in batches:
             for window in range(10):
-                yield [(number, named_row(video.name, {"status": "ok", WINDOW: window, IS_LAST: window == 9}))]
+                yield [
+                    (
+                        number,
+                        named_row(
+                            video.name, PREDICTION | {"start": 0.0, "end": 1.0, WINDOW: window, IS_LAST: window == 9}
+                        ),
+                    )
+                ]
                 if "abort" in video.name and window == 5:
                     os.abort()
                 if "fits" in video.name and window in (2, 5, 8):

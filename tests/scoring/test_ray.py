@@ -31,6 +31,7 @@ from ssv2rt.scoring.row import IS_LAST, WINDOW, Row, named_row
 from ssv2rt.scoring.supervisor import Task
 from ssv2rt.scoring.video_sources import Video
 from tests.cli import Done, ssv2rt
+from tests.scoring.doubles import PREDICTION
 
 pytestmark = pytest.mark.cluster
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -157,7 +158,7 @@ def test_parquet_parts_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def write(journal: Journal, numbers: range) -> list[str]:
         follower = ParquetParts(out, ["video", "frames"], journal)
         for number in numbers:
-            journal.write([named_row(f"{number}.webm", {"status": "ok", "frames": number})])
+            journal.write([named_row(f"{number}.webm", PREDICTION | {"frames": number})])
             follower.follow()
         if numbers.stop == 37:
             follower.end()

@@ -181,7 +181,7 @@ def test_journal_skips_repeated_windows(
     path = tmp_path_factory.mktemp("j") / "j"
     journal = Journal(path, {}, resume=False, windows=True)
     for video, count in enumerate(videos):
-        row = {"status": "ok"}
+        row = {"status": "ok", "start": 0.0, "end": 1.0, "label": "a", "probability": 0.5}
         for _ in range(data.draw(st.integers(0, 3))):
             until = data.draw(st.integers(0, count - 1))
             journal.write([named_row(str(video), row | {"window": n, "last": False}) for n in range(until)])

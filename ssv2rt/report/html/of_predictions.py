@@ -163,9 +163,11 @@ def _gallery(rows: Iterable[Row], counts: _Counts, clip: Clip, strips: Strips, m
     good = counts.rows - counts.reasons.total()
     some = len(chosen) < good
     note = f"{len(chosen):,} of {good:,} scored videos: " if some else f"All {good:,} scored videos: "
-    if wrong:
-        note += f"{len(wrong):,} mistakes, the most confident first; then {len(rest):,} others, "
-    note += f"{'chosen by a hash of their names, ' if some else ''}the least sure first."
+    parts = [f"{len(wrong):,} mistakes, the most confident first"] if wrong else []
+    if rest:
+        first = f"then {len(rest):,} others, " if wrong else ""
+        parts.append(f"{first}{'chosen by a hash of their names, ' if some else ''}the least sure first")
+    note += f"{'; '.join(parts) or 'none'}."
     if errors:
         note += f" {len(errors)} of {counts.reasons.total():,} error rows follow."
     if missing := sum(frames is None for frames in pictures):

@@ -22,7 +22,7 @@ from ssv2rt.models.weights import TrainedModel, load_trained
 from ssv2rt.published.import_run import read_source
 from ssv2rt.report.html.clips import ShownClip, predict_rows, spread_rows
 from ssv2rt.report.html.strips import Strips
-from ssv2rt.report.plots import learning_rates, placed
+from ssv2rt.report.plots import learning_rates, of_epochs, placed
 from ssv2rt.training.confusion import confused_pairs, per_class_results, read_confusion
 from ssv2rt.training.evaluate import Evaluation, mean_class_accuracy
 from ssv2rt.training.metrics_log import read_metrics
@@ -109,7 +109,7 @@ def _manifest(run: Run, trained: TrainedModel, data: Path | None) -> Manifest | 
 
 def _best_validation(lines: Sequence[Mapping[str, Any]], epoch: int) -> Mapping[str, Any]:
     """The last validation of an epoch in the log; empty if there is none."""
-    found = [line["validation"] for line in lines if "validation" in line and line.get("epoch") == epoch]
+    found = [line["validation"] for line in of_epochs(lines) if line["epoch"] == epoch]
     return found[-1] if found else {}
 
 
@@ -152,7 +152,7 @@ def _clips_of(split: str) -> str:
 
 def _charts(lines: Sequence[Mapping[str, Any]], settings: Train, classes: int) -> list[dict[str, object]]:
     lines = placed(lines)
-    epochs = [line for line in lines if "validation" in line and "train_loss" in line]
+    epochs = of_epochs(lines)
     if not epochs:
         return []
     per_epoch = max((line["update"] / line["epoch"] for line in epochs if line["epoch"]), default=1.0)
@@ -161,7 +161,7 @@ def _charts(lines: Sequence[Mapping[str, Any]], settings: Train, classes: int) -
     def series(name: str, points: list[list[float]]) -> dict[str, object]:
         return {"name": name, "points": points}
 
-    def of_epochs(key: str) -> list[list[float]]:
+    def of_training(key: str) -> list[list[float]]:
         return [[line["epoch"], line[key]] for line in epochs]
 
     def of_validation(key: str) -> list[list[float]]:
@@ -172,14 +172,14 @@ def _charts(lines: Sequence[Mapping[str, Any]], settings: Train, classes: int) -
         {
             "title": "Loss",
             "unit": "nats per clip",
-            "series": [series("training", of_epochs("train_loss")), series("validation", of_validation("loss"))],
+            "series": [series("training", of_training("train_loss")), series("validation", of_validation("loss"))],
         },
         {
             "title": "Accuracy",
             "unit": "percent",
             "from_zero": True,
             "series": [
-                series("training, top-1", of_epochs("train_top1")),
+                series("training, top-1", of_training("train_top1")),
                 series("validation, top-1", of_validation("top1")),
                 *top5,
             ],
