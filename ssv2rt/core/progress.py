@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from types import TracebackType
+from typing import TypeVar
 
 from ssv2rt.core.log import printable
 from ssv2rt.core.quantities import clock
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+_TRACKED = 256
+"""Items from one look at the clock to the next."""
 FIRST_LINE = 2.0
 """Seconds before the first log line."""
 NEXT_LINE = 10.0
@@ -100,6 +105,17 @@ class Progress:
         if not self._total or not self._rate():
             return ""
         return f", {clock((self._total - self._done) / self._rate())} left"
+
+
+def tracked(items: Iterable[T], what: str, unit: str) -> Iterator[T]:
+    """Passes items on, and shows how many; see `Progress` for `what` and `unit`."""
+    done = 0
+    with Progress(what, unit=unit) as progress:
+        for done, item in enumerate(items, start=1):
+            yield item
+            if done % _TRACKED == 0:
+                progress.show(done)
+        progress.show(done)
 
 
 def _live_bar(what: str, total: int | None, unit: str):  # type: ignore[no-untyped-def]  # rich is imported late

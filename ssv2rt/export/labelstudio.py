@@ -24,7 +24,7 @@ from xml.sax.saxutils import quoteattr
 from ssv2rt.core.atomic_files import write_json, write_text
 from ssv2rt.core.errors import UserError, os_errors_as_user_errors
 from ssv2rt.core.log import escape
-from ssv2rt.core.progress import Progress
+from ssv2rt.core.progress import Progress, tracked
 from ssv2rt.dataset.labelstudio import CHOICE, LOCAL_FILES, PATH
 from ssv2rt.scoring.merge import read_output
 from ssv2rt.scoring.metadata import read_metadata
@@ -68,7 +68,7 @@ def export_labelstudio(predictions: Path, out: Path, root: Path) -> dict[str, An
     tasks: dict[str, dict[str, Any]] = {}
     left_out, labels = _LeftOut(), dict.fromkeys(map(_plain, metadata.get("labels", ())))
     by_video: dict[str, list[Row]] = {}
-    for row in rows:
+    for row in tracked(rows, f"reading {predictions.name}", "rows"):
         by_video.setdefault(row["video"], []).append({key: row[key] for key in _USED if key in row})
     unknown_rates = 0
     with Progress("writing tasks", len(by_video), unit="videos") as progress:

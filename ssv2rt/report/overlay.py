@@ -24,7 +24,7 @@ from ssv2rt.core.atomic_files import atomic_file, remove_all_partial_files
 from ssv2rt.core.cores import cores
 from ssv2rt.core.errors import UsageError, UserError, os_errors_as_user_errors
 from ssv2rt.core.log import escape
-from ssv2rt.core.progress import Progress
+from ssv2rt.core.progress import Progress, tracked
 from ssv2rt.report.fonts import best_font
 from ssv2rt.report.html.moments import places_of
 from ssv2rt.scoring.merge import read_output
@@ -88,7 +88,7 @@ def draw_overlays(predictions: Path, folder: Path) -> Overlays:
         UserError: a file cannot be written.
     """
     by_video: dict[str, list[Row]] = {}
-    for row in read_output(predictions)[1]:
+    for row in tracked(read_output(predictions)[1], f"reading {predictions.name}", "rows"):
         by_video.setdefault(row["video"], []).append({key: row[key] for key in _DRAWN if key in row})
     places = places_of(set(by_video))
     done = Overlays()

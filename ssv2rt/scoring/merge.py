@@ -65,6 +65,7 @@ def _merge(parts: Sequence[Path], out: Path, expected: Iterable[Video]) -> Merge
     merged, rows = MergeResult(), SortedRows()
     duplicates, missing = _NameReport("in several parts"), _NameReport("in no part")
     columns: list[str] = []
+    kept = 0
     with Progress("reading parts", None, unit="rows") as progress:
         for part in parts:
             names, found = read_output(part)
@@ -79,14 +80,17 @@ def _merge(parts: Sequence[Path], out: Path, expected: Iterable[Video]) -> Merge
                 start = (
                     0 if "start" not in columns else round(row["start"] * 1e6) if "start" in row else _AFTER_ALL_WINDOWS
                 )
-                if not rows.add(name, start, row, good=row["status"] == OK):
+                if rows.add(name, start, row, good=row["status"] == OK):
+                    kept += 1
+                else:
                     duplicates.add(name)
                 progress.add(1)
     ordered = iter(rows)
     last = ""
-    with open_writer(out, columns, metadata) as writer:
+    with open_writer(out, columns, metadata) as writer, Progress(f"writing {out.name}", kept, unit="rows") as progress:
         while batch := list(islice(ordered, _ROWS_IN_MEMORY)):
             writer.write(batch)
+            progress.add(len(batch))
             for row in batch:
                 merged.videos += row["video"] != last
                 merged.errors += row["status"] != OK

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ssv2rt.core.progress import tracked
 from ssv2rt.core.recipes import Clip
 from ssv2rt.report.html.moments import Moment, frames_of
 from ssv2rt.report.html.strips import Strips
@@ -74,7 +75,8 @@ def report_of_predictions(path: Path, *, clips: int = MOST) -> dict[str, Any]:
     Raises:
         UserError: it is no such file, or damaged.
     """
-    columns, rows = read_output(path)
+    columns, read = read_output(path)
+    rows = tracked(read, f"reading {path.name}", "rows")
     metadata = read_metadata(path) or {}
     clip = Clip(**metadata["clip"]) if metadata else Clip()
     counts, strips = _Counts(frozenset(metadata["labels"]) if metadata else None), Strips()

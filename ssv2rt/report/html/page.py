@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ def check_report_name(path: Path) -> None:
         raise UsageError(f"'{path}' is a folder; give the name of a file")
     if not path.parent.is_dir():
         raise UsageError(f"'{path}': no folder '{path.parent}'; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"'{path}': '{path.parent}' cannot be written; choose another folder")
 
 
 def write_page(path: Path, content: dict[str, Any]) -> None:
