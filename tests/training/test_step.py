@@ -15,6 +15,7 @@ from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.models.weights import load_trained
 from ssv2rt.training.confusion import read_confusion
+from ssv2rt.training.distributed import Group
 from ssv2rt.training.metrics_log import read_metrics
 from ssv2rt.training.mixup import mix
 from ssv2rt.training.optimizer import scaled_learning_rate
@@ -150,10 +151,33 @@ def test_the_learning_rate_is_scaled_with_the_world_size() -> None:
     assert rates == {"linear": pytest.approx(0.4), "sqrt": pytest.approx(0.2), "none": 0.1}
 
 
+def test_a_step_without_a_clip_changes_nothing() -> None:
+    """Every clip of it was bad: in a single process, also with the gradient scaler, and with DDP, from the first batch on."""
+    import torch.distributed as dist
+
+    work = devices.training_step("cpu", "fp16", ema=0.9)
+    clips, labels = devices.batch("cpu")
+    before = {name: value.clone() for name, value in work.model.state_dict().items()}
+    work.backward(clips[:0], labels[:0], epoch=1, step=0, last=True)
+    work.optimizer_step(0.1, "here")
+    assert all(torch.equal(value, before[name]) for name, value in work.model.state_dict().items())
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        several = TrainingStep(work.model, work.settings, "fp32", Group(0, 2, torch.device("cpu")))
+        several.backward(clips[:0], labels[:0], epoch=1, step=0, last=True)
+    finally:
+        dist.destroy_process_group()
+    assert all(p.grad is not None and not p.grad.any() for p in work.model.parameters())
+    for name, value in work.model.state_dict().items():
+        assert torch.equal(value, before[name]) or name.endswith("num_batches_tracked"), name
+    assert several.metrics.read() == (0, 0)
+
+
 DISTRIBUTED = (
     "train.epochs=2",
     "train.learning_rate=0.001",
     "train.log_every=1",
+    "train.precise_bn=2",
     "augment.color=0",
     "train.seed=3",
 )
