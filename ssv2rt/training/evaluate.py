@@ -145,6 +145,11 @@ def evaluate(
     )
 
 
+def top5_says_something(classes: int) -> bool:
+    """Whether top-5 accuracy is worth showing: of five classes or fewer, it is always 100."""
+    return classes > 5
+
+
 def mean_class_accuracy(confusion: np.ndarray) -> float:
     """The mean, in percent, of each class's share of correct clips, from a matrix (K, K) of true by predicted classes."""
     clips = confusion.sum(1)
