@@ -179,6 +179,10 @@ class Trainer(CheckpointedTraining):
             self.log(flips_in_words(self.manifest.labels))
         if text := imbalance_in_words(self._clips, self.manifest.labels, self.recipe.train):
             self.log(text)
+        if self.recipe.train.batch == 1 and (self.recipe.train.mixup or self.recipe.train.cutmix):
+            logger.warning(
+                "train.mixup and train.cutmix mix the clips of a batch: with train.batch_size = 1 they do nothing"
+            )
 
     def _finish_epoch(self, run: Run, evaluation: Evaluation) -> None:
         """Logs the epoch, remembers it if it is the best so far, and saves a checkpoint."""

@@ -61,14 +61,17 @@ def test_accuracy_decides_and_then_the_loss() -> None:
     )
 
 
-def test_of_equal_epochs_the_first_is_the_best(tiny_set: Path, tmp_path: Path) -> None:
+def test_of_equal_epochs_the_first_is_the_best(
+    tiny_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Same accuracy and same loss: the weights do not change at this learning rate."""
-    settings = ("train.epochs=2", "train.freeze_backbone=true", "train.learning_rate=1e-30")
-    recipe = load_recipe("ssv2-resnet3d18", (*TINY_SETTINGS, *settings))
+    settings = ("train.epochs=2", "train.freeze_backbone=true", "train.learning_rate=1e-30", "train.batch_size=1")
+    recipe = load_recipe("ssv2-resnet3d18", (*TINY_SETTINGS, *settings, "train.mixup=0.2"))
     run = create_run("t", root=tmp_path)
     best = Trainer(recipe, open_manifest(tiny_set)).fit(run)
     first, second = (line["validation"] for line in read_metrics(run.metrics_file) if "validation" in line)
     assert first == second and first["top1"] == best.top1 and run.best_epoch == 1
+    assert "with train.batch_size = 1 they do nothing" in capsys.readouterr().err
 
 
 def test_imbalance_is_said_with_what_is_done_about_it() -> None:
