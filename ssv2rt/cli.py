@@ -7,6 +7,8 @@ import logging
 import os
 import signal
 import sys
+from importlib.machinery import ExtensionFileLoader
+from types import FrameType
 from typing import Any
 
 import click
@@ -106,6 +108,8 @@ def main() -> None:
     except OSError as error:  # PyTorch's libraries end the process where there is none
         _fail(f"Error: the working directory has been deleted ({error.strerror}); change to a folder that exists", 1)
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell lets its background jobs ignore it
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         app(standalone_mode=False)
         sys.stdout.flush()
@@ -154,8 +158,25 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _terminate(number: int, frame: object) -> None:
+def _terminate(number: int, frame: FrameType | None) -> None:
     """Ends the command on SIGTERM like an exception, so that temporary files are removed."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends it at once
     print("terminated", file=sys.stderr)
+    if _loads_extension(frame):
+        os._exit(128 + number)
     sys.exit(128 + number)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Ends the command on SIGINT as Python does, except while a library is loaded."""
+    if _loads_extension(frame):
+        print("interrupted", file=sys.stderr)
+        os._exit(128 + number)
+    signal.default_int_handler(number, frame)
+
+
+def _loads_extension(frame: FrameType | None) -> bool:
+    """Whether an extension module is being imported. Those of pybind11 abort the process on an exception."""
+    while frame and not isinstance(frame.f_locals.get("self"), ExtensionFileLoader):
+        frame = frame.f_back
+    return frame is not None

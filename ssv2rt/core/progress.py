@@ -48,7 +48,7 @@ class Progress:
         self._next = self._start + FIRST_LINE
         self._done = self._already_done = already_done
         self._quiet = quiet or not logger.isEnabledFor(logging.INFO)
-        self._live = _live_bar(what, total, unit) if sys.stderr.isatty() and not self._quiet else None
+        self._live = _live_bar(what, total, unit, already_done) if sys.stderr.isatty() and not self._quiet else None
         self._drawn = -1.0
 
     def __enter__(self) -> Progress:
@@ -118,7 +118,7 @@ def tracked(items: Iterable[T], what: str, unit: str) -> Iterator[T]:
         progress.show(done)
 
 
-def _live_bar(what: str, total: int | None, unit: str):  # type: ignore[no-untyped-def]  # rich is imported late
+def _live_bar(what: str, total: int | None, unit: str, done: int):  # type: ignore[no-untyped-def]  # rich is imported late
     """A progress bar in one line. On a narrow terminal, the name and the facts are shortened first."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -140,4 +140,4 @@ def _live_bar(what: str, total: int | None, unit: str):  # type: ignore[no-untyp
         console=Console(stderr=True),
         expand=True,
     )
-    return bar, bar.add_task(what, total=total, rate="", facts="")
+    return bar, bar.add_task(what, total=total, completed=done, rate="", facts="")

@@ -53,10 +53,12 @@ def read_otherwise(recipe: Recipe, overrides: tuple[str, ...]) -> Recipe:
         key = override.partition("=")[0].strip()
         if not key.startswith(("clip.", "data.")) and key not in ("train.batch_size", "train.precision"):
             raise UsageError(
-                f"--set {override}: evaluation takes clip.*, data.*, train.batch_size and train.precision; the rest "
+                f"setting {override}: evaluation takes clip.*, data.*, train.batch_size and train.precision; the rest "
                 f"belongs to the training that is over"
             )
-    return _checked(Path("--set"), _plain(recipe.model_dump(mode="json", exclude_none=True)), overrides, Recipe)
+    return _checked(
+        Path("the run's recipe"), _plain(recipe.model_dump(mode="json", exclude_none=True)), overrides, Recipe
+    )
 
 
 def recipe_of_network(model: str, size: str, overrides: tuple[str, ...] = ()) -> Recipe:
@@ -121,8 +123,10 @@ def _checked(path: Path, settings: dict[str, Any], overrides: tuple[str, ...], m
         return model.model_validate_json(json.dumps(settings, default=str), strict=True)
     except ValidationError as error:
         key = ".".join(str(part) for part in error.errors()[0]["loc"])
-        from_override = any(key.startswith(override.partition("=")[0].strip()) for override in overrides)
-        raise UsageError(f"{'--set' if from_override else path}: {explain(error, model)}") from None
+        given = [override.partition("=")[0].strip() for override in overrides]
+        # An error of a whole section is one of settings that do not go together.
+        from_override = any(key.startswith(name) or name.startswith(f"{key}.") for name in given)
+        raise UsageError(f"{'' if from_override else f'{path}: '}{explain(error, model)}") from None
 
 
 def _find(kind: Literal["pipelines", "engines"], name: str) -> Path:
@@ -143,7 +147,7 @@ def _override(settings: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts) or len(parts) < 2 or len(override.splitlines()) > 1:
-        raise UsageError(f"--set {override!r}: write section.key=value, for example --set train.epochs=10")
+        raise UsageError(f"setting {override!r}: write section.key=value, such as train.epochs=10")
     try:
         value = tomlkit.parse(f"value = {text}").unwrap()["value"]
     except tomlkit.exceptions.ParseError:
@@ -152,7 +156,7 @@ def _override(settings: dict[str, Any], override: str) -> None:
     for part in parts[:-1]:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise UsageError(f"--set {override}: '{part}' is a value, not a section")
+            raise UsageError(f"setting {override}: '{part}' is a value, not a section")
     table[parts[-1]] = value
 
 

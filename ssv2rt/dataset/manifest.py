@@ -152,6 +152,11 @@ class Manifest:
     def __repr__(self) -> str:
         return f"<Manifest of '{self.folder}': {len(self.table):,} clips, {len(self.labels):,} classes>"
 
+    @property
+    def root(self) -> Path:
+        """What --data names: the file that alone lists the clips, such as a table, else the folder."""
+        return self.folder / self.sources[0] if len(self.sources) == 1 else self.folder
+
     def is_current(self) -> bool:
         """Whether the manifest is complete and of this version, and its sources have not changed."""
         if self.version != VERSION or not self.fingerprint:
@@ -217,7 +222,7 @@ class Manifest:
             raise UserError(
                 f"{bad} of {len(rows)} {kind}clips cannot be used, such as "
                 f"'{self.folder / worst['path']}': {worst['status']}; at most {max_bad:.2%} may be; mend or remove them "
-                f"(`ssv2rt index '{self.folder}'` lists all), or train without them by "
+                f"(`ssv2rt index '{self.root}'` lists all), or train without them by "
                 f"--set data.max_bad={math.ceil(100 * enough) / 100:g}"
             )
         if not len(good) and (text := self.without_labels()):
@@ -225,10 +230,10 @@ class Manifest:
         if not len(good):
             counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(self.table["split"]).to_pylist()}
             there = ", ".join(f"{count} {split}" for split, count in sorted(counts.items())) or "none at all"
-            fix = "this needs a data set that has that split"
+            fix = "give data that has them, such as the folder of all annotation files, or take another split"
             if name == "validation" and pc.count_distinct(self.table["label"]).as_py() == len(self.table):
                 fix = "they are held out of classes that have at least two clips; add clips"
-            raise UserError(f"no {kind}clips in '{self.folder}' (there are: {there}); {fix}")
+            raise UserError(f"no {kind}clips in '{self.root}' (there are: {there}); {fix}")
         column = {key: good[key].to_numpy() for key in ("label", "frames", "width", "height", "duration")}
         return Split(
             labels=self.labels,

@@ -18,6 +18,7 @@ from ssv2rt.core.log import printable
 from ssv2rt.core.train_settings import Train
 from ssv2rt.report.fonts import with_fonts
 from ssv2rt.training.confusion import per_class_results
+from ssv2rt.training.evaluate import top5_says_something
 from ssv2rt.training.optimizer import Schedule
 
 BLUE, RED, GOLD, GRAY = "#4477aa", "#ee6677", "#ccbb44", "#999999"
@@ -58,7 +59,7 @@ def draw_curves(
         path: of the figure, without suffix.
         settings: the recipe's `[train]`, which the learning rate of each optimizer step follows from.
         title: what the figure is of.
-        classes: number of classes; of five or fewer, top-5 says nothing.
+        classes: number of classes.
         best: the best epoch.
     """
     figure = new_figure(12, 4.3)
@@ -87,7 +88,7 @@ def draw_curves(
     loss.set_ylim(bottom=0)
     over_epochs(accuracy, "top-1, training", BLUE, [line["train_top1"] for line in epochs])
     over_epochs(accuracy, "top-1, validation", RED, [line["validation"]["top1"] for line in epochs])
-    if classes > 5:
+    if top5_says_something(classes):
         over_epochs(accuracy, "top-5, validation", GOLD, [line["validation"]["top5"] for line in epochs], "o--")
     accuracy.set_ylim(0, 103)
     accuracy.set_ylabel("percent")

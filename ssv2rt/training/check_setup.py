@@ -7,6 +7,8 @@ import shutil
 import sysconfig
 from pathlib import Path
 
+import numpy as np
+
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.train_settings import Train
 from ssv2rt.dataset.manifest import Split
@@ -29,9 +31,12 @@ def check_classes(training: Split) -> None:
 def check_data(training: Split, validation: Split, settings: Train, group: Group) -> None:
     """Raises UserError if there are fewer than two classes, clips without a label, or too few clips for an optimizer step."""
     check_classes(training)
-    for split in (training, validation):
-        if (split.classes < 0).any():
-            raise UserError(f"clips in '{split.folder}' have no label; training and validation need a label for each")
+    for name, split in (("training", training), ("validation", validation)):
+        if len(unlabeled := np.flatnonzero(split.classes < 0)):
+            raise UserError(
+                f"{len(unlabeled)} of {len(split)} {name} clips have no label, such as '{split.path(int(unlabeled[0]))}'; "
+                f"give each one, or leave these clips out of the data"
+            )
     if len(training) < settings.batch * settings.accumulate * group.size:
         processes = f" x {group.size} processes" if group.size > 1 else ""
         raise UserError(

@@ -23,7 +23,14 @@ from ssv2rt.models.clip_model import ClipModel
 from ssv2rt.models.weights import WEIGHTS, save_weights
 
 STATE = "state.pt"
-CHANGEABLE_SETTINGS = ("data", "train.checkpoint_minutes", "train.compile", "train.tensorboard", "train.tracker")
+CHANGEABLE_SETTINGS = (
+    "data",
+    "train.checkpoint_minutes",
+    "train.compile",
+    "train.log_every",
+    "train.tensorboard",
+    "train.tracker",
+)
 """Settings that may change on resume, since they do not affect the result."""
 
 
@@ -136,8 +143,25 @@ class State(BaseModel):
         return self
 
 
+def read_state(run: Run) -> State:
+    """The state of a run's last checkpoint.
+
+    Raises:
+        UserError: there is no checkpoint, or it is damaged.
+    """
+    path = run.checkpoints / "last" / STATE
+    if not path.is_file():
+        raise UserError(f"run '{run.path}' has no checkpoint to resume from; start a new run with `ssv2rt train`")
+    try:
+        state = State.model_validate(torch.load(path, map_location="cpu", weights_only=True))
+        Recipe.model_validate_json(state.recipe)
+    except Exception as error:  # a damaged pickle can raise any exception
+        raise UserError(f"{path}: not a checkpoint of ssv2rt, or damaged ({one_line(error)}); train again") from None
+    return state
+
+
 def load_state(run: Run, recipe: Recipe, given: frozenset[str] = frozenset()) -> State:
-    """Loads the state of a run's last checkpoint.
+    """Loads the state of a run's last checkpoint, to continue the run.
 
     Args:
         run: the run.
@@ -145,19 +169,12 @@ def load_state(run: Run, recipe: Recipe, given: frozenset[str] = frozenset()) ->
         given: settings in it that come from the command line, such as `train.epochs`, for the message.
 
     Raises:
-        UserError: there is no checkpoint, it is damaged, or the recipe of the run has changed since.
+        UserError: as `read_state`, or the recipe of the run has changed since.
     """
-    path = run.checkpoints / "last" / STATE
-    if not path.is_file():
-        raise UserError(f"run '{run.path}' has no checkpoint to resume from; start a new run with `ssv2rt train`")
-    try:
-        state = State.model_validate(torch.load(path, map_location="cpu", weights_only=True))
-        saved = Recipe.model_validate_json(state.recipe)
-    except Exception as error:  # a damaged pickle can raise any exception
-        raise UserError(f"{path}: not a checkpoint of ssv2rt, or damaged ({one_line(error)}); train again") from None
-    if changed := differences(saved, recipe):
+    state = read_state(run)
+    if changed := differences(Recipe.model_validate_json(state.recipe), recipe):
         by_option = [key for key in changed if key in given]
-        fixes = [f"leave out {', '.join(f'--set {key}' for key in by_option)}"] if by_option else []
+        fixes = [f"leave out {', '.join(by_option)}"] if by_option else []
         fixes += [f"change the recipe back in '{run.recipe_file}'"] if len(by_option) < len(changed) else []
         fixes += [f"continue it with `--resume {run.name} --epochs N`"] if "train.epochs" in changed else []
         raise UserError(

@@ -23,6 +23,11 @@ from ssv2rt.training.step import TrainingStep
 logger = logging.getLogger(__name__)
 
 
+def data_digest(manifest: Manifest, recipe: Recipe) -> str:
+    """A hash of the training and validation clips of a recipe; see `Split.digest`."""
+    return " ".join(manifest.split(name, recipe.data.max_bad).digest() for name in ("train", "validation"))
+
+
 class CheckpointedTraining:
     """What a run has come to, and how it is saved and restored. `Trainer` sets the attributes without a value."""
 

@@ -21,6 +21,8 @@ from ssv2rt.core.run_folders import Run, create_run
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.models.registry import build_model
 from ssv2rt.models.weights import load_trained
+from ssv2rt.training.checkpoint import differences, read_state
+from ssv2rt.training.checkpointed import data_digest
 from ssv2rt.training.model_cost import ModelCost, measure_cost
 from ssv2rt.training.temporal_order import TemporalOrderScores, measure_temporal_order
 from ssv2rt.training.trainer import Trainer
@@ -57,12 +59,14 @@ def compare(recipe: Recipe, names: Sequence[str], manifest: Manifest, folder: Pa
         folder: where a run for each network is written.
 
     Raises:
-        UserError: a result in `folder` is damaged.
+        UserError: a result in `folder` is damaged, or is of other settings or clips.
         UsageError: the batch size is "auto", but must be the same number for all networks.
     """
     _ = recipe.train.batch  # raises if the batch size is "auto"
     split = manifest.split("test") if _has_labels(manifest) else manifest.split("validation", recipe.data.max_bad)
     device = choose_device()
+    for name in names:
+        _check_same(Run(folder / name), recipe_for(recipe, name), manifest)
     results = []
     for number, name in enumerate(names, start=1):
         done = folder / name / RESULT_FILE
@@ -105,6 +109,18 @@ def _train(settings: Recipe, manifest: Manifest, folder: Path, name: str) -> tup
         run = create_run(name, name, root=folder)
     trainer.fit(run)
     return run, time.perf_counter() - start
+
+
+def _check_same(run: Run, recipe: Recipe, manifest: Manifest) -> None:
+    """Raises UserError if an earlier call has trained this run with other settings or clips."""
+    if not run.is_started:
+        return
+    fix = "choose another --out, or remove that folder"
+    state = read_state(run)
+    if changed := differences(Recipe.model_validate_json(state.recipe), recipe):
+        raise UserError(f"'{run.path.parent}' has networks of another comparison: {'; '.join(changed.values())}; {fix}")
+    if tuple(state.labels) != manifest.labels or state.data not in ("", data_digest(manifest, recipe)):
+        raise UserError(f"'{run.path.parent}' has networks that were trained with other clips; {fix}")
 
 
 def _has_labels(manifest: Manifest) -> bool:

@@ -95,7 +95,7 @@ def evaluate(
         precision: of the forward pass, by autocast.
         loader: by default a new one.
         group: processes that share the clips; each of them gets the result of all. By default this process alone.
-        after_each_batch: called after each batch, but only if there is a single process. An exception ends the evaluation.
+        after_each_batch: called as often in each process, after those batches that all have. An exception ends the evaluation.
         record: called with each batch and its logits.
 
     Raises:
@@ -113,8 +113,10 @@ def evaluate(
     bad_clips = BadClips()
     model.eval()
     batches = evaluation_batches(split, recipe.clip, batch=recipe.train.batch, shard=group.shard)
+    videos = max(1, recipe.train.batch // (recipe.clip.views[0] * recipe.clip.views[1]))
+    in_all = -(-(len(split) // group.size) // videos)  # batches of the smallest shard
     with torch.inference_mode(), Progress("evaluating", len(split), quiet=not group.is_rank_zero) as progress:
-        for batch in loader.batches(batches):
+        for number, batch in enumerate(loader.batches(batches)):
             bad += len(batch.bad)
             bad_clips.add(batch.bad)
             if batch.requests:
@@ -130,7 +132,7 @@ def evaluate(
             if record:
                 record(batch, logits if batch.requests else None)
             progress.show((evaluated + bad) * group.size)
-            if group.size == 1:
+            if number < in_all:
                 after_each_batch()
     total_loss, clips, undecodable = group.sum(loss.item(), evaluated, bad)
     if bad_clips.count:
@@ -147,6 +149,11 @@ def evaluate(
         mean_class_accuracy(matrix),
         matrix,
     )
+
+
+def top5_says_something(classes: int) -> bool:
+    """Whether top-5 accuracy is worth showing: of five classes or fewer, it is always 100."""
+    return classes > 5
 
 
 def mean_class_accuracy(confusion: np.ndarray) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ssv2rt.core.train_settings import Train
+from ssv2rt.dataset.labels import NO_MIRROR
 from ssv2rt.training.evaluate import Evaluation
 
 IMBALANCED = 3.0
@@ -28,6 +29,17 @@ def clips_per_class(classes: np.ndarray, count: int) -> np.ndarray:
     return np.bincount(classes, minlength=count)
 
 
+def after_flips(clips: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
+    """float64 (K,): expected number of clips of each class in an epoch where half of them are flipped, if their label allows.
+
+    Args:
+        clips: int (K,), clips of each class.
+        mirrored: int (K,), see `Split.mirrored`.
+    """
+    moved = np.where((mirrored == np.arange(len(clips))) | (mirrored == NO_MIRROR), 0, clips / 2)
+    return clips - moved + np.bincount(np.maximum(mirrored, 0), moved, minlength=len(clips))
+
+
 def is_imbalanced(clips: np.ndarray) -> bool:
     """Whether the largest class has over `IMBALANCED` times the clips of the smallest. Classes without clips do not count."""
     present = clips[clips > 0]
@@ -38,7 +50,7 @@ def class_weights(clips: np.ndarray, settings: Train) -> torch.Tensor | None:
     """float32 (K,): the weights of `train.class_weights`, whose mean over all clips is 1; None for equal weights.
 
     Args:
-        clips: int (K,), training clips of each class. A class without clips has weight 0.
+        clips: (K,), training clips of each class, by their labels after flips. A class without clips has weight 0.
         settings: the recipe's `[train]`.
     """
     if settings.class_weights == "none":

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ssv2rt.core.atomic_files import write_text
-from ssv2rt.core.errors import one_line
 from ssv2rt.core.run_folders import Run
-from ssv2rt.training.trackers import Tracker, flatten
-
-logger = logging.getLogger(__name__)
+from ssv2rt.training.trackers import Tracker, flatten, try_tracker
 
 
 class MetricsLog:
@@ -47,22 +44,19 @@ class MetricsLog:
         """
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"epoch": epoch, "update": update, **facts}) + "\n")
+        flat, then = (
+            flatten({"epoch": epoch, **facts}),
+            ", and gets no more metrics; training goes on, with metrics.jsonl",
+        )
         for tracker in list(self._trackers):
-            try:
-                tracker.write(flatten({"epoch": epoch, **facts}), update)
-            except Exception as error:  # a tracker may raise anything
+            if not try_tracker(tracker, partial(tracker.write, flat, update), then):
                 self._trackers.remove(tracker)
-                logger.warning(
-                    f"the tracker failed, and gets no more metrics; training goes on, with metrics.jsonl: {one_line(error)}"
-                )
+                try_tracker(tracker, tracker.close, " when it was closed")
 
     def close(self) -> None:
         """Closes the trackers."""
         for tracker in self._trackers:
-            try:
-                tracker.close()
-            except Exception as error:  # a tracker may raise anything
-                logger.warning(f"the tracker failed when it was closed: {one_line(error)}")
+            try_tracker(tracker, tracker.close, " when it was closed")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -273,7 +273,7 @@ def _continued(recipe: Recipe, epochs: int, run: Run) -> Recipe:
 def _going_on(trainer: Trainer, run: Run, request: TrainRequest) -> str:
     """What resuming a run will do, as a line; empty if it only finishes what was interrupted."""
     settings = trainer.recipe.train
-    if trainer.epoch >= settings.epochs:
+    if trainer.is_finished:
         return (
             f"run '{run.name}' is finished: {trainer.epoch} of {settings.epochs} epochs; `ssv2rt train --resume {run.name} "
             f"--epochs {settings.epochs + max(1, settings.epochs // 2)}` trains it longer"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ssv2rt.core.errors import UserError
@@ -103,7 +105,6 @@ class TrainingStep:
         self._parallel = forward
         self._forward = torch.compile(forward) if settings.compile else forward
         self._pending_check: tuple[torch.Tensor, str, str] | None = None  # value, name, position
-        self._clip_shape: torch.Size | None = None  # of the last batch, without N
         self._copy_done: torch.cuda.Event | None = None  # the value has reached the CPU
 
     @property
@@ -133,7 +134,7 @@ class TrainingStep:
         """Runs forward and backward on a batch, which adds to the accumulated gradients.
 
         Args:
-            clips: uint8 (N, T, H, W, 3). With N = 0 nothing is added, but DDP still runs its collective operations.
+            clips: uint8 (N, T, H, W, 3). With N = 0 nothing changes, but DDP still runs its collective operations.
             labels: int64 (N,)
             epoch: number of the epoch, from 1.
             step: number of the batch in the epoch, from 0.
@@ -143,15 +144,16 @@ class TrainingStep:
             UserError: the loss is not finite. On a GPU, a later call may raise it (see `_check_finite`).
         """
         settings, weight = self.settings, 1.0 / self.settings.accumulate
+        unchanged: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if not len(clips):
-            if self.group.size == 1 or self._clip_shape is None:
+            if self.group.size == 1:
                 return
             # A dummy batch with weight 0: DDP needs a forward and backward pass on every rank.
-            clips, labels, weight = clips.new_zeros(2, *self._clip_shape), labels.new_zeros(2), 0.0
-        self._clip_shape = clips.shape[1:]
+            clips, labels, weight = clips.new_zeros(2, *clips.shape[1:]), labels.new_zeros(2), 0.0
+            unchanged = _running_statistics_kept(self.model)
         mixed = mix(clips, labels, settings, epoch=epoch, step=step)
         accumulating = self.group.size > 1 and not last
-        with self._parallel.no_sync() if accumulating else contextlib.nullcontext():  # type: ignore[operator]
+        with unchanged, self._parallel.no_sync() if accumulating else contextlib.nullcontext():  # type: ignore[operator]
             with torch.autocast(self.group.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
                 logits = self._forward(mixed.clips).float()
                 loss = self._loss(logits, mixed.labels)
@@ -172,7 +174,7 @@ class TrainingStep:
         return (losses * self._class_weights[labels]).mean()
 
     def optimizer_step(self, learning_rate: float, where: str) -> None:
-        """Clips the accumulated gradients, steps the optimizer and updates the EMA weights.
+        """Clips the accumulated gradients, steps the optimizer and updates the EMA weights. Without gradients, does nothing.
 
         Args:
             learning_rate: for this step.
@@ -181,8 +183,10 @@ class TrainingStep:
         Raises:
             UserError: the gradient norm is not finite. On a GPU, a later call may raise it.
         """
-        self.scaler.unscale_(self.optimizer)
         trained = [p for p in self.model.parameters() if p.requires_grad]
+        if all(p.grad is None for p in trained):  # no clip of this step could be decoded
+            return
+        self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(trained, self.settings.clip_norm or math.inf)
         if not self.scaler.is_enabled():  # the gradient scaler skips a step with infinite gradients
             self._check_finite(norm.detach(), "gradient", where)
@@ -239,3 +243,17 @@ class TrainingStep:
             return
         self._pending_check = value, what, where
         self.check_pending()
+
+
+@contextlib.contextmanager
+def _running_statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Batches in the block do not change the running statistics of batch norms."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    momentum = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, value in zip(norms, momentum, strict=True):
+            norm.momentum = value

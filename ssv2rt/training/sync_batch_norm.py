@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.distributed as dist
 from torch import nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -35,19 +37,35 @@ class SyncBatchNorm(_BatchNorm):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return super().forward(input)
-        assert self.momentum is not None and self.running_mean is not None and self.running_var is not None
+        assert self.running_mean is not None and self.running_var is not None
         x = input.float()
         reduced_dims = [0, *range(2, x.ndim)]
         shape = [1, -1, *[1] * (x.ndim - 2)]
         count = x.new_full((1,), x.numel() / x.shape[1])
-        total = all_reduce(torch.cat([x.sum(reduced_dims), count]))
+        total = _AllReduce.apply(torch.cat([x.sum(reduced_dims), count]))
         mean, count = total[:-1] / total[-1], total[-1].detach()
         centered = x - mean.view(shape)
-        variance = all_reduce(centered.square().sum(reduced_dims)) / count
+        variance = _AllReduce.apply(centered.square().sum(reduced_dims)) / count
         with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
+            # Without a momentum, the mean of all batches, as in PyTorch's batch norms.
+            momentum = 1 / float(self.num_batches_tracked or 1) if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(variance * count / (count - 1), momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (centered * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
+
+
+class _AllReduce(torch.autograd.Function):
+    """The sum of a tensor over all processes. Its gradient is the sum of their gradients."""
+
+    @staticmethod
+    def forward(context: Any, value: torch.Tensor) -> torch.Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return _AllReduce.forward(context, gradient)

@@ -58,6 +58,27 @@ def open_trackers(run: Run, recipe: Recipe, update: int) -> list[Tracker]:
     return [_open(name, run, recipe, update) for name in names]
 
 
+def try_tracker(tracker: Tracker, call: Callable[[], None], then: str) -> bool:
+    """Calls a method of a tracker. If that fails, which must not end training, warns and returns False.
+
+    Args:
+        tracker: named by its class in the warning.
+        call: of its method.
+        then: what follows from a failure, for the warning.
+    """
+    try:
+        call()
+    except Exception as error:  # a tracker may raise anything
+        logger.warning(f"the tracker {type(tracker).__name__.strip('_')} failed{then}: {_in_words(error)}")
+        return False
+    return True
+
+
+def _in_words(error: Exception) -> str:
+    """An exception of another program, whose text alone may be just a key."""
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
 def flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """Flattens nested dicts; nested names are joined as `group/name`."""
     flat: dict[str, float] = {}
@@ -68,7 +89,7 @@ def flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 def _open(name: str, run: Run, recipe: Recipe, update: int) -> Tracker:
     try:
-        return _function(name)(run.path, recipe.model_dump(mode="json"), update)
+        tracker = _function(name)(run.path, recipe.model_dump(mode="json"), update)
     except UserError:
         raise
     except ImportError as error:
@@ -77,8 +98,14 @@ def _open(name: str, run: Run, recipe: Recipe, update: int) -> Tracker:
         ) from None
     except Exception as error:  # a tracker may raise anything
         raise UserError(
-            f"train.tracker = '{name}' failed to start: {one_line(error)}; mend it, or leave it out"
+            f"train.tracker = '{name}' failed to start: {_in_words(error)}; mend it, or leave it out"
         ) from None
+    if not all(callable(getattr(tracker, method, None)) for method in ("write", "close")):
+        raise UsageError(
+            f"train.tracker = '{name}' gave {type(tracker).__name__}, which lacks write(facts, update) or close(); return an "
+            f"object that has both"
+        )
+    return tracker
 
 
 def _function(name: str) -> Open:

@@ -25,16 +25,17 @@ from ssv2rt.pipelines.samplers import steps_per_epoch, train_batches
 from ssv2rt.training.batch_size import resolve_batch_size
 from ssv2rt.training.check_setup import check_compiler, check_data
 from ssv2rt.training.checkpoint import remove_old_checkpoints
-from ssv2rt.training.checkpointed import CheckpointedTraining
+from ssv2rt.training.checkpointed import CheckpointedTraining, data_digest
 from ssv2rt.training.confusion import write_confusion
 from ssv2rt.training.decoding import clear_crash_records, recording_crashes
 from ssv2rt.training.determinism import explain_determinism_errors, set_deterministic
 from ssv2rt.training.distributed import Group
-from ssv2rt.training.evaluate import BadClips, Evaluation, evaluate, evaluation_loader
-from ssv2rt.training.imbalance import best_by, class_weights, clips_per_class, imbalance_in_words, quality
+from ssv2rt.training.evaluate import BadClips, Evaluation, evaluate, evaluation_loader, top5_says_something
+from ssv2rt.training.imbalance import after_flips, best_by, class_weights, clips_per_class, imbalance_in_words, quality
 from ssv2rt.training.initial_model import build_initial_model
 from ssv2rt.training.metrics_log import MetricsLog
 from ssv2rt.training.optimizer import Schedule
+from ssv2rt.training.pace import Pace
 from ssv2rt.training.precise_batch_norm import measure_batch_norm
 from ssv2rt.training.signals import SignalHandler, Stopped
 from ssv2rt.training.step import TrainingStep
@@ -82,7 +83,8 @@ class Trainer(CheckpointedTraining):
         if settings.sync_bn and group.size > 1:
             convert_sync_batch_norm(model, group.device)
         self._clips = clips = clips_per_class(self.train_split.classes, len(manifest.labels))
-        self.training_step = TrainingStep(model, settings, self.precision, group, class_weights(clips, settings))
+        seen = after_flips(clips, self.train_split.mirrored) if recipe.augment.flip == "label-aware" else clips
+        self.training_step = TrainingStep(model, settings, self.precision, group, class_weights(seen, settings))
         self.schedule = Schedule(settings, self.optimizer_steps_per_epoch, group.size)
         torch.manual_seed(settings.seed + group.rank)  # so that each process draws its own dropout masks
         self.decoder_trust = make_trust(recipe.data, group.device)
@@ -97,14 +99,12 @@ class Trainer(CheckpointedTraining):
         )
         self.validation_loader = evaluation_loader(recipe, group.device, self.decoder_trust)
         self.loaders = {"train": self.loader, "validation": self.validation_loader}
-        digests = (part.digest() for part in (self.train_split, self.validation_split))
-        self.data_digest = " ".join(digests)
+        self.data_digest = data_digest(manifest, recipe)
         self.check_same_everywhere(self.data_digest, f"the data set in '{manifest.folder}'")
         # Where the data lies may differ between machines.
         self.check_same_everywhere(recipe.model_dump_json(exclude={"data": {"root"}}), "the recipe")
         self._bad_clips = BadClips()
-        self._started = (time.monotonic(), 0)
-        """When training started or went on, and the optimizer steps done until then."""
+        self._pace = Pace(self.steps_per_epoch)
 
     @property
     def model(self) -> torch.nn.Module:
@@ -143,11 +143,17 @@ class Trainer(CheckpointedTraining):
         )
 
     def _train_epochs(self, run: Run) -> None:
-        self._started = time.monotonic(), self.optimizer_steps
-        while self.epoch < self.recipe.train.epochs:
+        while not self.is_finished:
             self._train_epoch(run)
+            start = time.monotonic()
             evaluation = self._evaluate(run)
+            self._pace.evaluation = time.monotonic() - start
             self._finish_epoch(run, evaluation)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all epochs are complete."""
+        return self.epoch >= self.recipe.train.epochs
 
     def _start(self, run: Run) -> None:
         """Writes the files that a run has from the beginning."""
@@ -156,33 +162,43 @@ class Trainer(CheckpointedTraining):
             remove_old_checkpoints(run)
             write_text(run.recipe_file, dump_recipe(self.recipe))
             self.write_environment(run)
-            self.log(
-                f"training {self.recipe.model.name} on {len(self.train_split)} clips, {self.group.device}, {self.precision}"
-            )
-            if self.recipe.augment.flip == "label-aware":
-                self.log(flips_in_words(self.manifest.labels))
-            if text := imbalance_in_words(self._clips, self.manifest.labels, self.recipe.train):
-                self.log(text)
-            trackers = open_trackers(run, self.recipe, self.optimizer_steps)
+            if not self.is_finished:
+                self._say_what_starts(run)
+            trackers = [] if self.is_finished else open_trackers(run, self.recipe, self.optimizer_steps)
             self._metrics_log = MetricsLog(run, epoch=self.epoch, update=self.optimizer_steps, trackers=trackers)
         if self.group.speaks:  # one process on each machine
             clear_crash_records(run)
         self.group.meeting()
+
+    def _say_what_starts(self, run: Run) -> None:
+        self.log(
+            f"training {self.recipe.model.name} on {len(self.train_split)} clips, {self.group.device}, {self.precision}: "
+            f"run '{run.path}'"
+        )
+        if self.recipe.augment.flip == "label-aware":
+            self.log(flips_in_words(self.manifest.labels))
+        if text := imbalance_in_words(self._clips, self.manifest.labels, self.recipe.train):
+            self.log(text)
+        if self.recipe.train.batch == 1 and (self.recipe.train.mixup or self.recipe.train.cutmix):
+            logger.warning(
+                "train.mixup and train.cutmix mix the clips of a batch: with train.batch_size = 1 they do nothing"
+            )
 
     def _finish_epoch(self, run: Run, evaluation: Evaluation) -> None:
         """Logs the epoch, remembers it if it is the best so far, and saves a checkpoint."""
         loss, top1 = self.training_step.metrics.read(self.group)
         bad = int(self.group.sum(self.bad)[0])
         self._check_bad_clips(bad)
-        self.epoch, self.step = self.epoch + 1, 0
+        self.epoch, self.step, settings = self.epoch + 1, 0, self.recipe.train
         self.training_step.metrics.values.zero_()
-        top5 = f", top-5 {evaluation.top5:.1f}%" if len(self.manifest.labels) > 5 else ""
+        top5 = f", top-5 {evaluation.top5:.1f}%" if top5_says_something(len(self.manifest.labels)) else ""
+        epochs = settings.epochs - self.epoch
+        left = f"; {clock(self._pace.seconds_of(epochs))} left" if epochs and self._pace.steps else ""
         self.log(
-            f"epoch {self.epoch}/{self.recipe.train.epochs}: loss {loss:.3f}, top-1 {top1:.1f}%; validation loss "
-            f"{evaluation.loss:.3f}, top-1 {evaluation.top1:.1f}%{top5}"
-            + (f"; {left} left" if (left := self._time_left()) else "")
+            f"epoch {self.epoch}/{settings.epochs}: loss {loss:.3f}, top-1 {top1:.1f}%; validation loss "
+            f"{evaluation.loss:.3f}, top-1 {evaluation.top1:.1f}%{top5}{left}"
         )
-        by = best_by(self._clips, self.recipe.train)
+        by = best_by(self._clips, settings)
         if best := self.best is None or quality(evaluation, by) > quality(self.best, by):
             self.best = evaluation
         self._log_metrics(
@@ -202,7 +218,7 @@ class Trainer(CheckpointedTraining):
         settings, epoch = self.recipe.train, self.epoch + 1
         self.training_step.model.train()
         batches = train_batches(self.train_split, self.recipe, epoch=epoch, shard=self.group.shard, start=self.step)
-        waited, start, wait_start = 0.0, time.perf_counter(), time.perf_counter()
+        waited, start, wait_start, first = 0.0, time.perf_counter(), time.perf_counter(), self.step
         clips, quiet = len(self.train_split), not self.group.is_rank_zero
         done = clips * self.step // self.steps_per_epoch  # of all processes; the last step of an epoch is filled up
         with Progress(f"epoch {epoch}/{settings.epochs}", clips, quiet=quiet, already_done=done) as progress:
@@ -215,17 +231,21 @@ class Trainer(CheckpointedTraining):
                 if accumulated:
                     self._optimizer_step()
                     self._save_or_stop_if_due(run)
+                self._pace.add_step(time.perf_counter() - wait_start)
+                wait_start = time.perf_counter()
                 if self.group.is_rank_zero and (progress.due() or self.step == self.steps_per_epoch):
-                    loss, top1 = self.training_step.metrics.read()
+                    seconds, (loss, top1) = wait_start - start, self.training_step.metrics.read()
                     facts = {
                         "loss": f"{loss:.3f}",
                         "top-1": f"{top1:.1f}%",
                         "rate": f"{self.training_step.learning_rate:.2g}",
-                        "waiting": f"{waited / (time.perf_counter() - start):.0%}",
+                        "waiting": f"{waited / seconds:.0%}",
                     }
-                    left = {"whole run": f"{left} left"} if (left := self._time_left()) else {}
-                    progress.show(clips * self.step // self.steps_per_epoch, None, **left, **facts)
-                wait_start = time.perf_counter()
+                    if epoch < settings.epochs:  # the time that the last epoch takes is that of the progress itself
+                        steps, per_step = self.steps_per_epoch - self.step, seconds / (self.step - first)
+                        left = self._pace.seconds_of(settings.epochs - epoch, steps=steps, seconds_per_step=per_step)
+                        facts = {"whole run": f"{clock(left)} left", **facts}
+                    progress.show(clips * self.step // self.steps_per_epoch, None, **facts)
         self.training_step.check_pending()
 
     def _optimizer_step(self) -> None:
@@ -308,14 +328,6 @@ class Trainer(CheckpointedTraining):
                 f"{self.recipe.data.max_bad:g} allows: {self._bad_clips}; the log names each ('skipped'); mend or remove "
                 f"these files, or allow more with --set data.max_bad=SHARE"
             )
-
-    def _time_left(self) -> str:
-        """The time that the rest of the run takes at the rate so far, evaluations and checkpoints included."""
-        steps = self.recipe.train.epochs * self.optimizer_steps_per_epoch
-        done = self.optimizer_steps - self._started[1]
-        if not done or self.optimizer_steps >= steps:
-            return ""
-        return clock((time.monotonic() - self._started[0]) * (steps - self.optimizer_steps) / done)
 
     def _done(self) -> str:
         """What has been trained so far, for messages."""

@@ -242,3 +242,33 @@ def test_a_start_that_failed_leaves_its_name_free(tiny_set: Path, tmp_path: Path
     assert done.returncode == 0, done.stderr
     weights = tmp_path / "runs" / "mine" / "checkpoints" / "best" / "weights.safetensors"
     assert weights.stat().st_mode & 0o777 == (tmp_path / "runs" / "mine" / "recipe.toml").stat().st_mode & 0o777
+
+
+WITHIN_IMPORT = """
+import os, signal, sys
+from importlib.machinery import ExtensionFileLoader
+from ssv2rt import cli
+
+def send(frame, event, argument):
+    \"\"\"Sends the signal as soon as the library, which is being loaded, calls Python.\"\"\"
+    while frame and event == "call" and "enum" in frame.f_globals["__name__"]:
+        loading = frame = frame.f_back
+        while loading and not isinstance(loading.f_locals.get("self"), ExtensionFileLoader):
+            loading = loading.f_back
+        if loading:
+            sys.setprofile(None)
+            os.kill(os.getpid(), int(sys.argv[1]))
+
+def command(**options):
+    sys.setprofile(send)
+    import matplotlib.ft2font
+
+cli.app = command
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_a_library_is_loaded_ends_the_process_without_a_crash(number: signal.Signals, code: int) -> None:
+    done = subprocess.run([sys.executable, "-c", WITHIN_IMPORT, str(int(number))], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, "interrupted\n" if code == 130 else "terminated\n")

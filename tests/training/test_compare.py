@@ -1,11 +1,14 @@
 """Comparison of networks: scores for the order of frames, costs, and reports."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
 import torch
 
+from ssv2rt.core.errors import UserError
 from ssv2rt.core.recipe_files import load_recipe
 from ssv2rt.core.recipes import Clip, Model
 from ssv2rt.dataset.index import open_manifest
@@ -100,6 +103,12 @@ def test_an_interrupted_comparison_reuses_its_results(
     both = compare(recipe, ["resnet2d18", "resnet3d18"], manifest, tmp_path)
     assert both[0] == first and [result.name for result in both] == ["resnet2d18", "resnet3d18"]
     assert "resnet2d18: using the result in" in capsys.readouterr().err
+    other = load_recipe("compare", (*TINY_SETTINGS, "train.epochs=2"))
+    with pytest.raises(UserError, match="another comparison: train.epochs was 1, and is 2; choose another --out"):
+        compare(other, ["resnet2d18"], manifest, tmp_path)
+    fewer = replace(manifest, table=manifest.table.filter(pc.not_equal(manifest.table["split"], "test")).slice(1))
+    with pytest.raises(UserError, match="trained with other clips; choose another --out"):
+        compare(recipe, ["resnet2d18"], fewer, tmp_path)
 
 
 def test_the_command_writes_markdown_json_and_figures(tiny_set: Path, tmp_path: Path) -> None:

@@ -182,4 +182,4 @@ def test_clips_may_be_read_in_another_way_than_in_training(tiny_run: Run, tiny_s
 @pytest.mark.parametrize("setting", ["model.width=8", "train.epochs=3", "augment.color=0"])
 def test_settings_of_training_are_none_of_evaluation(setting: str, tiny_run: Run) -> None:
     done = ssv2rt("evaluate", tiny_run.path, "--set", setting)
-    assert done.returncode == 2 and f"--set {setting}: evaluation takes clip.*, data.*" in done.stderr
+    assert done.returncode == 2 and f"setting {setting}: evaluation takes clip.*, data.*" in done.stderr

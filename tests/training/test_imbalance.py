@@ -14,9 +14,10 @@ from ssv2rt.core.recipe_files import load_recipe
 from ssv2rt.core.run_folders import create_run
 from ssv2rt.core.train_settings import Train
 from ssv2rt.dataset.index import open_manifest
+from ssv2rt.dataset.labels import NO_MIRROR
 from ssv2rt.dataset.manifest import Manifest
 from ssv2rt.training.evaluate import Evaluation
-from ssv2rt.training.imbalance import best_by, class_weights, imbalance_in_words, quality
+from ssv2rt.training.imbalance import after_flips, best_by, class_weights, imbalance_in_words, quality
 from ssv2rt.training.metrics_log import read_metrics
 from ssv2rt.training.trainer import Trainer
 from tests.conftest import TINY_SETTINGS
@@ -32,6 +33,12 @@ def test_weights_follow_the_number_of_clips_and_are_one_on_average() -> None:
         assert float((weights * torch.tensor(CLIPS)).sum()) == pytest.approx(CLIPS.sum(), rel=1e-5)
         assert float(weights[1] / weights[0]) == pytest.approx(4**power, rel=1e-5)
     assert class_weights(CLIPS, Train()) is None
+
+
+def test_flips_are_counted_where_they_change_labels() -> None:
+    """Two sides of an action, one whose other side is no class, and one without sides."""
+    mirrored = np.array([1, 0, NO_MIRROR, 3])
+    assert after_flips(np.array([30, 0, 8, 5]), mirrored).tolist() == [15, 15, 8, 5]
 
 
 @pytest.mark.parametrize(("setting", "clips", "by"), [
@@ -54,14 +61,17 @@ def test_accuracy_decides_and_then_the_loss() -> None:
     )
 
 
-def test_of_equal_epochs_the_first_is_the_best(tiny_set: Path, tmp_path: Path) -> None:
+def test_of_equal_epochs_the_first_is_the_best(
+    tiny_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Same accuracy and same loss: the weights do not change at this learning rate."""
-    settings = ("train.epochs=2", "train.freeze_backbone=true", "train.learning_rate=1e-30")
-    recipe = load_recipe("ssv2-resnet3d18", (*TINY_SETTINGS, *settings))
+    settings = ("train.epochs=2", "train.freeze_backbone=true", "train.learning_rate=1e-30", "train.batch_size=1")
+    recipe = load_recipe("ssv2-resnet3d18", (*TINY_SETTINGS, *settings, "train.mixup=0.2"))
     run = create_run("t", root=tmp_path)
     best = Trainer(recipe, open_manifest(tiny_set)).fit(run)
     first, second = (line["validation"] for line in read_metrics(run.metrics_file) if "validation" in line)
     assert first == second and first["top1"] == best.top1 and run.best_epoch == 1
+    assert "with train.batch_size = 1 they do nothing" in capsys.readouterr().err
 
 
 def test_imbalance_is_said_with_what_is_done_about_it() -> None:
@@ -102,6 +112,17 @@ def test_class_weights_are_in_the_loss_of_a_step(imbalanced: Manifest) -> None:
     counts = np.bincount(trainer.train_split.classes)
     weights = torch.tensor(counts.sum() / (3 * counts))
     assert step.metrics.read()[0] == pytest.approx(float((weights * losses).mean().detach()), rel=1e-4)
+    sides = replace(imbalanced, labels=("turn left", "turn right", "turn"))
+    work = Trainer(load_recipe("ssv2-resnet3d18", (*settings, "augment.flip=label-aware")), sides).training_step
+    work.model.eval()
+    shares = []
+    for label in (0, 1):
+        work.metrics.values.zero_()
+        work.backward(clips[:1], torch.tensor([label]), epoch=1, step=0, last=True)
+        shares.append(
+            work.metrics.read()[0] / float(F.cross_entropy(work.model(clips[:1]), torch.tensor([label])).detach())
+        )
+    assert shares[0] == pytest.approx(shares[1], rel=1e-4)
 
 
 def test_a_balanced_run_resumes_exactly(

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ssv2rt.core.errors import UserError
+from ssv2rt.dataset.index import open_manifest
 from tests.cli import ssv2rt
 from tests.conftest import numbered_video
 
@@ -61,3 +63,25 @@ def test_the_share_of_unusable_clips_that_is_named_is_enough(video: Path, tmp_pa
     share = said.rpartition("--set data.max_bad=")[2].strip()
     done = ssv2rt(*command, "--set", f"data.max_bad={share}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_clips_of_a_table_are_said_with_their_names_and_the_table(video: Path, tmp_path: Path) -> None:
+    table = tmp_path / "clips.csv"
+    for name in "abcdef":
+        shutil.copy(video, tmp_path / f"{name}.mp4")
+    rows = "".join(f"{name}.mp4,{label}\n" for name, label in zip("abcde", "xxyyy", strict=True))
+    for row, says in (
+        ("f.mp4,\n", f"1 of 4 training clips have no label, such as '{tmp_path}/f.mp4'; give each one, or leave these"),
+        (
+            "gone.mp4,x\n",
+            f"gone.mp4': missing; at most 1.00% may be; mend or remove them (`ssv2rt index '{table}'` lists",
+        ),
+    ):
+        table.write_text(f"path,label\n{rows}{row}")
+        done = ssv2rt("train", "--data", table, "--dry-run", cwd=tmp_path)
+        assert done.returncode == 1 and says in done.stderr, done.stderr
+    table.write_text("path,label,split\na.mp4,x,train\nb.mp4,y,train\n")
+    with pytest.raises(
+        UserError, match=r"no test clips in '.*clips.csv' \(there are: 2 train\); give data that has them"
+    ):
+        open_manifest(table).split("test")

@@ -17,6 +17,7 @@ from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.scenes import draw_clip
 from ssv2rt.models.weights import load_trained
 from ssv2rt.training.from_init import follow_init
+from ssv2rt.training.pace import Pace
 from tests.cli import ssv2rt
 
 TINY = ("--set", "clip.size=32", "--set", "clip.frames=4", "--set", "model.width=4")
@@ -70,10 +71,20 @@ def test_progress_counts_clips_once_and_tells_how_long_the_run_takes(
         monkeypatch.setattr(f"ssv2rt.core.progress.{name}", 0.0)
     said = ssv2rt("train", "--data", own, *TINY, "--epochs", "2", cwd=tmp_path).stderr
     assert re.search(
-        r"epoch 2/2: 6/33 clips, [\d.]+/s, \d+:\d\d left, whole run \d+:\d\d left, loss [\d.]+, top-1 ", said
+        r"epoch 1/2: 6/33 clips, [\d.]+/s, \d+:\d\d left, whole run \d+:\d\d left, loss [\d.]+, top-1 ", said
     )
+    assert re.search(r"epoch 2/2: 6/33 clips, [\d.]+/s, \d+:\d\d left, loss ", said)
     assert "epoch 2/2: 33/33 clips" in said and "40" not in re.findall(r"epoch \d/2: \d+/(\d+)", said)
     assert re.search(r"epoch 1/2: loss .*; \d+:\d\d left", said) and not re.search(r"epoch 2/2: loss .* left", said)
+
+
+def test_the_time_left_is_that_of_the_epoch_its_evaluation_and_whole_epochs() -> None:
+    pace = Pace(steps_per_epoch=4)
+    for _ in range(4):
+        pace.add_step(2.0)
+    pace.evaluation = 5.0
+    assert pace.seconds_of(3) == 3 * (4 * 2.0 + 5.0)
+    assert pace.seconds_of(3, steps=2, seconds_per_step=10.0) == 2 * 10.0 + 5.0 + 3 * (4 * 2.0 + 5.0)
 
 
 @pytest.mark.parametrize("recipe", ["ssv2-resnet3d18", "ssv2-resnet3d50", "ssv2-i3d", "demo", "small"])

@@ -1,20 +1,28 @@
 """The training step: mixup, EMA weights, metrics, fp16 overflows, and several processes."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssv2rt.core.recipe_files import load_recipe
-from ssv2rt.core.recipes import Recipe, Train
+from ssv2rt.core.recipes import Model, Recipe, Train
 from ssv2rt.core.run_folders import Run, create_run
 from ssv2rt.dataset.index import open_manifest
 from ssv2rt.dataset.manifest import Manifest
+from ssv2rt.models.registry import build_model
 from ssv2rt.models.weights import load_trained
 from ssv2rt.training.confusion import read_confusion
+from ssv2rt.training.distributed import Group
+from ssv2rt.training.evaluate import evaluate
 from ssv2rt.training.metrics_log import read_metrics
 from ssv2rt.training.mixup import mix
 from ssv2rt.training.optimizer import scaled_learning_rate
@@ -150,10 +158,59 @@ def test_the_learning_rate_is_scaled_with_the_world_size() -> None:
     assert rates == {"linear": pytest.approx(0.4), "sqrt": pytest.approx(0.2), "none": 0.1}
 
 
+@pytest.fixture
+def alone_with_ddp() -> Iterator[None]:
+    """A process group of this process, which may take itself for one of several."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone_with_ddp")
+def test_all_processes_may_stop_after_the_same_batches_of_an_evaluation(manifest: Manifest) -> None:
+    """Nine clips in batches of four: two processes have two batches and one."""
+    rows = manifest.table.filter(pc.equal(manifest.table["split"], "validation")).slice(1)
+    split = replace(manifest, table=rows).split("validation")
+    cpu, seen = torch.device("cpu"), []
+    for rank in (0, 1):
+        batches: list[int] = []
+        stops: list[int] = []
+        evaluate(
+            build_model(Model(width=4), 10),
+            split,
+            recipe("train.batch_size=4"),
+            device=cpu,
+            precision="fp32",
+            group=Group(rank, 2, cpu),
+            after_each_batch=partial(stops.append, 1),
+            record=lambda batch, logits, batches=batches: batches.append(len(batch.requests)),
+        )
+        seen.append((batches, len(stops)))
+    assert seen == [([4, 1], 1), ([4], 1)]
+
+
+@pytest.mark.usefixtures("alone_with_ddp")
+def test_a_step_without_a_clip_changes_nothing() -> None:
+    """Every clip of it was bad: in a single process, also with the gradient scaler, and with DDP, from the first batch on."""
+    work = devices.training_step("cpu", "fp16", ema=0.9)
+    clips, labels = devices.batch("cpu")
+    before = {name: value.clone() for name, value in work.model.state_dict().items()}
+    work.backward(clips[:0], labels[:0], epoch=1, step=0, last=True)
+    work.optimizer_step(0.1, "here")
+    assert all(torch.equal(value, before[name]) for name, value in work.model.state_dict().items())
+    several = TrainingStep(work.model, work.settings, "fp32", Group(0, 2, torch.device("cpu")))
+    several.backward(clips[:0], labels[:0], epoch=1, step=0, last=True)
+    assert all(p.grad is not None and not p.grad.any() for p in work.model.parameters())
+    for name, value in work.model.state_dict().items():
+        assert torch.equal(value, before[name]) or name.endswith("num_batches_tracked"), name
+    assert several.metrics.read() == (0, 0)
+
+
 DISTRIBUTED = (
     "train.epochs=2",
     "train.learning_rate=0.001",
     "train.log_every=1",
+    "train.precise_bn=2",
     "augment.color=0",
     "train.seed=3",
 )
@@ -188,8 +245,6 @@ def test_two_processes_train_and_evaluate_like_one(manifest: Manifest, tiny_set:
         for name in {"loss", "learning_rate", "train_loss"} & mine.keys():
             assert theirs[name] == pytest.approx(mine[name], rel=tolerance), (theirs, mine)
     # Evaluate the same weights in one process.
-    from ssv2rt.training.evaluate import evaluate
-
     trained = load_trained(two, "last")
     again = evaluate(
         trained.model.channels_last(),

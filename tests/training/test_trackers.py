@@ -31,10 +31,13 @@ class Mine:
 
 class Failing(Mine):
     def write(self, facts, update):
-        raise ValueError("no connection")
+        raise KeyError("no connection")
 
 def refusing(run, recipe, update):
     raise RuntimeError("not logged in")
+
+def forgetful(run, recipe, update):
+    Mine(run, recipe, update)
 
 number = 3
 """
@@ -69,7 +72,10 @@ def test_a_tracker_that_fails_is_named_once_and_training_goes_on(
 ) -> None:
     run = run_with("mytrackers:Failing", tiny_set, place)
     said = capsys.readouterr().err
-    assert said.count("the tracker failed, and gets no more metrics") == 1 and "no connection" in said
+    assert (
+        said.count("the tracker Failing failed, and gets no more metrics") == 1 and "KeyError: 'no connection'" in said
+    )
+    assert (run.path / "mine.jsonl").read_text().count("closed") == 1
     assert len(read_metrics(run.metrics_file)) == 3
 
 
@@ -79,8 +85,9 @@ def test_a_tracker_that_fails_is_named_once_and_training_goes_on(
         ("mytrackers", UsageError, "give tensorboard, wandb, or a function as module:function"),
         ("mytrackers:gone", UsageError, "module 'mytrackers' has no function 'gone'"),
         ("mytrackers:number", UsageError, "module 'mytrackers' has no function 'number'"),
+        ("mytrackers:forgetful", UsageError, "gave NoneType, which lacks write.facts, update. or close"),
         ("nowhere:f", UserError, "cannot be imported: No module named 'nowhere'"),
-        ("mytrackers:refusing", UserError, "failed to start: not logged in; mend it, or leave it out"),
+        ("mytrackers:refusing", UserError, "failed to start: RuntimeError: not logged in; mend it, or leave it out"),
     ],
 )
 def test_a_tracker_that_cannot_start_is_one_line(place: Path, tracker: str, error: type[Exception], says: str) -> None:

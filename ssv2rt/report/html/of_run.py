@@ -24,7 +24,7 @@ from ssv2rt.report.html.clips import ShownClip, predict_rows, spread_rows
 from ssv2rt.report.html.strips import Strips
 from ssv2rt.report.plots import learning_rates, of_epochs, placed
 from ssv2rt.training.confusion import confused_pairs, per_class_results, read_confusion
-from ssv2rt.training.evaluate import Evaluation, mean_class_accuracy
+from ssv2rt.training.evaluate import Evaluation, mean_class_accuracy, top5_says_something
 from ssv2rt.training.metrics_log import read_metrics
 from ssv2rt.training.temporal_order import twin_pairs
 
@@ -133,7 +133,7 @@ def _facts(
         rows.append(["weights", source.file])
     if figures:
         rows.append(["top-1", f"{figures['top1']:.2f}%"])
-        if len(trained.labels) > 5:
+        if top5_says_something(len(trained.labels)):
             rows.append(["top-5", f"{figures['top5']:.2f}%"])
     if matrix is not None:
         rows += [
@@ -167,7 +167,7 @@ def _charts(lines: Sequence[Mapping[str, Any]], settings: Train, classes: int) -
     def of_validation(key: str) -> list[list[float]]:
         return [[line["epoch"], line["validation"][key]] for line in epochs]
 
-    top5 = [series("validation, top-5", of_validation("top5"))] if classes > 5 else []
+    top5 = [series("validation, top-5", of_validation("top5"))] if top5_says_something(classes) else []
     charts: list[dict[str, object]] = [
         {
             "title": "Loss",
