@@ -46,9 +46,11 @@ TINY_SETTINGS = (
 with contextlib.suppress(ImportError):  # the tests for a GPU run without it
     import hypothesis
 
-    # A deadline for each example would be an assertion about time, on machines that do other things as well.
-    hypothesis.settings.register_profile("repository", deadline=None)
-    hypothesis.settings.load_profile("repository")
+    # A deadline for each example would be an assertion about time, on machines that do other things as well. The same examples each
+# time: what fails on a branch is its own fault. `pytest --hypothesis-profile search` looks for new ones.
+hypothesis.settings.register_profile("repository", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("search", deadline=None, max_examples=1000)
+hypothesis.settings.load_profile("repository")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it to what runs in its background
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -167,31 +167,40 @@ def mirrored_labels(names: Sequence[str]) -> np.ndarray:
 
     A class that mentions neither a side nor a sense of rotation keeps its number. Otherwise it maps to the class whose name
     has left and right, and clockwise and counterclockwise, swapped, or to `NO_MIRROR` if there is no such class. A lone L or R
-    counts as a side if the same name exists with the other, and with no third letter: turn_L and turn_R, but not the letters
-    of an alphabet.
+    counts as a side where names that are otherwise the same have both, and no third letter: turn_L and turn_R, but not the
+    letters of an alphabet.
 
     Returns:
         int32 (classes,): a class number, or `NO_MIRROR`.
     """
-    letters: dict[str, set[str]] = {}
+    letters: dict[str, list[set[str]]] = {}
     for name in names:
-        for match in _LETTER.finditer(name):
-            letters.setdefault(_without(match), set()).add(match.group())
+        found = _LETTER.findall(name)
+        for seen, letter in zip(letters.setdefault(_without_sides(name), [set() for _ in found]), found, strict=True):
+            seen.add(letter)
     index = {_in_one_spelling(name): number for number, name in enumerate(names)}
     result = np.arange(len(names), dtype=np.int32)
     for number, name in enumerate(names):
-        mirror = _LETTER.sub(
-            lambda match: _LETTER_SIDES[match.group()] if letters[_without(match)] == set("LR") else match.group(), name
-        )
-        mirror = _in_one_spelling(_SIDE.sub(lambda match: _SIDES[match.group().lower()], mirror), turned=True)
+        swapped = [
+            _LETTER_SIDES[letter] if seen == set("LR") else letter
+            for letter, seen in zip(_LETTER.findall(name), letters[_without_sides(name)], strict=True)
+        ]
+        mirror = _SIDE.sub(lambda match: _SIDES[match.group().lower()], _with_letters(name, swapped))
+        mirror = _in_one_spelling(mirror, turned=True)
         if mirror != _in_one_spelling(name):
             result[number] = index.get(mirror, NO_MIRROR)
     return result
 
 
-def _without(match: re.Match[str]) -> str:
-    """The text in which a letter was found, without it."""
-    return f"{match.string[: match.start()]}\0{match.string[match.end() :]}"
+def _with_letters(name: str, letters: Iterable[str]) -> str:
+    """A name with other lone letters, in order."""
+    left = iter(letters)
+    return _LETTER.sub(lambda match: next(left), name)
+
+
+def _without_sides(name: str) -> str:
+    """What a name has in common with its mirror."""
+    return _TURN.sub("\1", _SIDE.sub("\2", _LETTER.sub("\0", name))).lower()
 
 
 def _in_one_spelling(name: str, turned: bool = False) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ssv2rt.core.errors import UserError
@@ -53,6 +53,8 @@ words = st.lists(
 
 
 @given(st.lists(words.map(" ".join), unique_by=str.lower, max_size=12))
+@example(["L L", "L R", "R L"])
+@example(["cw L", "cw R", "ccw L"])
 def test_mirroring_twice_changes_nothing(names: list[str]) -> None:
     mirrored = mirrored_labels(names)
     allowed = np.flatnonzero(mirrored != NO_MIRROR)
