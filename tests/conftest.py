@@ -46,8 +46,8 @@ TINY_SETTINGS = (
 with contextlib.suppress(ImportError):  # the tests for a GPU run without it
     import hypothesis
 
-    # A deadline for each example would be an assertion about time, on machines that do other things as well. The same examples each
-# time: what fails on a branch is its own fault. `pytest --hypothesis-profile search` looks for new ones.
+    # A deadline for each example would be an assertion about time, on machines that do other things as well. Examples are the
+# same each time, so that a test fails where its code changed; `pytest --hypothesis-profile search` looks for new ones.
 hypothesis.settings.register_profile("repository", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("search", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("repository")
