@@ -55,7 +55,7 @@ def title_of(run: str, split: str, matrix: np.ndarray) -> str:
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation, labels: Sequence[str], *, run: str, split: str) -> None:
-    """Writes and draws the confusion matrix of an evaluation, and prints the worst classes. The caller holds a lock.
+    """Writes and draws the confusion matrix of an evaluation, and prints what is confused. The caller holds a lock.
 
     Args:
         folder: made if it is missing.
@@ -73,7 +73,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation, labels: Sequence[str]
         remove_all_partial_files(folder)
         write_confusion(folder / "confusion.csv", evaluation.confusion, labels)
         _draw(evaluation.confusion, labels, folder, title_of(run, split, evaluation.confusion))
-    print_worst_classes(evaluation.confusion, labels)
+    print_confusions(evaluation.confusion, labels)
 
 
 def _draw(matrix: np.ndarray, labels: Sequence[str], folder: Path, title: str) -> None:
@@ -83,18 +83,25 @@ def _draw(matrix: np.ndarray, labels: Sequence[str], folder: Path, title: str) -
 
 def print_worst_classes(matrix: np.ndarray, labels: Sequence[str], most: int = 5) -> None:
     """Prints the classes with the lowest recall, and what is most often confused, to stderr."""
-    console = Console(stderr=True, highlight=False, markup=False)
-    labels = [printable(label) for label in labels]
     worst = [result for result in per_class_results(matrix, labels)[:most] if result.recall < 100]
     table = _table("worst classes", "recall", "clips")
     for result in worst:
-        table.add_row(result.label, f"{result.recall:.1f}%", str(result.clips))
-    console.print(table if worst else f"all {matrix.sum():,} clips are right")
+        table.add_row(printable(result.label), f"{result.recall:.1f}%", str(result.clips))
+    _console().print(table if worst else f"all {matrix.sum():,} clips are right")
+    print_confusions(matrix, labels, most)
+
+
+def print_confusions(matrix: np.ndarray, labels: Sequence[str], most: int = 5) -> None:
+    """Prints what is most often confused to stderr; nothing if all is right."""
     if found := confusions(matrix, labels, most):
         table = _table("most confused: true class", "predicted as", "clips")
         for label, predicted, wrong, clips in found:
-            table.add_row(label, predicted, f"{wrong} of {clips}")
-        console.print(table)
+            table.add_row(printable(label), printable(predicted), f"{wrong} of {clips}")
+        _console().print(table)
+
+
+def _console() -> Console:
+    return Console(stderr=True, highlight=False, markup=False)
 
 
 def _table(*columns: str) -> Table:

@@ -167,7 +167,7 @@ def test_figures_of_any_number_of_classes(tmp_path: Path, classes: int) -> None:
 def test_evaluate_writes_its_results_to_a_folder(tiny_run: Run, tmp_path: Path) -> None:
     command = ("evaluate", tiny_run.path, "--split", "test", "--out")
     done = ssv2rt(*command, "out", "--json", cwd=tmp_path)
-    assert done.returncode == 0 and "worst classes" in done.stderr, done.stderr
+    assert done.returncode == 0 and "most confused" in done.stderr, done.stderr
     assert json.loads(done.stdout)["clips"] == 10
     rows = (tmp_path / "out" / "confusion.csv").read_text().splitlines()
     assert rows[0] == '"label","predicted","clips"' and len(rows) > 1
