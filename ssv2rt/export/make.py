@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssv2rt.core.errors import UsageError
+from ssv2rt.core.errors import UsageError, UserError, suggest
 from ssv2rt.core.run_folders import find_run, known_runs
-from ssv2rt.engines.bundle import INFO, Bundle
+from ssv2rt.engines.bundle import INFO, PRECISIONS, Bundle
 from ssv2rt.engines.find import engine_named, find_engine
 from ssv2rt.export.labelstudio import configuration_file, export_labelstudio
 from ssv2rt.export.onnx_file import export_onnx_file
@@ -90,9 +90,11 @@ def export_as_requested(request: ExportRequest) -> dict[str, Any]:
 
 def _engine(source: str | None, run: str | None) -> Bundle:
     """The engine of a name, a folder, or a run; by default the newest."""
-    is_run = source in known_runs(for_engine=True) or (
-        Path(source or "").is_dir() and not (Path(source or "") / INFO).is_file()
-    )
-    if source is not None and run is None and is_run:
+    if source is None or run is not None:
+        return engine_named(source, run)
+    path, runs = Path(source), known_runs(for_engine=True)
+    if source in runs or (path.is_dir() and not (path / INFO).is_file()):
         return find_engine(find_run(source, for_engine=True))
+    if path.name == source and not path.exists() and source.partition("-")[0] not in PRECISIONS:
+        raise UserError(f"no engine or run '{source}'{suggest(source, runs)}; name an engine's folder or a run")
     return engine_named(source, run)

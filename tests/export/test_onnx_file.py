@@ -124,3 +124,5 @@ def test_options_of_other_forms_and_names_are_refused(tiny_bundle: Bundle, tmp_p
     ):
         done = ssv2rt(*call, *arguments)
         assert done.returncode == 2 and said in done.stderr and not list(tmp_path.iterdir())
+    done = ssv2rt("export", "int9", "--to", "onnx", "--out", tmp_path / "m.onnx", cwd=tmp_path)
+    assert done.returncode == 1 and "no engine or run 'int9'" in done.stderr
