@@ -28,8 +28,8 @@ def test_the_whole_network_has_the_logits_of_its_publisher_on_published_clips(na
     network = publisher_of(entry)
     file = network.save(tmp_path)
     batch = clips(1, entry.clip.frames, entry.clip.size)
-    # In fp32, rounding alone makes a difference of 1.4 times `EXACT` between two orders of PyTorchVideo's color channels.
-    dtype = torch.float64 if entry.bgr else torch.float32
+    # In fp32, rounding alone makes a difference of 1.4 times `EXACT` in PyTorchVideo's networks.
+    dtype = torch.float64 if name.startswith("slow") else torch.float32
     expected = network.expected(batch.flip(-1) if entry.bgr else batch, dtype)
     assert error(load_network(entry, read_weights(file)[0], file).to(dtype), batch, expected) < EXACT
 
