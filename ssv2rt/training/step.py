@@ -116,12 +116,13 @@ class TrainingStep:
         return self.ema_model.module
 
     def load_optimizer_state(self, state: dict[str, Any]) -> None:
-        """Loads the optimizer's state. Its settings stay those of the recipe, and the learning rate is set at each step.
+        """Loads the optimizer's state. Its settings stay those of the recipe, but the learning rate is that of the last step.
 
         Raises:
             Exception: the state does not fit the model.
         """
-        settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        own = ("params", "lr")
+        settings = [{k: v for k, v in group.items() if k not in own} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state)
         for group, kept in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(kept)
