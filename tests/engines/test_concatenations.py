@@ -34,6 +34,7 @@ def test_an_int8_engine_of_a_network_with_branches_has_the_features_of_its_graph
         assert expected is not None and cosine_similarity(found, expected[: len(part)]).min() > 0.98
 
 
+@pytest.mark.slow
 def test_openvino_runs_temporal_shifts_as_they_are(narrow: Narrow, tmp_path: Path) -> None:
     """In int8 it needs unsigned concatenations, and gives what the folded network gives in PyTorch."""
     import openvino as ov

@@ -51,7 +51,9 @@ def decoder_facts(run: Run) -> dict[str, object]:
     return json.loads((run.path / "environment.json").read_text())["decoder"]
 
 
-@pytest.mark.parametrize(("how", "code"), [("os.abort()", -6), ("ctypes.string_at(0)", -11)])
+@pytest.mark.parametrize(
+    ("how", "code"), [pytest.param("os.abort()", -6, marks=pytest.mark.slow), ("ctypes.string_at(0)", -11)]
+)
 def test_after_a_crash_pyav_decodes_the_clips_that_were_in_flight(
     data: Path, tmp_path: Path, how: str, code: int
 ) -> None:

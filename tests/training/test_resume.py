@@ -190,7 +190,9 @@ def test_a_run_killed_between_two_steps_can_be_resumed(folder_with_data: Path, u
     assert finished.returncode == 0 and json.loads(finished.stdout)["clips"] == 10
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_signals_save_a_checkpoint_and_set_the_exit_code(folder_with_data: Path, number: int, code: int) -> None:
     process = start(
         "ssv2-resnet3d18", "--data", "data", "--name", "t", "--set", "train.epochs=200", cwd=folder_with_data

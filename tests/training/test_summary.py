@@ -150,7 +150,7 @@ def test_what_is_most_confused_has_a_row_for_each_direction(capfd: pytest.Captur
     assert capfd.readouterr().err.splitlines() == ["all 5 clips are right"]
 
 
-@pytest.mark.parametrize("classes", [2, 174, 201])
+@pytest.mark.parametrize("classes", [2, pytest.param(174, marks=pytest.mark.slow), 201])
 def test_figures_of_any_number_of_classes(tmp_path: Path, classes: int) -> None:
     matrix = np.random.default_rng(0).integers(0, 9, (classes, classes))
     matrix[1] = 0  # a class without clips
