@@ -71,8 +71,9 @@ def fault_and_resume(number: int, manifest: Manifest, whole: Run, place: Path) -
 
 
 def changes_of_a_run(manifest: Manifest, place: Path) -> int:
+    run = create_run("count", root=place)
     with FAULTS.at(0, place):
-        fit(create_run("count", root=place), manifest)
+        fit(run, manifest)
     return FAULTS.count
 
 
