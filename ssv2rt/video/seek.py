@@ -119,9 +119,11 @@ def parts_needed(
         return frames[0]
 
     numbers = np.unique(wanted[wanted < len(pictures)]).tolist()
-    tiles = tiles_of(pictures[numbers[0]]) if region and numbers else None
+    if not numbers:
+        return
+    tiles = tiles_of(pictures[numbers[0]]) if region else None
     crop = region(tiles.width, tiles.height) if region and tiles else None
-    groups = max(1, -(-len(numbers) * crop.width * crop.height // _STACKED)) if crop else len(numbers)
+    groups = -(-len(numbers) * crop.width * crop.height // _STACKED) if crop else len(numbers)
     step = -(-len(numbers) // groups)
     for at in range(0, len(numbers), step):
         group = numbers[at : at + step]

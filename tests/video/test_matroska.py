@@ -26,6 +26,7 @@ def test_pictures_are_those_that_ffmpeg_finds() -> None:
     wanted = np.array([0, 3, 3, 17, 29, 31])
     assert [(n, pixels(f)) for n, f in frames_needed(data, 30, wanted)] == [(n, expected[n]) for n in (0, 3, 17, 29)]
     assert [pixels(f) for _, f in all_frames(data)] == expected
+    assert not list(frames_needed(data, 30, np.array([30, 31])))
 
 
 @pytest.mark.parametrize(
