@@ -109,12 +109,12 @@ def _drop_path_mask(x: torch.Tensor, p: float) -> torch.Tensor:
 
 def _checkpoint_contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """The contexts of the forward pass and of its recomputation, for `checkpoint`."""
-    return nullcontext(), _running_statistics_frozen(block)
+    return nullcontext(), running_statistics_frozen(block)
 
 
 @contextmanager
-def _running_statistics_frozen(module: nn.Module) -> Iterator[None]:
-    """Keeps batch norms from updating their running statistics a second time with the same batch."""
+def running_statistics_frozen(module: nn.Module) -> Iterator[None]:
+    """Batches in the block do not change the running statistics of a module's batch norms."""
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm, (_, count) in zip(norms, before, strict=True):

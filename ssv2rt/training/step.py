@@ -5,20 +5,19 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ssv2rt.core.errors import UserError
 from ssv2rt.core.hardware import DTYPES, Precision
 from ssv2rt.core.train_settings import Train
 from ssv2rt.models.clip_model import ClipModel
+from ssv2rt.models.residual import running_statistics_frozen
 from ssv2rt.training.distributed import Group
 from ssv2rt.training.mixup import mix
 from ssv2rt.training.optimizer import build_optimizer
@@ -151,7 +150,7 @@ class TrainingStep:
                 return
             # A dummy batch with weight 0: DDP needs a forward and backward pass on every rank.
             clips, labels, weight = clips.new_zeros(2, *clips.shape[1:]), labels.new_zeros(2), 0.0
-            unchanged = _running_statistics_kept(self.model)
+            unchanged = running_statistics_frozen(self.model)
         mixed = mix(clips, labels, settings, epoch=epoch, step=step)
         accumulating = self.group.size > 1 and not last
         with unchanged, self._parallel.no_sync() if accumulating else contextlib.nullcontext():  # type: ignore[operator]
@@ -244,17 +243,3 @@ class TrainingStep:
             return
         self._pending_check = value, what, where
         self.check_pending()
-
-
-@contextlib.contextmanager
-def _running_statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Batches in the block do not change the running statistics of batch norms."""
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    momentum = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, value in zip(norms, momentum, strict=True):
-            norm.momentum = value
