@@ -33,9 +33,10 @@ _FEW_EPOCHS, _MANY_EPOCHS = 3, 30
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes PNG and SVG files atomically. `path` has no suffix."""
-    for kind in ("png", "svg"):
-        with with_fonts(figure), atomic_file(path.with_name(f"{path.name}.{kind}")) as temporary:
-            figure.savefig(temporary, format=kind, dpi=130)
+    with with_fonts(figure):
+        for kind in ("png", "svg"):
+            with atomic_file(path.with_name(f"{path.name}.{kind}")) as temporary:
+                figure.savefig(temporary, format=kind, dpi=130)
 
 
 def new_figure(width: float, height: float) -> Figure:

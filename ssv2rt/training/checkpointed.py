@@ -23,9 +23,9 @@ from ssv2rt.training.step import TrainingStep
 logger = logging.getLogger(__name__)
 
 
-def data_digest(manifest: Manifest, recipe: Recipe) -> str:
-    """A hash of the training and validation clips of a recipe; see `Split.digest`."""
-    return " ".join(manifest.split(name, recipe.data.max_bad).digest() for name in ("train", "validation"))
+def data_digest(training: Split, validation: Split) -> str:
+    """A hash of the clips of a training; see `Split.digest`."""
+    return f"{training.digest()} {validation.digest()}"
 
 
 class CheckpointedTraining:

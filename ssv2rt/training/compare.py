@@ -119,7 +119,8 @@ def _check_same(run: Run, recipe: Recipe, manifest: Manifest) -> None:
     state = read_state(run)
     if changed := differences(Recipe.model_validate_json(state.recipe), recipe):
         raise UserError(f"'{run.path.parent}' has networks of another comparison: {'; '.join(changed.values())}; {fix}")
-    if tuple(state.labels) != manifest.labels or state.data not in ("", data_digest(manifest, recipe)):
+    splits = (manifest.split(name, recipe.data.max_bad) for name in ("train", "validation"))
+    if tuple(state.labels) != manifest.labels or state.data not in ("", data_digest(*splits)):
         raise UserError(f"'{run.path.parent}' has networks that were trained with other clips; {fix}")
 
 

@@ -44,10 +44,8 @@ class MetricsLog:
         """
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"epoch": epoch, "update": update, **facts}) + "\n")
-        flat, then = (
-            flatten({"epoch": epoch, **facts}),
-            ", and gets no more metrics; training goes on, with metrics.jsonl",
-        )
+        flat = flatten({"epoch": epoch, **facts})
+        then = ", and gets no more metrics; training goes on, with metrics.jsonl"
         for tracker in list(self._trackers):
             if not try_tracker(tracker, partial(tracker.write, flat, update), then):
                 self._trackers.remove(tracker)

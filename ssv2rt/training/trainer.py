@@ -99,7 +99,7 @@ class Trainer(CheckpointedTraining):
         )
         self.validation_loader = evaluation_loader(recipe, group.device, self.decoder_trust)
         self.loaders = {"train": self.loader, "validation": self.validation_loader}
-        self.data_digest = data_digest(manifest, recipe)
+        self.data_digest = data_digest(self.train_split, self.validation_split)
         self.check_same_everywhere(self.data_digest, f"the data set in '{manifest.folder}'")
         # Where the data lies may differ between machines.
         self.check_same_everywhere(recipe.model_dump_json(exclude={"data": {"root"}}), "the recipe")
